@@ -1,0 +1,154 @@
+"""The contract between an experiment script and everything above it: plain data and functions, no behaviour."""
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import ml_collections
+
+from bigjax.tasks import Task
+
+
+class Source(Protocol):
+    """Examples by number: `len(source)` and `source[i] -> {name: array}`; the protocol of Grain's data sources.
+
+    A source that fits in memory also has `arrays`, {name: [len, …]}, and may then live on the device.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The data of an experiment.
+
+    Attributes:
+      train: the training examples.
+      evals: split name ('val', 'test') -> examples; each is seen whole, exactly once, by an evaluator.
+      transform: `transform(example, rng: np.random.Generator, train) -> example`, NumPy on the host, for what cannot
+        be done on the device (decoding a JPEG). A source with a transform is not kept on the device.
+      preprocess: `preprocess(batch) -> batch`, pure, on the device, in training and evaluation (uint8 -> float).
+      augment: `augment(batch, rng) -> batch`, pure, on the device, in training only, after `preprocess`.
+      shuffle: a new order each epoch; False reads in order, epoch after epoch.
+      info: facts to keep with the run, for example `{'classes': ['cat', 'dog']}`; must be JSON.
+    """
+
+    train: Source
+    evals: Mapping[str, Source]
+    transform: Callable | None = None
+    preprocess: Callable | None = None
+    augment: Callable | None = None
+    shuffle: bool = True
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """How one split is judged; its metrics are named `split/metric`.
+
+    Without `compute` the metrics are the sums and counts of the task's loss at `train=False`. With it, predictions of
+    the whole split are gathered on the host: `compute(outputs, examples) -> {metric: float or artifact}`, for what
+    does not decompose into sums (AUC, exact match after decoding, a confusion matrix). Both may stand together.
+
+    Attributes:
+      split: a key of `Data.evals`, or 'train'.
+      compute: see above; `outputs` and `examples` are trees of NumPy arrays, padding removed.
+      predict: replaces the task's `predict` for this evaluator.
+      sums: also report the sums and counts of the loss.
+      every: a duration ('5 epochs'), or None for the config's `eval_every`; the last step always evaluates.
+    """
+
+    split: str
+    compute: Callable[[Any, Any], Mapping[str, Any]] | None = None
+    predict: Callable | None = None
+    sums: bool = True
+    every: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """An artifact: counts[true, predicted] of a classifier, with the names of its classes."""
+
+    counts: Any
+    classes: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """A published result, printed beside what was measured.
+
+    Attributes:
+      metric: the name it has in metrics.jsonl, such as 'test/accuracy'.
+      value: the published number, in the metric's own unit (an accuracy of 94 % is 0.94).
+      tolerance: |measured - value| up to this is a match.
+      source: paper and table.
+      std, runs: the published spread and number of runs, where there are any.
+      better: 'higher' or 'lower' where any result at least that good is a match; None compares both ways.
+    """
+
+    metric: str
+    value: float
+    tolerance: float
+    source: str
+    std: float | None = None
+    runs: int | None = None
+    better: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What an experiment script returns; everything else starts from it.
+
+    Attributes:
+      model: a `flax.linen.Module`; `__call__(*inputs, train: bool)`.
+      task: the loss and the prediction.
+      data: sources and transforms.
+      optimizer: the spec that `bigjax.train.optimizers.make` reads, usually `config.optimizer`.
+      evaluators: name -> how a split is judged, in the order in which they run.
+      expected: published results.
+      samples: `samples(apply, variables, rng) -> {name: artifact}` for the report: a str, float images
+        [N, H, W, C] in 0..1, or a `Confusion`.
+      partition_rules: ((regex on the parameter path, logical axes), …).
+    """
+
+    model: Any
+    task: Task
+    data: Data
+    optimizer: Mapping[str, Any]
+    evaluators: Mapping[str, Evaluator]
+    expected: tuple[Expected, ...] = ()
+    samples: Callable | None = None
+    partition_rules: tuple = ()
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """The keys that every experiment shares, with their defaults; a script sets its own on top.
+
+    Durations (`steps`, `*_every`, `patience`, `warmup`) are a number of steps, or text: '10 epochs', '5000 examples',
+    '5%' (of `steps`), '200 steps'.
+    """
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.steps = 1000  # a duration
+    config.batch_size = 128  # examples per step over all devices
+    config.eval_batch_size = 0  # 0: batch_size, or more where examples are small
+    config.accumulate = 1  # micro-batches per step
+    config.population = 1  # members trained at once by vmap
+    config.population_over = 'seed'  # the integer key in which members differ: base, base + 1, …
+    config.data = ''  # a named set, or folder:PATH, jsonl:PATH, csv:PATH, parquet:PATH, npz:PATH, tfds:NAME, hf:NAME, fake
+    config.data_dir = ''  # holds one folder a set; '' means the variable BIGJAX_DATA
+    config.data_threads = 2  # reading threads where data is not kept on the device
+    config.data_workers = 0  # reading processes, instead of threads
+    config.resident = 'auto'  # keep the data on the device: 'auto' (up to 2 GB), 'yes', 'no'
+    config.dtype = 'float32'  # of the computation; parameters, statistics and losses stay float32
+    config.mesh = 'data:-1'  # axis:size, …; -1 takes the remaining devices
+    config.steps_per_call = 0  # steps per dispatch; 0: 1 on CPU, many on GPU and TPU
+    config.log_every = '1 epoch'
+    config.eval_every = '10%'
+    config.checkpoint_every = '10%'
+    config.checkpoint_keep = 2
+    config.best = ''  # a metric ('train/loss', 'val/accuracy'): the weights that had its best value are the ones reported
+    config.patience = ''  # a duration: stop early when `best` has not improved for so long
+    config.ema = 0.0  # decay of a moving average of the parameters, used in evaluation; 0 is none
+    return config

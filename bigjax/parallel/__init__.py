@@ -1,0 +1,1 @@
+"""The device mesh and the placement of state and batches on it."""

@@ -1,0 +1,13 @@
+"""Eight fake devices and a persistent compile cache for every test."""
+import os
+import tempfile
+
+os.environ.setdefault('NPROC', '16')  # several fake devices starve XLA's thread pool on a small machine, and it aborts
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax
+
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_compilation_cache_dir', os.path.join(tempfile.gettempdir(), f'bigjax-test-cache-{jax.__version__}'))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
