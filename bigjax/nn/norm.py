@@ -1,0 +1,4 @@
+"""Normalisation layers."""
+import flax.linen as nn
+
+BatchNorm = nn.BatchNorm
