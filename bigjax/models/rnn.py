@@ -1,0 +1,139 @@
+"""Recurrent networks: classifiers of sequences, and a language model over characters.
+
+Glossary: B batch · T time · D input channels · H features of a direction · K classes · V vocabulary.
+"""
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bigjax import UserError
+from bigjax.nn.dense import Dense
+from bigjax.nn.recurrent import GRU, LSTM
+
+VARIANTS = {
+    # Greydanus & Kobak 2024, MNIST-1D: 40 steps of one channel, 5,134 parameters.
+    'mnist1d': {'cell': 'gru', 'features': 6, 'bidirectional': True, 'readout': 'all', 'num_classes': 10},
+    # Bai, Kolter & Koltun 2018, sequential MNIST: 784 steps of one channel.
+    'sequential_mnist': {'cell': 'lstm', 'features': 130, 'readout': 'last', 'num_classes': 10},
+}
+CELLS = {'lstm': LSTM, 'gru': GRU}
+READOUTS = ('last', 'mean', 'all')
+
+
+class Recurrent(nn.Module):
+    """[B, T, D] -> [B, T, H], or 2H when bidirectional: recurrent layers 'layer_0', … ('layer_0_reverse' beside it).
+
+    Attributes:
+      cell: 'lstm' or 'gru'.
+      features: H.
+      layers: how many, each on the output of the one below.
+      bidirectional: every layer also runs from the end; the two outputs stand side by side.
+      dropout: on the output of every layer but the last.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    cell: str = 'lstm'
+    features: int = 128
+    layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, lengths=None, initial=None, *, train: bool):
+        """Returns ([(carry, …) a layer], output); `initial` is such a list, `lengths` [B] the true lengths."""
+        if self.cell not in CELLS:
+            raise UserError(f'Recurrent: cell {self.cell!r} is not known: one of {", ".join(CELLS)}')
+        suffixes = ('', '_reverse') if self.bidirectional else ('',)
+        carries = []
+        for i in range(self.layers):
+            if i > 0:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            runs = []
+            for j, suffix in enumerate(suffixes):
+                layer = CELLS[self.cell](self.features, reverse=bool(suffix), kernel_init=self.kernel_init,
+                                         dtype=self.dtype, name=f'layer_{i}{suffix}')
+                runs.append(layer(x, None if initial is None else initial[i][j], lengths=lengths))
+            carries.append(tuple(carry for carry, _ in runs))
+            x = jnp.concatenate([y for _, y in runs], axis=-1)
+        return carries, x
+
+
+class RNNClassifier(nn.Module):
+    """[B, T, D], [B, T], or tokens [B, T] where there is a vocabulary -> [B, K]: 'embed', 'rnn/layer_0', …, 'head'.
+
+    Attributes:
+      cell, features, layers, bidirectional: see `Recurrent`.
+      num_classes: K.
+      readout: what the head sees: 'last' (each direction's final state), 'mean' over time, or 'all' outputs side by
+        side, which fixes T.
+      vocab_size: 0 for real inputs, or the number of tokens, embedded in `embed` numbers.
+      dropout: on the embedding, between layers and before the head.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    cell: str = 'lstm'
+    features: int = 128
+    layers: int = 1
+    bidirectional: bool = False
+    num_classes: int = 10
+    readout: str = 'last'
+    vocab_size: int = 0
+    embed: int = 128
+    dropout: float = 0.0
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, lengths=None, *, train: bool) -> jax.Array:
+        """`lengths` [B]: the true lengths, where sequences are padded at the end."""
+        if self.readout not in READOUTS:
+            raise UserError(f'RNNClassifier: readout {self.readout!r} is not known: one of {", ".join(READOUTS)}')
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        if self.vocab_size:
+            x = drop(nn.Embed(self.vocab_size, self.embed, dtype=self.dtype, name='embed')(x))
+        else:
+            x = (x[..., None] if x.ndim == 2 else x).astype(self.dtype)
+        carries, y = Recurrent(self.cell, self.features, self.layers, self.bidirectional, self.dropout,
+                               self.kernel_init, self.dtype, name='rnn')(x, lengths, train=train)
+        if self.readout == 'last':
+            y = jnp.concatenate([jax.tree.leaves(carry)[0] for carry in carries[-1]], axis=-1)
+        elif self.readout == 'all':
+            y = y.reshape(y.shape[0], -1)
+        elif lengths is None:
+            y = y.mean(axis=1)
+        else:  # outputs past the end are zero
+            y = y.sum(axis=1) / jnp.maximum(lengths, 1)[:, None].astype(y.dtype)
+        return Dense(self.num_classes, kernel_init=self.kernel_init, dtype=self.dtype, name='head')(drop(y))
+
+
+class CharLSTM(nn.Module):
+    """A recurrent language model, tokens [B, T] -> logits [B, T, V]: 'embed', 'rnn/layer_0', …, 'head'.
+
+    Attributes:
+      vocab_size: V.
+      embed: width of the embedding.
+      features, layers: see `Recurrent`.
+      dropout: on the embedding, between layers and before the head (Zaremba et al. 2014).
+      dtype: of the computation; parameters stay float32.
+    """
+
+    vocab_size: int = 65
+    embed: int = 128
+    features: int = 256
+    layers: int = 2
+    dropout: float = 0.0
+    cell: str = 'lstm'
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        x = drop(nn.Embed(self.vocab_size, self.embed, dtype=self.dtype, name='embed')(tokens))
+        _, x = Recurrent(self.cell, self.features, self.layers, dropout=self.dropout, dtype=self.dtype,
+                         name='rnn')(x, train=train)
+        return Dense(self.vocab_size, dtype=self.dtype, name='head')(drop(x))

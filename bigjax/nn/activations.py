@@ -1,0 +1,21 @@
+"""Activation functions by name, so that a config can choose one."""
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bigjax import UserError
+
+ACTIVATIONS: dict[str, Callable] = {
+    'relu': nn.relu, 'gelu': partial(nn.gelu, approximate=False), 'gelu_tanh': partial(nn.gelu, approximate=True),
+    'silu': nn.silu, 'tanh': jnp.tanh, 'sigmoid': nn.sigmoid, 'elu': nn.elu, 'softplus': nn.softplus,
+    'leaky_relu': partial(nn.leaky_relu, negative_slope=0.2), 'identity': lambda x: x,
+}
+
+
+def activation(name: str) -> Callable:
+    """The function of that name; raises UserError for a name that is not in `ACTIVATIONS`."""
+    if name not in ACTIVATIONS:
+        raise UserError(f'activation {name!r} is not known: one of {", ".join(sorted(ACTIVATIONS))}')
+    return ACTIVATIONS[name]
