@@ -1,0 +1,135 @@
+"""Evaluation: every example of a split exactly once, whatever the batch size, the number of devices or of members."""
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigjax.data import pipeline
+from bigjax.experiment import Data, Evaluator
+from bigjax.parallel import mesh as meshes
+from bigjax.tasks import MASK, Task
+from bigjax.train.feed import Resident, keeps
+
+
+class Evaluation:
+    """The evaluators of an experiment, compiled once.
+
+    Args:
+      datas: the data of each member, or of all (length 1).
+      members: None for a plain run, else the size of the population.
+      batch_size: examples at a time; rounded up to the devices, and no larger than the split.
+    """
+
+    def __init__(self, evaluators: dict[str, Evaluator], datas: Sequence[Data], task: Task, apply, *, members, mesh,
+                 cache: Resident, resident: str, batch_size: int, seed: int):
+        self._evaluators, self._datas, self._members, self._mesh = evaluators, datas, members, mesh
+        self._cache, self._resident, self._batch_size = cache, resident, batch_size
+        self._task, self._apply, self._key = task, apply, jax.random.key(seed)
+        self._compiled = {}
+
+    def _sources(self, split: str) -> list:
+        return [d.train if split == 'train' else d.evals[split] for d in self._datas]
+
+    def run(self, name: str, variables) -> tuple[dict[str, list[float]], list[dict]]:
+        """One evaluator.
+
+        Returns:
+          metrics {'split/metric': [one value a member]} and the artifacts of each member.
+        """
+        evaluator = self._evaluators[name]
+        sources = self._sources(evaluator.split)
+        metrics, artifacts = {}, [{} for _ in range(self._members or 1)]
+        seen, totals, outputs, examples = self._pass(name, evaluator, sources, variables)
+        for metric, (total, count) in totals.items():
+            value = np.atleast_1d(total) / np.maximum(np.atleast_1d(count), 1e-8)
+            metrics[f'{evaluator.split}/{metric}'] = [float(v) for v in value]
+        metrics[f'{evaluator.split}/examples'] = [float(seen)] * (self._members or 1)
+        if evaluator.compute is not None:
+            for m in range(self._members or 1):
+                mine = jax.tree.map(lambda x, m=m: x if self._members is None else x[m], outputs)
+                theirs = examples[m % len(examples)]
+                for key, value in evaluator.compute(mine, theirs).items():
+                    if np.ndim(value) == 0 and not isinstance(value, str) and isinstance(value, float | int | np.number):
+                        metrics.setdefault(f'{evaluator.split}/{key}', []).append(float(value))
+                    else:
+                        artifacts[m][key] = value
+        return metrics, artifacts
+
+    def _pass(self, name, evaluator, sources, variables):
+        """(examples seen, sums and counts, gathered outputs [(members,) n, …], examples of each source)."""
+        data, length = self._datas[0], len(sources[0])
+        parts = meshes.data_size(self._mesh)
+        size = min(self._batch_size, length)
+        size = -(-size // parts) * parts
+        resident = keeps(sources[0], data, self._resident)
+        fn = self._fn(name, evaluator, sources[0], resident)
+        arrays = self._cache.arrays(sources) if resident else {}
+        seen, totals, outputs, batches = 0, {}, [], []
+        for number, (item, mask) in enumerate(self._items(sources, size, resident)):
+            sums, out = fn(variables, arrays, item, mask, jax.random.fold_in(self._key, number))
+            seen += int(jnp.sum(mask))
+            totals = sums if not totals else jax.tree.map(jnp.add, totals, sums)
+            if evaluator.compute is not None:
+                outputs.append(jax.tree.map(np.asarray, out))
+                if not resident:
+                    batches.append(item)
+        totals = jax.device_get(totals)
+        if evaluator.compute is None:
+            return seen, totals, None, None
+        axis = 0 if self._members is None else 1
+        gathered = jax.tree.map(lambda *x: np.concatenate(x, axis).take(np.arange(length), axis), *outputs)
+        if resident:
+            examples = [jax.tree.map(np.asarray, s.take(s.arrays, np.arange(length))) for s in sources]
+        else:
+            whole = jax.tree.map(lambda *x: np.concatenate([np.asarray(a) for a in x], axis), *batches)
+            examples = [jax.tree.map(lambda x, m=m: (x if self._members is None else x[m])[:length], whole)
+                        for m in range(1 if self._members is None else self._members)]
+        return seen, totals, gathered, examples
+
+    def _items(self, sources, size, resident):
+        """What `fn` takes for each batch, with the mask of its padding."""
+        length = len(sources[0])
+        if resident:
+            for start in range(0, length, size):
+                index = np.arange(start, start + size)
+                yield np.where(index < length, index, 0).astype(np.int32), (index < length).astype(np.float32)
+            return
+        streams = [pipeline.eval_batches(s, size, self._datas[0].transform, process=jax.process_index(),
+                                         processes=jax.process_count()) for s in sources]
+        for parts in zip(*streams, strict=True):
+            mask = parts[0][1]
+            batch = parts[0][0]
+            if self._members is not None:
+                rows = [p[0] for p in parts] * (self._members if len(parts) == 1 else 1)
+                batch = jax.tree.map(lambda *x: np.stack(x), *rows)
+            yield (meshes.put_local(batch, meshes.split(self._mesh, 0 if self._members is None else 1)),
+                   meshes.put_local(mask, meshes.split(self._mesh, 0)))
+
+    def _fn(self, name, evaluator, source, resident):
+        """The compiled pass over one batch: (sums and counts, predictions)."""
+        if name in self._compiled:
+            return self._compiled[name]
+        data, task, apply, mesh = self._datas[0], self._task, self._apply, self._mesh
+        predict = evaluator.predict or task.predict
+
+        def one(variables, arrays, item, mask, key):
+            batch = source.take(arrays, item) if resident else item
+            batch = {**batch, MASK: mask}
+            batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, meshes.split(mesh, 0)), batch)
+            if data.preprocess:
+                batch = {**data.preprocess({k: v for k, v in batch.items() if k != MASK}), MASK: mask}
+            sums, out = {}, None
+            if evaluator.sums:
+                per_example, weights, aux = task.loss(apply, variables, batch, key, False)
+                total = jnp.sum(jnp.where(weights > 0, per_example * weights, 0.0))
+                sums = {'loss': (total, jnp.sum(weights)), **aux.metrics}
+            if evaluator.compute is not None:
+                out = predict(apply, variables, batch)
+            return sums, out
+
+        if self._members is not None:
+            shared = len(self._datas) == 1
+            one = jax.vmap(one, in_axes=(0, None if shared else 0, None if resident else 0, None, None))
+        self._compiled[name] = jax.jit(one)
+        return self._compiled[name]

@@ -1,0 +1,225 @@
+"""The loop: every family of models, every experiment, one run at a time.
+
+At the boundary after step t the order is always the same, so that a run that was killed and one that was not write the
+same numbers: metrics are read and logged, evaluators run, the best weights are kept, then the checkpoint is saved. The
+loop never waits for a step: the metrics of an interval are read while the next one runs, except at boundaries that
+evaluate or save.
+"""
+import dataclasses
+import signal
+import time
+
+import jax
+import numpy as np
+
+from bigjax.train import replay
+from bigjax.train.checkpoint import Checkpoints
+from bigjax.train.program import Program, member
+
+
+class _Halted(Exception):
+    """(step, member) of a step that was not applied."""
+
+
+class Preempted(Exception):
+    """The run was asked to stop (SIGTERM, Ctrl-C), has saved its state, and goes on when it is started again."""
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How a run ended: metrics {name: [one value a member]} of the reported weights, and their artifacts."""
+
+    step: int
+    status: str
+    final: dict
+    artifacts: list
+
+
+class Loop:
+    """Trains one program in one workdir.
+
+    Args:
+      records: `bigjax.train.records.Records` of the workdir.
+      progress: told what happens; see `bigjax.train.progress`.
+    """
+
+    def __init__(self, program: Program, workdir, records, progress, *, init_from: str = ''):
+        self._program, self._settings = program, program.settings
+        self._workdir, self._records, self._progress = workdir, records, progress
+        self._init_from = init_from
+        s = self._settings
+        self._checkpoints = Checkpoints(workdir, keep=s.checkpoint_keep, best=s.best, higher=s.best_is_higher)
+        self._pending, self._stop = None, None
+        self._clock = time.perf_counter()
+        self._latest = {}  # the newest value of every metric, for the choice of the best
+
+    def run(self) -> Outcome:
+        """Trains to the end and evaluates the reported weights.
+
+        Raises:
+          Preempted: after a signal, once the state is saved.
+          replay.NonFinite: a loss or gradient was not finite.
+        """
+        handlers = {sig: signal.signal(sig, self._signalled) for sig in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            carry, step = self._start()
+            carry, step, status = self._train(carry, step)
+            final, artifacts = self._evaluate_all(self._program.variables(carry))
+            artifacts[0].update(self._samples(carry))
+            return Outcome(step, status, final, artifacts)
+        finally:
+            self._checkpoints.close()
+            for sig, handler in handlers.items():
+                signal.signal(sig, handler)
+
+    def _signalled(self, number, frame):
+        if self._stop is not None:  # the second time: at once
+            raise KeyboardInterrupt
+        self._stop = signal.Signals(number).name
+        self._progress.say(f'{self._stop}: saving after this step; once more stops at once')
+
+    def _start(self):
+        """Own checkpoint, then --init_from, then scratch: the precedence is `bigjax.train.checkpoint`'s."""
+        carry = self._program.init()
+        steps = self._checkpoints.steps()
+        if steps:
+            carry = self._checkpoints.restore(steps[-1], jax.tree.map(_abstract, carry))
+            self._progress.say(f'resuming from step {steps[-1]}')
+        elif self._init_from:
+            carry = self._program.load_weights(carry, self._init_from)
+            self._progress.say(f'starting from the weights of {self._init_from}')
+        step = steps[-1] if steps else 0
+        self._records.truncate_after(step)
+        return carry, step
+
+    def _train(self, carry, step):
+        s, program = self._settings, self._program
+        feed = program.feed(step)
+        many, total = program.steps_per_call, s.steps
+        self._progress.start(step, total)
+        self._clock, self._since, status = time.perf_counter(), step, 'done'
+        try:
+            while step < total:
+                state, totals, halted = program.call(
+                    carry['state'], carry['totals'], feed.arrays, feed.at(step, many))
+                carry = {**carry, 'state': state, 'totals': totals}
+                step += many
+                self._flush(feed)
+                carry = self._boundary(carry, step, halted, feed)
+                if self._early(carry, step):
+                    status = 'stopped early'
+                    self._save(carry, step)
+                    break
+                if self._stop and step < total:
+                    self._flush(feed)
+                    self._save(carry, step)
+                    raise Preempted(f'{self._stop} at step {step}: the state is saved; run the same command again')
+            self._flush(feed)
+        except _Halted as halted:
+            raise self._keep_evidence(carry, feed, *halted.args) from None
+        finally:
+            feed.close()
+            self._progress.stop()
+        return carry, step, status
+
+    def _keep_evidence(self, carry, feed, step, index) -> replay.NonFinite:
+        """The batch and the state of the step that was not applied; every later step left the state alone."""
+        state = member(carry['state'], index, self._program.members)
+        folder = replay.keep(self._workdir, state, feed.host_batch(step, index), member=index, facts=self._records.facts())
+        who = f' of member {index}' if self._program.members else ''
+        return replay.NonFinite(f'the loss or a gradient{who} is not finite at step {step}; the step was not applied, its '
+                                f'batch and state are in {folder}; look at them with --replay={folder}')
+
+    def _due(self, step, every) -> bool:
+        return step == self._settings.steps or bool(every) and step % every == 0
+
+    def _boundary(self, carry, step, halted, feed):
+        """What is due after `step`, in the order that the module's head gives."""
+        s, program = self._settings, self._program
+        log = self._due(step, s.log_every)
+        evaluators = [n for n, e in program.experiment.evaluators.items()
+                      if self._due(step, s.cadence(e.every) if e.every else s.eval_every)]
+        save = self._due(step, s.checkpoint_every)
+        if log:
+            self._pending = (step, carry['totals'], halted, feed.waited)
+            if s.best.startswith('train/'):
+                total, count = carry['totals'][s.best.removeprefix('train/')]
+                carry = {**carry, 'best': program.keep_best(carry['best'], total / count, carry['state'])}
+            carry = {**carry, 'totals': program.zero_totals(carry)}
+            feed.reset()
+        if evaluators or save:
+            _check(halted)
+            self._flush(feed)
+        if evaluators:
+            values = {}
+            for name in evaluators:
+                values |= self._program.evaluation.run(name, carry['state'].variables())[0]
+            self._latest |= values
+            self._records.metrics(step, values)
+            self._progress.metrics(step, values)
+            if s.best in values:
+                value = np.asarray(values[s.best], np.float32)
+                carry = {**carry, 'best': program.keep_best(
+                    carry['best'], value if program.members else value[0], carry['state'])}
+        if save:
+            self._save(carry, step)
+        return carry
+
+    def _save(self, carry, step):
+        best = {k: float(np.mean(v)) for k, v in self._latest.items()}
+        self._checkpoints.save(step, carry, best)
+
+    def _flush(self, feed):
+        """Reads and logs the metrics of the interval that ended last; by now the next step is under way."""
+        if self._pending is None:
+            return
+        step, totals, halted, waited = self._pending
+        self._pending = None
+        _check(halted)
+        totals = jax.device_get(totals)
+        now = time.perf_counter()
+        seconds, steps = max(now - self._clock, 1e-9), step - self._since
+        self._clock, self._since = now, step
+        values = {f'train/{k}': [float(x) for x in np.atleast_1d(t) / np.maximum(np.atleast_1d(c), 1e-8)]
+                  for k, (t, c) in totals.items()}
+        self._latest |= values
+        rate = float(self._program.learning_rate(max(0, step - 1)))
+        timing = {'time/steps_per_second': steps / seconds, 'time/data_wait': min(1.0, waited / seconds)}
+        self._records.metrics(step, values | {'train/learning_rate': [rate]} | {k: [v] for k, v in timing.items()})
+        self._progress.metrics(step, values)
+        self._progress.speed(step, steps / seconds, steps / seconds * self._settings.batch_size, waited / seconds,
+                             feed.stages)
+
+    def _early(self, carry, step) -> bool:
+        s = self._settings
+        if not (s.patience and s.best and (self._due(step, s.eval_every) or self._due(step, s.checkpoint_every))):
+            return False  # only where the loop stands still anyway
+        return bool(np.all(step - np.atleast_1d(np.asarray(carry['best']['step'])) > s.patience))
+
+    def _evaluate_all(self, variables):
+        metrics, artifacts = {}, [{} for _ in range(self._program.members or 1)]
+        for name in self._program.experiment.evaluators:
+            values, extra = self._program.evaluation.run(name, variables)
+            metrics |= values
+            for mine, more in zip(artifacts, extra, strict=True):
+                mine |= more
+        return metrics, artifacts
+
+    def _samples(self, carry) -> dict:
+        samples = self._program.experiment.samples
+        if samples is None:
+            return {}
+        variables = member(self._program.variables(carry), 0, self._program.members)
+        return dict(samples(self._program.apply, variables, jax.random.key(self._settings.seed)))
+
+
+def _abstract(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def _check(halted) -> None:
+    """Raises `_Halted` where a member's step was not applied."""
+    halted = np.atleast_1d(np.asarray(halted))
+    if (halted >= 0).any():
+        index = int(np.flatnonzero(halted >= 0)[0])
+        raise _Halted(int(halted[index]), index)

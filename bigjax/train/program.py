@@ -1,0 +1,192 @@
+"""An experiment turned into compiled functions: init, train, keep the best, evaluate. Everything that runs one shares it."""
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from bigjax import UserError
+from bigjax.experiment import Experiment
+from bigjax.parallel import mesh as meshes
+from bigjax.tasks import bind
+from bigjax.train import checkpoint, optimizers
+from bigjax.train.evaluate import Evaluation
+from bigjax.train.feed import Feed, Resident
+from bigjax.train.settings import Settings, check_devices
+from bigjax.train.state import count, init_state
+from bigjax.train.step import train_step
+
+MAX_STEPS_PER_CALL = 100
+
+
+class Program:
+    """The compiled functions of one run.
+
+    The carry of training is {'state': TrainState, 'totals': metrics since the last log, 'best': the best weights or
+    None}; it is what a checkpoint holds. In a population every leaf has a leading member axis.
+
+    Args:
+      experiments: one, or one a member where members differ in more than the seed.
+      settings: the resolved config.
+    """
+
+    def __init__(self, experiments: Sequence[Experiment], settings: Settings):
+        self.experiment, self.settings = experiments[0], settings
+        self.datas = [e.data for e in experiments]
+        self.members = settings.population if settings.population > 1 else None
+        over_seed = settings.population_over == 'seed'
+        self.seeds = [settings.seed + (m if over_seed else 0) for m in range(settings.population)]
+        self.mesh = meshes.make(settings.mesh)
+        check_devices(settings, meshes.data_size(self.mesh))
+        self.cache, self.apply = Resident(self.mesh), bind(self.experiment.model)
+        self._feed = None
+        self.shapes = self._batch_shapes()
+        params = jax.eval_shape(lambda: init_state(
+            self.experiment.model, self._inputs(), _no_optimizer(), settings.seed, ema=False).params)
+        self.parameters = count(params)
+        self.tx, self.learning_rate = optimizers.make(
+            self.experiment.optimizer, params, total_steps=max(1, settings.steps),
+            steps_per_epoch=settings.steps_per_epoch, batch_size=settings.batch_size)
+        self.steps_per_call = self._steps_per_call()
+
+    def _batch_shapes(self) -> dict:
+        """Shapes of one member's batch of a row a device, before preprocessing."""
+        return self.feed(0, closed=True).example_batch(meshes.data_size(self.mesh))
+
+    def _inputs(self) -> tuple:
+        """The model's arguments for an empty batch."""
+        batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in self.shapes.items()}
+        data = self.experiment.data
+        return self.experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch)
+
+    def _steps_per_call(self) -> int:
+        """As many steps a dispatch as divide every cadence; one on a CPU, where XLA slows convolutions inside a scan."""
+        s = self.settings
+        own = [s.cadence(e.every) for e in self.experiment.evaluators.values()]
+        common = math.gcd(s.steps, s.log_every, s.eval_every, s.checkpoint_every, *own)
+        wanted = s.steps_per_call or (1 if self.mesh.devices.flat[0].platform == 'cpu' else MAX_STEPS_PER_CALL)
+        if not self.resident:
+            return 1
+        return max(k for k in range(1, max(1, min(wanted, common)) + 1) if common % k == 0)
+
+    def feed(self, start: int, closed: bool = False) -> Feed:
+        """The training batches from step `start` on; `closed` for their shapes only."""
+        s = self.settings
+        feed = Feed(self.datas, self.seeds, members=self.members, batch_size=s.batch_size, mesh=self.mesh,
+                    cache=self.cache, resident=s.resident, threads=s.data_threads, workers=s.data_workers,
+                    start=s.steps if closed else start, steps=s.steps)
+        self.resident, self._feed = feed.resident, feed
+        return feed
+
+    def _each(self, fn, in_axes=0):
+        """`fn` of one member, over all of them."""
+        return fn if self.members is None else jax.vmap(fn, in_axes=in_axes)
+
+    @functools.cached_property
+    def step(self):
+        """`step(state, batch) -> (state, metrics)` of one member: the shared train step with this experiment bound."""
+        e, s = self.experiment, self.settings
+        return functools.partial(
+            train_step, apply=self.apply, loss=e.task.loss, tx=self.tx, accumulate=s.accumulate, ema=s.ema,
+            preprocess=e.data.preprocess, augment=e.data.augment)
+
+    @functools.cached_property
+    def call(self):
+        """`call(state, totals, arrays, items) -> (state, totals, halted)`: steps_per_call steps, compiled, donated."""
+        feed, many = self._feed, self.steps_per_call
+
+        def one(state, totals, arrays, item):
+            state, metrics = self.step(state, feed.gather(arrays, item))
+            return state, jax.tree.map(jnp.add, totals, metrics)
+
+        one = self._each(one, (0, 0, None if feed.shared else 0, 0))
+
+        def call(state, totals, arrays, items):
+            if not feed.resident:
+                state, totals = one(state, totals, arrays, items)
+            elif many == 1:
+                state, totals = one(state, totals, arrays, items[0])
+            else:
+                def body(carry, item):
+                    return one(*carry, arrays, item), None
+                (state, totals), _ = jax.lax.scan(body, (state, totals), items)
+            return state, totals, state.halted + 0  # a buffer of its own: the state's is donated to the next call
+
+        return jax.jit(call, donate_argnums=(0, 1))
+
+    def init(self) -> dict:
+        """The carry before the first step, replicated over the mesh."""
+        model, ema = self.experiment.model, bool(self.settings.ema)
+
+        def one(seed):
+            state = init_state(model, self._inputs(), self.tx, seed, ema=ema)
+            return {'state': state, 'totals': self._zeros(state), 'best': self._no_best(state)}
+
+        seeds = jnp.asarray(self.seeds, jnp.int32)
+        make = self._each(one)
+        carry = jax.jit(make, out_shardings=meshes.replicated(self.mesh))(seeds if self.members else seeds[0])
+        return carry
+
+    def _zeros(self, state):
+        """Metrics before any step."""
+        rows = self.settings.batch_size
+        batch = {k: jax.ShapeDtypeStruct((rows, *s.shape[1:]), s.dtype) for k, s in self.shapes.items()}
+        metrics = jax.eval_shape(self.step, state, batch)[1]
+        return jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+
+    def _no_best(self, state):
+        if not self.settings.best:
+            return None
+        worst = -jnp.inf if self.settings.best_is_higher else jnp.inf
+        return {'value': jnp.float32(worst), 'step': jnp.int32(0),
+                'variables': jax.tree.map(jnp.copy, state.variables())}
+
+    def zero_totals(self, carry) -> dict:
+        """Fresh metrics for the next interval."""
+        return jax.tree.map(jnp.zeros_like, carry['totals'])
+
+    @functools.cached_property
+    def keep_best(self):
+        """`keep_best(best, value, state) -> best`: the weights of the better value, member by member."""
+        higher = self.settings.best_is_higher
+
+        def one(best, value, state):
+            better = value > best['value'] if higher else value < best['value']
+            new = {'value': jnp.asarray(value, jnp.float32), 'step': state.step, 'variables': state.variables()}
+            return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
+
+        return jax.jit(self._each(one), donate_argnums=0)
+
+    @functools.cached_property
+    def evaluation(self) -> Evaluation:
+        """The evaluators."""
+        s, e = self.settings, self.experiment
+        for name, evaluator in e.evaluators.items():
+            if evaluator.split != 'train' and evaluator.split not in e.data.evals:
+                raise UserError(f"evaluator '{name}': there is no split '{evaluator.split}'; the data has "
+                                f"{', '.join(['train', *e.data.evals])}")
+        return Evaluation(e.evaluators, self.datas, e.task, self.apply, members=self.members, mesh=self.mesh,
+                          cache=self.cache, resident=s.resident, batch_size=s.eval_batch_size or max(s.batch_size, 256),
+                          seed=s.seed)
+
+    def variables(self, carry) -> dict:
+        """What is reported: the best weights where `config.best` asks for them, else the newest."""
+        return carry['best']['variables'] if carry['best'] is not None else carry['state'].variables()
+
+    def load_weights(self, carry, folder) -> dict:
+        """The carry with the weights of another run."""
+        state = carry['state']
+        params, model_state = checkpoint.weights(folder, state.params, state.model_state)
+        ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+        return {**carry, 'state': state.replace(params=params, model_state=model_state, ema=ema)}
+
+
+def _no_optimizer():
+    import optax
+    return optax.identity()
+
+
+def member(carry_or_tree, index: int, members: int | None):
+    """One member's part of a population's tree."""
+    return carry_or_tree if members is None else jax.tree.map(lambda x: x[index], carry_or_tree)

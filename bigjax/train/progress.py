@@ -1,0 +1,89 @@
+"""What a person sees of a run: one line an interval, and in a terminal a bar with the time that is left."""
+import resource
+import sys
+import time
+
+import jax
+
+
+def number(value: float) -> str:
+    """Four digits that matter."""
+    return f'{value:.4g}' if abs(value) < 1e4 else f'{value:,.0f}'
+
+
+def clock(seconds: float) -> str:
+    """3:07, 1:02:09."""
+    hours, rest = divmod(int(seconds), 3600)
+    return (f'{hours}:{rest // 60:02d}' if hours else f'{rest // 60}') + f':{rest % 60:02d}'
+
+
+def memory() -> str:
+    """Bytes in use on the first device, or by the process where the device does not tell."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    used = stats.get('bytes_in_use') or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return f'{used / 2**30:.1f} GB'
+
+
+class Progress:
+    """Prints to `stream`; `name` stands in front of every line of a job with several rows.
+
+    Plain lines appear at most every `quiet` seconds, and always for evaluations.
+    """
+
+    def __init__(self, name: str = '', stream=None, quiet: float = 5.0):
+        self._name, self._stream, self._quiet = name, stream or sys.stdout, quiet
+        self._bar, self._task, self._rich = None, None, self._stream.isatty()
+        self._metrics, self._last, self._began, self._warned = {}, 0.0, time.time(), False
+
+    def say(self, text: str) -> None:
+        """One line."""
+        line = f'[{self._name}] {text}' if self._name else text
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def start(self, step: int, total: int) -> None:
+        """The loop begins at `step` of `total`."""
+        self._first, self._step, self._total, self._began = step, step, total, time.time()
+        if self._rich:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            self._bar = Progress(
+                TextColumn('{task.description}'), BarColumn(), TextColumn('{task.completed:,}/{task.total:,}'),
+                TextColumn('{task.fields[speed]}'), TimeRemainingColumn(), transient=True)
+            self._task = self._bar.add_task(self._name or 'training', total=total, completed=step, speed='compiling')
+            self._bar.start()
+
+    def metrics(self, step: int, values: dict) -> None:
+        """New values {name: [one a member]}."""
+        shown = {k: sum(v) / len(v) for k, v in values.items() if not k.endswith(('/examples', '/grad_norm'))}
+        if all(k.startswith('train/') for k in values):
+            self._metrics = shown
+        else:
+            text = '  '.join(f'{k} {number(v)}' for k, v in shown.items())
+            self.say(f'step {step:,}/{self._total:,}  {text}')
+
+    def speed(self, step: int, steps_per_second: float, examples_per_second: float, waiting: float, stages) -> None:
+        """The interval that ended at `step`, with the fraction of it that was spent waiting for data."""
+        self._step = step
+        overall = (step - self._first) / max(time.time() - self._began, 1e-9)
+        text = (f'{number(steps_per_second)} steps/s  {number(examples_per_second)} examples/s  '
+                f'data_wait {waiting:.0%}  {memory()}')
+        if self._bar is not None:
+            losses = '  '.join(f'{k.removeprefix("train/")} {number(v)}' for k, v in self._metrics.items())
+            self._bar.update(self._task, completed=step, speed=f'{losses}  {text}')
+        elif time.time() - self._last >= self._quiet or step == self._total:
+            self._last = time.time()
+            losses = '  '.join(f'{k} {number(v)}' for k, v in self._metrics.items())
+            left = clock((self._total - step) / overall)
+            self.say(f'step {step:,}/{self._total:,}  {losses}  {text}  left {left}')
+        if waiting > 0.5 and not self._warned and step > self._first + 1:
+            self._warned = True
+            self.say(f'warning: {waiting:.0%} of the time goes into waiting for data; the slow stage is '
+                     f'{stages.slowest()}; raise --config.data_threads or --config.data_workers')
+
+    def stop(self) -> None:
+        """The loop is over."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,93 @@
+"""A loss that was not finite: what is kept of it, and how it is looked at again.
+
+Kept in `workdir/nonfinite/`: `info.json` (step, member, config), `batch.npz` (the batch as it came from the data) and
+`state/` (the state before the step).
+"""
+import json
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bigjax import UserError
+from bigjax.train import checkpoint, step
+from bigjax.train.state import TrainState
+
+FOLDER = 'nonfinite'
+
+
+class NonFinite(Exception):
+    """A loss or a gradient was not finite; the message says when and where the evidence lies."""
+
+
+def keep(workdir, state: TrainState, batch, *, member: int, facts: dict) -> pathlib.Path:
+    """Writes the state before the step and the batch that broke it."""
+    folder = pathlib.Path(workdir) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / 'batch.npz', **{k: np.asarray(v) for k, v in batch.items()})
+    checkpoint.write(folder / 'state', state)
+    (folder / 'info.json').write_text(json.dumps({'step': int(state.halted), 'member': member, **facts}, indent=1))
+    return folder
+
+
+def read(folder) -> tuple[dict, dict]:
+    """(info, batch) of a kept step.
+
+    Raises:
+      UserError: the folder does not hold one.
+    """
+    folder = pathlib.Path(folder)
+    for name in ('info.json', 'batch.npz', 'state'):
+        if not (folder / name).exists():
+            raise UserError(f'--replay={folder}: {name} is missing; name the {FOLDER}/ folder of a run that exited 3')
+    with np.load(folder / 'batch.npz') as file:
+        return json.loads((folder / 'info.json').read_text()), dict(file)
+
+
+def first_nonfinite(call) -> str | None:
+    """Runs `call()` eagerly and returns the path of the first linen module whose output is not finite, or None."""
+    found = []
+
+    def look(next_fun, args, kwargs, context):
+        out = next_fun(*args, **kwargs)
+        leaves = [x for x in jax.tree.leaves(out) if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+                  and jnp.issubdtype(x.dtype, jnp.floating)]
+        if not found and not all(bool(jnp.isfinite(x).all()) for x in leaves):
+            found.append('/'.join(context.module.path) + f' ({type(context.module).__name__}.{context.method_name})')
+        return out
+
+    with nn.intercept_methods(look):
+        call()
+    return found[0] if found else None
+
+
+def explain(state: TrainState, batch, *, apply, loss, preprocess=None, augment=None) -> str:
+    """In one line, what is not finite first: the batch, a parameter, a module's output, the loss, or a gradient."""
+    def bad(tree):
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return [jax.tree_util.keystr(p, simple=True, separator='/') for p, x in leaves
+                if jnp.issubdtype(x.dtype, jnp.floating) and not bool(jnp.isfinite(x).all())]
+
+    rng = jax.random.fold_in(state.key, state.step)
+    batch = step.prepare(jax.tree.map(jnp.asarray, batch), rng, preprocess, augment)
+    if names := bad(batch):
+        rows = np.flatnonzero(~np.isfinite(np.asarray(batch[names[0]])).reshape(len(batch[names[0]]), -1).all(1))
+        return f"the batch: '{names[0]}' is not finite in row {rows[0]} ({len(rows)} of {len(batch[names[0]])} rows)"
+    if names := bad(state.params):
+        return f'the parameters before the step: {names[0]}'
+    variables = state.variables(average=False)
+    if name := first_nonfinite(lambda: loss(apply, variables, batch, rng, True)):
+        return f'the output of {name}'
+
+    def mean(params):
+        per_example, weights, _ = loss(apply, {**variables, 'params': params}, batch, rng, True)
+        return jnp.sum(jnp.where(weights > 0, per_example * weights, 0.0)) / jnp.maximum(jnp.sum(weights), 1e-8)
+
+    value, grads = jax.value_and_grad(mean)(state.params)
+    if not jnp.isfinite(value):
+        return 'the loss, of finite outputs'
+    if names := bad(grads):
+        return f'the gradient of {names[0]} (the loss is {float(value):.6g})'
+    return f'nothing: the loss is {float(value):.6g} and every gradient is finite on this machine'

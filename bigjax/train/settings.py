@@ -1,0 +1,100 @@
+"""What the loop needs to know, read once from the config and resolved to numbers before any device is touched."""
+import dataclasses
+from collections.abc import Mapping
+
+from bigjax import UserError
+from bigjax.train import durations
+
+HIGHER = ('accuracy', 'auc', 'f1', 'match', 'likelihood', 'bleu', 'score', 'precision', 'recall')
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The resolved keys of `bigjax.experiment.base_config`; every cadence is in steps."""
+
+    seed: int
+    steps: int
+    batch_size: int
+    eval_batch_size: int
+    accumulate: int
+    population: int
+    population_over: str
+    data_threads: int
+    data_workers: int
+    resident: str
+    mesh: str
+    steps_per_call: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    checkpoint_keep: int
+    best: str
+    patience: int
+    ema: float
+    steps_per_epoch: float
+
+    @property
+    def best_is_higher(self) -> bool:
+        """Whether more of the metric `best` is better, judged by its name."""
+        return any(word in self.best.rsplit('/', 1)[-1] for word in HIGHER)
+
+    def cadence(self, duration) -> int:
+        """Any other duration in steps; '' or None is 0."""
+        return durations.steps(duration or 0, total_steps=self.steps, steps_per_epoch=self.steps_per_epoch,
+                               batch_size=self.batch_size)
+
+
+def _at_least(config, key: str, low, kinds=int):
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, kinds) or value < low:
+        raise UserError(f'config.{key}: {value!r} is not a number of at least {low}')
+    return value
+
+
+def read(config: Mapping, examples: int) -> Settings:
+    """Resolves the shared keys of `config` for a training set of `examples`.
+
+    Raises:
+      UserError: a value has the wrong type or is out of range.
+    """
+    if examples < 1:
+        raise UserError('config.data: the training set is empty')
+    batch_size = _at_least(config, 'batch_size', 1)
+    per_epoch = examples / batch_size
+    known = dict(steps_per_epoch=per_epoch, batch_size=batch_size)
+    steps = durations.steps(config['steps'], **known)
+    if steps < 0:
+        raise UserError(f"config.steps: {config['steps']!r} is negative")
+
+    def cadence(key):
+        return durations.steps(config[key] or 0, total_steps=steps, **known)
+
+    accumulate = _at_least(config, 'accumulate', 1)
+    if batch_size % accumulate:
+        raise UserError(f'config.batch_size: {batch_size} is not divisible by config.accumulate={accumulate}; '
+                        f'write --config.batch_size={-(-batch_size // accumulate) * accumulate}')
+    resident = config['resident']
+    if resident not in ('auto', 'yes', 'no'):
+        raise UserError(f"config.resident: {resident!r} is none of 'auto', 'yes', 'no'")
+    ema = config['ema']
+    if not 0 <= ema < 1:
+        raise UserError(f'config.ema: a decay of {ema} is not in [0, 1)')
+    return Settings(
+        seed=_at_least(config, 'seed', 0), steps=steps, batch_size=batch_size,
+        eval_batch_size=_at_least(config, 'eval_batch_size', 0), accumulate=accumulate,
+        population=_at_least(config, 'population', 1), population_over=config['population_over'],
+        data_threads=_at_least(config, 'data_threads', 1), data_workers=_at_least(config, 'data_workers', 0),
+        resident=resident, mesh=config['mesh'], steps_per_call=_at_least(config, 'steps_per_call', 0),
+        log_every=max(1, cadence('log_every')), eval_every=cadence('eval_every'),
+        checkpoint_every=cadence('checkpoint_every'), checkpoint_keep=_at_least(config, 'checkpoint_keep', 1),
+        best=config['best'], patience=cadence('patience'), ema=float(ema), steps_per_epoch=per_epoch)
+
+
+def check_devices(settings: Settings, parts: int) -> None:
+    """Raises UserError where the batch cannot be split over `parts` devices and the micro-batches."""
+    whole = parts * settings.accumulate
+    if settings.batch_size % whole:
+        raise UserError(
+            f'config.batch_size: {settings.batch_size} is not divisible by {parts} devices x {settings.accumulate} '
+            f'micro-batches; write --config.batch_size={-(-settings.batch_size // whole) * whole} or a smaller '
+            '--config.mesh')
