@@ -1,0 +1,159 @@
+"""Pictures: encoded bytes to RGB arrays, and folders of them."""
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from bigjax import UserError
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm')
+
+
+def _cv2():
+    try:
+        import cv2
+    except ImportError as error:
+        raise UserError('reading pictures needs OpenCV: pip install opencv-python-headless') from error
+    cv2.setNumThreads(0)  # the input pipeline has its own threads
+    return cv2
+
+
+def whole(data: bytes) -> bool:
+    """Whether a JPEG or PNG reaches its own end mark; decoders fill in what is missing with grey, without a word.
+
+    In a JPEG the mark FF D9 cannot occur inside the scan, where every FF is escaped; the segments before it, which may
+    hold a thumbnail with an end mark of its own, are stepped over.
+    """
+    if data[:8] == b'\x89PNG\r\n\x1a\n':
+        return b'IEND' in data[-64:]
+    if data[:2] != b'\xff\xd8':
+        return True
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        at += 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+        if data[at - 1:at] and data[at:at + 1] != b'\xff':  # no marker follows: the scan has begun
+            return data.find(b'\xff\xd9', at) >= 0
+    return data.find(b'\xff\xd9', at) >= 0
+
+
+def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray:
+    """uint8 [H, W, 3] RGB of an encoded picture; grey becomes three equal channels, transparency white.
+
+    Args:
+      data: JPEG, PNG, WebP, BMP, TIFF, …
+      where: the file and the record, for the message.
+      image_size: both sides of the result (area averaging to shrink, linear to enlarge; the aspect is not kept).
+
+    Raises:
+      UserError: not a picture, or one that is cut short.
+    """
+    cv2 = _cv2()
+    bgr = None
+    if data and whole(data):
+        # IMREAD_COLOR turns a JPEG upright by its EXIF orientation; only UNCHANGED keeps transparency
+        jpeg = data[:2] == b'\xff\xd8'
+        try:
+            bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR if jpeg else cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            bgr = None
+    if bgr is None:
+        raise UserError(f'{where}: not a picture, or a damaged one ({len(data)} bytes): replace or remove it')
+    return resize(rgb(bgr[..., [2, 1, 0, *range(3, bgr.shape[-1])]] if bgr.ndim == 3 and bgr.shape[-1] >= 3 else bgr), image_size)
+
+
+def rgb(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] of a picture [H, W], [H, W, 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha)], over white.
+
+    uint16 is scaled to uint8.
+    """
+    image = image[..., None] if image.ndim == 2 else image
+    if image.dtype == np.uint16:
+        image = (image / 257).round().astype(np.uint8)
+    if image.shape[-1] in (2, 4):
+        alpha = image[..., -1:] / 255.0
+        image = (image[..., :-1] * alpha + 255.0 * (1 - alpha)).round().astype(np.uint8)
+    image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+    return np.ascontiguousarray(image)
+
+
+def resize(image: np.ndarray, size: int | None) -> np.ndarray:
+    """[size, size, C], or the picture as it is."""
+    if not size or image.shape[:2] == (size, size):
+        return image
+    cv2 = _cv2()
+    smaller = size < max(image.shape[:2])
+    out = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return out.reshape(size, size, -1)
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+class FolderSource:
+    """A folder of pictures, one sub-folder a class: {'image': uint8 [H, W, 3], 'label': int32}.
+
+    Classes are the sub-folders in alphabetical order, records their pictures in alphabetical order, also those of
+    deeper folders. Only names are read at the start; a picture is read and decoded at `source[i]`.
+
+    Args:
+      path: the folder.
+      image_size: both sides of every picture; None keeps each as it is.
+      classes: the class names, where they are known (those of the training folder).
+
+    Attributes:
+      classes: names. files: paths. labels: int32 [N].
+
+    Raises:
+      UserError: no such folder, no sub-folders, no pictures, a class that `classes` does not name.
+    """
+
+    def __init__(self, path: str | os.PathLike, image_size: int | None = None, classes: Sequence[str] | None = None):
+        self.path, self.image_size = pathlib.Path(path), image_size
+        if not self.path.is_dir():
+            raise UserError(f'folder:{path}: there is no such folder: check the path')
+        found = sorted(p.name for p in self.path.iterdir() if p.is_dir() and not p.name.startswith('.'))
+        if not found:
+            what = 'pictures but no sub-folders' if any(is_image(p.name) for p in self.path.iterdir()) else 'no sub-folders'
+            raise UserError(f'folder:{path}: {what} in it: put the pictures in one sub-folder a class, {path}/CLASS/…')
+        self.classes = list(found if classes is None else classes)
+        strange = [name for name in found if name not in self.classes]
+        if strange:
+            raise UserError(f'folder:{path}: sub-folder {strange[0]} is not one of the {len(self.classes)} classes '
+                            f'{", ".join(self.classes[:10])}: rename or remove it')
+        files = [(file, self.classes.index(name)) for name in found
+                 for file in sorted((self.path / name).rglob('*')) if is_image(file.name) and file.is_file()]
+        if not files:
+            raise UserError(f'folder:{path}: no pictures in its sub-folders: put files such as .jpg or .png in {path}/{found[0]}')
+        empty = [name for name in found if all(label != self.classes.index(name) for _, label in files)]
+        if empty:
+            raise UserError(f'folder:{path}: sub-folder {empty[0]} holds no pictures: fill it or remove it')
+        self.files = [str(file) for file, _ in files]
+        self.labels = np.array([label for _, label in files], np.int32)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {'image': read_image(self.files[index], f'record {index} of folder:{self.path}', self.image_size),
+                'label': self.labels[index]}
+
+    def __repr__(self) -> str:
+        return f'FolderSource({str(self.path)!r}, {len(self)} pictures, {len(self.classes)} classes)'
+
+
+def read_image(path: str | os.PathLike, record: str, image_size: int | None = None) -> np.ndarray:
+    """The picture of a file; `record` tells the message which example it is.
+
+    Raises:
+      UserError: names the file and the record.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f'{path} ({record}): {error.strerror}: check the path') from error
+    return decode(data, f'{path} ({record})', image_size)

@@ -1,0 +1,84 @@
+"""Text as numbers: a vocabulary of characters, and the two streams of a character language model."""
+import numpy as np
+
+from bigjax import UserError
+from bigjax.data.sources import Splits, WindowSource
+
+
+class CharVocabulary:
+    """Characters <-> numbers 0 … K-1.
+
+    Args:
+      chars: the K characters in the order of their numbers; `CharVocabulary.of(text)` sorts those of a text.
+
+    Raises:
+      UserError: a character stands twice.
+    """
+
+    def __init__(self, chars: str):
+        if len(set(chars)) != len(chars):
+            raise UserError(f'the vocabulary {chars[:40]!r} names a character twice: name each once')
+        self.chars = chars
+        codes = np.array([ord(c) for c in chars], np.int64)
+        self._order = np.argsort(codes)
+        self._codes = codes[self._order]
+
+    @classmethod
+    def of(cls, text: str) -> 'CharVocabulary':
+        return cls(''.join(sorted(set(text))))
+
+    def __len__(self) -> int:
+        return len(self.chars)
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 [len(text)].
+
+        Raises:
+          UserError: names the first character that is not in the vocabulary, and its place.
+        """
+        codes = np.frombuffer(text.encode('utf-32-le'), '<u4').astype(np.int64)
+        if not len(self.chars):
+            found = np.zeros(len(codes), np.int64), np.zeros(len(codes), bool)
+        else:
+            at = np.minimum(np.searchsorted(self._codes, codes), len(self.chars) - 1)
+            found = self._order[at], self._codes[at] == codes
+        if not found[1].all():
+            place = int(np.argmin(found[1]))
+            raise UserError(f'character {place} of the text, {text[place]!r}, is not among the {len(self)} of the vocabulary: '
+                            'remove it, or build the vocabulary from this text')
+        return found[0].astype(np.int32)
+
+    def decode(self, ids) -> str:
+        """The text of numbers [T].
+
+        Raises:
+          UserError: a number outside the vocabulary.
+        """
+        ids = np.asarray(ids)
+        if ids.size and not (0 <= ids.min() and ids.max() < len(self)):
+            raise UserError(f'the numbers run from {ids.min()} to {ids.max()}, and the vocabulary has {len(self)} characters')
+        return ''.join(self.chars[i] for i in ids)
+
+
+def char_splits(text: str, *, length: int, name: str, found: str, val_fraction: float = 0.1) -> Splits:
+    """A character language model's data: the first part to train on, the last `val_fraction` held out.
+
+    The cut is at int(0.9 n) characters for val_fraction 0.1, as in nanoGPT. Training windows start at every character;
+    validation windows do not overlap, so every held-out character but the first is predicted once (a last piece
+    shorter than a window is left out).
+
+    Args:
+      text: the whole text.
+      length: characters in a window.
+      name, found: for info: the data set's name, and where it was found.
+
+    Returns:
+      Splits of WindowSources; info has 'chars', the vocabulary in order.
+    """
+    vocabulary = CharVocabulary.of(text)
+    tokens = vocabulary.encode(text).astype(np.uint16 if len(vocabulary) < 2**16 else np.int32)
+    cut = int((1 - val_fraction) * len(tokens))
+    train, val = WindowSource(tokens[:cut], length), WindowSource(tokens[cut:], length, stride=length)
+    return Splits(train, {'val': val}, {
+        'name': name, 'source': found, 'chars': vocabulary.chars, 'vocabulary': len(vocabulary),
+        'records': {'train': len(train), 'val': len(val)}, 'characters': {'train': cut, 'val': len(tokens) - cut}})
