@@ -33,9 +33,10 @@ def arrays(shapes: Shapes, count: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 def shapes_of(source: Any) -> Shapes:
     """The shapes of a source with arrays: the classes of an integer array are its largest value + 1."""
-    return {name: (array.shape[1:], str(array.dtype),
-                   None if array.dtype.kind == 'f' or array.dtype == np.uint8 or not array.size else int(array.max()) + 1)
-            for name, array in source.arrays.items()}
+    def classes(array):
+        return int(array.max()) + 1 if array.dtype.kind in 'iu' and array.dtype != np.uint8 and array.size else None
+
+    return {name: (array.shape[1:], str(array.dtype), classes(array)) for name, array in source.arrays.items()}
 
 
 def fake(like: Splits | Shapes, n: int, seed: int = 0, *, info: Mapping[str, Any] | None = None, length: int = 0,

@@ -1,4 +1,4 @@
-"""Data of one's own as sources: jsonl, csv, parquet, npz, a TFDS folder, a Hugging Face data set."""
+"""Files of one's own as sources: jsonl, csv, npz, Parquet."""
 import csv as csv_module
 import functools
 import json
@@ -13,9 +13,14 @@ import numpy as np
 
 from bigjax import UserError
 from bigjax.data import formats, images
-from bigjax.data.sources import ArraySource, Map
+from bigjax.data.sources import ArraySource
 
 PARQUET_IN_MEMORY = 1 << 30  # bytes
+
+
+def first_line(error: Exception) -> str:
+    """What another library says, short enough for one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 class TableSource:
@@ -42,20 +47,21 @@ class TableSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = {name: values[index] for name, values in self.columns.items()}
         for name in self.pictures:
-            example[name] = images.read_image(self.folder / example[name], f'record {index} of {self.where}', self.image_size)
+            record = f'record {index} of {self.where}'
+            example[name] = images.read_image(self.folder / example[name], record, self.image_size)
         return example
 
     def __repr__(self) -> str:
         return f'TableSource({self.where!r}, {len(self)} records, columns {", ".join(self.columns)})'
 
 
-def _integers(values: np.ndarray, where: str, name: str) -> np.ndarray:
+def integers(values: np.ndarray, where: str, name: str) -> np.ndarray:
     if values.size and (values.max() > 2**31 - 1 or values.min() < -2**31):
-        raise UserError(f'{where}: column {name} holds whole numbers beyond 32 bits: divide them, or write them as text')
+        raise UserError(f'{where}: column {name} holds whole numbers beyond 32 bits: write them as text')
     return values.astype(np.int32)
 
 
-def _typed(name: str, values: list, where: str) -> Any:
+def typed_column(name: str, values: list, where: str) -> Any:
     """Numbers or equal-length lists of numbers as int32 or float32 arrays; text as a list of str."""
     kinds = {type(value) for value in values}
     if kinds <= {str}:
@@ -73,13 +79,13 @@ def _typed(name: str, values: list, where: str) -> Any:
         odd = next((n for n, length in enumerate(lengths) if length != lengths[0]), 0)
         raise UserError(f'{where}: record {odd}, column {name}: {lengths[odd]} values, and {lengths[0]} in record 0: '
                         'give every record as many numbers')
-    return array.astype(np.float32) if array.dtype.kind == 'f' else _integers(array, where, name)
+    return array.astype(np.float32) if array.dtype.kind == 'f' else integers(array, where, name)
 
 
 def _source(columns: dict[str, list], where: str, folder: pathlib.Path, image_size: int | None,
             classes: list[str] | None) -> tuple[Any, list[str] | None]:
     """(source, classes): text in the column 'label' becomes numbers, in alphabetical order or that of `classes`."""
-    typed = {name: _typed(name, values, where) for name, values in columns.items()}
+    typed = {name: typed_column(name, values, where) for name, values in columns.items()}
     label = typed.get('label')
     if isinstance(label, list):
         classes = sorted(set(label)) if classes is None else classes
@@ -89,17 +95,23 @@ def _source(columns: dict[str, list], where: str, folder: pathlib.Path, image_si
                 raise UserError(f'{where}: record {record} has label {name}, outside the {len(classes)} classes '
                                 f'{", ".join(classes[:10])}: mend the record')
         typed['label'] = np.array([number[name] for name in label], np.int32)
-    pictures = frozenset(name for name, values in typed.items() if isinstance(values, list) and all(map(images.is_image, values)))
-    if any(isinstance(values, list) for values in typed.values()):
-        return TableSource(typed, pictures, folder, where, image_size), classes
+    texts = {name: values for name, values in typed.items() if isinstance(values, list)}
+    pictures = [name for name, values in texts.items() if all(map(images.is_image, values))]
+    if len(pictures) == 1 and 'image' not in typed:
+        typed['image'] = typed.pop(pictures[0])
+        pictures = ['image']
+    if texts:
+        return TableSource(typed, frozenset(pictures), folder, where, image_size), classes
     return ArraySource(typed), classes
 
 
-def jsonl(path: str | os.PathLike, image_size: int | None = None, classes: list[str] | None = None) -> tuple[Any, list[str] | None]:
+def jsonl(path: str | os.PathLike, image_size: int | None = None,
+          classes: list[str] | None = None) -> tuple[Any, list[str] | None]:
     """One JSON object a line, all with the same keys: (source, class names where labels are text).
 
     Numbers and lists of numbers become int32 or float32; a column of file names that end like pictures is read as
-    pictures, relative to the file's folder; text in 'label' becomes class numbers. All numbers: an ArraySource.
+    pictures, relative to the file's folder (where it is the only one, it is 'image' in the examples); text in 'label'
+    becomes class numbers. A table of numbers alone is an ArraySource.
 
     Raises:
       UserError: names the file and the line.
@@ -113,8 +125,8 @@ def jsonl(path: str | os.PathLike, image_size: int | None = None, classes: list[
         except json.JSONDecodeError as error:
             raise UserError(f'{path}: line {number} is not JSON ({error.msg}): write one object a line') from error
         if not isinstance(record, dict) or (columns and set(record) != set(columns)):
-            raise UserError(f'{path}: line {number} has not the keys of the first record ({", ".join(columns) or "no object"}): '
-                            'give every record the same keys')
+            raise UserError(f'{path}: line {number} has not the keys of the first record '
+                            f'({", ".join(columns) or "no object"}): give every record the same keys')
         for name, value in record.items():
             columns.setdefault(name, []).append(value)
     if not columns:
@@ -122,7 +134,8 @@ def jsonl(path: str | os.PathLike, image_size: int | None = None, classes: list[
     return _source(columns, str(path), pathlib.Path(path).parent, image_size, classes)
 
 
-def csv(path: str | os.PathLike, image_size: int | None = None, classes: list[str] | None = None) -> tuple[Any, list[str] | None]:
+def csv(path: str | os.PathLike, image_size: int | None = None,
+        classes: list[str] | None = None) -> tuple[Any, list[str] | None]:
     """Comma-separated values under a header line: (source, class names), as `jsonl`.
 
     A column is int32 where every cell is a whole number, else float32 where every cell is a number, else text.
@@ -173,13 +186,13 @@ def npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
                     raise UserError(f'{path}: array {name} is {array.dtype}, and needs to be numbers: encode it first')
                 wide = {'float64': np.float32}.get(str(array.dtype))
                 if array.dtype.kind in 'iu' and array.dtype.itemsize > 4:
-                    array = _integers(array, str(path), name)
+                    array = integers(array, str(path), name)
                 arrays[name] = array if wide is None else array.astype(wide)
     except FileNotFoundError as error:
         raise UserError(f'{path}: there is no such file: check the path') from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f'{path}: {f"array {name} is damaged" if name else "not a complete .npz file"} '
-                        f'({str(error).splitlines()[0][:100]}): write it again with numpy.savez') from error
+                        f'({first_line(error)}): write it again with numpy.savez') from error
     if not arrays:
         raise UserError(f'{path}: no arrays in it: write it with numpy.savez(path, image=…, label=…)')
     return arrays
@@ -217,7 +230,7 @@ class ParquetSource:
             return _parquet(self.path).read_row_group(group)  # its own handle: readers are not shared between threads
         except Exception as error:
             raise UserError(f'{self.path}: row group {group} (from record {self._first(group)}) cannot be read '
-                            f'({str(error).splitlines()[0][:100]}): write the file again') from error
+                            f'({first_line(error)}): write the file again') from error
 
     def _first(self, group: int) -> int:
         return int(self._ends[group - 1]) if group else 0
@@ -232,7 +245,7 @@ class ParquetSource:
         where = f'{self.path} (record {index}, column {name})'
         if isinstance(value, dict) and 'bytes' in value:
             if value['bytes'] is None:
-                return images.read_image(self.path.parent / value['path'], f'record {index} of {self.path}', self.image_size)
+                return images.read_image(self.path.parent / value['path'], where, self.image_size)
             value = value['bytes']
         if isinstance(value, bytes):
             return images.decode(value, where, self.image_size)
@@ -240,7 +253,7 @@ class ParquetSource:
             return value
         if value is None:
             raise UserError(f'{where}: no value: fill it or drop the record')
-        return _typed(name, [value], where)[0]
+        return typed_column(name, [value], where)[0]
 
     def column(self, name: str) -> np.ndarray:
         """One whole column, [N]."""
@@ -250,7 +263,7 @@ class ParquetSource:
     def labels(self) -> np.ndarray | None:
         """The column 'label', int32 [N], or None."""
         names = _parquet(self.path).schema_arrow.names
-        return _integers(self.column('label'), str(self.path), 'label') if 'label' in names else None
+        return integers(self.column('label'), str(self.path), 'label') if 'label' in names else None
 
     def __repr__(self) -> str:
         return f'ParquetSource({str(self.path)!r}, {len(self)} records)'
@@ -266,7 +279,7 @@ def _parquet(path: pathlib.Path):
     except FileNotFoundError as error:
         raise UserError(f'{path}: there is no such file: check the path') from error
     except Exception as error:  # pyarrow's own errors have no common ancestor but Exception
-        raise UserError(f'{path}: not a complete Parquet file ({str(error).splitlines()[0][:100]}): write it again') from error
+        raise UserError(f'{path}: not a complete Parquet file ({first_line(error)}): write it again') from error
 
 
 def parquet(path: str | os.PathLike, image_size: int | None = None) -> Any:
@@ -275,9 +288,9 @@ def parquet(path: str | os.PathLike, image_size: int | None = None) -> Any:
     Raises:
       UserError: pyarrow is missing; a damaged file; a missing value.
     """
-    import_check = _parquet(pathlib.Path(path))
+    file = _parquet(pathlib.Path(path))
     import pyarrow.types as pt
-    meta, schema = import_check.metadata, import_check.schema_arrow
+    meta, schema = file.metadata, file.schema_arrow
 
     def number(kind) -> bool:
         if pt.is_list(kind) or pt.is_fixed_size_list(kind) or pt.is_large_list(kind):
@@ -288,118 +301,8 @@ def parquet(path: str | os.PathLike, image_size: int | None = None) -> Any:
     if size > PARQUET_IN_MEMORY or not all(number(field.type) for field in schema):
         return ParquetSource(path, image_size)
     try:
-        table = import_check.read()
+        table = file.read()
     except Exception as error:
-        raise UserError(f'{path}: cannot be read ({str(error).splitlines()[0][:100]}): write the file again') from error
-    return ArraySource({name: _typed(name, table.column(name).to_pylist(), str(path)) for name in table.column_names})
-
-
-# -- libraries of data sets -------------------------------------------------------------------------------------------
-
-def tfds_folders(data_dir: str | os.PathLike = '') -> list[str]:
-    """Where TFDS data may stand: `data_dir`, the variable TFDS_DATA_DIR, TFDS's own default."""
-    places = [str(data_dir), os.environ.get('TFDS_DATA_DIR', ''), '~/tensorflow_datasets']
-    return [os.path.expanduser(place) for place in places if place]
-
-
-def tfds_folder(name: str, data_dir: str | os.PathLike = '') -> str | None:
-    """The first TFDS folder that holds a prepared `name`, found without importing TFDS."""
-    name = name.partition(':')[0]
-    return next((folder for folder in tfds_folders(data_dir) if any(pathlib.Path(folder, name).rglob('dataset_info.json'))), None)
-
-
-def _tfds_module():
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise UserError('reading TFDS data needs tensorflow-datasets: pip install tensorflow-datasets importlib_resources') from error
-    return tensorflow_datasets
-
-
-def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
-    """The read-only builder of a prepared TFDS data set.
-
-    Raises:
-      UserError: not prepared in any TFDS folder, with the command that does it.
-    """
-    library, folder = _tfds_module(), tfds_folder(name, data_dir)
-    command = f'python -c "import tensorflow_datasets as tfds; tfds.builder(\'{name}\', file_format=\'array_record\').download_and_prepare()"'
-    if folder is None:
-        raise UserError(f'tfds:{name} is not prepared in {", ".join(tfds_folders(data_dir))}; prepare it with: {command}')
-    try:
-        return library.builder(name, data_dir=folder)
-    except Exception as error:  # TFDS raises many kinds
-        raise UserError(f'tfds:{name} in {folder} cannot be opened ({str(error).strip().splitlines()[0][:120]}); '
-                        f'prepare it again with: {command}') from error
-
-
-def _numbers32(example: dict[str, Any]) -> dict[str, Any]:
-    """int64 and float64, which devices do not hold, as 32 bits."""
-    narrow = {'int64': np.int32, 'float64': np.float32}
-    return {name: value.astype(narrow[str(value.dtype)]) if str(getattr(value, 'dtype', '')) in narrow else value
-            for name, value in example.items()}
-
-
-def tfds(name: str, split: str, data_dir: str | os.PathLike = '') -> Map:
-    """One split of a data set that TFDS has prepared as array_record, read without TensorFlow.
-
-    Raises:
-      UserError: not prepared; prepared as tfrecord, which only TensorFlow reads; no such split.
-    """
-    builder = tfds_builder(name, data_dir)
-    try:
-        source = builder.as_data_source(split=split)
-    except NotImplementedError as error:
-        raise UserError(f"tfds:{name} in {builder.data_dir} is not array_record, which TensorFlow alone reads: prepare it again with "
-                        "file_format='array_record' in another folder") from error
-    except Exception as error:
-        raise UserError(f'tfds:{name}: split {split!r}: {str(error).strip().splitlines()[0][:120]}: '
-                        f'it has {", ".join(builder.info.splits)}') from error
-    return Map(source, _numbers32)
-
-
-def hf(name_or_path: str) -> Mapping[str, Any]:
-    """Every split of a Hugging Face data set: split -> `datasets.Dataset`; from disk (`save_to_disk`), or by hub name.
-
-    Raises:
-      UserError: the package is missing, or cannot load it.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError("hf: needs Hugging Face datasets: pip install 'bigjax[hf]'") from error
-    try:
-        on_disk = pathlib.Path(name_or_path).is_dir() and any(pathlib.Path(name_or_path).glob('*.json'))
-        data = datasets.load_from_disk(name_or_path) if on_disk else datasets.load_dataset(name_or_path)
-    except Exception as error:  # the package raises many kinds
-        raise UserError(f'hf:{name_or_path} cannot be loaded ({str(error).strip().splitlines()[0][:160]}): check the name, or give '
-                        'a folder written by save_to_disk') from error
-    return data if isinstance(data, dict) else {'train': data}
-
-
-class HFSource:
-    """A split of a Hugging Face data set: pictures become uint8 [H, W, 3], numbers 32-bit arrays, text stays text."""
-
-    def __init__(self, data: Any, where: str, image_size: int | None = None):
-        self.data, self.where, self.image_size = data, where, image_size
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        example = {}
-        for name, value in self.data[int(index)].items():
-            if hasattr(value, 'convert'):  # a PIL picture
-                mode = 'RGBA' if 'A' in value.getbands() or 'transparency' in value.info else 'RGB'
-                example[name] = images.resize(images.rgb(np.asarray(value.convert(mode))), self.image_size)
-            else:
-                example[name] = _typed(name, [value], f'{self.where} (record {index})')[0]
-        return example
-
-    @functools.cached_property
-    def labels(self) -> np.ndarray | None:
-        """The column 'label', int32 [N], or None."""
-        return np.asarray(self.data['label'], np.int32) if 'label' in self.data.column_names else None
-
-    def __repr__(self) -> str:
-        return f'HFSource({self.where!r}, {len(self)} records)'
+        raise UserError(f'{path}: cannot be read ({first_line(error)}): write the file again') from error
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    return ArraySource({name: typed_column(name, values, str(path)) for name, values in columns.items()})

@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 
 from bigjax import UserError
+from bigjax.data.sources import check_labels
 
 PAD, BOS, EOS = '<pad>', '<s>', '</s>'  # 0, 1, 2 of every word vocabulary
 
@@ -70,8 +71,8 @@ def idx(path: str | os.PathLike, rank: int) -> np.ndarray:
     data = read(path)
     magic, start = bytes([0, 0, 8, rank]), 4 + 4 * rank
     if data[:4] != magic or len(data) < start:
-        raise UserError(f'{path}: starts with {data[:4].hex() or "nothing"}, and an idx file of {rank} dimensions of bytes '
-                        f'starts with {magic.hex()}: fetch it again')
+        raise UserError(f'{path}: starts with {data[:4].hex() or "nothing"}, and an idx file of {rank} dimensions with '
+                        f'{magic.hex()}: fetch it again')
     shape = tuple(int(d) for d in np.frombuffer(data, '>i4', rank, 4))
     want, have, record = int(np.prod(shape)), len(data) - start, int(np.prod(shape[1:]))
     if have != want:
@@ -81,7 +82,8 @@ def idx(path: str | os.PathLike, rank: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def idx_pair(folder: str | os.PathLike, prefix: str, shape: tuple[int, ...], classes: int) -> dict[str, np.ndarray] | None:
+def idx_pair(folder: str | os.PathLike, prefix: str, shape: tuple[int, ...],
+             classes: int) -> dict[str, np.ndarray] | None:
     """Images [N, H, W, 1] uint8 and labels [N] int32 of `prefix` ('train' or 't10k'), or None where a file is missing.
 
     Raises:
@@ -97,9 +99,7 @@ def idx_pair(folder: str | os.PathLike, prefix: str, shape: tuple[int, ...], cla
     if len(image) != len(label):
         raise UserError(f'{label_path}: {len(label)} labels for the {len(image)} pictures of {image_path.name}: '
                         'fetch both again')
-    if (label >= classes).any():
-        record = int(np.argmax(label >= classes))
-        raise UserError(f'{label_path}: record {record} has label {label[record]}, outside the {classes} classes: fetch it again')
+    check_labels(label, classes, str(label_path))
     return {'image': image, 'label': label}
 
 
@@ -118,7 +118,8 @@ def table(path: str | os.PathLike, delimiter: str | None = None) -> np.ndarray:
         except ValueError as error:
             raise UserError(f'{path}: line {number}: {error}: mend the line') from error
         if len(rows[-1]) != len(rows[0]):
-            raise UserError(f'{path}: line {number} has {len(rows[-1])} columns, and the first has {len(rows[0])}: mend the line')
+            raise UserError(f'{path}: line {number} has {len(rows[-1])} columns, and the first has {len(rows[0])}: '
+                            'mend the line')
     if not rows:
         raise UserError(f'{path}: no records in it: fetch it again')
     return np.stack(rows)
@@ -145,9 +146,9 @@ def series(x_NxT: np.ndarray) -> tuple[np.ndarray, str]:
             known = ~missing[n]
             x_NxT[n, inside[n]] = np.interp(time[inside[n]], time[known], x_NxT[n, known])
         if inside.any():
-            notes.append(f'{int(inside.sum())} missing values in {int(inside.any(1).sum())} series interpolated linearly')
+            notes.append(f'{inside.sum()} missing values in {inside.any(1).sum()} series interpolated linearly')
         if tail.any():
-            notes.append(f'{int(tail.any(1).sum())} shorter series filled with zeros at the end')
+            notes.append(f'{tail.any(1).sum()} shorter series filled with zeros at the end')
     mean, std = np.nanmean(x_NxT, axis=1, keepdims=True), np.nanstd(x_NxT, axis=1, keepdims=True)
     x_NxT = np.nan_to_num((x_NxT - mean) / np.where(std == 0, 1.0, std))
     return x_NxT.astype(np.float32)[..., None], '; '.join(notes) or 'none missing'
@@ -157,8 +158,9 @@ def ucr(folder: str | os.PathLike, name: str) -> tuple[dict, dict, list[str], st
     """One set of the UCR archive (Dau et al. 2018): `NAME_{TRAIN,TEST}.tsv`, label first, in `folder` or `folder/NAME`.
 
     Returns:
-      (train, test, classes, missing): arrays {'x': float32 [N, T, 1], 'label': int32 [N]}; the archive's own label values,
-      whose sorted order numbers the classes 0 … K-1; what was done about missing values. None where a file is missing.
+      (train, test, classes, missing): arrays {'x': float32 [N, T, 1], 'label': int32 [N]}; the archive's own label
+      values, whose sorted order numbers the classes 0 … K-1; what was done about missing values. None where a file is
+      missing.
 
     Raises:
       UserError: a damaged file, another length in test than in train, a label in test that train does not have.
@@ -166,15 +168,20 @@ def ucr(folder: str | os.PathLike, name: str) -> tuple[dict, dict, list[str], st
     paths = [find(folder, f'{name}_{part}.tsv', f'{name}/{name}_{part}.tsv') for part in ('TRAIN', 'TEST')]
     if None in paths:
         return None
-    train, test = (table(path, '\t') for path in paths)
+    return ucr_arrays(*(table(path, '\t') for path in paths), [str(path) for path in paths])
+
+
+def ucr_arrays(train: np.ndarray, test: np.ndarray, where: list[str]) -> tuple[dict, dict, list[str], str]:
+    """As `ucr`, from the tables [N, 1 + T] (label, values) of the two files named in `where`."""
     if train.shape[1] != test.shape[1]:
-        raise UserError(f'{paths[1]}: series of {test.shape[1] - 1}, and {train.shape[1] - 1} in {paths[0].name}: fetch both again')
+        raise UserError(f'{where[1]}: series of {test.shape[1] - 1}, and {train.shape[1] - 1} in {where[0]}: '
+                        'fetch both again')
     classes, label = np.unique(train[:, 0], return_inverse=True)
     strange = np.flatnonzero(~np.isin(test[:, 0], classes))
     if strange.size:
-        raise UserError(f'{paths[1]}: record {strange[0]} has label {test[strange[0], 0]:g}, outside the {len(classes)} classes '
-                        f'of {paths[0].name}: fetch both again')
-    for path, part in zip(paths, (train, test), strict=True):
+        raise UserError(f'{where[1]}: record {strange[0]} has label {test[strange[0], 0]:g}, outside the '
+                        f'{len(classes)} classes of {where[0]}: fetch both again')
+    for path, part in zip(where, (train, test), strict=True):
         empty = np.flatnonzero(np.isnan(part[:, 1:]).all(axis=1))
         if empty.size:
             raise UserError(f'{path}: record {empty[0]} has no value at all: fetch it again')
@@ -249,9 +256,9 @@ def pad_words(sentences: list[list[str]], vocabulary: list[str], length: int, wh
     out = np.zeros((len(sentences), length), np.int32)
     for n, sentence in enumerate(sentences):
         if len(sentence) > length - 2:
-            raise UserError(f'{where}: record {n} has {len(sentence)} words, and {length - 2} fit: fetch both files again')
+            raise UserError(f'{where}: record {n} has {len(sentence)} words, and {length - 2} fit: fetch it again')
         try:
             out[n, :len(sentence) + 2] = [1, *(number[word] for word in sentence), 2]
         except KeyError as error:
-            raise UserError(f'{where}: record {n}: {error} is not in the vocabulary: fetch both files again') from error
+            raise UserError(f'{where}: record {n}: {error} is not in the vocabulary: fetch it again') from error
     return out

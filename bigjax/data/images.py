@@ -62,7 +62,8 @@ def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray
             bgr = None
     if bgr is None:
         raise UserError(f'{where}: not a picture, or a damaged one ({len(data)} bytes): replace or remove it')
-    return resize(rgb(bgr[..., [2, 1, 0, *range(3, bgr.shape[-1])]] if bgr.ndim == 3 and bgr.shape[-1] >= 3 else bgr), image_size)
+    colour = bgr.ndim == 3 and bgr.shape[-1] >= 3
+    return resize(rgb(bgr[..., [2, 1, 0, *range(3, bgr.shape[-1])]] if colour else bgr), image_size)
 
 
 def rgb(image: np.ndarray) -> np.ndarray:
@@ -118,8 +119,9 @@ class FolderSource:
             raise UserError(f'folder:{path}: there is no such folder: check the path')
         found = sorted(p.name for p in self.path.iterdir() if p.is_dir() and not p.name.startswith('.'))
         if not found:
-            what = 'pictures but no sub-folders' if any(is_image(p.name) for p in self.path.iterdir()) else 'no sub-folders'
-            raise UserError(f'folder:{path}: {what} in it: put the pictures in one sub-folder a class, {path}/CLASS/…')
+            loose = 'pictures but ' if any(is_image(p.name) for p in self.path.iterdir()) else ''
+            raise UserError(f'folder:{path}: {loose}no sub-folders in it: put the pictures of each class '
+                            f'in one, {path}/CLASS/…')
         self.classes = list(found if classes is None else classes)
         strange = [name for name in found if name not in self.classes]
         if strange:
@@ -128,7 +130,7 @@ class FolderSource:
         files = [(file, self.classes.index(name)) for name in found
                  for file in sorted((self.path / name).rglob('*')) if is_image(file.name) and file.is_file()]
         if not files:
-            raise UserError(f'folder:{path}: no pictures in its sub-folders: put files such as .jpg or .png in {path}/{found[0]}')
+            raise UserError(f'folder:{path}: no pictures in its sub-folders: put .jpg or .png files in {found[0]}')
         empty = [name for name in found if all(label != self.classes.index(name) for _, label in files)]
         if empty:
             raise UserError(f'folder:{path}: sub-folder {empty[0]} holds no pictures: fill it or remove it')

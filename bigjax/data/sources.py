@@ -81,7 +81,8 @@ class WindowSource:
     def __init__(self, tokens: np.ndarray, length: int, stride: int = 1):
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or tokens.dtype.kind not in 'iu':
-            raise UserError(f'a token stream is one row of integers, not {tokens.dtype}{list(tokens.shape)}: encode the text')
+            raise UserError(f'a token stream is one row of integers, not {tokens.dtype}{list(tokens.shape)}: '
+                            'encode the text first')
         if length < 1 or stride < 1 or len(tokens) <= length:
             raise UserError(f'{len(tokens)} tokens are too few for a window of {length} and its next token '
                             f'(stride {stride}): use a shorter window or a longer text')
@@ -113,7 +114,7 @@ class Subset:
         self.source, self.indices = source, np.asarray(indices, np.int64)
         bad = self.indices[(self.indices < 0) | (self.indices >= len(source))]
         if bad.size:
-            raise UserError(f'record {bad[0]} is not in {source!r}, which has {len(source)}: choose from 0 to {len(source) - 1}')
+            raise UserError(f'record {bad[0]} is not in {source!r}: choose from 0 to {len(source) - 1}')
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -202,5 +203,5 @@ def held_out(count: int, fraction: float, seed: int, label: np.ndarray | None = 
         out.append(rng.permutation(group)[:n])
     held = np.sort(np.concatenate(out)) if out else np.zeros(0, np.int64)
     if not held.size:
-        raise UserError(f'{count} records are too few to hold some out: give two or more of a class, or a split of your own')
+        raise UserError(f'{count} records are too few to hold some out: give two or more of a class, or your own split')
     return np.setdiff1d(np.arange(count), held), held

@@ -44,8 +44,8 @@ class CharVocabulary:
             found = self._order[at], self._codes[at] == codes
         if not found[1].all():
             place = int(np.argmin(found[1]))
-            raise UserError(f'character {place} of the text, {text[place]!r}, is not among the {len(self)} of the vocabulary: '
-                            'remove it, or build the vocabulary from this text')
+            raise UserError(f'character {place} of the text, {text[place]!r}, is not among the {len(self)} of the '
+                            'vocabulary: remove it, or build the vocabulary from this text')
         return found[0].astype(np.int32)
 
     def decode(self, ids) -> str:
@@ -55,8 +55,9 @@ class CharVocabulary:
           UserError: a number outside the vocabulary.
         """
         ids = np.asarray(ids)
-        if ids.size and not (0 <= ids.min() and ids.max() < len(self)):
-            raise UserError(f'the numbers run from {ids.min()} to {ids.max()}, and the vocabulary has {len(self)} characters')
+        if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
+            raise UserError(f'numbers from {ids.min()} to {ids.max()} are not all in a vocabulary of {len(self)}: '
+                            'decode with the vocabulary that encoded')
         return ''.join(self.chars[i] for i in ids)
 
 

@@ -1,0 +1,131 @@
+"""Data sets of other libraries as sources: TFDS (without TensorFlow) and Hugging Face."""
+import functools
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bigjax import UserError
+from bigjax.data import images
+from bigjax.data.files import first_line, typed_column
+from bigjax.data.sources import Map
+
+
+def prepare_command(name: str) -> str:
+    """The command that prepares a TFDS data set in the format that is read without TensorFlow."""
+    if name in ('mnist', 'fashion_mnist'):
+        return f'python -m bigjax.data.builders {name} --from=FOLDER_OF_IDX_FILES --to=TFDS_FOLDER'
+    return (f'python -c "import tensorflow_datasets as tfds; tfds.builder(\'{name}\', file_format=\'array_record\')'
+            '.download_and_prepare()"')
+
+
+def tfds_folders(data_dir: str | os.PathLike = '') -> list[str]:
+    """Where TFDS data may stand: `data_dir`, the variable TFDS_DATA_DIR, TFDS's own default."""
+    places = [str(data_dir), os.environ.get('TFDS_DATA_DIR', ''), '~/tensorflow_datasets']
+    return [os.path.expanduser(place) for place in places if place]
+
+
+def tfds_folder(name: str, data_dir: str | os.PathLike = '') -> str | None:
+    """The first TFDS folder that holds a prepared `name`, found without importing TFDS."""
+    name = name.partition(':')[0]
+    prepared = (f for f in tfds_folders(data_dir) if any(pathlib.Path(f, name).rglob('dataset_info.json')))
+    return next(prepared, None)
+
+
+def _tfds_module():
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError('TFDS data needs its package: pip install tensorflow-datasets importlib_resources') from error
+    return tensorflow_datasets
+
+
+def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
+    """The read-only builder of a prepared TFDS data set.
+
+    Raises:
+      UserError: not prepared in any TFDS folder, with the command that does it.
+    """
+    library, folder, command = _tfds_module(), tfds_folder(name, data_dir), prepare_command(name)
+    if folder is None:
+        raise UserError(f'tfds:{name} is not prepared in {" or ".join(tfds_folders(data_dir))}; '
+                        f'prepare it with: {command}')
+    try:
+        return library.builder(name, data_dir=folder)
+    except Exception as error:  # TFDS raises many kinds
+        raise UserError(f'tfds:{name} in {folder} cannot be opened ({first_line(error)}); '
+                        f'prepare it again with: {command}') from error
+
+
+def _numbers32(example: dict[str, Any]) -> dict[str, Any]:
+    """int64 and float64, which devices do not hold, as 32 bits."""
+    narrow = {'int64': np.int32, 'float64': np.float32}
+    return {name: value.astype(narrow[str(value.dtype)]) if str(getattr(value, 'dtype', '')) in narrow else value
+            for name, value in example.items()}
+
+
+def tfds(name: str, split: str, data_dir: str | os.PathLike = '') -> Map:
+    """One split of a data set that TFDS has prepared as array_record, read without TensorFlow.
+
+    Raises:
+      UserError: not prepared; prepared as tfrecord, which only TensorFlow reads; no such split.
+    """
+    builder = tfds_builder(name, data_dir)
+    try:
+        source = builder.as_data_source(split=split)
+    except NotImplementedError as error:
+        raise UserError(f'tfds:{name} in {builder.data_dir} is in a format that only TensorFlow reads: '
+                        f'prepare it in another folder with: {prepare_command(name)}') from error
+    except Exception as error:
+        raise UserError(f'tfds:{name}: split {split!r}: {first_line(error)}: '
+                        f'it has {", ".join(builder.info.splits)}') from error
+    return Map(source, _numbers32)
+
+
+def hf(name_or_path: str) -> Mapping[str, Any]:
+    """Every split of a Hugging Face data set: split -> `datasets.Dataset`; from disk (`save_to_disk`), or by hub name.
+
+    Raises:
+      UserError: the package is missing, or cannot load it.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("hf: needs Hugging Face datasets: pip install 'bigjax[hf]'") from error
+    try:
+        on_disk = pathlib.Path(name_or_path).is_dir() and any(pathlib.Path(name_or_path).glob('*.json'))
+        data = datasets.load_from_disk(name_or_path) if on_disk else datasets.load_dataset(name_or_path)
+    except Exception as error:  # the package raises many kinds
+        raise UserError(f'hf:{name_or_path} cannot be loaded ({first_line(error)}): check the name, or give a folder '
+                        'written by save_to_disk') from error
+    return data if isinstance(data, dict) else {'train': data}
+
+
+class HFSource:
+    """A split of a Hugging Face data set: pictures become uint8 [H, W, 3], numbers 32-bit arrays, text stays text."""
+
+    def __init__(self, data: Any, where: str, image_size: int | None = None):
+        self.data, self.where, self.image_size = data, where, image_size
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = {}
+        for name, value in self.data[int(index)].items():
+            if hasattr(value, 'convert'):  # a PIL picture
+                mode = 'RGBA' if 'A' in value.getbands() or 'transparency' in value.info else 'RGB'
+                example[name] = images.resize(images.rgb(np.asarray(value.convert(mode))), self.image_size)
+            else:
+                example[name] = typed_column(name, [value], f'{self.where} (record {index})')[0]
+        return example
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """The column 'label', int32 [N], or None."""
+        return np.asarray(self.data['label'], np.int32) if 'label' in self.data.column_names else None
+
+    def __repr__(self) -> str:
+        return f'HFSource({self.where!r}, {len(self)} records)'
