@@ -187,7 +187,8 @@ def _tfds(place: str, data_dir: str, image_size: int | None):
     if not found['train']:
         raise UserError(f'tfds:{place} has no split train: it has {", ".join(builder.info.splits)}')
     parts = {split: libraries.tfds(place, name, data_dir) for split, name in found.items() if name}
-    feature = (builder.info.features or {}).get('label')
+    features = builder.info.features
+    feature = features['label'] if 'label' in features.keys() else None  # noqa: SIM118, it is no dict
     if 'image' in parts['train'][0]:
         size = image_size or _first_size(parts['train'])
         parts = {split: Map(source, functools.partial(_pictures_only, size=size)) for split, source in parts.items()}

@@ -31,15 +31,11 @@ def idx_files(named, name: str, variant: str, data_dir: str) -> Splits | None:
 
 
 def tfds_images(named, name: str, variant: str, data_dir: str) -> Splits | None:
-    """A TFDS image classification set, read whole into memory."""
+    """A TFDS image classification set, read whole into memory; TFDS keeps the records in an order of its own."""
     folder = libraries.tfds_folder(name, data_dir)
     if folder is None:
         return None
-    parts = []
-    for split in ('train', 'test'):
-        source = libraries.tfds(name, split, folder)
-        examples = [source[i] for i in range(len(source))]
-        parts.append({key: np.stack([example[key] for example in examples]) for key in ('image', 'label')})
+    parts = [libraries.read_all(libraries.tfds(name, split, folder), ('image', 'label')) for split in ('train', 'test')]
     return _splits(name, pathlib.Path(folder) / name, *parts, **named.info(variant))
 
 

@@ -91,6 +91,11 @@ def resize(image: np.ndarray, size: int | None) -> np.ndarray:
     return out.reshape(size, size, -1)
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    """PNG of uint8 [H, W, 1 (grey) or 3 (RGB)]."""
+    return _cv2().imencode('.png', image[..., ::-1])[1].tobytes()
+
+
 def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 

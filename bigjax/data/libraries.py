@@ -29,12 +29,20 @@ def tfds_folders(data_dir: str | os.PathLike = '') -> list[str]:
 
 def tfds_folder(name: str, data_dir: str | os.PathLike = '') -> str | None:
     """The first TFDS folder that holds a prepared `name`, found without importing TFDS."""
-    name = name.partition(':')[0]
-    prepared = (f for f in tfds_folders(data_dir) if any(pathlib.Path(f, name).rglob('dataset_info.json')))
-    return next(prepared, None)
+    return next((folder for folder in tfds_folders(data_dir) if prepared(name, folder)), None)
 
 
-def _tfds_module():
+def prepared(name: str, folder: str | os.PathLike) -> bool:
+    """Whether a TFDS folder holds a prepared version of `name` ('mnist', 'scan/simple', 'mnist:3.0.1')."""
+    return any(pathlib.Path(folder, name.partition(':')[0]).rglob('dataset_info.json'))
+
+
+def tfds_module():
+    """tensorflow_datasets, which does not import TensorFlow.
+
+    Raises:
+      UserError: it is not installed.
+    """
     try:
         import tensorflow_datasets
     except ImportError as error:
@@ -48,7 +56,7 @@ def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
     Raises:
       UserError: not prepared in any TFDS folder, with the command that does it.
     """
-    library, folder, command = _tfds_module(), tfds_folder(name, data_dir), prepare_command(name)
+    library, folder, command = tfds_module(), tfds_folder(name, data_dir), prepare_command(name)
     if folder is None:
         raise UserError(f'tfds:{name} is not prepared in {" or ".join(tfds_folders(data_dir))}; '
                         f'prepare it with: {command}')
@@ -60,10 +68,20 @@ def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
 
 
 def _numbers32(example: dict[str, Any]) -> dict[str, Any]:
-    """int64 and float64, which devices do not hold, as 32 bits."""
+    """int64 and float64, which devices do not hold, as 32 bits; numbers of Python as arrays."""
     narrow = {'int64': np.int32, 'float64': np.float32}
+    arrays = {name: value if isinstance(value, str | bytes) else np.asarray(value) for name, value in example.items()}
     return {name: value.astype(narrow[str(value.dtype)]) if str(getattr(value, 'dtype', '')) in narrow else value
-            for name, value in example.items()}
+            for name, value in arrays.items()}
+
+
+def read_all(source: Map, keys: tuple[str, ...], chunk: int = 1000) -> dict[str, np.ndarray]:
+    """Some features of a whole split of `tfds`, {name: [N, …]}; in chunks, which is faster than one by one."""
+    parts = []
+    for start in range(0, len(source), chunk):
+        examples = source.source.__getitems__(list(range(start, min(start + chunk, len(source)))))
+        parts.append([_numbers32({key: example[key] for key in keys}) for example in examples])
+    return {key: np.stack([example[key] for part in parts for example in part]) for key in keys}
 
 
 def tfds(name: str, split: str, data_dir: str | os.PathLike = '') -> Map:

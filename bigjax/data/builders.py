@@ -1,0 +1,139 @@
+"""Data sets prepared as TFDS folders in array_record, offline and without TensorFlow.
+
+  python -m bigjax.data.builders mnist --from=FOLDER_OF_IDX_FILES --to=TFDS_FOLDER
+  python -m bigjax.data.builders fashion_mnist --from=… --to=…
+  python -m bigjax.data.builders folder --name=pets --from=FOLDER --to=TFDS_FOLDER
+
+`folder` takes pictures, one sub-folder a class, with or without `train`, `val` and `test` above them. Afterwards
+`tfds.data_source(name, data_dir=TFDS_FOLDER)`, `--config.data=tfds:NAME` and, for the first two, the named set read it.
+"""
+import argparse
+import io
+import os
+import pathlib
+import sys
+
+from bigjax import UserError
+from bigjax.data import catalogue, formats, images, libraries
+from bigjax.data.files import first_line
+
+
+def build(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathlib.Path:
+    """Prepares MNIST or Fashion-MNIST from its four idx files.
+
+    The records are those of TFDS's own builder, as PNG and label; TFDS's builder itself needs TensorFlow.
+
+    Args:
+      name: 'mnist' or 'fashion_mnist'.
+      source: the folder of the idx files, gzipped or not.
+      to: the TFDS folder.
+
+    Returns:
+      The folder of the prepared version.
+
+    Raises:
+      UserError: missing or damaged idx files; a package is missing; `to` has the set already.
+    """
+    tfds, dataset = libraries.tfds_module(), name
+    named, _ = catalogue.lookup(name)
+    shape, classes = named.shapes('')['image'][0], len(named.info('')['classes'])
+    parts = {}
+    for split, prefix in (('train', 'train'), ('test', 't10k')):
+        parts[split] = formats.idx_pair(source, prefix, shape, classes)
+        if parts[split] is None:
+            raise UserError(f'{source}: no {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte (or .gz) in it: '
+                            f'get them with: {named.get.format(data_dir=pathlib.Path(source).parent, variant=name)}')
+    official = {'mnist': tfds.image_classification.MNIST, 'fashion_mnist': tfds.image_classification.FashionMNIST}[name]
+
+    class Prepared(official, skip_registration=True):
+        name = dataset
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(split) for split in parts}
+
+        def _generate_examples(self, split):
+            for i, (image, label) in enumerate(zip(parts[split]['image'], parts[split]['label'], strict=True)):
+                yield i, {'image': io.BytesIO(images.encode_png(image)), 'label': int(label)}
+
+    return _prepare(Prepared, name, to)
+
+
+def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathlib.Path:
+    """Prepares a folder of pictures, one sub-folder a class; the encoded files are kept as they are.
+
+    Args:
+      name: of the data set: lower-case letters, digits and underscores.
+      source: the folder; where it holds `train`, then its splits.
+      to: the TFDS folder.
+
+    Raises:
+      UserError: as `images.FolderSource`; a bad name; a damaged picture; `to` has the set already.
+    """
+    if not name.isidentifier() or name.lower() != name:
+        raise UserError(f'--name={name}: needs lower-case letters, digits and underscores, such as my_pets')
+    from bigjax.data.datasets import OWN
+    tfds, dataset = libraries.tfds_module(), name
+    parts, _, info = OWN['folder'](source, '', None)
+    splits = {'val': 'validation'}  # TFDS's name
+    for part in parts.values():  # a damaged picture stops the work before anything is written
+        for i in range(len(part)):
+            part[i]
+
+    class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = dataset
+        VERSION = tfds.core.Version('1.0.0')
+
+        def _info(self):
+            features = {'image': tfds.features.Image(shape=(None, None, 3)),
+                        'label': tfds.features.ClassLabel(names=info['classes'])}
+            return tfds.core.DatasetInfo(builder=self, description=f'The pictures of {source}.',
+                                         features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {splits.get(split, split): self._generate_examples(part) for split, part in parts.items()}
+
+        def _generate_examples(self, part):
+            for i, (file, label) in enumerate(zip(part.files, part.labels, strict=True)):
+                data = pathlib.Path(file).read_bytes()
+                if not file.lower().endswith(('.jpg', '.jpeg')):  # a PNG may be grey or transparent; the feature is RGB
+                    data = images.encode_png(images.decode(data, file))
+                yield i, {'image': io.BytesIO(data), 'label': int(label)}
+
+    return _prepare(Prepared, name, to)
+
+
+def _prepare(builder_class: type, name: str, to: str | os.PathLike) -> pathlib.Path:
+    to = os.path.abspath(os.path.expanduser(to))
+    if libraries.prepared(name, to):
+        raise UserError(f'{to}/{name} is there already: remove it first, or choose another --to')
+    try:
+        builder = builder_class(data_dir=to, file_format='array_record')
+        builder.download_and_prepare()
+    except ImportError as error:
+        raise UserError(f'preparing TFDS data needs a package more ({first_line(error)}): '
+                        'pip install array_record importlib_resources') from error
+    return pathlib.Path(builder.data_dir)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command at the top of this file; 0, or 2 where the input is wrong."""
+    parser = argparse.ArgumentParser(prog='python -m bigjax.data.builders', description=__doc__.splitlines()[0])
+    parser.add_argument('what', choices=['mnist', 'fashion_mnist', 'folder'])
+    parser.add_argument('--from', dest='source', required=True, help='the folder of idx files, or of pictures')
+    parser.add_argument('--to', required=True, help='the TFDS folder')
+    parser.add_argument('--name', default='', help='of the prepared data set (folder)')
+    args = parser.parse_args(argv)
+    try:
+        if args.what == 'folder':
+            where = build_folder(args.name, args.source, args.to)
+        else:
+            where = build(args.what, args.source, args.to)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f'prepared {where}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
