@@ -13,7 +13,7 @@ import optax
 from bigjax.tasks import Aux, Task, mask, weighted
 
 
-def squared_error(x: str = 'x', target: str = 'y', mean=0.0, std=1.0) -> Task:
+def squared_error(x: str = 'x', target: str = 'target', mean=0.0, std=1.0) -> Task:
     """Squared error in units of `std`, averaged over an example's outputs.
 
     The model gives the target's shape, or that with a last axis of one. Metrics: mse and mae in the target's own unit.
@@ -69,14 +69,14 @@ def mc_dropout(passes: int, x: str = 'x', mean=0.0, std=1.0, seed: int = 0, toge
     return predict
 
 
-def rmse(outputs, examples, target: str = 'y') -> dict[str, float]:
+def rmse(outputs, examples, target: str = 'target') -> dict[str, float]:
     """{'rmse': root mean squared error of a whole split}, for an evaluator's `compute`."""
     truth = np.asarray(examples[target], np.float64)
     error = np.asarray(outputs, np.float64).reshape(truth.shape) - truth
     return {'rmse': float(np.sqrt(np.mean(np.square(error))))}
 
 
-def predictive(outputs, examples, tau: float, target: str = 'y') -> dict[str, float]:
+def predictive(outputs, examples, tau: float, target: str = 'target') -> dict[str, float]:
     """RMSE of the mean over passes, and the predictive log-likelihood per example (Gal & Ghahramani 2016, eq. 8).
 
     ll = logsumexp_t(-tau/2 (y - y_t)²) - log T - log(2 pi)/2 + log(tau)/2

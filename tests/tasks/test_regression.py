@@ -26,7 +26,7 @@ def variables(model):
 @pytest.mark.parametrize('column', [True, False])
 def test_loss_and_metrics(model, variables, column):
     mean, std = Y.mean(), Y.std()
-    task = tasks.squared_error(mean=mean, std=std)
+    task = tasks.squared_error(target='y', mean=mean, std=std)
     batch = {'x': X, 'y': Y[:, None] if column else Y, MASK: np.array([1] * 7 + [0] * 2, np.float32)}
     values, weights, aux = task.loss(bind(model), variables, batch, None, False)
     raw = np.asarray(model.apply(variables, X, train=False), np.float64)[:, 0]
@@ -38,14 +38,14 @@ def test_loss_and_metrics(model, variables, column):
     assert aux.metrics['mse'][1] == 7
     outputs = task.predict(bind(model), variables, batch)
     np.testing.assert_allclose(outputs, raw * std + mean, rtol=1e-5)
-    np.testing.assert_allclose(tasks.rmse(outputs[:7], {'y': batch['y'][:7]})['rmse'],
+    np.testing.assert_allclose(tasks.rmse(outputs[:7], {'y': batch['y'][:7]}, 'y')['rmse'],
                                np.sqrt((error ** 2).mean()), rtol=1e-5)
 
 
 def test_a_forecast_averages_over_its_outputs():
     apply = lambda variables, x, train=False, rng=None: (x, {})
     batch = {'x': RNG.normal(size=(4, 5, 2)).astype(np.float32), 'y': RNG.normal(size=(4, 5, 2)).astype(np.float32)}
-    values, _, _ = tasks.squared_error().loss(apply, {}, batch, None, True)
+    values, _, _ = tasks.squared_error(target='y').loss(apply, {}, batch, None, True)
     np.testing.assert_allclose(values, ((batch['x'] - batch['y']) ** 2).mean((1, 2)), rtol=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_mc_dropout_draws(model, variables):
 
 def test_predictive_likelihood_is_that_of_a_mixture_of_gaussians():
     draws, tau = RNG.normal(size=(9, 6)) * 3 + 20, 0.15
-    found = tasks.predictive(draws, {'y': Y[:, None]}, tau)
+    found = tasks.predictive(draws, {'y': Y[:, None]}, tau, 'y')
     density = stats.norm(draws, tau ** -0.5).pdf(Y[:, None].astype(np.float64)).mean(1)
     np.testing.assert_allclose(found['log_likelihood'], np.log(density).mean(), rtol=1e-6)
     np.testing.assert_allclose(found['rmse'], np.sqrt(((draws.mean(1) - Y) ** 2).mean()), rtol=1e-6)

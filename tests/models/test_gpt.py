@@ -1,0 +1,195 @@
+"""GPT: published parameter counts, a torch twin, causality, initial scales, sampling."""
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_helpers import abstract, dense_to_torch, init, norm_to_torch, parameters, paths, size
+
+from bigjax import UserError
+from bigjax.models.gpt import GPT, VARIANTS, generate
+from bigjax.tasks import bind
+
+SMALL = {'vocab_size': 11, 'block_size': 8, 'num_layers': 2, 'num_heads': 2, 'width': 12}
+TOKENS = np.random.default_rng(0).integers(0, 11, (3, 8)).astype(np.int32)
+
+
+@pytest.mark.parametrize('variant, count, positions', [
+    ('shakespeare_cpu', 804_096, 64 * 128),
+    ('shakespeare', 10_745_088, 10_745_088 - 10_646_784),
+    ('gpt2', 124_439_808, 1024 * 768),
+    ('gpt2_medium', 354_823_168, 1024 * 1024),
+    ('gpt2_xl', 1_557_611_200, 1024 * 1600),
+])
+def test_parameter_counts(variant, count, positions):
+    params = abstract(GPT(**VARIANTS[variant]), jnp.zeros((1, 8), jnp.int32))['params']
+    assert size(params) == count
+    assert size(params['pos_embed']) == positions
+
+
+def test_paths():
+    params = abstract(GPT(**SMALL, bias=True, tie_head=False), TOKENS)['params']
+    block = {f'{a}/{b}' for a in ('attn_norm', 'mlp_norm') for b in ('scale', 'bias')}
+    block |= {f'{a}/{b}' for a in ('attn/query', 'attn/key', 'attn/value', 'attn/out', 'mlp/up', 'mlp/down')
+              for b in ('kernel', 'bias')}
+    expected = {f'block_{i}/{name}' for i in range(2) for name in block}
+    expected |= {'token_embed/embedding', 'pos_embed/embedding', 'final_norm/scale', 'final_norm/bias', 'head/kernel'}
+    assert paths(params) == expected
+    tied = parameters(GPT(**SMALL, bias=True), TOKENS)
+    assert size(params) - tied == 11 * 12
+
+
+def torch_gpt(params, tokens, heads, torch):
+    """A pre-norm block with `torch.nn.MultiheadAttention` as published by OpenAI."""
+    def norm(p, x):
+        layer = torch.nn.LayerNorm(x.shape[-1], bias='bias' in p)
+        norm_to_torch(p, layer)
+        return layer(x)
+
+    def dense(p, x):
+        kernel = p['kernel']
+        layer = torch.nn.Linear(*kernel.shape, bias='bias' in p)
+        dense_to_torch(p, layer)
+        return layer(x)
+
+    T = tokens.shape[1]
+    embedding = torch.tensor(np.array(params['token_embed']['embedding']))
+    x = embedding[torch.tensor(tokens).long()] + torch.tensor(np.array(params['pos_embed']['embedding']))[:T]
+    future = torch.triu(torch.ones(T, T, dtype=torch.bool), diagonal=1)
+    for i in range(2):
+        block = params[f'block_{i}']
+        p = block['attn']
+        bias = 'bias' in p['query']
+        attn = torch.nn.MultiheadAttention(x.shape[-1], heads, bias=bias, batch_first=True)
+        attn.in_proj_weight.data = torch.tensor(
+            np.concatenate([np.array(p[name]['kernel']).T for name in ('query', 'key', 'value')]))
+        if bias:
+            attn.in_proj_bias.data = torch.tensor(
+                np.concatenate([np.array(p[name]['bias']) for name in ('query', 'key', 'value')]))
+        dense_to_torch(p['out'], attn.out_proj)
+        h = norm(block['attn_norm'], x)
+        x = x + attn(h, h, h, attn_mask=future, need_weights=False)[0]
+        h = torch.nn.functional.gelu(dense(block['mlp']['up'], norm(block['mlp_norm'], x)), approximate='tanh')
+        x = x + dense(block['mlp']['down'], h)
+    x = norm(params['final_norm'], x)
+    return x @ embedding.T if 'head' not in params else dense(params['head'], x)
+
+
+@pytest.mark.parametrize('bias, tie_head', [(True, True), (False, False)])
+def test_equals_torch(bias, tie_head):
+    torch = pytest.importorskip('torch', reason='torch is the reference')
+    model = GPT(**SMALL, bias=bias, tie_head=tie_head)
+    variables = init(model, TOKENS)
+    out = jax.jit(lambda v: model.apply(v, TOKENS, train=False))(variables)
+    with torch.no_grad():
+        expected = torch_gpt(variables['params'], TOKENS, 2, torch).numpy()
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_the_written_out_attention_of_dropout_is_the_same_attention():
+    """At a rate too small to drop anything, dropout's path gives the other path's numbers."""
+    variables = init(GPT(**SMALL), TOKENS)
+    dropped = jax.jit(lambda v: GPT(**SMALL, dropout=1e-9).apply(
+        v, TOKENS, train=True, rngs={'dropout': jax.random.key(0)}))(variables)
+    plain = jax.jit(lambda v: GPT(**SMALL).apply(v, TOKENS, train=True))(variables)
+    np.testing.assert_allclose(dropped, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_acts_in_training_only():
+    model = GPT(**SMALL, dropout=0.5)
+    variables = init(model, TOKENS)
+    call = jax.jit(lambda v, key: model.apply(v, TOKENS, train=True, rngs={'dropout': key}))
+    assert not np.allclose(call(variables, jax.random.key(0)), call(variables, jax.random.key(1)))
+    np.testing.assert_array_equal(model.apply(variables, TOKENS, train=False),
+                                  GPT(**SMALL).apply(variables, TOKENS, train=False))
+
+
+@pytest.mark.parametrize('dropout', [0.0, 1e-9])
+def test_sees_only_the_past(dropout):
+    model = GPT(**SMALL, dropout=dropout)
+    variables = init(model, TOKENS)
+    changed = TOKENS.copy()
+    changed[:, 5:] = (changed[:, 5:] + 1) % 11
+    call = jax.jit(lambda t: model.apply(variables, t, train=True, rngs={'dropout': jax.random.key(0)}))
+    before, after = call(TOKENS), call(changed)
+    np.testing.assert_allclose(before[:, :5], after[:, :5], atol=1e-6)
+    assert not np.allclose(before[:, 5:], after[:, 5:], atol=1e-3)
+
+
+def test_initial_scales():
+    model = GPT(vocab_size=200, block_size=64, num_layers=8, num_heads=2, width=64, bias=True)
+    window = jnp.zeros((1, 4), jnp.int32)
+    params = jax.jit(lambda key: model.init(key, window, train=False))(jax.random.key(0))['params']
+    residual = 0.02 / math.sqrt(16)
+    for leaf, expected in ((params['token_embed']['embedding'], 0.02), (params['pos_embed']['embedding'], 0.02),
+                           (params['block_0']['attn']['query']['kernel'], 0.02),
+                           (params['block_0']['mlp']['up']['kernel'], 0.02),
+                           (params['block_7']['attn']['out']['kernel'], residual),
+                           (params['block_7']['mlp']['down']['kernel'], residual)):
+        assert abs(float(leaf.std()) / expected - 1) < 0.06
+    assert not params['block_0']['mlp']['up']['bias'].any()
+
+
+def test_generate_equals_growing_the_text_by_hand():
+    """Greedy, past the end of the window, against one plain call a token on the last block_size tokens."""
+    model = GPT(**SMALL)
+    variables = init(model, TOKENS)
+    apply = bind(model)
+    found = jax.jit(lambda v, prompt: generate(apply, v, prompt, 9, jax.random.key(0), block_size=8, temperature=0))(
+        variables, TOKENS[:, :3])
+    text = TOKENS[:, :3]
+    for _ in range(9):
+        window = text[:, -8:]
+        padded = np.zeros((3, 8), np.int32)
+        padded[:, :window.shape[1]] = window
+        logits = model.apply(variables, padded, train=False)[:, window.shape[1] - 1]
+        text = np.concatenate([text, np.asarray(logits.argmax(-1))[:, None]], axis=1)
+    np.testing.assert_array_equal(found, text)
+
+
+def test_sampling_follows_temperature_and_top_k():
+    logits = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
+    apply = lambda variables, tokens: (jnp.broadcast_to(logits, (*tokens.shape, 4)), {})
+    prompt = np.zeros((4000, 1), np.int32)
+
+    def shares(**how):
+        drawn = jax.jit(lambda key: generate(apply, {}, prompt, 3, key, block_size=2, **how))(jax.random.key(0))
+        return np.bincount(np.asarray(drawn[:, 1:]).ravel(), minlength=4) / drawn[:, 1:].size
+
+    np.testing.assert_allclose(shares(), [0.5, 0.3, 0.15, 0.05], atol=0.02)
+    np.testing.assert_allclose(shares(top_k=2), [0.625, 0.375, 0, 0], atol=0.02)
+    sharp = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
+    np.testing.assert_allclose(shares(temperature=0.5), sharp / sharp.sum(), atol=0.02)
+
+
+def test_generated_tokens_differ_between_steps_and_rows():
+    apply = lambda variables, tokens: (jnp.zeros((*tokens.shape, 50)), {})
+    drawn = generate(apply, {}, np.zeros((4, 1), np.int32), 20, jax.random.key(0), block_size=4)
+    assert len(np.unique(drawn[0])) > 8 and not np.array_equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize('fields, text', [
+    ({'block_size': 4}, '8 tokens are more than block_size=4'), ({'num_heads': 5}, 'num_heads=5 does not divide')])
+def test_wrong_fields_are_the_users_error(fields, text):
+    with pytest.raises(UserError, match=text):
+        parameters(GPT(**{**SMALL, **fields}), TOKENS)
+
+
+@pytest.mark.parametrize('dropout', [0.0, 1e-9])
+def test_low_precision(dropout):
+    model = GPT(**SMALL, dtype='bfloat16', dropout=dropout)
+    variables = init(model, TOKENS)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    out = jax.jit(lambda v: model.apply(v, TOKENS, train=True, rngs={'dropout': jax.random.key(0)}))(variables)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(np.float32), GPT(**SMALL).apply(variables, TOKENS, train=False), atol=0.05)
+
+
+def test_a_population_is_its_members():
+    model = GPT(**SMALL)
+    members = [init(model, TOKENS, seed=s) for s in range(2)]
+    together = jax.jit(jax.vmap(lambda v: model.apply(v, TOKENS, train=False)))(
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
+    for one, variables in zip(together, members, strict=True):
+        np.testing.assert_allclose(one, model.apply(variables, TOKENS, train=False), rtol=1e-4, atol=1e-5)
