@@ -1,0 +1,92 @@
+"""What a run leaves beside its numbers: text, pictures, confusion matrices, one file each in `artifacts/`."""
+import json
+import pathlib
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bigjax.experiment import Confusion
+from bigjax.train import files
+
+FOLDER = 'artifacts'
+
+
+def save(workdir, name: str, value: Any) -> pathlib.Path:
+    """Writes one artifact and returns its file.
+
+    Text becomes .txt, images [N, H, W, C] (float in 0..1 or uint8; C is 1 or 3) one .png grid, a `Confusion` and
+    anything else that is data .json.
+    """
+    folder = pathlib.Path(workdir) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / name.replace('/', '_')
+    if isinstance(value, str):
+        path = stem.with_name(stem.name + '.txt')
+        files.write_text(path, value)
+    elif np.ndim(value) == 4 and np.shape(value)[-1] in (1, 3):
+        path = stem.with_name(stem.name + '.png')
+        path.write_bytes(png(grid(value)))
+    else:
+        if isinstance(value, Confusion):
+            value = {'kind': 'confusion', 'classes': list(map(str, value.classes)), 'counts': np.asarray(value.counts)}
+        path = stem.with_name(stem.name + '.json')
+        files.write_json(path, value)
+    return path
+
+
+def load(workdir) -> dict[str, Any]:
+    """{name: str, bytes of a PNG, `Confusion`, or plain data}, in alphabetical order; {} where there are none."""
+    found = {}
+    for path in sorted((pathlib.Path(workdir) / FOLDER).glob('*.*')):
+        if path.suffix == '.txt':
+            found[path.stem] = path.read_text(encoding='utf-8')
+        elif path.suffix == '.png':
+            found[path.stem] = path.read_bytes()
+        elif path.suffix == '.json':
+            value = json.loads(path.read_text(encoding='utf-8'))
+            if isinstance(value, dict) and value.get('kind') == 'confusion':
+                value = Confusion(np.asarray(value['counts']), value['classes'])
+            found[path.stem] = value
+    return found
+
+
+def merge(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One artifact a name for a population: confusion counts are summed, of all else the first member's is kept."""
+    merged = {}
+    for artifacts in members:
+        for name, value in artifacts.items():
+            if name not in merged:
+                merged[name] = value
+            elif isinstance(value, Confusion):
+                merged[name] = Confusion(np.asarray(merged[name].counts) + np.asarray(value.counts), value.classes)
+    return merged
+
+
+def grid(images) -> np.ndarray:
+    """[N, H, W, C] -> one uint8 picture [h, w, C], near square, a pixel of white between the images."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        images = np.round(np.clip(np.nan_to_num(images.astype(np.float32)), 0, 1) * 255).astype(np.uint8)
+    n, h, w, c = images.shape
+    columns = int(np.ceil(np.sqrt(n * h / w)))
+    rows = -(-n // columns)
+    canvas = np.full((rows * (h + 1) - 1, columns * (w + 1) - 1, c), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = divmod(i, columns)
+        canvas[y * (h + 1):y * (h + 1) + h, x * (w + 1):x * (w + 1) + w] = image
+    return canvas
+
+
+def png(image: np.ndarray) -> bytes:
+    """[H, W, 1 or 3] uint8 as a PNG file (W3C PNG, eight bits, filter 0)."""
+    height, width, channels = image.shape
+
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+    lines = b''.join(b'\0' + row.tobytes() for row in np.ascontiguousarray(image))
+    header = struct.pack('>IIBBBBB', width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(lines, 9)) + chunk(b'IEND', b'')

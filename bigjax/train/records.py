@@ -1,0 +1,297 @@
+"""The records of a run: the files of its workdir that are not checkpoints.
+
+    config.json    the resolved config
+    run.json       command, versions, devices, status, and at the end the metrics beside what was expected
+    metrics.jsonl  {"step": 100, "train/loss": 0.3}; of a population "m" is the mean, and "m/std" and "m/members" stand
+                   beside it. Each (step, name) once, also after crashes. A value that is not finite is null.
+    artifacts/     see `bigjax.train.artifacts`
+
+Only process 0 writes.
+"""
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import bigjax
+from bigjax import UserError
+from bigjax.experiment import Expected
+from bigjax.train import artifacts as artifact_files
+from bigjax.train import files
+from bigjax.train.sinks import Sinks
+
+# Keys that say how long and where a run trains and what it writes, not what it learns: they may differ on resuming.
+CADENCE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_keep', 'patience')
+MACHINE = ('data_dir', 'data_threads', 'data_workers', 'resident', 'mesh', 'steps_per_call', 'eval_batch_size')
+FINISHED = ('done', 'stopped early')
+REFRESH_SECONDS = 10.0  # between updates of run.json while a run goes on
+
+
+class Records:
+    """Writes the records of one run, or goes on with those that are there.
+
+    Args:
+      workdir: the folder; made when it is not there.
+      experiment, variant, command: what is run, and how it was asked for.
+      config: the resolved config.
+      devices: {'platform', 'kind', 'count'}.
+      parameters: how many numbers the model has.
+      info: facts about the data; JSON.
+      sinks: 'tensorboard', 'wandb', or objects with `write(step, {name: float})` and `close()`.
+
+    Attributes:
+      run: the contents of run.json.
+      finished: the workdir already holds this run, done to its last step.
+
+    Raises:
+      UserError: the workdir cannot be written, or holds another run.
+    """
+
+    def __init__(self, workdir, *, experiment: str, variant: str, config: Mapping, command: str,
+                 devices: Mapping | None = None, parameters: int = 0, seed: int = 0, population: int = 1,
+                 info: Mapping | None = None, sinks: Sequence = ()):
+        self.workdir = pathlib.Path(workdir)
+        self._writes = jax.process_index() == 0
+        config = files.plain(config)
+        before = self._previous(experiment, variant, config)
+        self.finished = before.get('status') in FINISHED and before.get('config') == config
+        self._clock, self._before, self._shown = time.time(), before.get('wall_seconds') or 0.0, 0.0
+        if self.finished:
+            self.run, self._sinks = before, Sinks((), self.workdir, before)
+            return
+        self.run = {
+            'experiment': experiment, 'variant': variant, 'command': command, 'config': config, 'git': git(),
+            'versions': versions(), 'devices': files.plain(devices or {}), 'host_cpus': os.cpu_count(), 'seed': seed,
+            'population': population, 'parameters': parameters,
+            'started': before.get('started') or datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+            'wall_seconds': self._before, 'steps': 0, 'steps_per_second': None, 'status': 'running', 'error': None,
+            'final': {}, 'expected': [], 'info': files.plain(info or {})}
+        self._make_workdir()
+        self._sinks = Sinks(sinks if self._writes else (), self.workdir, self.run)
+        self._speeds = []
+
+    def _previous(self, experiment, variant, config) -> dict:
+        """The run.json that is there, after it has been found to be of the same run."""
+        if not (self.workdir / 'run.json').exists():
+            return {}
+        run = read_run(self.workdir)
+        for key, mine in (('experiment', experiment), ('variant', variant)):
+            if run.get(key) != mine:
+                raise UserError(f'{self.workdir}: it holds a run of another {key} ({run.get(key)!r}, not {mine!r}); '
+                                'choose another --workdir')
+        before, after = flat(run.get('config', {})), flat(config)
+        differing = [key for key in {**before, **after} if key not in CADENCE + MACHINE
+                     and before.get(key, 'absent') != after.get(key, 'absent')]
+        if differing:
+            shown = ', '.join(f'{key} (there {before.get(key, "absent")!r}, now {after.get(key, "absent")!r})'
+                              for key in differing[:3])
+            more = f' and {len(differing) - 3} more' if len(differing) > 3 else ''
+            raise UserError(f'{self.workdir}: it holds a run with another config: {shown}{more}; '
+                            'choose another --workdir, or the config of that run')
+        return run
+
+    def _make_workdir(self):
+        if not self._writes:
+            return
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            files.write_json(self.workdir / 'config.json', self.run['config'])
+            self._write_run()
+        except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
+            raise UserError(f'{self.workdir}: the workdir cannot be written ({error.strerror}); '
+                            'choose another --workdir') from None
+        except OSError as error:
+            if error.strerror == 'Read-only file system':
+                raise UserError(f'{self.workdir}: the workdir is on a read-only file system; '
+                                'choose another --workdir') from None
+            raise
+
+    def _write_run(self):
+        if self._writes:
+            self.run['wall_seconds'] = round(self._before + time.time() - self._clock, 3)
+            files.write_json(self.workdir / 'run.json', self.run)
+            self._shown = time.time()
+
+    def metrics(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
+        """Appends one line. `values` is {name: [one value a member]}; a list of one is a plain number."""
+        line, scalars = {'step': int(step)}, {}
+        for name, members in values.items():
+            summary = summarise(members)
+            line[name] = scalars[name] = summary['mean']
+            if len(summary['members']) > 1:
+                line[f'{name}/std'] = scalars[f'{name}/std'] = summary['std']
+                line[f'{name}/members'] = summary['members']
+        if speed := line.get('time/steps_per_second'):
+            self._speeds.append(speed)
+        self.run['steps'] = int(step)
+        if self._writes:
+            append(self.workdir / 'metrics.jsonl', files.dumps(line))
+            if time.time() - self._shown > REFRESH_SECONDS:
+                self._write_run()
+        self._sinks.write(int(step), {k: v for k, v in scalars.items() if math.isfinite(v)})
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the lines of later steps, and any half line that a crash left; at the start of every run."""
+        path = self.workdir / 'metrics.jsonl'
+        if self._writes and path.exists():
+            kept = [line for line in _lines(path) if line['step'] <= step]
+            files.write_text(path, ''.join(files.dumps(line) + '\n' for line in kept))
+            self._speeds = [line['time/steps_per_second'] for line in kept if line.get('time/steps_per_second')]
+        self.run['steps'] = int(step)
+
+    def save_artifact(self, name: str, value: Any) -> None:
+        """See `bigjax.train.artifacts.save`."""
+        if self._writes:
+            artifact_files.save(self.workdir, name, value)
+
+    def facts(self) -> dict:
+        """What identifies the run, to be kept with evidence about it."""
+        return {key: self.run[key] for key in ('experiment', 'variant', 'command', 'config', 'git', 'versions')}
+
+    def finish(self, status: str, step: int, final: Mapping[str, Sequence[float]], expected: Iterable[Expected] = (),
+               artifacts: Sequence[Mapping[str, Any]] | Mapping[str, Any] = ()) -> None:
+        """The end of a run: its final metrics {name: [one value a member]}, judged, and its artifacts."""
+        for name, value in artifact_files.merge(
+                [artifacts] if isinstance(artifacts, Mapping) else artifacts).items():
+            self.save_artifact(name, value)
+        final = {name: summarise(members) for name, members in final.items()}
+        self.run.update(status=status, steps=int(step), final=files.plain(final), error=None,
+                        steps_per_second=float(f'{np.median(self._speeds):.5g}') if self._speeds else None,
+                        expected=files.plain(judge(final, expected)))
+        self._write_run()
+        self._sinks.close()
+
+    def fail(self, error: BaseException) -> None:
+        """The run ended by an exception; says so in run.json as far as the disk allows, and raises nothing."""
+        from bigjax.train.loop import Preempted
+        from bigjax.train.replay import NonFinite
+        status = ('nonfinite' if isinstance(error, NonFinite) else
+                  'preempted' if isinstance(error, Preempted | KeyboardInterrupt) else 'failed')
+        text = ' '.join(str(error).split())[:500]
+        self.run.update(status=status, error=f'{type(error).__name__}: {text}' if text else type(error).__name__)
+        with contextlib.suppress(OSError):
+            self._write_run()
+        self._sinks.close()
+
+
+def summarise(members: Sequence[float]) -> dict:
+    """{'mean', 'std' (of a sample, n - 1; None for one), 'members'}; nine digits, which is every bit of a float32."""
+    short = lambda v: float(f'{float(v):.9g}')
+    values = np.atleast_1d(np.asarray(members, np.float64))
+    with np.errstate(invalid='ignore'):  # inf - inf
+        std = short(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {'mean': short(np.mean(values)), 'std': std, 'members': [short(v) for v in values]}
+
+
+def judge(final: Mapping[str, Mapping], expected: Iterable[Expected | Mapping]) -> list[dict]:
+    """Measured beside expected: the fields of `Expected` with 'measured' (a mean), 'spread' (its std) and 'ok'.
+
+    Args:
+      final: {metric: {'mean', 'std', …}}; a metric that is not there is measured None, and not ok.
+    """
+    rows = []
+    for e in expected:
+        row = {key: e[key] if isinstance(e, Mapping) else getattr(e, key)
+               for key in ('metric', 'value', 'tolerance', 'std', 'runs', 'source', 'better')}
+        found = final.get(row['metric'])
+        measured = None if found is None else found['mean']
+        ok = False
+        if measured is not None and math.isfinite(measured):
+            off = {'higher': row['value'] - measured, 'lower': measured - row['value'],
+                   None: abs(measured - row['value'])}[row['better']]
+            ok = off <= row['tolerance'] + 1e-9 * max(1.0, abs(row['value']))  # 0.97 is within 0.03 of 0.94
+        rows.append({**row, 'measured': measured, 'spread': None if found is None else found['std'], 'ok': ok})
+    return rows
+
+
+def read_run(workdir) -> dict:
+    """The run.json of a workdir.
+
+    Raises:
+      UserError: there is none, or it is not one of a run.
+    """
+    path = pathlib.Path(workdir) / 'run.json'
+    try:
+        run = json.loads(path.read_text(encoding='utf-8'))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f'{workdir}: it holds no run (run.json is missing); name the --workdir of one') from None
+    except (ValueError, OSError) as error:
+        raise UserError(f'{path}: it cannot be read as a run record: {error}') from None
+    if not isinstance(run, dict) or not {'experiment', 'status', 'config'} <= set(run):
+        raise UserError(f'{path}: it is no run record (it lacks experiment, status or config)')
+    return run
+
+
+def read_metrics(workdir) -> list[dict]:
+    """metrics.jsonl as one dict a step, in the order of the steps; [] where there is none."""
+    path, merged = pathlib.Path(workdir) / 'metrics.jsonl', {}
+    if path.exists():
+        for line in _lines(path):
+            merged.setdefault(line['step'], {}).update(line)
+    return [merged[step] for step in sorted(merged)]
+
+
+def _lines(path) -> list[dict]:
+    """The whole lines of a metrics file."""
+    found = []
+    for text in path.read_text(encoding='utf-8', errors='replace').splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get('step'), int):
+            found.append(line)
+    return found
+
+
+def append(path: pathlib.Path, line: str) -> None:
+    """One line at the end of a file, or nothing: on a full disk what stood there is intact."""
+    data = memoryview(line.encode() + b'\n')
+    with open(path, 'ab', buffering=0) as file:  # a buffer would be written once more when the file is closed
+        size = file.tell()
+        try:
+            while data:
+                data = data[file.write(data):]
+        except OSError as error:
+            os.truncate(path, size)
+            raise files.explained(error, path) from error
+
+
+def flat(config: Mapping, prefix: str = '') -> dict:
+    """{'optimizer.lr': 0.1, …} of a nested config."""
+    found = {}
+    for key, value in config.items():
+        found |= flat(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {f'{prefix}{key}': value}
+    return found
+
+
+def git() -> dict:
+    """{'sha', 'dirty'} of the checkout that bigjax is imported from; None where it is not one."""
+    root = pathlib.Path(bigjax.__file__).resolve().parent.parent
+
+    def ask(*command):
+        return subprocess.run(['git', '-C', root, *command], capture_output=True, text=True, timeout=10,
+                              check=True).stdout.strip()
+    try:
+        if pathlib.Path(ask('rev-parse', '--show-toplevel')) != root:  # installed somewhere inside another checkout
+            return {'sha': None, 'dirty': None}
+        return {'sha': ask('rev-parse', 'HEAD'), 'dirty': bool(ask('status', '--porcelain', '--untracked-files=no'))}
+    except (OSError, subprocess.SubprocessError):
+        return {'sha': None, 'dirty': None}
+
+
+def versions() -> dict:
+    """Versions of Python, bigjax and the libraries that decide its numbers."""
+    libraries = {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
+    return {'python': platform.python_version(), 'bigjax': bigjax.__version__, **libraries}
