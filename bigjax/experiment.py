@@ -1,11 +1,13 @@
 """The contract between an experiment script and everything above it: plain data and functions, no behaviour."""
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import ml_collections
 
-from bigjax.tasks import Task
+from bigjax import UserError
+from bigjax.tasks import Confusion as Confusion, Task
 
 
 class Source(Protocol):
@@ -67,14 +69,6 @@ class Evaluator:
 
 
 @dataclasses.dataclass(frozen=True)
-class Confusion:
-    """An artifact: counts[true, predicted] of a classifier, with the names of its classes."""
-
-    counts: Any
-    classes: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True)
 class Expected:
     """A published result, printed beside what was measured.
 
@@ -128,9 +122,12 @@ def base_config() -> ml_collections.ConfigDict:
     Durations (`steps`, `*_every`, `patience`, `warmup`) are a number of steps, or text: '10 epochs', '5000 examples',
     '5%' (of `steps`), '200 steps'.
     """
+    def duration(default):  # number or text
+        return ml_collections.FieldReference(default, field_type=object)
+
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.steps = 1000  # a duration
+    config.steps = duration(1000)
     config.batch_size = 128  # examples per step over all devices
     config.eval_batch_size = 0  # 0: batch_size, or more where examples are small
     config.accumulate = 1  # micro-batches per step
@@ -144,11 +141,25 @@ def base_config() -> ml_collections.ConfigDict:
     config.dtype = 'float32'  # of the computation; parameters, statistics and losses stay float32
     config.mesh = 'data:-1'  # axis:size, …; -1 takes the remaining devices
     config.steps_per_call = 0  # steps per dispatch; 0: 1 on CPU, many on GPU and TPU
-    config.log_every = '1 epoch'
-    config.eval_every = '10%'
-    config.checkpoint_every = '10%'
+    config.log_every = duration('1 epoch')
+    config.eval_every = duration('10%')
+    config.checkpoint_every = duration('10%')
     config.checkpoint_keep = 2
     config.best = ''  # a metric ('train/loss', 'val/accuracy'): the weights that had its best value are the ones reported
-    config.patience = ''  # a duration: stop early when `best` has not improved for so long
+    config.patience = duration('')  # stop early when `best` has not improved for so long
+    config.sinks = ''  # 'tensorboard', 'wandb', or both with a comma
     config.ema = 0.0  # decay of a moving average of the parameters, used in evaluation; 0 is none
     return config
+
+
+def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
+    """`table[name]`.
+
+    Raises:
+      UserError: there is no such name; the nearest is given.
+    """
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), list(table), 1, 0.4)
+    hint = f'did you mean {near[0]}? ' if near else ''
+    raise UserError(f"{what}: there is no '{name}'; {hint}there are {', '.join(table)}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bigjax.tasks import Aux, Task, mask, weighted
+from bigjax.tasks import Aux, Confusion, Task, mask, weighted
 
 TARGET = 'target'  # [B, K] soft targets in a batch, as mixup and cutmix write them; they take the place of the label
 
@@ -82,5 +82,4 @@ def counts(outputs, labels, classes: int) -> np.ndarray:
 
 def confusion(outputs, examples, classes: Sequence[str], label: str = 'label') -> dict:
     """{'confusion': `Confusion`} of the logits of a whole split, for an evaluator's `compute`."""
-    from bigjax.experiment import Confusion  # the contract imports this package; the name is needed only here
     return {'confusion': Confusion(counts(outputs, examples[label], len(classes)), tuple(classes))}

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bigjax import UserError
@@ -30,6 +29,19 @@ def keeps(source, data: Data, resident: str) -> bool:
         raise UserError(f'config.resident: {source!r} is read example by example and cannot live on the device; '
                         "write --config.resident=auto")
     return able and (resident == 'yes' or resident == 'auto' and sum(a.nbytes for a in source.arrays.values()) <= LIMIT)
+
+
+def batch_shapes(data: Data, rows: int) -> dict:
+    """Shapes of a batch of `rows` as it comes from the data, before `preprocess`; no device is touched."""
+    source = data.train
+    if data.transform is None and hasattr(source, 'take'):
+        batch = source.take(source.arrays, np.zeros(rows, np.int32))
+        return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
+    example = source[0]
+    if data.transform is not None:
+        example = data.transform(example, np.random.default_rng(0), True)
+    example = {k: np.asarray(v) for k, v in example.items()}
+    return {k: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype) for k, v in example.items()}
 
 
 class Resident:
@@ -99,8 +111,6 @@ class Feed:
                 self._sources[0 if self.shared else i], seed, self._batch_size, self._data.shuffle, start, self._steps,
                 jax.process_index(), jax.process_count(), self._data.transform, self.stages)
             self._iterators.append(pipeline.train_batches(records, threads=threads, workers=workers))
-        if start < self._steps:
-            self._next = self._pull()
 
     def _pull(self):
         """The next batch, already on its way to the device."""
@@ -121,35 +131,23 @@ class Feed:
         return block[step - first:step - first + count]
 
     def at(self, step: int, count: int):
-        """What `gather` turns into batches step … step + count - 1; count is 1 for data from the pipeline."""
+        """Indices [count, (members,) B] of batches step … step + count - 1, or the next batch of the pipeline itself."""
         started = time.perf_counter()
         if self.resident:
             items = self._indices(step, count)
             if jax.process_count() > 1:
                 items = meshes.put(items, meshes.replicated(self._mesh))
         else:
-            items = self._next
-            self._next = self._pull() if step + 1 < self._steps else None
+            items, self._next = self._next or self._pull(), None
         self.waited += time.perf_counter() - started
         return items
 
-    def gather(self, arrays, item):
-        """The batch {name: [B, …]} of one member, inside the compiled step."""
-        batch = self._sources[0].take(arrays, item) if self.resident else item
-        sharding = meshes.split(self._mesh, 0)
-        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding), batch)
-
-    def example_batch(self, rows: int):
-        """Shapes of one member's batch of `rows`, before `preprocess`."""
-        if self.resident:
-            item = jax.ShapeDtypeStruct((rows,), jnp.int32)
-            arrays = jax.eval_shape(lambda: self._sources[0].arrays)
-            return jax.eval_shape(self._sources[0].take, arrays, item)
-        example = self._sources[0][0]
-        if self._data.transform is not None:
-            example = self._data.transform(example, np.random.default_rng(0), True)
-        example = {k: np.asarray(v) for k, v in example.items()}
-        return {k: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype) for k, v in example.items()}
+    def ahead(self, step: int) -> None:
+        """Fetches batch `step` to the device while the one before it is being computed."""
+        if not self.resident and step < self._steps:
+            started = time.perf_counter()
+            self._next = self._pull()
+            self.waited += time.perf_counter() - started
 
     def host_batch(self, step: int, member: int):
         """Batch `step` of one member as NumPy arrays, for keeping."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from bigjax.train import replay
 from bigjax.train.checkpoint import Checkpoints
-from bigjax.train.program import Program, member
+from bigjax.train.program import Program, abstract, member
 
 
 class _Halted(Exception):
@@ -64,7 +64,7 @@ class Loop:
         try:
             carry, step = self._start()
             carry, step, status = self._train(carry, step)
-            final, artifacts = self._evaluate_all(self._program.variables(carry))
+            final, artifacts = evaluate_all(self._program, self._program.variables(carry))
             artifacts[0].update(self._samples(carry))
             return Outcome(step, status, final, artifacts)
         finally:
@@ -83,7 +83,7 @@ class Loop:
         carry = self._program.init()
         steps = self._checkpoints.steps()
         if steps:
-            carry = self._checkpoints.restore(steps[-1], jax.tree.map(_abstract, carry))
+            carry = self._checkpoints.restore(steps[-1], jax.tree.map(abstract, carry))
             self._progress.say(f'resuming from step {steps[-1]}')
         elif self._init_from:
             carry = self._program.load_weights(carry, self._init_from)
@@ -104,6 +104,7 @@ class Loop:
                     carry['state'], carry['totals'], feed.arrays, feed.at(step, many))
                 carry = {**carry, 'state': state, 'totals': totals}
                 step += many
+                feed.ahead(step)
                 self._flush(feed)
                 carry = self._boundary(carry, step, halted, feed)
                 if self._early(carry, step):
@@ -196,15 +197,6 @@ class Loop:
             return False  # only where the loop stands still anyway
         return bool(np.all(step - np.atleast_1d(np.asarray(carry['best']['step'])) > s.patience))
 
-    def _evaluate_all(self, variables):
-        metrics, artifacts = {}, [{} for _ in range(self._program.members or 1)]
-        for name in self._program.experiment.evaluators:
-            values, extra = self._program.evaluation.run(name, variables)
-            metrics |= values
-            for mine, more in zip(artifacts, extra, strict=True):
-                mine |= more
-        return metrics, artifacts
-
     def _samples(self, carry) -> dict:
         samples = self._program.experiment.samples
         if samples is None:
@@ -213,8 +205,15 @@ class Loop:
         return dict(samples(self._program.apply, variables, jax.random.key(self._settings.seed)))
 
 
-def _abstract(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+def evaluate_all(program: Program, variables) -> tuple[dict, list]:
+    """Every evaluator once: metrics {name: [one value a member]} and the artifacts of each member."""
+    metrics, artifacts = {}, [{} for _ in range(program.members or 1)]
+    for name in program.experiment.evaluators:
+        values, extra = program.evaluation.run(name, variables)
+        metrics |= values
+        for mine, more in zip(artifacts, extra, strict=True):
+            mine |= more
+    return metrics, artifacts
 
 
 def _check(halted) -> None:

@@ -1,10 +1,11 @@
 """An experiment turned into compiled functions: init, train, keep the best, evaluate. Everything that runs one shares it."""
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from bigjax import UserError
 from bigjax.experiment import Experiment
@@ -12,7 +13,7 @@ from bigjax.parallel import mesh as meshes
 from bigjax.tasks import bind
 from bigjax.train import checkpoint, optimizers
 from bigjax.train.evaluate import Evaluation
-from bigjax.train.feed import Feed, Resident
+from bigjax.train.feed import Feed, Resident, batch_shapes, keeps
 from bigjax.train.settings import Settings, check_devices
 from bigjax.train.state import count, init_state
 from bigjax.train.step import train_step
@@ -29,34 +30,35 @@ class Program:
     Args:
       experiments: one, or one a member where members differ in more than the seed.
       settings: the resolved config.
+      check: called when every key that shapes the run has been read, before any device is touched.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], settings: Settings):
+    def __init__(self, experiments: Sequence[Experiment], settings: Settings, check: Callable = lambda: None):
         self.experiment, self.settings = experiments[0], settings
         self.datas = [e.data for e in experiments]
         self.members = settings.population if settings.population > 1 else None
         over_seed = settings.population_over == 'seed'
         self.seeds = [settings.seed + (m if over_seed else 0) for m in range(settings.population)]
-        self.mesh = meshes.make(settings.mesh)
-        check_devices(settings, meshes.data_size(self.mesh))
-        self.cache, self.apply = Resident(self.mesh), bind(self.experiment.model)
-        self._feed = None
-        self.shapes = self._batch_shapes()
+        self.apply = bind(self.experiment.model)
         params = jax.eval_shape(lambda: init_state(
-            self.experiment.model, self._inputs(), _no_optimizer(), settings.seed, ema=False).params)
+            self.experiment.model, self._inputs(), optax.identity(), settings.seed, ema=False).params)
         self.parameters = count(params)
         self.tx, self.learning_rate = optimizers.make(
             self.experiment.optimizer, params, total_steps=max(1, settings.steps),
             steps_per_epoch=settings.steps_per_epoch, batch_size=settings.batch_size)
+        check()
+        self.mesh = meshes.make(settings.mesh)
+        check_devices(settings, meshes.data_size(self.mesh))
+        self.cache = Resident(self.mesh)
+        self.resident = keeps(self.datas[0].train, self.datas[0], settings.resident)
         self.steps_per_call = self._steps_per_call()
 
-    def _batch_shapes(self) -> dict:
-        """Shapes of one member's batch of a row a device, before preprocessing."""
-        return self.feed(0, closed=True).example_batch(meshes.data_size(self.mesh))
+    def _shapes(self, rows: int) -> dict:
+        return batch_shapes(self.experiment.data, rows)
 
     def _inputs(self) -> tuple:
-        """The model's arguments for an empty batch."""
-        batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in self.shapes.items()}
+        """The model's arguments for a batch of one example of zeros."""
+        batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in self._shapes(1).items()}
         data = self.experiment.data
         return self.experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch)
 
@@ -70,14 +72,12 @@ class Program:
             return 1
         return max(k for k in range(1, max(1, min(wanted, common)) + 1) if common % k == 0)
 
-    def feed(self, start: int, closed: bool = False) -> Feed:
-        """The training batches from step `start` on; `closed` for their shapes only."""
+    def feed(self, start: int) -> Feed:
+        """The training batches from step `start` on."""
         s = self.settings
-        feed = Feed(self.datas, self.seeds, members=self.members, batch_size=s.batch_size, mesh=self.mesh,
+        return Feed(self.datas, self.seeds, members=self.members, batch_size=s.batch_size, mesh=self.mesh,
                     cache=self.cache, resident=s.resident, threads=s.data_threads, workers=s.data_workers,
-                    start=s.steps if closed else start, steps=s.steps)
-        self.resident, self._feed = feed.resident, feed
-        return feed
+                    start=start, steps=s.steps)
 
     def _each(self, fn, in_axes=0):
         """`fn` of one member, over all of them."""
@@ -94,16 +94,19 @@ class Program:
     @functools.cached_property
     def call(self):
         """`call(state, totals, arrays, items) -> (state, totals, halted)`: steps_per_call steps, compiled, donated."""
-        feed, many = self._feed, self.steps_per_call
+        many, resident, source = self.steps_per_call, self.resident, self.datas[0].train
+        rows = meshes.split(self.mesh, 0)
 
         def one(state, totals, arrays, item):
-            state, metrics = self.step(state, feed.gather(arrays, item))
+            batch = source.take(arrays, item) if resident else item
+            batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), batch)
+            state, metrics = self.step(state, batch)
             return state, jax.tree.map(jnp.add, totals, metrics)
 
-        one = self._each(one, (0, 0, None if feed.shared else 0, 0))
+        one = self._each(one, (0, 0, None if len(self.datas) == 1 else 0, 0))
 
         def call(state, totals, arrays, items):
-            if not feed.resident:
+            if not resident:
                 state, totals = one(state, totals, arrays, items)
             elif many == 1:
                 state, totals = one(state, totals, arrays, items[0])
@@ -130,9 +133,7 @@ class Program:
 
     def _zeros(self, state):
         """Metrics before any step."""
-        rows = self.settings.batch_size
-        batch = {k: jax.ShapeDtypeStruct((rows, *s.shape[1:]), s.dtype) for k, s in self.shapes.items()}
-        metrics = jax.eval_shape(self.step, state, batch)[1]
+        metrics = jax.eval_shape(self.step, state, self._shapes(self.settings.batch_size))[1]
         return jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
 
     def _no_best(self, state):
@@ -174,6 +175,24 @@ class Program:
         """What is reported: the best weights where `config.best` asks for them, else the newest."""
         return carry['best']['variables'] if carry['best'] is not None else carry['state'].variables()
 
+    def restore(self, path) -> dict:
+        """The carry of a checkpoint."""
+        return checkpoint.load(path, jax.tree.map(abstract, self.init()))
+
+    def devices(self) -> dict:
+        """What the run computes on."""
+        device = self.mesh.devices.flat[0]
+        return {'platform': device.platform, 'kind': device.device_kind, 'count': self.mesh.size}
+
+    def describe(self) -> str:
+        """The run in one line, for people."""
+        d, s = self.devices(), self.settings
+        where = f"{d['count']} x {d['kind']} ({d['platform']})"
+        many = f' x {s.population} members over {s.population_over}' if self.members else ''
+        place = 'kept on the device' if self.resident else 'read by the pipeline'
+        return (f'{where} · {self.parameters:,} parameters{many} · {s.steps:,} steps of {s.batch_size} '
+                f'({s.steps / s.steps_per_epoch:.1f} epochs) · data {place}')
+
     def load_weights(self, carry, folder) -> dict:
         """The carry with the weights of another run."""
         state = carry['state']
@@ -182,9 +201,9 @@ class Program:
         return {**carry, 'state': state.replace(params=params, model_state=model_state, ema=ema)}
 
 
-def _no_optimizer():
-    import optax
-    return optax.identity()
+def abstract(x):
+    """Shape, dtype and place of an array."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 def member(carry_or_tree, index: int, members: int | None):

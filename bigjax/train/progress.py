@@ -87,3 +87,10 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Columns of text, aligned, with a rule under the head."""
+    widths = [max(len(str(r[i])) for r in [head, *rows]) for i in range(len(head))]
+    line = lambda cells: '  '.join(str(c).ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
+    return '\n'.join([line(head), line(['─' * w for w in widths]), *map(line, rows)])

@@ -32,6 +32,7 @@ class Settings:
     patience: int
     ema: float
     steps_per_epoch: float
+    sinks: tuple[str, ...]
 
     @property
     def best_is_higher(self) -> bool:
@@ -87,7 +88,8 @@ def read(config: Mapping, examples: int) -> Settings:
         resident=resident, mesh=config['mesh'], steps_per_call=_at_least(config, 'steps_per_call', 0),
         log_every=max(1, cadence('log_every')), eval_every=cadence('eval_every'),
         checkpoint_every=cadence('checkpoint_every'), checkpoint_keep=_at_least(config, 'checkpoint_keep', 1),
-        best=config['best'], patience=cadence('patience'), ema=float(ema), steps_per_epoch=per_epoch)
+        best=config['best'], patience=cadence('patience'), ema=float(ema), steps_per_epoch=per_epoch,
+        sinks=tuple(filter(None, config['sinks'].split(','))))
 
 
 def check_devices(settings: Settings, parts: int) -> None:

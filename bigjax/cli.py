@@ -1,0 +1,209 @@
+"""The command line of an experiment: flags, verbs, exit codes. Only this file, `experiments` and `launch` know flags.
+
+    python -m experiments.NAME [VERB] --workdir=DIR [--variant=A,B] [--config.key=value]
+
+exit 0 done · 2 the input is wrong · 3 a non-finite loss · 4 done, and the answer is no · 75 preempted, run it again
+"""
+import dataclasses
+import errno
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from bigjax import UserError, config as configs
+
+DONE, USER, NONFINITE, NO, PREEMPTED = 0, 2, 3, 4, 75
+
+
+def main() -> None:
+    """Runs the experiment script that Python was started with, and exits."""
+    module = sys.modules['__main__']
+    name = module.__spec__.name if module.__spec__ else pathlib.Path(module.__file__).stem
+    sys.exit(run(module, name, sys.argv[1:]))
+
+
+def run(module, name: str, argv: Sequence[str]) -> int:
+    """One command; returns its exit code. `module` has `get_config(variant)` and `get_experiment(config)`."""
+    from bigjax.train.loop import Preempted
+    from bigjax.train.replay import NonFinite
+    short = name.rsplit('.', 1)[-1]
+    try:
+        options, verb, overrides = _parse(module, name, argv)
+        if options is None:
+            return DONE
+        if verb not in VERBS:
+            raise UserError(f"'{verb}': no such verb{configs.nearest(verb, list(VERBS))}; the verbs are {', '.join(VERBS)}")
+        _platform(options.platform)
+        return VERBS[verb](Job(module, short, options, overrides, list(argv)))
+    except UserError as error:
+        return _say(f'{short}: {error}', USER)
+    except NonFinite as error:
+        return _say(f'{short}: {error}', NONFINITE)
+    except Preempted as error:
+        return _say(f'{short}: {error}', PREEMPTED)
+    except Exception as error:
+        if _no_space(error):
+            return _say(f'{short}: no space left on the device that holds the workdir; free some and run the same command '
+                        'again, finished checkpoints are intact', 1)
+        raise
+
+
+def _say(text: str, code: int) -> int:
+    print(' '.join(text.split()), file=sys.stderr, flush=True)
+    return code
+
+
+def _no_space(error: BaseException | None) -> bool:
+    """Whether a full disk is the cause, however deep (asynchronous saves wrap it)."""
+    seen = 0
+    while error is not None and seen < 20:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC or 'No space left on device' in str(error):
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
+
+
+def _platform(name: str) -> None:
+    if name:
+        import jax
+        jax.config.update('jax_platforms', name)
+
+
+def _define() -> flags.FlagValues:
+    """The flags that every experiment has, in a namespace of their own."""
+    values = flags.FlagValues()
+    text = lambda name, default, help: flags.DEFINE_string(name, default, help, flag_values=values)
+    flags.DEFINE_boolean('help', False, 'show this', short_name='h', flag_values=values)
+    text('workdir', '', 'the folder of the run: everything it writes; started again, it goes on from there')
+    text('variant', '', 'which of the configs of the experiment; without it, all rows of its table')
+    text('init_from', '', 'the workdir or checkpoint of another run whose weights this one starts from')
+    text('replay', '', 'the nonfinite/ folder of a run that exited 3: repeat the step and name what broke')
+    text('platform', '', 'cpu, cuda or tpu instead of the best there is')
+    text('against', '', "bench: 'torch' times the same model, batch and optimizer in PyTorch beside it")
+    text('out', '', 'bench: also write the figures to this JSON file')
+    flags.DEFINE_integer('population', None, 'how many members to train at once (config.population)', flag_values=values)
+    flags.DEFINE_boolean('check', False, 'exit 4 where a result misses what the paper reports', flag_values=values)
+    return values
+
+
+def _parse(module, name: str, argv: Sequence[str]):
+    """(flags or None after --help, verb, {config key: text})."""
+    overrides, rest, queue = {}, [], list(argv)
+    while queue:
+        arg = queue.pop(0)
+        if not re.match(r'--?config\.', arg):
+            rest.append(arg)
+            continue
+        key, equals, value = arg.lstrip('-').removeprefix('config.').partition('=')
+        if not equals:
+            if not queue:
+                raise UserError(f'{arg}: a value is missing; write {arg}=VALUE')
+            value = queue.pop(0)
+        overrides[key] = value
+    values = _define()
+    try:
+        positional = values([name, *rest])[1:]
+    except flags.Error as error:
+        raise UserError(f'{str(error).splitlines()[0]}; --help shows the flags') from None
+    if len(positional) > 1:
+        raise UserError(f"'{positional[1]}': one verb at a time; flags start with --")
+    if values.help:
+        print(_help(module, name, values))
+        return None, '', {}
+    if values.population is not None:
+        overrides['population'] = str(values.population)
+    return values, positional[0] if positional else 'train', overrides
+
+
+def _help(module, name: str, values) -> str:
+    rows = variants(module, values.variant)
+    shown = [f"{(module.__doc__ or '').strip()}\n\nusage: python -m {name} [{'|'.join(VERBS)}] --workdir=DIR [flags]\n\nflags:"]
+    for flag in sorted(values[f].name for f in values):
+        shown.append(f'  --{flag:12} {values[flag].help}')
+    for row in rows[:1]:
+        title = f' of --variant={row}' if row else ''
+        shown.append(f"\nconfig{title} (--config.key=value):\n{configs.lines(module.get_config(row))}")
+    if len(rows) > 1:
+        shown.append(f"\nrows of its table: {' '.join(rows)}")
+    return '\n'.join(shown)
+
+
+def variants(module, variant: str) -> tuple[str, ...]:
+    """The rows that a command runs: the one it names, or the whole table of the experiment."""
+    return (variant,) if variant else tuple(getattr(module, 'TABLE', ())) or ('',)
+
+
+@dataclasses.dataclass
+class Job:
+    """One command: what the verbs work on."""
+
+    module: Any
+    name: str
+    flags: Any
+    overrides: Mapping[str, str]
+    argv: list[str]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The variants to run."""
+        return variants(self.module, self.flags.variant)
+
+    def workdir(self, row: str) -> pathlib.Path:
+        """The folder of one row: a sub-folder where there are several."""
+        return self.root / row.replace(',', '_').replace('/', '_') if len(self.rows) > 1 else self.root
+
+    @property
+    def root(self) -> pathlib.Path:
+        """What --workdir names."""
+        if not self.flags.workdir:
+            raise UserError('--workdir is missing; name a folder for the run, for example --workdir=/tmp/run')
+        return pathlib.Path(self.flags.workdir).expanduser()
+
+    def command(self, row: str) -> str:
+        """The command that repeats one row."""
+        rest = [a for a in self.argv if not a.startswith(('--workdir', '--variant')) and a != 'train']
+        return ' '.join(['python -m', f'experiments.{self.name}', *([f'--variant={row}'] if row else []),
+                         f'--workdir={self.workdir(row)}', *map(shlex.quote, rest)])
+
+    def stored_config(self, row: str, stored: Mapping):
+        """The config that a run recorded, put over the script's own."""
+        flat = {key: str(value) for key, value in configs.leaves(stored).items() if not isinstance(value, list | dict)}
+        config = configs.override(self.module.get_config(row), {k: v for k, v in flat.items() if v != 'None'})
+        return configs.override(config, self.overrides)
+
+    def config(self, row: str):
+        """The resolved config of one row."""
+        try:
+            config = self.module.get_config(row)
+        except (TypeError, AttributeError) as error:
+            if isinstance(error, TypeError) and 'override field' not in str(error):
+                raise
+            raise UserError(f'get_config({row!r}) of {self.name}: {error}') from None
+        return configs.override(config, self.overrides)
+
+    def program(self, row: str, config):
+        """(program, settings) of one row; every key was read when it returns."""
+        from bigjax.train import settings as settings_module
+        from bigjax.train.program import Program
+        reader = configs.Reader(config)
+        experiments = [self.module.get_experiment(reader)]
+        settings = settings_module.read(reader, len(experiments[0].data.train))
+        if settings.population_over != 'seed':
+            over = settings.population_over
+            if not isinstance(configs.leaves(config).get(over), int):
+                raise UserError(f"config.population_over: '{over}' is not an integer key of the config"
+                                f'{configs.nearest(over, list(configs.leaves(config)))}')
+            for m in range(1, settings.population):
+                mine = configs.override(config, {over: str(configs.leaves(config)[over] + m)})
+                experiments.append(self.module.get_experiment(configs.Reader(mine)))
+        return Program(experiments, settings, check=reader.check), settings
+
+
+from bigjax import verbs  # noqa: E402  the verbs need Job's type only by name
+
+VERBS = {'train': verbs.train, 'eval': verbs.evaluate, 'bench': verbs.bench}

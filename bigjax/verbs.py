@@ -1,0 +1,115 @@
+"""What an experiment can be told to do: train, eval, bench. Each takes a `bigjax.cli.Job` and returns an exit code."""
+import pathlib
+import sys
+import time
+
+import jax
+
+from bigjax import UserError, config as configs
+from bigjax.train import checkpoint, replay
+from bigjax.train.loop import Loop, evaluate_all
+from bigjax.train.program import member
+from bigjax.train.progress import Progress, clock, number, table
+from bigjax.train.records import Records, judge, summarise
+
+DONE, NO = 0, 4
+
+
+def train(job) -> int:
+    """Trains every row, or goes on with it; reports, and prints measured beside expected."""
+    from bigjax import report
+    if job.flags.replay:
+        return _replay(job)
+    started = time.time()
+    runs = {row: _train_row(job, row) for row in job.rows}
+    root = job.root
+    page = report.write(root)
+    print(_table(job, {row: (run['final'], run['expected']) for row, run in runs.items()}))
+    print(f'{clock(time.time() - started)} in all · report: {page}')
+    missed = [row for run in runs.values() for row in run['expected'] if not row['ok']]
+    return NO if job.flags.check and missed else DONE
+
+
+def _train_row(job, row: str) -> dict:
+    """Trains one row and returns its finished run record."""
+    from bigjax import report
+    workdir, config = job.workdir(row), job.config(row)
+    progress = Progress(row)
+    program, settings = job.program(row, config)
+    records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
+                      devices=program.devices(), parameters=program.parameters, seed=settings.seed,
+                      population=settings.population, info=dict(program.experiment.data.info), sinks=settings.sinks)
+    if records.finished:
+        progress.say(f'{workdir}: this run is done; name another --workdir to train again')
+        return records.run
+    progress.say(f'config\n{configs.lines(config)}')
+    progress.say(program.describe())
+    try:
+        outcome = Loop(program, workdir, records, progress, init_from=job.flags.init_from).run()
+    except BaseException as error:
+        records.fail(error)
+        raise
+    records.finish(outcome.status, outcome.step, outcome.final, program.experiment.expected, outcome.artifacts)
+    if len(job.rows) > 1:
+        report.write(workdir)
+    return records.run
+
+
+def _table(job, rows: dict) -> str:
+    """Measured beside expected: {row: (final, judged rows)} as a table for the terminal."""
+    lines = []
+    for name, (final, judged) in rows.items():
+        for e in judged:
+            lines.append([name or job.name, e['metric'], _spread(e), number(e['value']), e['source'],
+                          'yes' if e['ok'] else 'MISSED'])
+        known = {e['metric'] for e in judged}
+        for metric, summary in final.items() if not judged else ():
+            if metric not in known:
+                lines.append([name or job.name, metric, _spread(summary), '', '', ''])
+    return table(['', 'metric', 'measured', 'paper', 'source', 'within tolerance'], lines)
+
+
+def _spread(summary) -> str:
+    mean = summary.get('measured', summary.get('mean'))
+    if mean is None:
+        return 'not measured'
+    spread = summary.get('spread', summary.get('std'))
+    return number(mean) + (f' ± {number(spread)}' if spread else '')
+
+
+def evaluate(job) -> int:
+    """Judges the newest checkpoint of each row's workdir by every evaluator."""
+    rows, missed = {}, False
+    for row in job.rows:
+        workdir = job.workdir(row)
+        path = checkpoint.newest(workdir)
+        program, _ = job.program(row, job.config(row))
+        carry = program.restore(path)
+        metrics, _ = evaluate_all(program, program.variables(carry))
+        final = {name: summarise(members) for name, members in metrics.items()}
+        judged = judge(final, program.experiment.expected)
+        rows[row] = (final, judged)
+        missed |= any(not e['ok'] for e in judged)
+        print('\n'.join(f'{row + " " if row else ""}{name} {_spread(s)}' for name, s in final.items()))
+    print(_table(job, {row: r for row, r in rows.items() if r[1]}) if any(r[1] for r in rows.values()) else '', end='')
+    return NO if job.flags.check and missed else DONE
+
+
+def _replay(job) -> int:
+    """Repeats the step that was not applied, and names what is not finite."""
+    folder = pathlib.Path(job.flags.replay)
+    info, batch = replay.read(folder)
+    row = info['variant']
+    program, settings = job.program(row, job.stored_config(row, info['config']))
+    state = checkpoint.load(folder / 'state', member(program.init(), 0, program.members)['state'])
+    data, task = program.experiment.data, program.experiment.task
+    what = replay.explain(state, batch, apply=program.apply, loss=task.loss, preprocess=data.preprocess,
+                          augment=data.augment)
+    print(f"step {info['step']}: the first thing that is not finite is {what}")
+    return DONE
+
+
+def bench(job) -> int:
+    """Times the compiled train step of each row."""
+    from bigjax import bench as benches
+    raise UserError('bench: not wired')

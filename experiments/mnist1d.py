@@ -1,0 +1,56 @@
+"""MNIST-1D: four architectures on digits of 40 samples.
+
+Greydanus & Kobak, "Scaling Down Deep Learning with MNIST-1D" (ICML 2024): test accuracies of 32 % (logistic regression),
+68 % (MLP), 94 % (CNN) and 91 % (GRU). The setup is that of the paper's code: Adam at 1e-2, batches of 100 in the order of
+the data, 6,000 steps; four seeds are trained at once where the paper has one.
+
+    python -m experiments.mnist1d --workdir=/tmp/m1d                  the table, four seeds a row
+    python -m experiments.mnist1d --workdir=/tmp/cnn --variant=cnn    one row
+"""
+from functools import partial
+
+from bigjax import cli
+from bigjax.data.datasets import open_data
+from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.models import cnn, mlp, rnn
+from bigjax.tasks import classification
+
+ROWS = {  # row: (model, its fields, the paper's accuracy)
+    'logistic': (mlp.MLP, mlp.VARIANTS['mnist1d_logistic'], 0.32),
+    'mlp': (mlp.MLP, mlp.VARIANTS['mnist1d'], 0.68),
+    'cnn': (cnn.CNN, cnn.VARIANTS['mnist1d'], 0.94),
+    'gru': (rnn.RNNClassifier, rnn.VARIANTS['mnist1d'], 0.91),
+}
+TABLE = tuple(ROWS)
+PARAMETERS = {'logistic': 410, 'mlp': 15_210, 'cnn': 5_210, 'gru': 5_134}
+
+
+def get_config(variant=''):
+    """`variant` is a row of the table; the MLP by default."""
+    config = base_config()
+    config.row = variant or 'mlp'
+    config.model = dict(choose('variant', config.row, ROWS)[1])
+    config.data = 'mnist1d'
+    config.batch_size = 100
+    config.steps = 6000
+    config.population = 4
+    config.optimizer = dict(name='adam', lr=1e-2)
+    return config
+
+
+def get_experiment(config):
+    """The row `config.row`."""
+    model, _, accuracy = choose('config.row', config.row, ROWS)
+    splits = open_data(config.data, like='mnist1d', data_dir=config.data_dir)
+    return Experiment(
+        model=model(**config.model, dtype=config.dtype),
+        task=classification.softmax('x'),
+        data=Data(splits.train, splits.evals, shuffle=False, info=splits.info),
+        optimizer=config.optimizer,
+        evaluators={'test': Evaluator('test', compute=partial(classification.confusion, classes=splits.info['classes']))},
+        expected=(Expected('test/accuracy', accuracy, 0.03, 'Greydanus & Kobak 2024, the table of section 2'),),
+    )
+
+
+if __name__ == '__main__':
+    cli.main()
