@@ -33,7 +33,7 @@ from bigjax.train.sinks import Sinks
 
 # Keys that say how long and where a run trains and what it writes, not what it learns: they may differ on resuming.
 CADENCE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_keep', 'patience')
-MACHINE = ('data_dir', 'data_threads', 'data_workers', 'resident', 'mesh', 'steps_per_call', 'eval_batch_size')
+MACHINE = ('data_dir', 'data_threads', 'data_workers', 'resident', 'mesh', 'steps_per_call', 'eval_batch_size', 'sinks')
 FINISHED = ('done', 'stopped early')
 REFRESH_SECONDS = 10.0  # between updates of run.json while a run goes on
 
