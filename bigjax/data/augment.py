@@ -88,7 +88,7 @@ def random_erasing(p: float = 0.5, sl: float = 0.02, sh: float = 0.4, r1: float 
       key: of the pictures.
     """
     def fn(image, rng):
-        height, width, channels = image.shape
+        height, width, _ = image.shape
         r_touch, r_area, r_ratio, r_corner, r_value = jax.random.split(rng, 5)
         area = jax.random.uniform(r_area, (TRIES,), minval=sl, maxval=sh) * (height * width)
         ratio = jax.random.uniform(r_ratio, (TRIES,), minval=r1, maxval=1 / r1)
@@ -165,8 +165,8 @@ def mixup(alpha: float, classes: int, key: str = 'image') -> Augment:
 def cutmix(alpha: float, classes: int, key: str = 'image') -> Augment:
     """CutMix, Yun et al. 2019, section 3.1: a rectangle of a shuffled batch is put into the pictures.
 
-    λ ~ Beta(α, α); the sides are W√(1-λ) and H√(1-λ) about a uniform centre, cut at the border; targets are mixed by the
-    area that is really there. One rectangle a batch, as in the authors' code.
+    λ ~ Beta(α, α); the sides are W√(1-λ) and H√(1-λ) about a uniform centre, cut at the border; targets are mixed by
+    the area that is really there. One rectangle a batch, as in the authors' code.
     """
     def apply(batch, rng):
         r_mix, r_centre, r_order = jax.random.split(rng, 3)

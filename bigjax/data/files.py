@@ -63,11 +63,10 @@ def integers(values: np.ndarray, where: str, name: str) -> np.ndarray:
 
 def typed_column(name: str, values: list, where: str) -> Any:
     """Numbers or equal-length lists of numbers as int32 or float32 arrays; text as a list of str."""
-    kinds = {type(value) for value in values}
-    if kinds <= {str}:
+    if all(isinstance(value, str) for value in values):
         return values
     for number, value in enumerate(values):
-        if value is None or isinstance(value, dict) or isinstance(value, str) != (str in kinds):
+        if value is None or isinstance(value, dict) or isinstance(value, str) != isinstance(values[0], str):
             raise UserError(f'{where}: record {number}, column {name}: {json.dumps(value)[:60]} beside '
                             f'{json.dumps(values[0])[:60]}: give every record a value of the same kind')
     try:

@@ -106,7 +106,8 @@ def test_random_erasing_values():
     out = np.asarray(jax.jit(augment.random_erasing(1.0, low=-2, high=3))({'image': image}, jax.random.key(0))['image'])
     drawn = out[out != 5]
     assert -2 <= drawn.min() < -1.9 and 2.9 < drawn.max() <= 3 and abs(drawn.mean() - 0.5) < 0.05
-    channels = np.asarray(jax.jit(augment.random_erasing(1.0, value=[1, 2, 3]))({'image': image}, jax.random.key(0))['image'])
+    fixed = jax.jit(augment.random_erasing(1.0, value=[1, 2, 3]))
+    channels = np.asarray(fixed({'image': image}, jax.random.key(0))['image'])
     assert set(map(tuple, channels[channels[..., 0] != 5])) == {(1.0, 2.0, 3.0)}
 
 
@@ -115,8 +116,9 @@ def test_random_erasing_values():
 def test_warp_equals_scipy(batch, matrix, shift):
     ndimage = pytest.importorskip('scipy.ndimage')
     matrix, centre = np.asarray(matrix, float), np.array([(H - 1) / 2, (W - 1) / 2])
-    want = np.stack([ndimage.affine_transform(batch['image'][0, ..., c], matrix, centre - matrix @ centre + shift, order=1,
-                                              mode='grid-constant', cval=0.5) for c in range(C)], -1)
+    offset = centre - matrix @ centre + shift
+    settings = dict(offset=offset, order=1, mode='grid-constant', cval=0.5)
+    want = np.stack([ndimage.affine_transform(batch['image'][0, ..., c], matrix, **settings) for c in range(C)], -1)
     warp = jax.jit(functools.partial(augment.warp, fill=0.5))
     got = warp(batch['image'][0], jnp.array(matrix, jnp.float32), jnp.array(shift, jnp.float32))
     np.testing.assert_allclose(got, want, atol=2e-5)
@@ -133,7 +135,8 @@ def test_rotate_scale_translate_equal_scipy(batch):
     turned = jax.jit(augment.rotate(30.0))(batch, key)['image']
     draws = jax.vmap(lambda k: jax.random.uniform(k, minval=-30.0, maxval=30.0))(jax.random.split(key, B))
     for i, degrees in enumerate(np.asarray(draws)):
-        planes = [ndimage.rotate(image[i, ..., c], degrees, reshape=False, order=1, mode='grid-constant') for c in range(C)]
+        planes = [ndimage.rotate(image[i, ..., c], degrees, reshape=False, order=1, mode='grid-constant')
+                  for c in range(C)]
         want = np.stack(planes, -1)
         np.testing.assert_allclose(turned[i], want, atol=1e-4)
     doubled = np.asarray(jax.jit(augment.scale(2.0, 2.0))(batch, key)['image'])
@@ -156,7 +159,7 @@ def test_mixup_mixes_pictures_and_targets_alike():
     fn = jax.jit(augment.mixup(0.4, B))
     for seed in range(60):
         out = fn(onehot, jax.random.key(seed))
-        np.testing.assert_allclose(out['image'][:, 0, :, 0], out['target'], atol=1e-6)  # the picture tells its own target
+        np.testing.assert_allclose(out['image'][:, 0, :, 0], out['target'], atol=1e-6)  # a picture shows its target
         np.testing.assert_allclose(out['target'].sum(1), 1, atol=1e-6)
         np.testing.assert_allclose(out['target'].sum(0), 1, atol=1e-6)  # the partners are a permutation
         own = np.diag(out['target'])
