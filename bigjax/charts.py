@@ -35,7 +35,7 @@ def chart(series: Sequence[Series], *, x_label: str = 'step', log: bool | None =
     if not values:
         return ''
     if log is None:
-        log = not zero and min(values) > 0 and max(values) > 30 * min(values)
+        log = not zero and logarithmic(values)
     band = [edge for s in series for pair in _band(s, log) if pair for edge in pair]
     low, high = min(values + band), max(values + band)
     if zero or (not log and min(values) >= 0 and low < 0):
@@ -80,6 +80,11 @@ def chart(series: Sequence[Series], *, x_label: str = 'step', log: bool | None =
                 points = ' '.join(f'{px(x):.1f},{py(y):.1f}' for x, y, _ in run)
                 parts.append(f'<polyline class="curve" style="stroke:{style}" points="{points}"/>')
     return ''.join(parts) + '</svg>'
+
+
+def logarithmic(values: Sequence[float]) -> bool:
+    """Whether values are better seen on a logarithmic axis."""
+    return min(values) > 0 and max(values) > 30 * min(values)
 
 
 def legend(series: Sequence[Series]) -> str:

@@ -19,13 +19,13 @@ border-radius:50%;margin-right:.55em;background:var(--soft)}
 .match .dot,.verdict.match i{background:var(--good)}.verdict.miss i,.verdict.failed i{background:var(--bad)}
 .verdict.running i{background:var(--wait)}
 span.match{color:var(--good);font-weight:600}span.miss{color:var(--bad);font-size:.85em;font-weight:600}
-.headline,.note,.source{color:var(--soft)}.headline{margin:.35rem 0 0;font-size:.95rem}.note,.source{font-size:.85rem}
+.headline,.note{color:var(--soft)}.headline{margin:.35rem 0 0;font-size:.95rem}.note{font-size:.85rem}
 .wide{overflow-x:auto;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;font-size:.95rem;min-width:min(100%,30rem)}
 th{font-weight:500;color:var(--soft);font-size:.85rem}th,td{text-align:right;padding:.42rem .9rem .42rem 0;
 white-space:nowrap}
 th:first-child,td:first-child{text-align:left}th:not(:first-child),td:not(:first-child){padding-left:.9rem}
-td .source{white-space:normal}td:last-child{padding-right:0}
+td:last-child{padding-right:0}
 thead th{border-bottom:1px solid var(--line)}tbody tr+tr td{border-top:1px solid var(--line)}
 a{color:var(--c0);text-decoration:none}a:hover{text-decoration:underline}
 section .body:has(figure){display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));
@@ -55,7 +55,8 @@ dl div{display:flex;justify-content:space-between;gap:1rem;break-inside:avoid;pa
 dt{color:var(--soft)}dd{margin:0;text-align:right;overflow-wrap:anywhere}
 @media(max-width:36rem){body{padding:1.5rem 1rem 3rem}h1{font-size:1.55rem}
 .confusion td,.confusion th:not(:first-child){
-min-width:2.1rem;height:1.9rem}}
+min-width:2.1rem;height:1.9rem}th:not(:first-child),td:not(:first-child){padding-left:.5rem}th,td{padding-right:.5rem}
+svg text{font-size:13px}}
 @media print{details>*{display:block}figure{break-inside:avoid}}
 """
 

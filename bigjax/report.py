@@ -55,10 +55,10 @@ def _run_page(workdir, run) -> str:
     found = artifacts.load(workdir)
     sections = [
         _expected(run), _final(run),
-        _section('Curves', ''.join(_charts(metrics))),
-        *(_section(_words(name), _confusion(value)) for name, value in found.items() if isinstance(value, Confusion)),
-        _section('Samples', ''.join(_sample(n, v) for n, v in found.items() if not isinstance(v, Confusion))),
-        _section('Again', f'<pre class="command">{_text(run["command"])}</pre>' if run.get('command') else ''),
+        section('Curves', ''.join(_charts(metrics))),
+        *(section(_words(name), _confusion(value)) for name, value in found.items() if isinstance(value, Confusion)),
+        section('Samples', ''.join(_sample(n, v) for n, v in found.items() if not isinstance(v, Confusion))),
+        section('Again', f'<pre class="command">{escape(run["command"])}</pre>' if run.get('command') else ''),
         _details('Config', _pairs(flat(run.get('config') or {}))),
         _details('Environment', _pairs(_environment(run))),
         _details('Data', _pairs(_facts(run.get('info') or {}))),
@@ -84,20 +84,18 @@ def _table_page(workdir, runs) -> str:
     body = []
     for name, run in runs.items():
         label = run.get('variant') or name
-        cells = [f'<a href="{html.escape(name)}/report.html">{_text(label)}</a>']
+        cells = [f'<a href="{html.escape(name)}/report.html">{escape(label)}</a>']
         for metric in metrics:
             row = next((r for r in run.get('expected') or [] if r['metric'] == metric), None)
             value = (run.get('final') or {}).get(metric) or {'mean': None, 'std': None}
             cells += [f'<b>{spread(value["mean"], value["std"])}</b>{_mark(row)}', paper(row) if row else '–']
         cells += [number(run.get('population')), number(run.get('parameters')), number(run.get('steps')),
-                  seconds(run.get('wall_seconds')), _text(run['status'])]
+                  seconds(run.get('wall_seconds')), escape(run['status'])]
         body.append(cells)
-    head = ['', *(cell for m in metrics for cell in (_text(m), 'paper')), 'seeds', 'parameters', 'steps', 'time', '']
-    sources = dict.fromkeys(r['source'] for run in runs.values() for r in run.get('expected') or [])
+    head = ['', *(cell for m in metrics for cell in (escape(m), 'paper')), 'seeds', 'parameters', 'steps', 'time', '']
     first = next(iter(runs.values()))
-    sections = [_section('Results', _table(head, body)),
-                f'<p class="note">paper: {_text("; ".join(sources))}</p>' if sources else '',
-                _section('Curves', ''.join(_shared_charts(workdir, runs, metrics))),
+    sections = [section('Results', table_html(head, body) + _sources(runs.values())),
+                section('Curves', ''.join(_shared_charts(workdir, runs, metrics))),
                 _details('Environment', _pairs(_environment(first)))]
     name = ', '.join(sorted(e.rsplit('.', 1)[-1] for e in experiments))
     line = f'{len(runs)} rows · {seconds(sum(r.get("wall_seconds") or 0 for r in runs.values()))} · {device(first)}'
@@ -112,7 +110,7 @@ def _headline(run) -> str:
         parts.insert(1, f'{run["population"]} seeds')
     if run.get('steps_per_second'):
         parts.append(f'{number(run["steps_per_second"])} steps/s')
-    return ' · '.join(_text(part) for part in parts)
+    return ' · '.join(escape(part) for part in parts)
 
 
 def _main_metrics(run) -> list[str]:
@@ -130,20 +128,25 @@ def _mark(row) -> str:
 
 def _expected(run) -> str:
     rows = run.get('expected') or []
-    body = [[_text(r['metric']), f'<b>{spread(r["measured"], r["spread"])}</b>{_mark(r)}', paper(r),
-             f'± {r["tolerance"]:g}', f'<span class="source">{_text(r["source"])}</span>'] for r in rows]
-    return _section('Measured and published', _table(['', 'measured', 'published', 'tolerance', 'source'], body)
-                    if rows else '')
+    body = [[escape(r['metric']), f'<b>{spread(r["measured"], r["spread"])}</b>{_mark(r)}', paper(r),
+             f'± {r["tolerance"]:g}'] for r in rows]
+    head = ['', 'measured', 'published', 'tolerance']
+    return section('Measured and published', table_html(head, body) + _sources([run]) if rows else '')
+
+
+def _sources(runs) -> str:
+    names = dict.fromkeys(row['source'] for run in runs for row in run.get('expected') or [])
+    return f'<p class="note">Published in: {escape("; ".join(names))}</p>' if names else ''
 
 
 def _final(run) -> str:
     """The other final metrics."""
     shown = {r['metric'] for r in run.get('expected') or []}
-    rows = [[_text(name), spread(v['mean'], v['std']), ' '.join(number(m) for m in v['members'])]
+    rows = [[escape(name), spread(v['mean'], v['std']), ' '.join(number(m) for m in v['members'])]
             for name, v in (run.get('final') or {}).items() if name not in shown and not name.endswith('/examples')]
     many = (run.get('population') or 1) > 1
     head = ['', 'at the end', 'each seed'] if many else ['', 'at the end']
-    return _section('Other metrics' if shown else 'Metrics', _table(head, [row[:len(head)] for row in rows])
+    return section('Other metrics' if shown else 'Metrics', table_html(head, [row[:len(head)] for row in rows])
                     if rows else '')
 
 
@@ -177,7 +180,7 @@ def _charts(metrics) -> list[str]:
             continue
         names = legend(series) if len(series) > 1 or series[0].name not in (group, 'train') else ''
         note = ' <small>mean and spread of the seeds</small>' if any(s.std for s in series) else ''
-        found.append(f'<figure><figcaption>{_text(group)}{note}</figcaption>{names}'
+        found.append(f'<figure><figcaption>{escape(group)}{note}</figcaption>{names}'
                      f'{chart(series, zero=series[0].colour == 7)}</figure>')
     return found
 
@@ -195,7 +198,7 @@ def _shared_charts(workdir, runs, metrics) -> list[str]:
                 series.append(Series(runs[name].get('variant') or name, [line['step'] for line in lines],
                                      [line[metric] for line in lines], std, i))
         if series and max(len(s.x) for s in series) > 1:
-            found.append(f'<figure><figcaption>{_text(metric)}</figcaption>{legend(series)}{chart(series)}</figure>')
+            found.append(f'<figure><figcaption>{escape(metric)}</figcaption>{legend(series)}{chart(series)}</figure>')
     return found
 
 
@@ -205,17 +208,17 @@ def _confusion(confusion: Confusion) -> str:
     if len(classes) > LARGEST_CONFUSION:
         off = share * (1 - np.eye(len(classes)))
         worst = np.dstack(np.unravel_index(np.argsort(-off, axis=None)[:15], off.shape))[0]
-        rows = [[_text(classes[i]), _text(classes[j]), number(int(counts[i, j])), f'{share[i, j]:.0%}']
+        rows = [[escape(classes[i]), escape(classes[j]), number(int(counts[i, j])), f'{share[i, j]:.0%}']
                 for i, j in worst if counts[i, j]]
-        return _table(['is', 'taken for', 'times', 'of its class'], rows)
-    head = ''.join(f'<th scope="col"><span>{_text(c)}</span></th>' for c in classes)
+        return table_html(['is', 'taken for', 'times', 'of its class'], rows)
+    head = ''.join(f'<th scope="col"><span>{escape(c)}</span></th>' for c in classes)
     body = ''
     for i, name in enumerate(classes):
         cells = ''.join(
             f'<td class="{"right" if i == j else "wrong"}" style="--p:{share[i, j] * 100:.0f}%" '
-            f'title="{_text(name)} taken for {_text(classes[j])}: {share[i, j]:.1%}">'
+            f'title="{escape(name)} taken for {escape(classes[j])}: {share[i, j]:.1%}">'
             f'{number(int(counts[i, j])) if counts[i, j] else ""}</td>' for j in range(len(classes)))
-        body += f'<tr><th scope="row">{_text(name)}</th>{cells}</tr>'
+        body += f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
     return (f'<div class="wide"><table class="confusion"><tr><th></th>{head}</tr>{body}</table></div>'
             '<p class="note">Rows: the true classes; columns: the predicted ones; the shade is the share of a row.</p>')
 
@@ -223,10 +226,10 @@ def _confusion(confusion: Confusion) -> str:
 def _sample(name: str, value: Any) -> str:
     if isinstance(value, bytes):
         data = base64.b64encode(value).decode()
-        return (f'<figure class="picture"><figcaption>{_text(_words(name))}</figcaption>'
-                f'<img alt="{_text(name)}" src="data:image/png;base64,{data}"></figure>')
+        return (f'<figure class="picture"><figcaption>{escape(_words(name))}</figcaption>'
+                f'<img alt="{escape(name)}" src="data:image/png;base64,{data}"></figure>')
     text = value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
-    return f'<figure class="text"><figcaption>{_text(_words(name))}</figcaption><pre>{_text(text)}</pre></figure>'
+    return f'<figure class="text"><figcaption>{escape(_words(name))}</figcaption><pre>{escape(text)}</pre></figure>'
 
 
 def _environment(run) -> dict:
@@ -241,30 +244,32 @@ def _facts(info) -> dict:
 
 def _pairs(values: Mapping) -> str:
     shown = {key: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for key, v in values.items()}
-    rows = ''.join(f'<div><dt>{_text(key)}</dt><dd>{_text(value)}</dd></div>' for key, value in shown.items())
+    rows = ''.join(f'<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>' for key, value in shown.items())
     return f'<dl>{rows}</dl>' if rows else ''
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells."""
+def table_html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose cells are HTML."""
     lines = ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in row) + '</tr>' for row in rows)
     return (f'<div class="wide"><table><thead><tr>{"".join(f"<th>{cell}</th>" for cell in head)}</tr></thead>'
             f'<tbody>{lines}</tbody></table></div>')
 
 
-def _section(name: str, body: str) -> str:
-    return f'<section><h2>{_text(name)}</h2><div class="body">{body}</div></section>' if body else ''
+def section(name: str, body: str) -> str:
+    """A part of the page under its heading; nothing where there is nothing in it."""
+    return f'<section><h2>{escape(name)}</h2><div class="body">{body}</div></section>' if body else ''
 
 
 def _details(name: str, body: str) -> str:
-    return f'<details><summary>{_text(name)}</summary>{body}</details>' if body else ''
+    return f'<details><summary>{escape(name)}</summary>{body}</details>' if body else ''
 
 
 def _words(name: str) -> str:
     return name.replace('_', ' ')
 
 
-def _text(value) -> str:
+def escape(value) -> str:
+    """Escaped for HTML."""
     return html.escape(str(value))
 
 

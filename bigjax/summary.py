@@ -6,7 +6,7 @@ from typing import Any
 
 from bigjax import UserError
 from bigjax.train.progress import clock
-from bigjax.train.records import FINISHED, read_run
+from bigjax.train.records import FINISHED, read_metrics, read_run
 
 
 def number(value: Any) -> str:
@@ -85,10 +85,16 @@ def runs_in(folder) -> dict[str, dict]:
     Raises:
       UserError: it holds none.
     """
+    def read(path):
+        run = read_run(path)
+        if run['status'] == 'running' and (lines := read_metrics(path)):
+            run['steps'] = lines[-1]['step']  # run.json is not written at every step
+        return run
+
     folder = pathlib.Path(folder)
     if (folder / 'run.json').exists():
-        return {'': read_run(folder)}
-    found = {path.parent.name: read_run(path.parent) for path in sorted(folder.glob('*/run.json'))}
+        return {'': read(folder)}
+    found = {path.parent.name: read(path.parent) for path in sorted(folder.glob('*/run.json'))}
     if not found:
         raise UserError(f'{folder}: no run in it (neither run.json nor */run.json); name the --workdir of a run')
     return dict(sorted(found.items(), key=lambda item: item[1].get('started') or ''))
