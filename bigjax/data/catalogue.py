@@ -177,7 +177,9 @@ def lookup(name: str, *, known: bool = False) -> tuple[Named, str]:
     if named is not None and bool(variant) == bool(named.variants) and (
             not variant or variant in named.variants or (named.open_ended and not known)):
         return named, variant
-    raise UserError(f'there is no data set {name!r}: {nearest(name, names())}')
+    choices = names() if named is None else [n for n in names() if n.partition('/')[0] == family]
+    hint = f'choose from {", ".join(choices)}' if len(choices) < 6 else nearest(name, choices)
+    raise UserError(f'there is no data set {name!r}: {hint}')
 
 
 def load(name: str, data_dir: str = '', **options) -> Splits:

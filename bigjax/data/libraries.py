@@ -132,7 +132,11 @@ class HFSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = {}
-        for name, value in self.data[int(index)].items():
+        try:
+            row = self.data[int(index)]
+        except ImportError as error:  # pictures need Pillow, sound a decoder
+            raise UserError(f'{self.where}: record {index} needs a package more ({first_line(error)})') from error
+        for name, value in row.items():
             if hasattr(value, 'convert'):  # a PIL picture
                 mode = 'RGBA' if 'A' in value.getbands() or 'transparency' in value.info else 'RGB'
                 example[name] = images.resize(images.rgb(np.asarray(value.convert(mode))), self.image_size)
