@@ -373,8 +373,8 @@ def _plateau(option, lr, run, place):
     floor = float(option('min_lr', 0.0))
     try:
         return optax.contrib.reduce_on_plateau(
-            factor=float(option('factor', 0.1)), rtol=float(option('rtol', 1e-4)), accumulation_size=window,
-            patience=max(1, round(spans['patience'])), cooldown=round(spans['cooldown']),
+            factor=float(option('factor', 0.1)), rtol=float(option('rtol', 1e-4)), atol=float(option('atol', 0.0)),
+            accumulation_size=window, patience=max(1, round(spans['patience'])), cooldown=round(spans['cooldown']),
             min_scale=floor / lr if floor else 0.0)
     except (ValueError, ZeroDivisionError) as error:
         raise UserError(f'{place}.schedule: {error}') from None

@@ -13,7 +13,8 @@ Below, t is the step and u = (t - warmup - hold) / (total - warmup - hold), kept
     rsqrt        lr min(1, t / warmup) sqrt(w / max(t, w))            (warmup, timescale, which is w)
     one_cycle    from lr / div up to lr and down to lr / div / final_div, by half cosines  (peak, div, final_div)
     plateau      lr, times factor after each `patience` without a better training loss
-                                                                      (warmup, factor, patience, cooldown, min_lr, rtol)
+                                                                      (warmup, factor, patience, cooldown, min_lr, rtol,
+                                                                       atol)
 
 Sources: cosine is Loshchilov and Hutter (SGDR, 2017), eq. 5 without restarts; rsqrt is Vaswani et al. (2017), eq. 3;
 one_cycle is Smith (2018).
@@ -24,10 +25,11 @@ one_cycle is Smith (2018).
 * timescale: `warmup` unless given (10000 steps where there is no warm-up); with warmup w it is the Transformer's.
 * peak: the duration of the rise, '30%' unless given; div 25, final_div 10000. The peak is at step peak - 1 and the
   end at step total - 1, as in torch.optim.lr_scheduler.OneCycleLR (which moves the momentum as well; this does not).
-* plateau: factor 0.1, patience '10 epochs', cooldown 0, min_lr 0, rtol 0.0001. The mean training loss of each epoch is
-  compared with the best so far. As in Keras, the rate falls after `patience` epochs without an improvement
-  (torch's ReduceLROnPlateau waits one more). It depends on the loss, so it is part of the optimizer's state
-  (`bigjax.train.optimizers`), and the schedule here is what it multiplies.
+* plateau: factor 0.1, patience '10 epochs', cooldown 0, min_lr 0, rtol 0.0001, atol 0. The mean training loss of each
+  epoch is compared with the best so far and is better below (1 - rtol) best - atol, so Keras's min_delta is atol. As in
+  Keras, the rate falls after `patience` epochs without an improvement (torch's ReduceLROnPlateau waits one more). It
+  depends on the loss, so it is part of the optimizer's state (`bigjax.train.optimizers`), and the schedule here is what
+  it multiplies.
 """
 import difflib
 import math
@@ -47,7 +49,7 @@ KEYS = {
     'exponential': ('warmup', 'factor', 'every'),
     'rsqrt': ('warmup', 'timescale'),
     'one_cycle': ('peak', 'div', 'final_div'),
-    'plateau': ('warmup', 'factor', 'patience', 'cooldown', 'min_lr', 'rtol'),
+    'plateau': ('warmup', 'factor', 'patience', 'cooldown', 'min_lr', 'rtol', 'atol'),
 }
 
 
