@@ -1,0 +1,77 @@
+"""SCAN: commands to actions, and where recurrent networks stop understanding them.
+
+Lake & Baroni, "Generalization without Systematicity" (ICML 2018): exact match on held-out commands is 99.8 % on a random
+split (experiment 1), 13.8 % where longer actions are held out (experiment 2; 20.8 % by their best for it, a GRU with
+attention) and 1.2 % where the command "jump" was only seen alone (experiment 3; 0.08 % by the network below).
+
+The network is their best over all experiments: an LSTM encoder and decoder of two layers of 200, dropout 0.5, Adam at
+1e-3, gradients clipped to a norm of 5; `--config.model.attention=False` is theirs exactly, here the decoder attends.
+Theirs sees 100,000 examples one by one and half of the time its own output; here it sees 128,000 in batches of 64, always
+with the right output so far. Evaluation decodes greedily and compares whole sequences.
+
+    python -m experiments.scan --workdir=/tmp/scan                         the table
+    python -m experiments.scan --workdir=/tmp/simple --variant=simple      one row
+"""
+import numpy as np
+
+from bigjax import cli
+from bigjax.data.datasets import open_data
+from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.models import seq2seq
+from bigjax.tasks import sequence
+
+ROWS = {  # row: (published exact match, tolerance, where, which direction is a match)
+    'simple': (0.998, 0.008, 'experiment 1, the best network', 'higher'),
+    'length': (0.138, 0.07, 'experiment 2, the best network over all', None),
+    'addprim_jump': (0.012, 0.05, 'experiment 3, the best network', None),
+}
+TABLE = tuple(ROWS)
+PARAMETERS = dict.fromkeys(('', *ROWS), 1_413_409)
+
+
+def get_config(variant=''):
+    """`variant` is a split; 'simple' by default."""
+    config = base_config()
+    config.row = variant or 'simple'
+    choose('variant', config.row, ROWS)
+    fields = seq2seq.VARIANTS['scan_attention']
+    config.model = {key: value for key, value in fields.items() if not key.endswith('_vocab')}
+    config.data = f'scan/{config.row}'
+    config.batch_size = 64
+    config.eval_batch_size = 512
+    config.steps = 2000
+    config.log_every = 50
+    config.eval_every = '25%'
+    config.optimizer = dict(name='adam', lr=1e-3, clip_norm=5.0)
+    return config
+
+
+def get_experiment(config):
+    """The split `config.row`."""
+    value, tolerance, where, better = choose('config.row', config.row, ROWS)
+    splits = open_data(config.data, like='scan/simple', data_dir=config.data_dir)
+    words = splits.info['vocabularies']
+    vocabularies = {f'{side}_vocab': len(words[side]) for side in ('source', 'target')}
+    return Experiment(
+        model=seq2seq.Seq2Seq(**config.model, **vocabularies, dtype=config.dtype),
+        task=sequence.teacher_forcing(),
+        data=Data(splits.train, splits.evals, info=splits.info),
+        optimizer=config.optimizer,
+        evaluators={'test': Evaluator('test', compute=lambda outputs, examples: judge(outputs, examples, words))},
+        expected=(Expected('test/exact_match', value, tolerance, f'Lake & Baroni 2018, {where}', better=better),),
+    )
+
+
+def judge(outputs, examples, words, shown: int = 12) -> dict:
+    """Exact match over the split, and some mistakes for the report."""
+    def text(side, tokens):
+        return ' '.join(words[side][t] for t in tokens if words[side][t][0] != '<')
+
+    wrong = np.flatnonzero([text('target', a) != text('target', b) for a, b in zip(outputs, examples['target'], strict=True)])
+    lines = [f"{text('source', examples['source'][i])}\n  is     {text('target', examples['target'][i])}\n"
+             f"  given  {text('target', outputs[i])}" for i in wrong[:: max(1, len(wrong) // shown)][:shown]]
+    return {**sequence.exact_match(outputs, examples), 'mistakes': '\n\n'.join(lines) or 'none'}
+
+
+if __name__ == '__main__':
+    cli.main()

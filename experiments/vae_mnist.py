@@ -1,0 +1,113 @@
+"""A variational autoencoder on MNIST.
+
+Kingma & Welling, "Auto-Encoding Variational Bayes" (ICLR 2014): perceptrons of 500 tanh units on both sides, minibatches
+of 100, one sample a latent, Nz of 3, 5, 10, 20 and 200 latents (figure 2) and the manifold of Nz = 2 (figure 4b). Two
+things differ: Adam at 1e-3 takes the place of Adagrad (row `adagrad` has it, with the middle one of the paper's three
+rates, without its N(0, 1) prior on the weights), and 30 epochs take that of the figure's 10^8 samples. A pixel is 1 with
+a probability of its grey level, drawn anew whenever a training picture is seen and once for the test pictures.
+
+`test/loss` is the negative bound in nats. The paper prints it as curves only, so there is no number to be compared with;
+`test/nll` is -log p(x) by importance sampling. A published number exists for the row `burda`, the VAE with k = 1 of Burda
+et al. (ICLR 2016), table 1: 86.76 nats after 3,280 epochs, a matter of hours on a CPU and not part of the table.
+
+    python -m experiments.vae_mnist --workdir=/tmp/vae                    the table: Nz = 20, its Adagrad row, Nz = 2
+    python -m experiments.vae_mnist --workdir=/tmp/nz5 --variant=nz5      another Nz
+    python -m experiments.vae_mnist --workdir=/tmp/burda --variant=burda  on an accelerator
+"""
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import norm
+
+from bigjax import cli
+from bigjax.data.datasets import open_data
+from bigjax.data.sources import ArraySource
+from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.models import vae
+from bigjax.tasks import generative
+
+ROWS = {  # row: (the model's fields, epochs, optimizer)
+    **{f'nz{n}': (dict(vae.VARIANTS['mnist'], latent=n), 30, dict(name='adam', lr=1e-3)) for n in (2, 3, 5, 10, 20, 200)},
+    'adagrad': (vae.VARIANTS['mnist'], 30, dict(name='adagrad', lr=0.02)),
+    # Stage i of 8 has 3^i epochs at a rate of 1e-3 * 10^(-i/7).
+    'burda': (vae.VARIANTS['iwae'], 3280, dict(name='adam', lr=1e-3, eps=1e-4, schedule=dict(
+        name='step', factor=10 ** (-1 / 7), boundaries=tuple(f'{(3 ** i - 1) // 2} epochs' for i in range(1, 8))))),
+}
+TABLE = ('nz20', 'adagrad', 'nz2')
+PARAMETERS = {f'nz{n}': 785_784 + 1_502 * n for n in (2, 3, 5, 10, 20, 200)} | {'burda': 425_284}
+PARAMETERS |= {'': PARAMETERS['nz20'], 'adagrad': PARAMETERS['nz20']}
+
+
+def get_config(variant=''):
+    """`variant` is a row; Nz = 20 by default."""
+    config = base_config()
+    config.row = variant or 'nz20'
+    model, epochs, optimizer = choose('variant', config.row, ROWS)
+    config.model = dict(model)
+    config.data = 'mnist'
+    config.batch_size = 20 if config.row == 'burda' else 100
+    config.steps = f'{epochs} epochs'
+    config.optimizer = dict(optimizer)
+    config.importance_samples = 5000 if config.row == 'burda' else 50
+    return config
+
+
+def get_experiment(config):
+    """The row `config.row`."""
+    splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
+    model = vae.VAE(**config.model, shape=splits.train.arrays['image'].shape[1:], dtype=config.dtype)
+    test = drawn(splits.evals['test'].arrays['image'], seed=0)
+    expected = Expected('test/nll', 86.76, 0.5, 'Burda et al. 2016, table 1, one layer, VAE k = 1')
+    return Experiment(
+        model=model,
+        task=generative.vae(),
+        data=Data(ArraySource({'image': splits.train.arrays['image']}), {'test': ArraySource({'image': test})},
+                  preprocess=to_unit, augment=draw, info=splits.info),
+        optimizer=config.optimizer,
+        evaluators={
+            'test': Evaluator('test'),
+            'nll': Evaluator('test', predict=generative.importance(config.importance_samples), compute=generative.nll,
+                             sums=False, every='100%')},
+        expected=(expected,) if choose('config.row', config.row, ROWS) and config.row == 'burda' else (),
+        samples=pictures(test[:48], model.latent),
+    )
+
+
+def to_unit(batch):
+    """Grey levels to 0..1."""
+    return {**batch, 'image': batch['image'].astype(jnp.float32) / 255}
+
+
+def draw(batch, rng):
+    """Each pixel is 1 with the probability of its grey level."""
+    return {**batch, 'image': jax.random.bernoulli(rng, batch['image']).astype(jnp.float32)}
+
+
+def drawn(image: np.ndarray, seed: int) -> np.ndarray:
+    """The same on the host, once: uint8 grey levels -> 0 or 255."""
+    levels = np.random.default_rng(seed).integers(0, 255, image.shape)
+    return np.where(levels < image, 255, 0).astype(np.uint8)
+
+
+def pictures(originals: np.ndarray, latent: int):
+    """The report's pictures: originals beside their reconstructions, samples of the prior, and the manifold of Nz = 2."""
+
+    def samples(apply, variables, rng):
+        def decode(z):
+            return jax.nn.sigmoid(apply(variables, z, method='decode')[0])
+
+        image = originals / 255
+        mean, _ = apply(variables, jnp.asarray(image, jnp.float32), method='encode')[0]
+        beside = np.stack([image, decode(mean)], axis=1).reshape(-1, *image.shape[1:])
+        shown = {'reconstructions': beside, 'prior_samples': np.asarray(decode(jax.random.normal(rng, (64, latent))))}
+        if latent == 2:  # a grid of equal probabilities, as in figure 4
+            z = norm.ppf(jnp.linspace(0.025, 0.975, 20))
+            grid = jnp.stack(jnp.meshgrid(z, z), axis=-1).reshape(-1, 2)
+            shown['manifold'] = np.asarray(decode(grid))
+        return shown
+
+    return samples
+
+
+if __name__ == '__main__':
+    cli.main()
