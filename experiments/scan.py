@@ -1,13 +1,13 @@
 """SCAN: commands to actions, and where recurrent networks stop understanding them.
 
-Lake & Baroni, "Generalization without Systematicity" (ICML 2018): exact match on held-out commands is 99.8 % on a random
-split (experiment 1), 13.8 % where longer actions are held out (experiment 2; 20.8 % by their best for it, a GRU with
-attention) and 1.2 % where the command "jump" was only seen alone (experiment 3; 0.08 % by the network below).
+Lake & Baroni, "Generalization without Systematicity" (ICML 2018): exact match on held-out commands is 99.8 % on a
+random split (experiment 1), 13.8 % where longer actions are held out (experiment 2; 20.8 % by their best for it, a GRU
+with attention) and 1.2 % where the command "jump" was only seen alone (experiment 3; 0.08 % by the network below).
 
 The network is their best over all experiments: an LSTM encoder and decoder of two layers of 200, dropout 0.5, Adam at
 1e-3, gradients clipped to a norm of 5; `--config.model.attention=False` is theirs exactly, here the decoder attends.
-Theirs sees 100,000 examples one by one and half of the time its own output; here it sees 128,000 in batches of 64, always
-with the right output so far. Evaluation decodes greedily and compares whole sequences.
+Theirs sees 100,000 examples one by one and half of the time its own output; here it sees 128,000 in batches of 64,
+always with the right output so far. Evaluation decodes greedily and compares whole sequences.
 
     python -m experiments.scan --workdir=/tmp/scan                         the table
     python -m experiments.scan --workdir=/tmp/simple --variant=simple      one row
@@ -67,7 +67,8 @@ def judge(outputs, examples, words, shown: int = 12) -> dict:
     def text(side, tokens):
         return ' '.join(words[side][t] for t in tokens if words[side][t][0] != '<')
 
-    wrong = np.flatnonzero([text('target', a) != text('target', b) for a, b in zip(outputs, examples['target'], strict=True)])
+    pairs = zip(outputs, examples['target'], strict=True)
+    wrong = np.flatnonzero([text('target', a) != text('target', b) for a, b in pairs])
     lines = [f"{text('source', examples['source'][i])}\n  is     {text('target', examples['target'][i])}\n"
              f"  given  {text('target', outputs[i])}" for i in wrong[:: max(1, len(wrong) // shown)][:shown]]
     return {**sequence.exact_match(outputs, examples), 'mistakes': '\n\n'.join(lines) or 'none'}

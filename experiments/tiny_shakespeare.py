@@ -1,9 +1,10 @@
 """Characters of Shakespeare: a small GPT and an LSTM.
 
 Karpathy's nanoGPT (README, "I only have a macbook"): four layers of four heads, 128 wide, windows of 64 characters in
-batches of 12, 2,000 steps of AdamW reach a validation loss of 1.88 nats a character. Its GPU setting, `gpt_large`, reaches
-1.4697 and is not part of the table. `lstm` is the network of "The Unreasonable Effectiveness of Recurrent Neural Networks"
-(Karpathy 2015) in the same budget: as many parameters, windows and steps; nothing is published for it.
+batches of 12, 2,000 steps of AdamW reach a validation loss of 1.88 nats a character. Its GPU setting, `gpt_large`,
+reaches 1.4697 and is not part of the table. `lstm` is the kind of network of "The Unreasonable Effectiveness of
+Recurrent Neural Networks" (Karpathy 2015) in the same budget: about as many parameters, the same windows and steps;
+nothing is published for it.
 
 nanoGPT estimates the validation loss from 20 random batches (200 on a GPU); here it is that of the last tenth of the
 text, whole, in windows that do not overlap. A window starts without a memory in both networks.
