@@ -1,0 +1,166 @@
+"""The command line: what is refused, with which code and in how many words; and what a run leaves."""
+import errno
+import json
+import os
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from bigjax import UserError, cli
+from bigjax.experiment import Expected
+from tests import tiny
+
+
+def get_config(variant=''):
+    """The tiny experiment as a script."""
+    if variant not in ('', 'a', 'b'):
+        raise UserError(f"variant: there is no '{variant}'")
+    config = tiny.config(population=1, eval_every=6)
+    config.variant_ = variant
+    config.norm = True
+    config.width = 0
+    config.optimizer = dict(name='adam', lr=1e-2)
+    if variant == 'b':
+        config.typo = 3
+    return config
+
+
+def get_experiment(config):
+    import dataclasses
+    base = tiny.experiment(norm=config.norm, optimizer=config.optimizer)
+    _ = config.variant_, config.width, config.data, config.data_dir, config.dtype
+    return dataclasses.replace(base, expected=(Expected('test/accuracy', 0.9, 0.3, 'made up'),))
+
+
+SCRIPT = types.SimpleNamespace(get_config=get_config, get_experiment=get_experiment, __doc__='A tiny script.')
+
+
+def run(capsys, *argv, script=SCRIPT):
+    """(exit code, stdout, stderr)."""
+    code = cli.run(script, 'experiments.tiny', list(argv))
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.mark.parametrize(('argv', 'words'), [
+    (['--config.stpes=3'], 'the nearest is steps'),
+    (['--config.steps=soon'], 'wants a number'),
+    (['--config.optimizer.name=adm'], "did you mean 'adam'"),
+    (['--config.optimizer.schedule=x'], 'no such key'),
+    (['--variant=c'], "there is no 'c'"),
+    (['--variant=b'], 'config.typo: set, and never read'),
+    (['--wrkdir=x'], 'wrkdir'),
+    (['trian'], 'the nearest is train'),
+    (['train', 'eval'], 'one verb at a time'),
+    (['--config.steps'], 'a value is missing'),
+    (['--config.accumulate=3'], '--config.batch_size=9'),
+    (['--config.mesh=data:3'], 'not divisible by 3 devices'),
+    (['--config.mesh=data:9'], 'there are 8'),
+    (['--config.mesh=data'], 'axis:size'),
+    (['--config.resident=maybe'], "none of 'auto', 'yes', 'no'"),
+    (['--config.ema=1.5'], 'not in [0, 1)'),
+    (['--config.batch_size=0'], 'at least 1'),
+    (['--config.population=2', '--config.population_over=sed'], 'the nearest is seed'),
+    (['--config.log_every=3 weeks'], 'weeks'),
+    (['--replay=/nowhere'], 'info.json is missing'),
+    (['eval'], 'no checkpoint there')])
+def test_wrong_input_is_one_line_and_exit_2(capsys, tmp_path, argv, words):
+    code, _, err = run(capsys, f'--workdir={tmp_path}/run', *argv)
+    assert code == 2 and words in err and err.startswith('tiny: ') and err.count('\n') == 1
+    assert not (tmp_path / 'run').exists()
+
+
+def test_workdir_is_asked_for(capsys):
+    assert run(capsys)[0] == 2
+
+
+def test_a_run_and_its_evaluation_and_another_run_in_its_place(capsys, tmp_path):
+    code, out, _ = run(capsys, f'--workdir={tmp_path}/run')
+    assert code == 0 and 'test/accuracy' in out and 'made up' in out and 'report.html' in out and 'steps/s' in out
+    record = json.loads((tmp_path / 'run' / 'run.json').read_text())
+    assert record['status'] == 'done' and record['steps'] == 12 and record['devices']['count'] == 1
+    assert record['expected'][0]['measured'] == record['final']['test/accuracy']['mean']
+    code, out, _ = run(capsys, 'eval', f'--workdir={tmp_path}/run')
+    accuracy = next(line.split()[-1] for line in out.splitlines() if line.startswith('test/accuracy'))
+    np.testing.assert_allclose(float(accuracy), record['final']['test/accuracy']['mean'], rtol=1e-3)
+    code, out, _ = run(capsys, f'--workdir={tmp_path}/run')
+    assert code == 0 and 'this run is done' in out
+    code, _, err = run(capsys, f'--workdir={tmp_path}/run', '--config.optimizer.lr=0.5')
+    assert code == 2 and 'optimizer.lr' in err
+    code, _, err = run(capsys, f'--workdir={tmp_path}/run', '--variant=a')
+    assert code == 2 and 'another --workdir' in err
+
+
+def test_check_says_no_by_exit_4(capsys, tmp_path):
+    argv = (f'--workdir={tmp_path}', '--config.optimizer.lr=0.0', '--check')
+    assert run(capsys, *argv)[0] == 4
+
+
+def test_a_checkpoint_of_another_model(capsys, tmp_path):
+    assert run(capsys, f'--workdir={tmp_path}/a')[0] == 0
+    code, _, err = run(capsys, f'--workdir={tmp_path}/b', '--config.norm=False', f'--init_from={tmp_path}/a')
+    assert code == 2 and 'norm' in err and 'another model' in err and err.count('\n') == 1
+
+
+def test_the_table_runs_every_row_and_help_shows_the_config(capsys, tmp_path):
+    script = types.SimpleNamespace(**vars(SCRIPT), TABLE=('', 'a'))
+    script.TABLE = ('a', 'a2')
+    script.get_config = lambda variant: get_config('a')
+    code, out, _ = run(capsys, f'--workdir={tmp_path}/t', script=script)
+    assert code == 0 and (tmp_path / 't' / 'a' / 'run.json').exists() and (tmp_path / 't' / 'a2' / 'run.json').exists()
+    assert (tmp_path / 't' / 'report.html').exists()
+    code, out, _ = run(capsys, '--help', script=script)
+    assert code == 0 and 'optimizer.lr' in out and '0.01' in out and 'a a2' in out and '--workdir' in out
+
+
+def test_a_loss_that_is_not_finite_is_exit_3_and_can_be_replayed(capsys, tmp_path):
+    huge = '--config.optimizer.lr=1e30'
+    code, _, err = run(capsys, f'--workdir={tmp_path}', huge, '--config.log_every=1')
+    assert code == 3 and '--replay=' in err and err.count('\n') == 1
+    assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'nonfinite'
+    code, out, _ = run(capsys, f'--replay={tmp_path}/nonfinite')
+    assert code == 0 and 'the first thing that is not finite is' in out
+
+
+def test_a_full_disk_is_one_line(capsys, tmp_path, monkeypatch):
+    assert run(capsys, f'--workdir={tmp_path}/ok')[0] == 0
+
+    def full(*args, **kwargs):
+        raise RuntimeError('save failed') from OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('bigjax.train.checkpoint.Checkpoints.save', full)
+    code, _, err = run(capsys, f'--workdir={tmp_path}/full')
+    assert code == 1 and 'no space left' in err and err.count('\n') == 1
+    assert json.loads((tmp_path / 'full' / 'run.json').read_text())['status'] == 'failed'
+
+
+@pytest.mark.parametrize('workdir', ['/proc/nothing/here', '/dev/null/run'])
+def test_a_workdir_that_cannot_be_written(capsys, workdir):
+    code, _, err = run(capsys, f'--workdir={workdir}')
+    assert code == 2 and workdir in err and 'cannot be written' in err
+
+
+def python(*argv, **env):
+    return subprocess.run([sys.executable, *argv], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, **env}, cwd=os.path.dirname(os.path.dirname(__file__)))
+
+
+def test_an_unknown_experiment():
+    done = python('-m', 'experiments.mnst1d')
+    assert done.returncode == 2 and 'did you mean mnist1d' in done.stderr and done.stderr.count('\n') == 1
+
+
+def test_the_core_imports_no_heavy_package():
+    code = ('import sys, bigjax, bigjax.train.loop, bigjax.train.records, bigjax.data.datasets; '
+            'print([m for m in ("tensorflow", "torch", "tensorflow_datasets", "grain", "matplotlib", "cv2") '
+            'if m in sys.modules])')
+    assert python('-c', code).stdout.strip() == '[]'
+
+
+def test_import_bigjax_is_light():
+    seconds = python('-X', 'importtime', '-c', 'import jax, flax, optax, bigjax').stderr
+    own = [int(line.split('|')[1]) for line in seconds.splitlines() if line.strip().endswith('| bigjax')]
+    assert own and own[0] < 500_000  # microseconds over jax, flax and optax

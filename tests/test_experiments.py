@@ -1,0 +1,187 @@
+"""What every experiment in experiments/ inherits, without a line of its own.
+
+Each variant (the rows of TABLE, and every key of PARAMETERS) has its parameters counted and its resolved config held
+against tests/golden/ (BIGJAX_UPDATE_GOLDEN=1 writes them anew: look at the difference before it is committed). The first
+variant of each model class also trains a few steps on made-up data of the real shapes: one step, killed = straight, one
+device = four, accumulated = whole.
+"""
+import importlib
+import json
+import os
+import pathlib
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from bigjax import cli, config as configs
+from bigjax.parallel import mesh as meshes
+from bigjax.train.loop import Loop
+from bigjax.train.progress import Progress
+from bigjax.train.records import Records
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+NAMES = sorted(p.stem for p in (ROOT / 'experiments').glob('*.py') if 'get_experiment' in p.read_text())
+SMALL = {'data': 'fake', 'batch_size': '8', 'steps': '4', 'log_every': '1', 'eval_every': '4', 'checkpoint_every': '2',
+         'population': '1', 'mesh': 'data:1', 'eval_batch_size': '64', 'best': ''}
+
+
+def module(name):
+    return importlib.import_module(f'experiments.{name}')
+
+
+def all_variants():
+    return [(n, v) for n in NAMES for v in dict.fromkeys([*getattr(module(n), 'TABLE', ()), *module(n).PARAMETERS])]
+
+
+def trained_variants():
+    """One variant a model class: the others differ in numbers only."""
+    chosen = {}
+    for name, variant in all_variants():
+        key = (name, type(job(name, variant).experiment(variant).model).__name__)
+        chosen.setdefault(key, (name, variant))
+    return list(chosen.values())
+
+
+class Small(cli.Job):
+    """A job on a small config."""
+
+    def experiment(self, row):
+        return self.module.get_experiment(configs.Reader(self.config(row)))
+
+
+def job(name, variant, **overrides):
+    """The experiment on made-up data, a few steps of a small batch; `TINY` of the script shrinks what costs time."""
+    own = getattr(module(name), 'TINY', {})
+    known = configs.leaves(module(name).get_config(variant))
+    wanted = {k: v for k, v in ({**SMALL, **own, **overrides}).items() if k in known}
+    flags = types.SimpleNamespace(workdir='', variant=variant, init_from='')
+    return Small(module(name), name, flags, wanted, [])
+
+
+def program(name, variant, **overrides):
+    it = job(name, variant, **overrides)
+    return it.program(variant, it.config(variant))[0]
+
+
+def ids(case):
+    return '-'.join(filter(None, case)).replace(',', '_').replace('/', '_')
+
+
+ALL, TRAINED = all_variants(), trained_variants()
+
+
+def test_every_script_is_found():
+    assert len(NAMES) >= 1
+    for name in NAMES:
+        assert (module(name).__doc__ or '').count('python -m experiments.' + name) >= 1, f'{name}: its head shows no command'
+
+
+@pytest.mark.parametrize(('name', 'variant'), ALL, ids=map(ids, ALL))
+def test_parameter_count(name, variant):
+    experiment = job(name, variant).experiment(variant)
+    data = experiment.data
+    batch = data.train.take(data.train.arrays, np.zeros(1, np.int32))
+    batch = data.preprocess(batch) if data.preprocess else batch
+    shapes = jax.eval_shape(lambda: experiment.model.init(
+        {k: jax.random.key(0) for k in ('params', 'dropout', 'sample')}, *experiment.task.inputs(batch), train=False))
+    assert sum(x.size for x in jax.tree.leaves(shapes['params'])) == module(name).PARAMETERS[variant]
+
+
+@pytest.mark.parametrize(('name', 'variant'), ALL, ids=map(ids, ALL))
+def test_resolved_config(name, variant):
+    mine = {k: list(v) if isinstance(v, tuple) else v for k, v in configs.leaves(
+        configs.plain(module(name).get_config(variant))).items()}
+    path = GOLDEN / f'{ids((name, variant))}.json'
+    if os.environ.get('BIGJAX_UPDATE_GOLDEN'):
+        path.write_text(json.dumps(mine, indent=1, sort_keys=True) + '\n')
+    golden = json.loads(path.read_text())
+    changed = {k: (golden.get(k, 'absent'), mine.get(k, 'absent')) for k in {**golden, **mine}
+               if golden.get(k, 'absent') != json.loads(json.dumps(mine.get(k, 'absent')))}
+    assert not changed, f'the resolved config changed (was, is): {changed}'
+
+
+def run(name, variant, workdir, progress=None, **overrides):
+    """(outcome, final carry)."""
+    it = job(name, variant, **overrides)
+    config = it.config(variant)
+    p, settings = it.program(variant, config)
+    records = Records(workdir, experiment=name, variant=variant, config=configs.plain(config), command='')
+    outcome = Loop(p, workdir, records, progress or Progress(stream=open(os.devnull, 'w'))).run()
+    return p, outcome, p.restore(workdir / 'checkpoints' / str(settings.steps))
+
+
+class Stops(Progress):
+    """Breaks the run at the log of the third of its four steps."""
+
+    def metrics(self, step, values):
+        if step == 3:
+            raise RuntimeError('killed')
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+    """The undisturbed run of each experiment, made once."""
+    made = {}
+
+    def get(name, variant):
+        if (name, variant) not in made:
+            made[name, variant] = run(name, variant, tmp_path_factory.mktemp('straight') / ids((name, variant)))
+        return made[name, variant]
+
+    return get
+
+
+@pytest.mark.parametrize(('name', 'variant'), TRAINED, ids=map(ids, TRAINED))
+class TestTraining:
+    def test_steps_on_made_up_data(self, name, variant, straight):
+        p, outcome, carry = straight(name, variant)
+        start = p.init()['state']
+        moved = [not np.array_equal(a, b) for a, b in zip(
+            tiny.leaves(start.params), tiny.leaves(carry['state'].params), strict=True)]
+        assert int(carry['state'].step) == 4 and np.mean(moved) > 0.5
+        losses = [v for k, values in outcome.final.items() if k.endswith('/loss') for v in values]
+        assert all(np.isfinite(losses)) and all(np.isfinite(x).all() for x in tiny.leaves(carry['state'].params)
+                                                if x.dtype.kind == 'f')
+
+    def test_killed_is_straight(self, name, variant, straight, tmp_path):
+        _, outcome, carry = straight(name, variant)
+        with pytest.raises(RuntimeError, match='killed'):
+            run(name, variant, tmp_path, Stops(stream=open(os.devnull, 'w')))
+        _, again, resumed = run(name, variant, tmp_path)
+        assert again.final == outcome.final and tiny.equal(carry, resumed)
+
+    def test_four_devices_are_one(self, name, variant):
+        one, four = (self.losses(name, variant, mesh=m) for m in ('data:1', 'data:4'))
+        np.testing.assert_allclose(four, one, rtol=2e-4)
+
+    def test_accumulated_is_whole(self, name, variant):
+        p = program(name, variant)
+        state = p.init()['state']
+        if state.model_state:
+            pytest.skip('batch statistics are those of the micro-batch')
+        feed = p.feed(0)
+        batch = jax.tree.map(np.asarray, p.datas[0].train.take(p.datas[0].train.arrays, feed.at(0, 1)[0]))
+        task, data = p.experiment.task, p.experiment.data
+        ready = data.preprocess(batch) if data.preprocess else batch
+        value = jax.jit(lambda key: task.loss(p.apply, state.variables(), ready, key, True)[0])
+        if not np.array_equal(value(jax.random.key(0)), value(jax.random.key(1))):
+            pytest.skip('its loss is random, and differently so in each micro-batch')
+        whole = self.losses(name, variant, accumulate='1')
+        parts = self.losses(name, variant, accumulate='4')
+        np.testing.assert_allclose(parts, whole, rtol=2e-4)
+
+    @staticmethod
+    def losses(name, variant, **overrides):
+        """The losses of the first three steps."""
+        p = program(name, variant, **overrides)
+        assert meshes.data_size(p.mesh) == int(overrides.get('mesh', 'data:1')[5:])
+        carry, feed, found = p.init(), p.feed(0), []
+        for step in range(3):
+            state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
+            carry = {**carry, 'state': state, 'totals': totals}
+            found.append(float(totals['loss'][0] / totals['loss'][1]))
+        return found

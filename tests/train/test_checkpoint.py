@@ -1,0 +1,68 @@
+"""Checkpoints: what stays, what is refused, and where a run starts from."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigjax import UserError
+from bigjax.train import checkpoint
+from bigjax.train.progress import Progress
+from bigjax.train.records import Records
+from tests import tiny
+
+TREE = {'state': {'params': {'dense': {'kernel': jnp.arange(6.0).reshape(2, 3)}}, 'model_state': {}, 'key': jax.random.key(3)}}
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    keeper = checkpoint.Checkpoints(tmp_path, keep=2, best='val/accuracy', higher=True)
+    for step, accuracy in enumerate([0.1, 0.9, 0.3, 0.2, 0.5], 1):
+        keeper.save(step, TREE, {'val/accuracy': accuracy})
+    keeper.close()
+    assert checkpoint.Checkpoints(tmp_path).steps() == [2, 4, 5]
+    assert checkpoint.newest(tmp_path).name == '5'
+
+
+def test_a_tree_comes_back_bit_for_bit(tmp_path):
+    checkpoint.write(tmp_path / 'one', TREE)
+    assert tiny.equal(checkpoint.load(tmp_path / 'one', TREE), TREE)
+
+
+@pytest.mark.parametrize(('params', 'message'), [
+    ({'dense': {'kernel': jnp.zeros((2, 4))}}, r'state/params/dense/kernel is \[2, 3\] there and \[2, 4\] here'),
+    ({'conv': {'kernel': jnp.zeros((2, 3))}}, 'state/params/conv/kernel is not there'),
+    ({'dense': {'kernel': jnp.zeros((2, 3))}, 'head': {'bias': jnp.zeros(1)}}, 'state/params/head/bias is not there')])
+def test_another_model_is_named(tmp_path, params, message):
+    checkpoint.write(tmp_path / 'one', TREE)
+    with pytest.raises(UserError, match=message):
+        checkpoint.load(tmp_path / 'one', {'state': {**TREE['state'], 'params': params}})
+
+
+def test_nothing_there_is_said(tmp_path):
+    with pytest.raises(UserError, match='no checkpoint there'):
+        checkpoint.newest(tmp_path)
+
+
+def test_own_checkpoint_then_init_from_then_scratch(tmp_path):
+    from bigjax import config as configs
+    from bigjax.train.loop import Loop
+
+    def start(workdir, init_from=''):
+        p = tiny.program()
+        records = Records(workdir, experiment='tiny', variant='', config=configs.plain(tiny.config()), command='')
+        loop = Loop(p, workdir, records, Progress(stream=open('/dev/null', 'w')), init_from=init_from)
+        try:
+            return loop._start()
+        finally:
+            loop._checkpoints.close()
+
+    _, trained = tiny.train(tmp_path / 'other', seed=5)
+    scratch, step = start(tmp_path / 'new')
+    assert step == 0 and tiny.equal(scratch, tiny.program().init())
+    given, step = start(tmp_path / 'new', str(tmp_path / 'other'))
+    assert step == 0 and tiny.equal(given['state'].params, trained['state'].params)
+    assert tiny.equal(given['state'].opt_state, scratch['state'].opt_state)
+    assert tiny.equal(given['state'].model_state, trained['state'].model_state)
+    _, mine = tiny.train(tmp_path / 'mine')
+    own, step = start(tmp_path / 'mine', str(tmp_path / 'other'))
+    assert step == 12 and tiny.equal(own, mine)
+    assert np.isfinite(tiny.leaves(own['state'].params)[0]).all()

@@ -1,0 +1,128 @@
+"""The loop: resuming, populations, dispatches of several steps, the host pipeline, stopping early."""
+import json
+
+import numpy as np
+import pytest
+
+from bigjax.train.loop import Preempted
+from bigjax.train.progress import Progress
+from tests import tiny
+
+
+def lines(workdir):
+    """metrics.jsonl without the wall clock."""
+    rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith('time/')} for row in rows]
+
+
+class Stops(Progress):
+    """Breaks the run when it has seen the metrics of a step."""
+
+    def __init__(self, at):
+        super().__init__(stream=open('/dev/null', 'w'))
+        self.at = at
+
+    def metrics(self, step, values):
+        if step == self.at:
+            raise RuntimeError('killed')
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'population': 2}, {'steps_per_call': 3, 'eval_every': 3, 'checkpoint_every': 6}, {'resident': 'no'},
+    {'best': 'test/accuracy'}], ids=str)
+def test_killed_and_resumed_is_straight(tmp_path, options):
+    straight, carry = tiny.train(tmp_path / 'straight', **options)
+    with pytest.raises(RuntimeError, match='killed'):
+        tiny.train(tmp_path / 'killed', progress=Stops(9), **options)
+    resumed, again = tiny.train(tmp_path / 'killed', **options)
+    assert straight.final == resumed.final
+    assert lines(tmp_path / 'straight') == lines(tmp_path / 'killed')
+    assert tiny.equal(carry, again)
+    names = [(row['step'], k) for row in lines(tmp_path / 'killed') for k in row if k != 'step']
+    assert len(names) == len(set(names))
+
+
+def test_several_steps_a_call_and_the_pipeline_change_nothing(tmp_path):
+    base, carry = tiny.train(tmp_path / 'a', eval_every=6, log_every=6)
+    for name, options in {'scan': {'steps_per_call': 6}, 'pipeline': {'resident': 'no'}}.items():
+        other, again = tiny.train(tmp_path / name, eval_every=6, log_every=6, **options)
+        tiny.close(again['state'].params, carry['state'].params, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(other.final['test/loss'], base.final['test/loss'], rtol=1e-5)
+    assert tiny.program(steps_per_call=6, eval_every=6, log_every=6).steps_per_call == 6
+    assert tiny.program(steps_per_call=5, eval_every=6, log_every=4).steps_per_call == 2
+
+
+def test_members_are_single_runs(tmp_path):
+    together, carry = tiny.train(tmp_path / 'all', population=3, seed=4)
+    for m in range(3):
+        alone, single = tiny.train(tmp_path / str(m), seed=4 + m)
+        np.testing.assert_allclose(together.final['test/loss'][m], alone.final['test/loss'][0], rtol=1e-4)
+        for all_, one in zip(tiny.leaves(carry['state'].params), tiny.leaves(single['state'].params), strict=True):
+            np.testing.assert_allclose(all_[m], one, rtol=1e-4, atol=1e-5)
+    rows = lines(tmp_path / 'all')
+    assert len(rows[-1]['test/loss/members']) == 3
+    np.testing.assert_allclose(rows[-1]['test/loss/std'], np.std(rows[-1]['test/loss/members'], ddof=1), rtol=1e-6)
+
+
+def test_members_with_data_of_their_own(tmp_path):
+    mine = [tiny.experiment(), tiny.experiment(test=17)]
+    object.__setattr__(mine[1], 'data', tiny.experiment().data.__class__(tiny.source(53, 9), {'test': tiny.source(17, 8)}))
+    object.__setattr__(mine[0], 'data', mine[0].data.__class__(tiny.source(53, 0), {'test': tiny.source(17, 1)}))
+    together, _ = tiny.train(tmp_path / 'all', mine, population=2, population_over='batch_size')
+    for m in range(2):
+        alone, _ = tiny.train(tmp_path / str(m), [mine[m]])
+        np.testing.assert_allclose(together.final['test/loss'][m], alone.final['test/loss'][0], rtol=1e-4)
+
+
+@pytest.mark.parametrize('mesh', ['data:4', 'data:8'])
+def test_devices_change_nothing(tmp_path, mesh):
+    one, carry = tiny.train(tmp_path / 'one')
+    many, again = tiny.train(tmp_path / 'many', mesh=mesh)
+    tiny.close(again['state'].params, carry['state'].params, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(many.final['test/loss'], one.final['test/loss'], rtol=1e-5)
+
+
+def test_the_best_weights_are_the_ones_reported(tmp_path):
+    outcome, carry = tiny.train(tmp_path, best='test/loss', eval_every=1, ema=0.0, optimizer=None)
+    losses = {row['step']: row['test/loss'] for row in lines(tmp_path) if 'test/loss' in row}
+    best = min(losses, key=losses.get)
+    assert int(carry['best']['step']) == best
+    np.testing.assert_allclose(outcome.final['test/loss'][0], losses[best], rtol=1e-6)
+
+
+def test_the_best_training_loss_is_judged_at_each_log(tmp_path):
+    _, carry = tiny.train(tmp_path, best='train/loss', log_every=2)
+    losses = {row['step']: row['train/loss'] for row in lines(tmp_path) if 'train/loss' in row}
+    assert int(carry['best']['step']) == min(losses, key=losses.get)
+    np.testing.assert_allclose(float(carry['best']['value']), min(losses.values()), rtol=1e-6)
+
+
+def test_stopping_early(tmp_path):
+    bad = tiny.experiment(norm=False, optimizer={'name': 'sgd', 'lr': 0.0})  # nothing improves after the first evaluation
+    outcome, _ = tiny.train(tmp_path, [bad], best='test/loss', eval_every=1, patience=3, ema=0.0, steps=40)
+    assert outcome.status == 'stopped early' and outcome.step == 5
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path):
+    import os
+    import signal
+
+    class Asks(Progress):
+        def metrics(self, step, values):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    straight, carry = tiny.train(tmp_path / 'straight')
+    with pytest.raises(Preempted, match='SIGTERM'):
+        tiny.train(tmp_path / 'asked', progress=Asks(stream=open('/dev/null', 'w')))
+    resumed, again = tiny.train(tmp_path / 'asked')
+    assert resumed.final == straight.final and tiny.equal(carry['state'], again['state'])
+    assert lines(tmp_path / 'straight') == lines(tmp_path / 'asked')
+
+
+def test_an_interval_is_the_mean_over_its_examples(tmp_path):
+    tiny.train(tmp_path / 'each', log_every=1, eval_every=12)
+    tiny.train(tmp_path / 'four', log_every=4, eval_every=12)
+    each = [row['train/loss'] for row in lines(tmp_path / 'each') if 'train/loss' in row]
+    four = [row['train/loss'] for row in lines(tmp_path / 'four') if 'train/loss' in row]
+    np.testing.assert_allclose(np.reshape(each, (3, 4)).mean(1), four, rtol=1e-6)
