@@ -1,0 +1,162 @@
+"""UCI tables: Monte-Carlo dropout on the 20 published splits, and classifiers beside scikit-learn's.
+
+Gal & Ghahramani, "Dropout as a Bayesian Approximation" (ICML 2016), table 1: test RMSE and predictive log-likelihood of
+one hidden layer of 50 ReLU. The numbers to meet are those of the authors' corrected code of 2018
+(yaringal/DropoutUncertaintyExps, results/log_100_xepochs_1_hidden_layers.txt; the column "new" of its readme): Adam,
+batches of 128, 100 x 40 epochs, 10,000 passes. That code searches the dropout rate and the precision tau again in every
+split; here each set has one pair, the one with the highest published validation log-likelihood, on average over the
+splits. The 20 splits are 20 members trained at once; the paper's "±" is the standard error, std / sqrt(20).
+
+    python -m experiments.uci --workdir=/tmp/uci                              the table
+    python -m experiments.uci --workdir=/tmp/e --variant=energy,dropout       SET,MODEL
+
+SET is bostonHousing, concrete, energy, wine-quality-red or yacht, with MODEL dropout, mlp (the same without dropout) or
+linear; or breast_cancer, with MODEL mlp or logistic.
+"""
+import math
+from functools import partial
+
+import numpy as np
+
+from bigjax import UserError, cli
+from bigjax.data.datasets import open_data, standardize
+from bigjax.data.sources import ArraySource, Splits
+from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.models import mlp, timeseries
+from bigjax.tasks import classification, regression
+
+# Set: dropout rate, tau, and over the 20 splits the mean and deviation of the RMSE and of the log-likelihood.
+PUBLISHED = {
+    'bostonHousing': (0.05, 0.2, (2.9036, 0.7909), (-2.4019, 0.1865)),
+    'concrete': (0.005, 0.05, (4.8265, 0.7179), (-2.9367, 0.1110)),
+    'energy': (0.005, 0.75, (0.5389, 0.0605), (-1.2115, 0.0238)),
+    'wine-quality-red': (0.1, 3.0, (0.6218, 0.0357), (-0.9281, 0.0570)),
+    'yacht': (0.005, 0.75, (0.6663, 0.2174), (-1.2501, 0.0684)),
+}
+SPLITS = 20
+EXACT = {  # test RMSE of least squares in closed form (numpy.linalg.lstsq with an intercept), mean of the 20 splits
+    'bostonHousing': 4.58797, 'concrete': 10.31426, 'energy': 3.05598, 'wine-quality-red': 0.65444, 'yacht': 8.96946,
+}
+SKLEARN = {  # test accuracy of scikit-learn 1.9.1's own estimators on the same 20 splits: mean, deviation
+    'logistic': ('LogisticRegression()', 0.97611, 0.01725),
+    'mlp': ('MLPClassifier((100, 64, 32))', 0.97124, 0.01671),
+}
+TABLE = ('bostonHousing,dropout', 'concrete,dropout', 'energy,dropout', 'yacht,dropout', 'bostonHousing,linear',
+         'breast_cancer,mlp', 'breast_cancer,logistic')
+PARAMETERS = {'bostonHousing,dropout': 751, 'concrete,dropout': 501, 'energy,dropout': 501, 'yacht,dropout': 401,
+              'bostonHousing,linear': 14, 'breast_cancer,mlp': 11_677, 'breast_cancer,logistic': 31}
+
+
+def get_config(variant=''):
+    """`variant` is SET,MODEL; bostonHousing,dropout by default."""
+    name, comma, model = (variant or TABLE[0]).partition(',')
+    if not comma:
+        raise UserError(f"variant '{variant}': name a set and a model, such as {variant},mlp")
+    choose('variant', name, {**PUBLISHED, 'breast_cancer': None})
+    config = base_config()
+    config.set = name
+    config.kind = model
+    config.data = ''  # the set above
+    config.split = 0  # of the first member
+    config.population = SPLITS
+    config.population_over = 'split'
+    config.eval_every = 0  # at the end
+    config.log_every = '1%'
+    if name == 'breast_cancer':
+        choose('variant', model, {'mlp': None, 'logistic': None})
+        config.model = dict(mlp.VARIANTS['breast_cancer'], features=(100, 64, 32) if model == 'mlp' else ())
+        config.batch_size = 200 if model == 'mlp' else 455
+        config.steps = '200 epochs' if model == 'mlp' else 2000
+        # scikit-learn's penalties: alpha / 2 |W|^2 a batch of 200, with alpha 1e-4; |W|^2 / 2 for C = 1 over all 455.
+        config.optimizer = dict(name='adam', lr=1e-3 if model == 'mlp' else 1e-2, wd_mask='kernels',
+                                l2=1e-4 / 200 if model == 'mlp' else 1 / 455,
+                                schedule='constant' if model == 'mlp' else 'cosine')
+        return config
+    choose('variant', model, {'dropout': None, 'mlp': None, 'linear': None})
+    rate, config.tau, *_ = PUBLISHED[name]
+    config.model = dict(mlp.VARIANTS['uci'], features=() if model == 'linear' else (50,),
+                        dropout=rate if model == 'dropout' else 0.0)
+    config.batch_size = 128
+    config.steps = '4000 epochs' if model != 'linear' else 4000
+    config.optimizer = dict(name='adam', lr=1e-3 if model != 'linear' else 1e-2, eps=1e-7, wd_mask='kernels',
+                            schedule='constant' if model != 'linear' else 'cosine')
+    config.lengthscale = 0.01 if model != 'linear' else 0.0  # of the prior: the weight decay
+    if model == 'dropout':
+        config.passes = 10_000  # Monte-Carlo samples of a prediction
+    return config
+
+
+def get_experiment(config):
+    """The model `config.kind` on the set `config.set`, split number `config.split`."""
+    if config.set == 'breast_cancer':
+        return _classifier(config)
+    splits = standardized(open_data(config.data, like=f'uci/{config.set}', data_dir=config.data_dir, split=config.split,
+                                    seed=config.split))
+    tau = config.tau
+    # Of equation 8 of the paper's appendix: the authors' code adds l^2 (1 - p) / (2 N tau) |W|^2 to the loss.
+    l2 = config.lengthscale ** 2 * (1 - config.model.dropout) / (len(splits.train) * tau)
+    judge = partial(regression.predictive, tau=tau) if config.kind == 'dropout' else regression.rmse
+    return Experiment(
+        model=mlp.MLP(**config.model, kernel_init=timeseries.glorot, dtype=config.dtype),  # Keras's initializer
+        task=regression.squared_error(),
+        data=Data(splits.train, splits.evals, info=splits.info),
+        optimizer={**config.optimizer, 'l2': l2},
+        evaluators={'test': Evaluator('test', compute=in_own_unit(judge), sums=False,
+                                      predict=regression.mc_dropout(config.passes) if config.kind == 'dropout' else None)},
+        expected=published(config.set, config.kind),
+    )
+
+
+def _classifier(config):
+    splits, _ = standardize(open_data(config.data, like='breast_cancer', data_dir=config.data_dir, seed=config.split))
+    name, mean, std = SKLEARN[config.kind]
+    expected = Expected('test/accuracy', mean, 0.01, f'scikit-learn 1.9.1, {name}, the same splits', std, SPLITS)
+    return Experiment(
+        model=mlp.MLP(**config.model, kernel_init=timeseries.glorot, dtype=config.dtype),
+        task=classification.binary(),
+        data=Data(splits.train, splits.evals, info=splits.info),
+        optimizer=config.optimizer,
+        evaluators={'test': Evaluator('test')},
+        expected=(expected,),
+    )
+
+
+def standardized(splits):
+    """Inputs and target in units of the split's own training part, with its 'mean' and 'std' beside each target.
+
+    Members of a population share one task but not one split, so the unit must travel with the examples.
+    """
+    splits, _ = standardize(splits, 'x')
+    target = splits.train.arrays['target'].astype(np.float64)
+    mean, std = target.mean(), target.std()
+
+    def apply(source):
+        return ArraySource({**source.arrays, 'target': np.float32((source.arrays['target'] - mean) / std),
+                            'mean': np.full(len(source), mean, np.float32),
+                            'std': np.full(len(source), std, np.float32)})
+
+    return Splits(apply(splits.train), {name: apply(s) for name, s in splits.evals.items()}, splits.info)
+
+
+def in_own_unit(judge):
+    """`judge(outputs, examples)` of predictions [N] or [N, T] and targets [N] taken back to the target's own unit."""
+    def compute(outputs, examples):
+        mean, std = (np.asarray(examples[k], np.float64) for k in ('mean', 'std'))
+        back = lambda y: (np.asarray(y, np.float64).T * std + mean).T
+        return judge(back(outputs), {'target': back(examples['target'])})
+    return compute
+
+
+def published(name, kind):
+    """What the row is to meet: two published standard errors, or one percent of the closed form."""
+    if kind == 'linear':
+        return (Expected('test/rmse', EXACT[name], 0.01 * EXACT[name], 'least squares in closed form, the same splits'),)
+    if kind != 'dropout':
+        return ()
+    source = 'Gal & Ghahramani 2016, table 1, the authors\' code of 2018'
+    return tuple(Expected(f'test/{metric}', mean, 2 * std / math.sqrt(SPLITS), source, std, SPLITS) for metric, (mean, std)
+                 in zip(('rmse', 'log_likelihood'), PUBLISHED[name][2:], strict=True))
+
+
+if __name__ == '__main__':
+    cli.main()
