@@ -38,7 +38,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
       image_size: both sides of every picture. None: named sets keep their own, one's own pictures all take the shorter
         side of the first.
       val_fraction: how much of train to hold out as 'val'. None: 0.1 where there is no evaluation split, else nothing.
-      seed: what the held-out part and made-up data depend on.
+      seed: what the held-out part, the split of a named set without an official one, and made-up data depend on.
       fake_records: records in every made-up split.
       **options: of a named set (see `load`); one's own text takes `length`, other data of one's own none.
 
@@ -55,7 +55,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
             raise UserError('config.data=fake: no named set to imitate here: write fake:NAME, such as fake:mnist')
         return _resized(catalogue.fake_set(place or like, fake_records, seed, **options), image_size)
     if not colon:
-        splits = _resized(_named(spec, data_dir, options), image_size)
+        splits = _resized(_named(spec, data_dir, options, seed), image_size)
     elif kind not in OWN:
         raise UserError(f'config.data={spec}: there is no kind {kind!r}: {nearest(kind, [*OWN, "fake"])}')
     elif not place:
@@ -89,7 +89,10 @@ def hold_out(splits: Splits, fraction: float, seed: int = 0) -> Splits:
     return Splits(subset(splits.train, kept), evals, {**splits.info, 'records': records, 'held_out': fraction})
 
 
-def _named(name: str, data_dir: str, options: Mapping[str, Any]) -> Splits:
+def _named(name: str, data_dir: str, options: Mapping[str, Any], seed: int) -> Splits:
+    named = catalogue.NAMED.get(name.partition('/')[0])
+    if named is not None and 'seed' in named.options:  # it has no official split
+        options = {'seed': seed, **options}
     try:
         return load(name, data_dir, **options)
     except UserError:
