@@ -23,7 +23,7 @@ def squared_error(x: str = 'x', target: str = 'target', mean=0.0, std=1.0) -> Ta
       x, target: keys of the batch.
       mean, std: of the training targets; numbers, or arrays that broadcast to a target.
     """
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def inputs(batch):
         return (batch[x],)
