@@ -169,8 +169,17 @@ def grouped(metrics: Sequence[Mapping]) -> dict[str, list[Series]]:
         colour = splits.index(split) if split in splits else 7
         groups.setdefault(group, []).append(
             Series(label, [line['step'] for line in lines], [line[name] for line in lines], std, colour))
-    last = lambda group: (group in ('learning rate', 'grad norm'), groups[group][0].colour == 7)
-    return {group: groups[group] for group in sorted(groups, key=last)}
+    groups = {g: sorted(series, key=lambda s: s.colour) for g, series in groups.items() if _telling(g, series)}
+    order = lambda group: (group != 'loss', group in ('learning rate', 'grad norm'), groups[group][0].colour == 7)
+    return {group: groups[group] for group in sorted(groups, key=order)}
+
+
+def _telling(group, series) -> bool:
+    """Whether a chart would tell anything: no constant learning rate, no wait for data where there is none."""
+    values = [y for s in series for y in s.y if y is not None]
+    if group == 'learning rate':
+        return len(set(values)) > 1
+    return group != 'data wait' or max(values, default=0.0) > 0.02
 
 
 def _charts(metrics) -> list[str]:

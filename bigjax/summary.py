@@ -23,11 +23,11 @@ def number(value: Any) -> str:
 
 
 def spread(mean: float | None, std: float | None) -> str:
-    """'0.943 ± 0.004': the deviation to one digit (two where it starts with 1), the mean to the same place."""
+    """'0.9432 ± 0.0043': the deviation to two digits, the mean to the same place."""
     if mean is None or not std or not math.isfinite(std):
         return number(mean)
-    place = -math.floor(math.log10(std)) + (f'{std:e}'[0] == '1')
-    return f'{mean:,.{max(0, place)}f} ± {std:,.{max(0, place)}f}' if place < 6 else f'{mean:.3e} ± {std:.1e}'
+    place = 1 - math.floor(math.log10(std))
+    return f'{mean:,.{max(0, place)}f} ± {std:,.{max(0, place)}f}' if place < 7 else f'{mean:.3e} ± {std:.1e}'
 
 
 def paper(row: Mapping) -> str:

@@ -61,6 +61,16 @@ def test_a_run(tmp_path):
     assert f'title="3 taken for 3: {confusion.counts[3, 3] / confusion.counts[3].sum():.1%}"' in page.source
 
 
+@pytest.mark.parametrize('rate, wait, shown', [([1.0, 1.0], [0.001, 0.002], ['loss']),
+                                              ([1.0, 0.5], [0.001, 0.5], ['loss', 'data wait', 'learning rate'])])
+def test_only_charts_that_tell_something(rate, wait, shown):
+    lines = [{'step': i, 'val/loss': 1.0, 'train/loss': 1.0, 'train/learning_rate': rate[i], 'time/data_wait': wait[i],
+              'train/examples': 7} for i in range(2)]
+    groups = report.grouped(lines)
+    assert list(groups) == shown
+    assert [s.name for s in groups['loss']] == ['train', 'val']
+
+
 def test_it_stands_alone(tmp_path):
     page = Page(report.write(workdirs.make(tmp_path)))
     assert 'script' not in page.tags
@@ -154,9 +164,9 @@ def test_number(value, text):
 
 
 @pytest.mark.parametrize('mean, std, text', [
-    (0.94317, 0.0043, '0.943 ± 0.004'), (0.94317, 0.0012, '0.9432 ± 0.0012'), (0.9, None, '0.9000'),
+    (0.94317, 0.0043, '0.9432 ± 0.0043'), (0.94317, 0.0012, '0.9432 ± 0.0012'), (0.9, None, '0.9000'),
     (0.9, 0.0, '0.9000'),
-    (1234.5, 25.0, '1,234 ± 25'), (None, 0.1, '–'), (3.0, 0.9, '3.0 ± 0.9'), (1e-9, 2e-10, '1.000e-09 ± 2.0e-10')])
+    (1234.5, 25.0, '1,234 ± 25'), (None, 0.1, '–'), (3.0, 0.9, '3.00 ± 0.90'), (1e-9, 2e-10, '1.000e-09 ± 2.0e-10')])
 def test_spread(mean, std, text):
     assert summary.spread(mean, std) == text
 

@@ -111,16 +111,17 @@ def test_adam_in_one_cycle_against_torch():
         np.testing.assert_allclose(x[-1], w.detach().numpy(), rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('cooldown', [0, 2])
-def test_plateau_against_torch(cooldown):
+@pytest.mark.parametrize('cooldown, threshold', [(0, {}), (2, {}), (0, {'threshold_mode': 'abs', 'threshold': 0.12})])
+def test_plateau_against_torch(cooldown, threshold):
     """The recorded loss falls, stays, falls a little and stays; torch's patience is one less for the same moment."""
     torch = pytest.importorskip('torch', reason='the reference is torch.optim.lr_scheduler.ReduceLROnPlateau')
     epochs = [3.0, 2.0, 1.5, 1.5, 1.6, 1.5, 1.4, 1.4, 1.39999, 1.4, 1.4, 1.4, 1.2, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3]
     reference = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.8)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        reference, factor=0.5, patience=1, cooldown=cooldown, min_lr=0.1)
+        reference, factor=0.5, patience=1, cooldown=cooldown, min_lr=0.1, **threshold)
     spec = {'name': 'sgd', 'lr': 0.8, 'schedule': {
-        'name': 'plateau', 'factor': 0.5, 'patience': '2 epochs', 'cooldown': f'{cooldown} epochs', 'min_lr': 0.1}}
+        'name': 'plateau', 'factor': 0.5, 'patience': '2 epochs', 'cooldown': f'{cooldown} epochs', 'min_lr': 0.1,
+        **({'rtol': 0.0, 'atol': threshold['threshold']} if threshold else {})}}
     params = {'w': jnp.zeros(1)}
     tx, lr = make(spec, params, total_steps=500)
     state, update = tx.init(params), jax.jit(tx.update)
