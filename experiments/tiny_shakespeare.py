@@ -31,7 +31,8 @@ ROWS = {  # row: (model, its fields, window, minibatch, steps, optimizer, publis
     'gpt_large': (gpt.GPT, gpt.VARIANTS['shakespeare'], 256, 64, 5000, GPT, 1.4697),
 }
 TABLE = ('gpt', 'lstm')
-PARAMETERS = {'': 804_096, 'gpt': 804_096, 'lstm': 946_625, 'gpt_large': 10_745_088}
+PARAMETERS = {'gpt': 804_096, 'lstm': 946_625, 'gpt_large': 10_745_088}
+TINY = {'length': '16', 'sample_length': '4', 'model.width': '16', 'model.features': '16', 'model.num_layers': '2'}
 
 
 def get_config(variant=''):

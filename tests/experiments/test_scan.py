@@ -1,0 +1,29 @@
+"""What the evaluation of SCAN counts as a mistake, and shows."""
+import numpy as np
+import pytest
+
+from bigjax.data.catalogue import SCAN_VOCABULARIES as WORDS
+from bigjax.data.formats import pad_words
+from experiments import scan
+
+COMMANDS = ['walk', 'jump twice', 'run left']
+ACTIONS = ['I_WALK', 'I_JUMP I_JUMP', 'I_TURN_LEFT I_RUN']
+
+
+def tokens(side, sentences):
+    return pad_words([s.split() for s in sentences], WORDS[side], 8, 'here')
+
+
+@pytest.mark.parametrize(('given', 'share', 'wrong'), [
+    (ACTIONS, 1.0, []),
+    (['I_WALK', 'I_JUMP', 'I_TURN_LEFT I_RUN'], 2 / 3, [1]),
+    (['I_WALK I_WALK', 'I_JUMP I_JUMP I_JUMP', 'I_RUN'], 0.0, [0, 1, 2]),
+])
+def test_exact_match_and_mistakes(given, share, wrong):
+    examples = {'source': tokens('source', COMMANDS), 'target': tokens('target', ACTIONS)}
+    outputs = np.roll(tokens('target', given), -1, axis=1)  # what is decoded has no <s>
+    outputs[:, -1] = 0
+    found = scan.judge(outputs, examples, WORDS)
+    assert found['exact_match'] == pytest.approx(share)
+    lines = [f'{COMMANDS[i]}\n  is     {ACTIONS[i]}\n  given  {given[i]}' for i in wrong]
+    assert found['mistakes'] == ('\n\n'.join(lines) or 'none')
