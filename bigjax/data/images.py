@@ -35,9 +35,7 @@ def whole(data: bytes) -> bool:
             at += 1
             continue
         at += 2 + int.from_bytes(data[at + 2:at + 4], 'big')
-        if data[at - 1:at] and data[at:at + 1] != b'\xff':  # no marker follows: the scan has begun
-            return data.find(b'\xff\xd9', at) >= 0
-    return data.find(b'\xff\xd9', at) >= 0
+    return data.find(b'\xff\xd9', at) >= 0  # no marker followed: the scan has begun
 
 
 def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray:
