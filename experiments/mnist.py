@@ -55,15 +55,9 @@ def get_experiment(config):
         task=classification.softmax(),
         data=Data(splits.train, splits.evals, preprocess=augment.to_float(), info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', compute=partial(judge, classes=splits.info['classes']))},
+        evaluators={'test': Evaluator('test', compute=partial(classification.error, classes=splits.info['classes']))},
         expected=(Expected('test/error', error, 0.10, source, better='lower'),),
     )
-
-
-def judge(outputs, examples, classes):
-    """{'error': percent of wrong answers, 'confusion': `Confusion`} of logits [N, K]."""
-    wrong = outputs.argmax(axis=-1) != examples['label']
-    return {'error': 100 * float(wrong.mean()), **classification.confusion(outputs, examples, classes)}
 
 
 if __name__ == '__main__':

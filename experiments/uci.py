@@ -95,14 +95,16 @@ def get_experiment(config):
     tau = config.tau
     # Of equation 8 of the paper's appendix: the authors' code adds l^2 (1 - p) / (2 N tau) |W|^2 to the loss.
     l2 = config.lengthscale ** 2 * (1 - config.model.dropout) / (len(splits.train) * tau)
-    judge = partial(regression.predictive, tau=tau) if config.kind == 'dropout' else regression.rmse
+    test = Evaluator('test', compute=in_own_unit(regression.rmse), sums=False)
+    if config.kind == 'dropout':
+        test = Evaluator('test', compute=in_own_unit(partial(regression.predictive, tau=tau)), sums=False,
+                         predict=regression.mc_dropout(config.passes))
     return Experiment(
         model=mlp.MLP(**config.model, kernel_init=timeseries.glorot, dtype=config.dtype),  # Keras's initializer
         task=regression.squared_error(),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer={**config.optimizer, 'l2': l2},
-        evaluators={'test': Evaluator('test', compute=in_own_unit(judge), sums=False,
-                                      predict=regression.mc_dropout(config.passes) if config.kind == 'dropout' else None)},
+        evaluators={'test': test},
         expected=published(config.set, config.kind),
     )
 
@@ -150,12 +152,14 @@ def in_own_unit(judge):
 def published(name, kind):
     """What the row is to meet: two published standard errors, or one percent of the closed form."""
     if kind == 'linear':
-        return (Expected('test/rmse', EXACT[name], 0.01 * EXACT[name], 'least squares in closed form, the same splits'),)
+        value = EXACT[name]
+        return (Expected('test/rmse', value, 0.01 * value, 'least squares in closed form, the same splits'),)
     if kind != 'dropout':
         return ()
-    source = 'Gal & Ghahramani 2016, table 1, the authors\' code of 2018'
-    return tuple(Expected(f'test/{metric}', mean, 2 * std / math.sqrt(SPLITS), source, std, SPLITS) for metric, (mean, std)
-                 in zip(('rmse', 'log_likelihood'), PUBLISHED[name][2:], strict=True))
+    source = "Gal & Ghahramani 2016, table 1, by the authors' code of 2018"
+    rows = zip(('rmse', 'log_likelihood'), PUBLISHED[name][2:], strict=True)
+    return tuple(Expected(f'test/{metric}', mean, 2 * std / math.sqrt(SPLITS), source, std, SPLITS)
+                 for metric, (mean, std) in rows)
 
 
 if __name__ == '__main__':

@@ -61,10 +61,17 @@ def random_flip(p: float = 0.5, key: str = 'image') -> Augment:
     return _each(lambda image, rng: jnp.where(jax.random.bernoulli(rng, p), image[:, ::-1], image), key)
 
 
-def random_crop(padding: int, key: str = 'image') -> Augment:
-    """A window of the picture's own size out of the picture padded with `padding` zeros on every side."""
+def random_crop(padding: int, fill: float | Sequence[float] = 0.0, key: str = 'image') -> Augment:
+    """A window of the picture's own size out of the picture padded with `padding` pixels of `fill` on every side.
+
+    After `normalize`, black is fill = -mean / std, one number or one a channel.
+    """
+    fill = np.asarray(fill, np.float32)
+
     def fn(image, rng):
-        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+        height, width, channels = image.shape
+        border = jnp.broadcast_to(fill, (height + 2 * padding, width + 2 * padding, channels)).astype(image.dtype)
+        padded = jax.lax.dynamic_update_slice(border, image, (padding, padding, 0))
         y, x = jax.random.randint(rng, (2,), 0, 2 * padding + 1)
         return jax.lax.dynamic_slice(padded, (y, x, 0), image.shape)
     return _each(fn, key)

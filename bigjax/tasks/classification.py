@@ -83,3 +83,10 @@ def counts(outputs, labels, classes: int) -> np.ndarray:
 def confusion(outputs, examples, classes: Sequence[str], label: str = 'label') -> dict:
     """{'confusion': `Confusion`} of the logits of a whole split, for an evaluator's `compute`."""
     return {'confusion': Confusion(counts(outputs, examples[label], len(classes)), tuple(classes))}
+
+
+def error(outputs, examples, classes: Sequence[str], label: str = 'label') -> dict:
+    """As `confusion`, and {'error': wrong answers in percent}, the unit in which papers on images print it."""
+    found = confusion(outputs, examples, classes, label)
+    cells = found['confusion'].counts
+    return {'error': 100.0 * (1.0 - np.trace(cells) / cells.sum()), **found}

@@ -59,10 +59,11 @@ def test_flip(batch):
     assert abs(flipped.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / len(out))
 
 
-def test_crop_is_every_window_of_the_padded_picture(batch):
+@pytest.mark.parametrize('fill', [0.0, -0.42])
+def test_crop_is_every_window_of_the_padded_picture(batch, fill):
     given = np.repeat(batch['image'][:1], 600, axis=0)
-    out = np.asarray(jax.jit(augment.random_crop(2))({'image': given}, jax.random.key(1))['image'])
-    padded = np.pad(given[0], ((2, 2), (2, 2), (0, 0)))
+    out = np.asarray(jax.jit(augment.random_crop(2, fill))({'image': given}, jax.random.key(1))['image'])
+    padded = np.pad(given[0], ((2, 2), (2, 2), (0, 0)), constant_values=np.float32(fill))
     windows = {padded[y:y + H, x:x + W].tobytes(): (y, x) for y in range(5) for x in range(5)}
     seen = [windows[image.tobytes()] for image in out]
     assert len(set(seen)) == 25  # a missed one of 25 in 600 draws has probability 6e-10

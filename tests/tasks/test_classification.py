@@ -106,3 +106,10 @@ def test_confusion_equals_scikit_learn():
     assert found.classes == ('a', 'b', 'c')
     binary = tasks.counts(batch['image'][:, 0], batch['label'] % 2, 2)
     np.testing.assert_array_equal(binary, metrics.confusion_matrix(batch['label'] % 2, batch['image'][:, 0] > 0))
+
+
+def test_error_is_the_percentage_of_wrong_answers():
+    batch = batch_of(50, 3)
+    found = tasks.error(batch['image'], batch, ['a', 'b', 'c'])
+    assert found['error'] == pytest.approx(100 * np.mean(batch['image'].argmax(1) != batch['label']))
+    assert found['confusion'].counts.sum() == 50

@@ -1,0 +1,65 @@
+"""CIFAR-10: residual networks, and the small network of tutorials.
+
+He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition" (CVPR 2016), section 4.2 and table 6: test error of
+ResNet-20 8.75 %, ResNet-56 6.97 %. SGD with momentum, 64,000 steps of 128, a tenth of the rate at 32,000 and 48,000,
+crops out of four pixels of padding, flips; shortcuts without parameters. (The paper subtracts the mean of each pixel;
+here the mean of each channel is subtracted and its deviation divided out.)
+
+    python -m experiments.cifar10 --workdir=/tmp/cifar --variant=resnet20      cnn, resnet20 or resnet56
+    python -m experiments.cifar10 --workdir=/tmp/try --variant=cnn --config.data=fake
+
+The data is TFDS's 'cifar10'; where it is missing, the error says the command that gets it.
+"""
+from functools import partial
+
+from bigjax import cli
+from bigjax.data import augment
+from bigjax.data.datasets import open_data
+from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.models import cnn, resnet
+from bigjax.tasks import classification
+
+SGD = dict(name='sgd', lr=0.1, momentum=0.9, l2=1e-4, schedule=dict(name='step', boundaries=('50%', '75%'), factor=0.1))
+ADAM = dict(name='adam', lr=1e-3, schedule='cosine')
+ROWS = {  # row: (model, its fields, optimizer, steps, the paper's test error in percent)
+    'cnn': (cnn.CNN, cnn.VARIANTS['cifar'], ADAM, '10 epochs', None),
+    'resnet20': (resnet.ResNet, resnet.VARIANTS['resnet20'], SGD, 64_000, 8.75),
+    'resnet56': (resnet.ResNet, resnet.VARIANTS['resnet56'], SGD, 64_000, 6.97),
+}
+TABLE = tuple(ROWS)
+PARAMETERS = {'cnn': 545_098, 'resnet20': 269_722, 'resnet56': 853_018}
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training pictures, by channel
+
+
+def get_config(variant=''):
+    """`variant` is a row of the table; the tutorial's network by default."""
+    config = base_config()
+    config.row = variant or 'cnn'
+    _, fields, optimizer, steps, _ = choose('variant', config.row, ROWS)
+    config.model = dict(fields)
+    config.data = 'cifar10'
+    config.batch_size = 128
+    config.steps = steps
+    config.crop = 0 if config.row == 'cnn' else 4  # pixels of padding; 0 leaves the pictures as they are
+    config.optimizer = optimizer
+    return config
+
+
+def get_experiment(config):
+    """The row `config.row`."""
+    model, *_, error = choose('config.row', config.row, ROWS)
+    splits = open_data(config.data, like='cifar10', data_dir=config.data_dir)
+    vary = augment.chain(augment.random_crop(config.crop), augment.random_flip()) if config.crop else None
+    expected = Expected('test/error', error, 0.50, 'He et al. 2016, table 6', better='lower') if error else None
+    return Experiment(
+        model=model(**config.model, dtype=config.dtype),
+        task=classification.softmax(),
+        data=Data(splits.train, splits.evals, preprocess=augment.normalize(MEAN, STD), augment=vary, info=splits.info),
+        optimizer=config.optimizer,
+        evaluators={'test': Evaluator('test', compute=partial(classification.error, classes=splits.info['classes']))},
+        expected=(expected,) if expected else (),
+    )
+
+
+if __name__ == '__main__':
+    cli.main()
