@@ -15,7 +15,8 @@ from typing import Any
 
 from absl import flags
 
-from bigjax import UserError, config as configs
+from bigjax import UserError
+from bigjax import config as configs
 
 DONE, USER, NONFINITE, NO, PREEMPTED = 0, 2, 3, 4, 75
 
@@ -62,7 +63,7 @@ def _no_space(error: BaseException | None) -> bool:
     """Whether a full disk is the cause, however deep (asynchronous saves wrap it)."""
     seen = 0
     while error is not None and seen < 20:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC or 'No space left on device' in str(error):
+        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or 'No space left on device' in str(error):
             return True
         error, seen = error.__cause__ or error.__context__, seen + 1
     return False
@@ -192,6 +193,8 @@ class Job:
         from bigjax.train.program import Program
         reader = configs.Reader(config)
         experiments = [self.module.get_experiment(reader)]
+        if config.data != self.module.get_config(row).data:  # the paper says nothing of other data
+            experiments = [dataclasses.replace(experiments[0], expected=())]
         settings = settings_module.read(reader, len(experiments[0].data.train))
         if settings.population_over != 'seed':
             over = settings.population_over

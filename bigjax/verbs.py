@@ -1,11 +1,9 @@
 """What an experiment can be told to do: train, eval, bench. Each takes a `bigjax.cli.Job` and returns an exit code."""
 import pathlib
-import sys
 import time
 
-import jax
-
-from bigjax import UserError, config as configs
+from bigjax import UserError
+from bigjax import config as configs
 from bigjax.train import checkpoint, replay
 from bigjax.train.loop import Loop, evaluate_all
 from bigjax.train.program import member
@@ -100,7 +98,7 @@ def _replay(job) -> int:
     folder = pathlib.Path(job.flags.replay)
     info, batch = replay.read(folder)
     row = info['variant']
-    program, settings = job.program(row, job.stored_config(row, info['config']))
+    program, _ = job.program(row, job.stored_config(row, info['config']))
     state = checkpoint.load(folder / 'state', member(program.init(), 0, program.members)['state'])
     data, task = program.experiment.data, program.experiment.task
     what = replay.explain(state, batch, apply=program.apply, loss=task.loss, preprocess=data.preprocess,
@@ -111,5 +109,4 @@ def _replay(job) -> int:
 
 def bench(job) -> int:
     """Times the compiled train step of each row."""
-    from bigjax import bench as benches
     raise UserError('bench: not wired')

@@ -49,14 +49,16 @@ def get_experiment(config):
     """The row `config.row`."""
     model, *_, error = choose('config.row', config.row, ROWS)
     splits = open_data(config.data, like='cifar10', data_dir=config.data_dir)
+    classes = splits.info['classes']
+    judge = partial(classification.error, classes=classes)
     vary = augment.chain(augment.random_crop(config.crop), augment.random_flip()) if config.crop else None
     expected = Expected('test/error', error, 0.50, 'He et al. 2016, table 6', better='lower') if error else None
     return Experiment(
-        model=model(**config.model, dtype=config.dtype),
+        model=model(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
         task=classification.softmax(),
         data=Data(splits.train, splits.evals, preprocess=augment.normalize(MEAN, STD), augment=vary, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', compute=partial(classification.error, classes=splits.info['classes']))},
+        evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
         expected=(expected,) if expected else (),
     )
 

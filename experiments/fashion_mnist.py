@@ -52,16 +52,18 @@ def get_experiment(config):
     """ResNet of the depth of `config.row`."""
     *_, error = choose('config.row', config.row, VARIANTS)
     splits = open_data(config.data, like='fashion_mnist', data_dir=config.data_dir)
+    classes = splits.info['classes']
+    judge = partial(classification.error, classes=classes)
     black = -MEAN / STD
     return Experiment(
-        model=resnet.ResNet(**config.model, dtype=config.dtype),
+        model=resnet.ResNet(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
         task=classification.softmax(),
         data=Data(splits.train, splits.evals, info=splits.info, preprocess=augment.normalize(MEAN, STD),
                   augment=augment.chain(
                       augment.random_crop(4, fill=black), augment.random_flip(),
                       augment.random_erasing(config.erase, sl=0.02, sh=0.4, r1=0.3, value=0.4914))),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', compute=partial(classification.error, classes=splits.info['classes']))},
+        evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
         expected=(Expected('test/error', error, 0.30, 'Zhong et al. 2020, the table of the code', better='lower'),),
     )
 

@@ -50,12 +50,14 @@ def get_experiment(config):
     """The row `config.row`."""
     model, *_, error, source = choose('config.row', config.row, ROWS)
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
+    classes = splits.info['classes']
+    judge = partial(classification.error, classes=classes)
     return Experiment(
-        model=model(**config.model, dtype=config.dtype),
+        model=model(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
         task=classification.softmax(),
         data=Data(splits.train, splits.evals, preprocess=augment.to_float(), info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', compute=partial(classification.error, classes=splits.info['classes']))},
+        evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
         expected=(Expected('test/error', error, 0.10, source, better='lower'),),
     )
 

@@ -42,12 +42,14 @@ def get_experiment(config):
     """The row `config.row`."""
     model, _, accuracy = choose('config.row', config.row, ROWS)
     splits = open_data(config.data, like='mnist1d', data_dir=config.data_dir)
+    classes = splits.info['classes']
+    judge = partial(classification.confusion, classes=classes)
     return Experiment(
-        model=model(**config.model, dtype=config.dtype),
+        model=model(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
         task=classification.softmax('x'),
         data=Data(splits.train, splits.evals, shuffle=False, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', compute=partial(classification.confusion, classes=splits.info['classes']))},
+        evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
         expected=(Expected('test/accuracy', accuracy, 0.03, 'Greydanus & Kobak 2024, the table of section 2'),),
     )
 

@@ -1,7 +1,8 @@
 """Overrides keep the type of what they replace, and every key must be read."""
 import pytest
 
-from bigjax import UserError, config as configs
+from bigjax import UserError
+from bigjax import config as configs
 from bigjax.experiment import base_config
 
 

@@ -6,6 +6,7 @@ variant of each model class also trains a few steps on made-up data of the real 
 device = four, accumulated = whole.
 """
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -15,7 +16,8 @@ import jax
 import numpy as np
 import pytest
 
-from bigjax import cli, config as configs
+from bigjax import cli
+from bigjax import config as configs
 from bigjax.parallel import mesh as meshes
 from bigjax.train.loop import Loop
 from bigjax.train.progress import Progress
@@ -110,7 +112,7 @@ def run(name, variant, workdir, progress=None, **overrides):
     config = it.config(variant)
     p, settings = it.program(variant, config)
     records = Records(workdir, experiment=name, variant=variant, config=configs.plain(config), command='')
-    outcome = Loop(p, workdir, records, progress or Progress(stream=open(os.devnull, 'w'))).run()
+    outcome = Loop(p, workdir, records, progress or Progress(stream=io.StringIO())).run()
     return p, outcome, p.restore(workdir / 'checkpoints' / str(settings.steps))
 
 
@@ -150,7 +152,7 @@ class TestTraining:
     def test_killed_is_straight(self, name, variant, straight, tmp_path):
         _, outcome, carry = straight(name, variant)
         with pytest.raises(RuntimeError, match='killed'):
-            run(name, variant, tmp_path, Stops(stream=open(os.devnull, 'w')))
+            run(name, variant, tmp_path, Stops(stream=io.StringIO()))
         _, again, resumed = run(name, variant, tmp_path)
         assert again.final == outcome.final and tiny.equal(carry, resumed)
 

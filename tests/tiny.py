@@ -1,4 +1,5 @@
 """A small experiment with everything a state can hold: batch statistics, dropout, a moving average, augmentation."""
+import io
 from typing import Any
 
 import flax.linen as nn
@@ -76,7 +77,7 @@ def train(workdir, experiments=None, progress=None, **changes):
     s = p.settings
     records = Records(workdir, experiment='tiny', variant='', config=configs.plain(config(**changes)), command='tiny',
                       population=s.population, seed=s.seed)
-    loop = Loop(p, workdir, records, progress or Progress(stream=open('/dev/null', 'w')))
+    loop = Loop(p, workdir, records, progress or Progress(stream=io.StringIO()))
     outcome = loop.run()
     carry = p.restore(workdir / 'checkpoints' / str(outcome.step))
     return outcome, carry

@@ -28,7 +28,7 @@ def keeps(source, data: Data, resident: str) -> bool:
     if resident == 'yes' and not able:
         raise UserError(f'config.resident: {source!r} is read example by example and cannot live on the device; '
                         "write --config.resident=auto")
-    return able and (resident == 'yes' or resident == 'auto' and sum(a.nbytes for a in source.arrays.values()) <= LIMIT)
+    return able and (resident == 'yes' or (resident == 'auto' and sum(a.nbytes for a in source.arrays.values()) <= LIMIT))
 
 
 def batch_shapes(data: Data, rows: int) -> dict:

@@ -132,7 +132,7 @@ class Loop:
                                 f'batch and state are in {folder}; look at them with --replay={folder}')
 
     def _due(self, step, every) -> bool:
-        return step == self._settings.steps or bool(every) and step % every == 0
+        return step == self._settings.steps or (bool(every) and step % every == 0)
 
     def _boundary(self, carry, step, halted, feed):
         """What is due after `step`, in the order that the module's head gives."""

@@ -1,4 +1,6 @@
 """Checkpoints: what stays, what is refused, and where a run starts from."""
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +51,7 @@ def test_own_checkpoint_then_init_from_then_scratch(tmp_path):
     def start(workdir, init_from=''):
         p = tiny.program()
         records = Records(workdir, experiment='tiny', variant='', config=configs.plain(tiny.config()), command='')
-        loop = Loop(p, workdir, records, Progress(stream=open('/dev/null', 'w')), init_from=init_from)
+        loop = Loop(p, workdir, records, Progress(stream=io.StringIO()), init_from=init_from)
         try:
             return loop._start()
         finally:

@@ -1,4 +1,5 @@
 """The loop: resuming, populations, dispatches of several steps, the host pipeline, stopping early."""
+import io
 import json
 
 import numpy as np
@@ -19,7 +20,7 @@ class Stops(Progress):
     """Breaks the run when it has seen the metrics of a step."""
 
     def __init__(self, at):
-        super().__init__(stream=open('/dev/null', 'w'))
+        super().__init__(stream=io.StringIO())
         self.at = at
 
     def metrics(self, step, values):
@@ -114,7 +115,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path):
 
     straight, carry = tiny.train(tmp_path / 'straight')
     with pytest.raises(Preempted, match='SIGTERM'):
-        tiny.train(tmp_path / 'asked', progress=Asks(stream=open('/dev/null', 'w')))
+        tiny.train(tmp_path / 'asked', progress=Asks(stream=io.StringIO()))
     resumed, again = tiny.train(tmp_path / 'asked')
     assert resumed.final == straight.final and tiny.equal(carry['state'], again['state'])
     assert lines(tmp_path / 'straight') == lines(tmp_path / 'asked')

@@ -63,8 +63,9 @@ def test_the_loop_stops_keeps_the_evidence_and_applies_nothing(tmp_path, populat
 
 def test_the_first_module_is_named():
     task, state = classification.softmax('x'), None
-    from bigjax.train.state import init_state
     import optax
+
+    from bigjax.train.state import init_state
     state = init_state(Broken(), (jnp.zeros((1, 5)),), optax.identity(), 0, ema=False)
     batch = tiny.source(8).arrays
     what = replay.explain(state, batch, apply=bind(Broken()), loss=task.loss)
@@ -72,5 +73,5 @@ def test_the_first_module_is_named():
 
 
 def test_a_folder_without_evidence_is_refused(tmp_path):
-    with pytest.raises(UserError, match='info.json is missing'):
+    with pytest.raises(UserError, match=r'info\.json is missing'):
         replay.read(tmp_path)
