@@ -1,13 +1,14 @@
 """The contract between an experiment script and everything above it: plain data and functions, no behaviour."""
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import ml_collections
 
 from bigjax import UserError
-from bigjax.tasks import Confusion as Confusion, Task
+from bigjax.tasks import Confusion as Confusion
+from bigjax.tasks import Task
 
 
 class Source(Protocol):

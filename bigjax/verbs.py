@@ -7,7 +7,7 @@ from bigjax import config as configs
 from bigjax.train import checkpoint, replay
 from bigjax.train.loop import Loop, evaluate_all
 from bigjax.train.program import member
-from bigjax.train.progress import Progress, clock, number, table
+from bigjax.train.progress import Progress, clock, table
 from bigjax.train.records import Records, judge, summarise
 
 DONE, NO = 0, 4
@@ -54,25 +54,15 @@ def _train_row(job, row: str) -> dict:
 
 
 def _table(job, rows: dict) -> str:
-    """Measured beside expected: {row: (final, judged rows)} as a table for the terminal."""
+    """Measured beside expected, {row: (final, judged)}, for the terminal; without anything expected, what was measured."""
     lines = []
     for name, (final, judged) in rows.items():
         for e in judged:
-            lines.append([name or job.name, e['metric'], _spread(e), number(e['value']), e['source'],
-                          'yes' if e['ok'] else 'MISSED'])
-        known = {e['metric'] for e in judged}
-        for metric, summary in final.items() if not judged else ():
-            if metric not in known:
-                lines.append([name or job.name, metric, _spread(summary), '', '', ''])
-    return table(['', 'metric', 'measured', 'paper', 'source', 'within tolerance'], lines)
-
-
-def _spread(summary) -> str:
-    mean = summary.get('measured', summary.get('mean'))
-    if mean is None:
-        return 'not measured'
-    spread = summary.get('spread', summary.get('std'))
-    return number(mean) + (f' ± {number(spread)}' if spread else '')
+            lines.append([name or job.name, e['metric'], spread(e['measured'], e['spread']), paper(e),
+                          'within tolerance' if e['ok'] else 'MISSED', e['source']])
+        if not judged:
+            lines += [[name or job.name, metric, spread(s['mean'], s['std']), '–', '', ''] for metric, s in final.items()]
+    return table(['', 'metric', 'measured', 'paper', '', 'source'], lines)
 
 
 def evaluate(job) -> int:
@@ -88,8 +78,9 @@ def evaluate(job) -> int:
         judged = judge(final, program.experiment.expected)
         rows[row] = (final, judged)
         missed |= any(not e['ok'] for e in judged)
-        print('\n'.join(f'{row + " " if row else ""}{name} {_spread(s)}' for name, s in final.items()))
-    print(_table(job, {row: r for row, r in rows.items() if r[1]}) if any(r[1] for r in rows.values()) else '', end='')
+        print('\n'.join(f'{row + " " if row else ""}{name} {spread(s["mean"], s["std"])}' for name, s in final.items()))
+    if any(judged for _, judged in rows.values()):
+        print(_table(job, {row: r for row, r in rows.items() if r[1]}))
     return NO if job.flags.check and missed else DONE
 
 
