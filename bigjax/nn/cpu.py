@@ -78,7 +78,7 @@ def ones(rows: int, like: jax.Array) -> jax.Array:
 
 def column_sums(x_MxC: jax.Array, like: jax.Array) -> jax.Array:
     """[M, C] -> [C], the sum over rows as a product; `like` as in `ones`, for example a parameter of the layer."""
-    return (x_MxC.T @ ones(x_MxC.shape[0], like))[:, 0]
+    return jax.lax.dot_general(ones(x_MxC.shape[0], like), x_MxC, (((0,), (0,)), ((), ())))[0]
 
 
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
