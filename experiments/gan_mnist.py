@@ -32,11 +32,11 @@ from bigjax.models import gan
 from bigjax.tasks import generative
 
 ROWS = {  # row: (the model's fields, minibatch, epochs)
-    'small': (dict(latent=64, width=32), 64, 5),
+    'small': (dict(latent=64, width=16), 64, 3),
     'dcgan': (dict(latent=100, width=128), 128, 25),
 }
 TABLE = ('small',)
-PARAMETERS = {'small': 320_626, 'dcgan': 3_116_482}
+PARAMETERS = {'small': 131_514, 'dcgan': 3_116_482}
 TINY = {'model.width': '4', 'model.latent': '5'}
 
 

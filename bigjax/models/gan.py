@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from bigjax import UserError
-from bigjax.nn.conv import Conv, ConvTranspose
+from bigjax.nn.conv import Conv
 from bigjax.nn.dense import Dense
 from bigjax.nn.norm import BatchNorm
+from bigjax.nn.upsample import ConvTranspose
 
 VARIANTS = {'mnist': {'size': 28, 'channels': 1}, 'cifar': {'size': 32, 'channels': 3}}
 normal = nn.initializers.normal(0.02)
