@@ -4,6 +4,7 @@ import time
 
 from bigjax import UserError
 from bigjax import config as configs
+from bigjax.summary import paper, spread
 from bigjax.train import checkpoint, replay
 from bigjax.train.loop import Loop, evaluate_all
 from bigjax.train.program import member
