@@ -1,15 +1,18 @@
 """LSTM and GRU over whole sequences, with the equations and parameter counts of cuDNN and PyTorch.
 
-Glossary: B batch · T time · D input width · H features. Gates are side by side in the last axis of every parameter:
-LSTM in the order input, forget, cell, output; GRU in the order reset, update, new.
+Glossary: B batch · T time · D input width · H features · G all gates' features, 4H or 3H. Gates are side by side in the
+last axis of every parameter: LSTM in the order input, forget, cell, output; GRU in the order reset, update, new.
 """
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from bigjax.nn.cpu import add_bias, column_sums, on_cpu
 
 Carry = Any
 
@@ -24,33 +27,120 @@ def by_gate(init: Callable, gates: int) -> Callable:
     return draw
 
 
-def lstm_cell(carry: Carry, gates_Bx4H: jax.Array) -> Carry:
-    """One step from the sum of all products and biases: (h, c) -> (h, c)."""
+def lstm_cell(carry: Carry, from_input_Bx4H: jax.Array, kernel_Hx4H: jax.Array, _=None) -> tuple[Carry, jax.Array]:
+    """One step: (h, c) -> (h, c) and the gates [B, 4H] after their nonlinearities."""
+    i, f, g, o = jnp.split(from_input_Bx4H + carry[0] @ kernel_Hx4H, 4, axis=-1)
+    i, f, g, o = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
+    c = f * carry[1] + i * g
+    return (o * jnp.tanh(c), c), jnp.concatenate([i, f, g, o], axis=-1)
+
+
+def lstm_pull(dcarry: Carry, carry: Carry, new: Carry, gates_Bx4H: jax.Array, kernel_Hx4H: jax.Array):
+    """The derivative of `lstm_cell`: of the carry before, of the input's and of the state's product."""
+    (dh, dc), (_, c_before), (_, c) = dcarry, carry, new
     i, f, g, o = jnp.split(gates_Bx4H, 4, axis=-1)
-    c = nn.sigmoid(f) * carry[1] + nn.sigmoid(i) * jnp.tanh(g)
-    return nn.sigmoid(o) * jnp.tanh(c), c
+    t = jnp.tanh(c)
+    dc = dc + dh * o * (1 - t * t)
+    d = jnp.concatenate(
+        [dc * g * i * (1 - i), dc * c_before * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)], axis=-1)
+    return (d @ kernel_Hx4H.T, dc * f), d, None
 
 
-def gru_cell(h_BxH: jax.Array, from_input_Bx3H: jax.Array, from_state_Bx3H: jax.Array) -> jax.Array:
-    """One step; the reset gate scales the state's product and bias (Cho et al. 2014 as in cuDNN)."""
+def gru_cell(carry: Carry, from_input_Bx3H: jax.Array, kernel_Hx3H: jax.Array, bias_3H: jax.Array):
+    """One step; the reset gate scales the state's product and bias. Returns r, z, n and the scaled product too."""
+    h, = carry
     xr, xz, xn = jnp.split(from_input_Bx3H, 3, axis=-1)
-    hr, hz, hn = jnp.split(from_state_Bx3H, 3, axis=-1)
-    z = nn.sigmoid(xz + hz)
-    n = jnp.tanh(xn + nn.sigmoid(xr + hr) * hn)
-    return n + z * (h_BxH - n)
+    hr, hz, hn = jnp.split(h @ kernel_Hx3H + bias_3H, 3, axis=-1)
+    r, z = nn.sigmoid(xr + hr), nn.sigmoid(xz + hz)
+    n = jnp.tanh(xn + r * hn)
+    return (n + z * (h - n),), jnp.concatenate([r, z, n, hn], axis=-1)
+
+
+def gru_pull(dcarry: Carry, carry: Carry, new: Carry, gates_Bx4H: jax.Array, kernel_Hx3H: jax.Array):
+    """The derivative of `gru_cell`, as `lstm_pull`."""
+    (dh,), (h,) = dcarry, carry
+    r, z, n, hn = jnp.split(gates_Bx4H, 4, axis=-1)
+    dn = dh * (1 - z) * (1 - n * n)
+    dr, dz = dn * hn * r * (1 - r), dh * (h - n) * z * (1 - z)
+    of_state = jnp.concatenate([dr, dz, dn * r], axis=-1)
+    return (dh * z + of_state @ kernel_Hx3H.T,), jnp.concatenate([dr, dz, dn], axis=-1), of_state
+
+
+class Cell(NamedTuple):
+    """A recurrence for `run`: the step, its derivative, and how the loop is compiled."""
+
+    step: Callable
+    pull: Callable
+    reverse: bool
+    unroll: int
+
+
+def _freeze(alive, new, old):
+    return new if alive is None else jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def run(cell: Cell, from_input_TxBxG, alive_TxBx1, carry: Carry, kernel_HxG, bias_G):
+    """The loop: (last carry, h of every step [T, B, H]). Where `alive` is False the carry stays as it was.
+
+    Its derivative keeps the gates, and makes the gradient of the recurrent kernel one product after the loop instead
+    of a sum of small ones inside it.
+    """
+    return _run_forward(cell, from_input_TxBxG, alive_TxBx1, carry, kernel_HxG, bias_G)[0]
+
+
+def _run_forward(cell, from_input, alive, carry, kernel, bias):
+    def step(carry, inputs):
+        from_input, alive = inputs
+        new, gates = cell.step(carry, from_input, kernel, bias)
+        new = _freeze(alive, new, carry)
+        return new, (new, gates)
+
+    last, (carries, gates) = lax.scan(step, carry, (from_input, alive), reverse=cell.reverse, unroll=cell.unroll)
+    return (last, carries[0]), (alive, carry, carries, gates, kernel, bias)
+
+
+def _run_backward(cell, residuals, cotangents):
+    alive, first, carries, gates, kernel, bias = residuals
+    dlast, dh_TxBxH = cotangents
+
+    def shift(first, rest):
+        return jnp.concatenate([rest[1:], first[None]] if cell.reverse else [first[None], rest[:-1]])
+
+    before = jax.tree.map(shift, first, carries)
+
+    def step(dcarry, inputs):
+        dh, alive, before, after, gates = inputs
+        dcarry = (dcarry[0] + dh, *dcarry[1:])
+        new, *of_products = cell.pull(dcarry, before, after, gates, kernel)
+        if alive is not None:
+            of_products = jax.tree.map(lambda d: jnp.where(alive, d, 0), of_products)
+        return _freeze(alive, new, dcarry), of_products
+
+    dfirst, (of_input, of_state) = lax.scan(
+        step, dlast, (dh_TxBxH, alive, before, carries, gates), reverse=not cell.reverse, unroll=cell.unroll)
+    of_state = of_input if of_state is None else of_state
+    rows = of_state.reshape(-1, of_state.shape[-1])
+    dkernel = before[0].reshape(-1, kernel.shape[0]).T @ rows
+    dbias = None if bias is None else column_sums(rows, bias)
+    return of_input, None, dfirst, dkernel, dbias
+
+
+run.defvjp(_run_forward, _run_backward)
 
 
 class _Recurrent(nn.Module):
     features: int
     reverse: bool = False
-    unroll: int = 1
+    unroll: int = 0
     kernel_init: Callable = nn.initializers.lecun_normal()
     recurrent_init: Callable = nn.initializers.orthogonal()
     bias_init: Callable = nn.initializers.zeros_init()
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
-    gates = 0
+    gates = 0  # in a parameter
+    states = 0  # in the carry
 
     @nn.compact
     def weights(self, width: int) -> dict[str, jax.Array]:
@@ -65,19 +155,27 @@ class _Recurrent(nn.Module):
             'recurrent_bias': self.param('recurrent_bias', self.bias_init, (size,), self.param_dtype),
         }
 
-    def cell(self, carry, from_input, weights):
+    def cell(self, reverse: bool, size: int) -> Cell:
         raise NotImplementedError
 
-    def project(self, x, weights):
+    def biases(self, weights):
+        """(of the input's product, of the state's product)"""
         raise NotImplementedError
 
-    def initial_carry(self, batch: int, dtype) -> Carry:
-        raise NotImplementedError
+    def initial_carry(self, batch: int, dtype=jnp.float32) -> Carry:
+        """Zeros."""
+        zeros = jnp.zeros((batch, self.features), dtype)
+        return (zeros,) * self.states if self.states > 1 else zeros
 
-    def _cast(self, x):
+    def _prepare(self, x, carry):
+        """Input, carry as a tuple and weights in the dtype of the computation."""
         weights = self.weights(x.shape[-1])
         dtype = self.dtype or jnp.result_type(x, *weights.values())
-        return jax.tree.map(lambda a: a.astype(dtype), (x, weights))
+        carry = self.initial_carry(x.shape[0], dtype) if carry is None else carry
+        return jax.tree.map(lambda a: a.astype(dtype), (x, tuple(jax.tree.leaves(carry)), weights))
+
+    def _public(self, carry):
+        return carry if self.states > 1 else carry[0]
 
     def __call__(self, x_BxTxD, initial_carry=None, *, lengths=None, reverse=None):
         """The whole sequence: [B, T, D] -> (carry, y [B, T, H]).
@@ -89,36 +187,30 @@ class _Recurrent(nn.Module):
             in reverse the recurrence starts at the last true step.
           reverse: run from the end; the output stays in the order of the input. None takes the field's value.
         """
-        reverse = self.reverse if reverse is None else reverse
-        x_BxTxD, weights = self._cast(x_BxTxD)
-        batch, time, _ = x_BxTxD.shape
-        if initial_carry is None:
-            initial_carry = self.initial_carry(batch, x_BxTxD.dtype)
-        else:
-            initial_carry = jax.tree.map(lambda a: a.astype(x_BxTxD.dtype), initial_carry)
-        from_input = self.project(x_BxTxD.reshape(batch * time, -1), weights).reshape(batch, time, -1)
+        x_BxTxD, carry, weights = self._prepare(x_BxTxD, initial_carry)
+        batch, time, width = x_BxTxD.shape
+        input_bias, state_bias = self.biases(weights)
+        x_MxD = x_BxTxD.swapaxes(0, 1).reshape(time * batch, width)
+        from_input = add_bias(x_MxD @ weights['input_kernel'], input_bias).reshape(time, batch, -1)
         alive = None if lengths is None else jnp.arange(time)[:, None, None] < lengths[None, :, None]
-
-        def step(carry, inputs):
-            from_input, alive = inputs
-            new = self.cell(carry, from_input, weights)
-            y = jax.tree.leaves(new)[0]
-            if alive is not None:
-                new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, carry)
-                y = jnp.where(alive, y, 0)
-            return new, y
-
-        carry, y_TxBxH = lax.scan(
-            step, initial_carry, (from_input.swapaxes(0, 1), alive), reverse=reverse, unroll=self.unroll)
-        return carry, y_TxBxH.swapaxes(0, 1)
+        cell = self.cell(self.reverse if reverse is None else reverse, batch * self.features)
+        carry, y_TxBxH = run(cell, from_input, alive, carry, weights['recurrent_kernel'], state_bias)
+        if alive is not None:
+            y_TxBxH = jnp.where(alive, y_TxBxH, 0)
+        return self._public(carry), y_TxBxH.swapaxes(0, 1)
 
     def step(self, carry, x_BxD):
-        """One step with the same parameters, for decoding: (carry, [B, D]) -> (carry, y [B, H])."""
-        x_BxD, weights = self._cast(x_BxD)
-        if carry is None:
-            carry = self.initial_carry(x_BxD.shape[0], x_BxD.dtype)
-        carry = self.cell(carry, self.project(x_BxD, weights), weights)
-        return carry, jax.tree.leaves(carry)[0]
+        """One step with the same parameters, for decoding: (carry or None, [B, D]) -> (carry, y [B, H])."""
+        x_BxD, carry, weights = self._prepare(x_BxD, carry)
+        input_bias, state_bias = self.biases(weights)
+        carry, _ = self.cell(False, 0).step(
+            carry, x_BxD @ weights['input_kernel'] + input_bias, weights['recurrent_kernel'], state_bias)
+        return self._public(carry), carry[0]
+
+
+def _unroll(asked: int, size: int) -> int:
+    """Small steps cost more to dispatch than to compute on a CPU: several of them in one iteration."""
+    return asked or (8 if on_cpu() and size <= 4096 else 1)
 
 
 class LSTM(_Recurrent):
@@ -130,20 +222,18 @@ class LSTM(_Recurrent):
     Attributes:
       features: H.
       reverse: run from the end.
-      unroll: steps of the scan in one iteration of the compiled loop.
+      unroll: steps in one iteration of the compiled loop; 0 chooses by size.
       dtype: of the computation; None takes the common type of input and parameters.
     """
 
     gates = 4
+    states = 2
 
-    def project(self, x, weights):
-        return x @ weights['input_kernel'] + (weights['input_bias'] + weights['recurrent_bias'])
+    def cell(self, reverse, size):
+        return Cell(lstm_cell, lstm_pull, reverse, _unroll(self.unroll, size))
 
-    def cell(self, carry, from_input, weights):
-        return lstm_cell(carry, from_input + carry[0] @ weights['recurrent_kernel'])
-
-    def initial_carry(self, batch, dtype=jnp.float32):
-        return jnp.zeros((batch, self.features), dtype), jnp.zeros((batch, self.features), dtype)
+    def biases(self, weights):
+        return weights['input_bias'] + weights['recurrent_bias'], None
 
 
 class GRU(_Recurrent):
@@ -154,12 +244,10 @@ class GRU(_Recurrent):
     """
 
     gates = 3
+    states = 1
 
-    def project(self, x, weights):
-        return x @ weights['input_kernel'] + weights['input_bias']
+    def cell(self, reverse, size):
+        return Cell(gru_cell, gru_pull, reverse, _unroll(self.unroll, size))
 
-    def cell(self, carry, from_input, weights):
-        return gru_cell(carry, from_input, carry @ weights['recurrent_kernel'] + weights['recurrent_bias'])
-
-    def initial_carry(self, batch, dtype=jnp.float32):
-        return jnp.zeros((batch, self.features), dtype)
+    def biases(self, weights):
+        return weights['input_bias'], weights['recurrent_bias']
