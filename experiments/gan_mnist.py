@@ -11,8 +11,9 @@ The two networks are two groups of parameters of one model with an optimizer eac
     python -m experiments.gan_mnist --workdir=/tmp/gan
     python -m experiments.gan_mnist --workdir=/tmp/dcgan --variant=dcgan
 
-Neither loss says whether the samples are good, so `test/` has nearest neighbours as the judge, of as many samples as
-there are test digits taken:
+Neither loss says whether the samples are good (in evaluation they mean nothing at all: the discriminator has learned to
+judge batches that are normalised apart, data and samples), so `test/` has nearest neighbours as the judge, of as many
+samples as there are test digits taken:
     legible        share of samples whose five nearest real digits are all of one class; `legible_real` is that of
                    real digits among the others
     class_entropy  nats of the classes of their nearest real digits: log 10 = 2.303 for all alike, 0 for one mode
@@ -65,7 +66,7 @@ def get_experiment(config):
         task=generative.gan(model.latent),
         data=Data(splits.train, {'test': ArraySource(test)}, preprocess=to_tanh, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', predict=generate, compute=judge)},
+        evaluators={'test': Evaluator('test', predict=generate, compute=judge, sums=False)},
         samples=samples(model.latent),
     )
 
