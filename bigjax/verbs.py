@@ -4,9 +4,10 @@ import time
 
 from bigjax import UserError
 from bigjax import config as configs
+from bigjax.nn import cpu
 from bigjax.summary import paper, spread
 from bigjax.train import checkpoint, replay
-from bigjax.train.loop import Loop, evaluate_all
+from bigjax.train import loop as loops
 from bigjax.train.program import member
 from bigjax.train.progress import Progress, clock, table
 from bigjax.train.records import Records, judge, summarise
@@ -20,6 +21,7 @@ def train(job) -> int:
     if job.flags.replay:
         return _replay(job)
     started = time.time()
+    cpu.keep_memory()
     runs = {row: _train_row(job, row) for row in job.rows}
     root = job.root
     page = report.write(root)
@@ -44,7 +46,7 @@ def _train_row(job, row: str) -> dict:
     progress.say(f'config\n{configs.lines(config)}')
     progress.say(program.describe())
     try:
-        outcome = Loop(program, workdir, records, progress, init_from=job.flags.init_from).run()
+        outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from).run()
     except BaseException as error:
         records.fail(error)
         raise
@@ -74,7 +76,7 @@ def evaluate(job) -> int:
         path = checkpoint.newest(workdir)
         program, _ = job.program(row, job.config(row))
         carry = program.restore(path)
-        metrics, _ = evaluate_all(program, program.variables(carry))
+        metrics, _ = loops.evaluate(program, program.variables(carry))
         final = {name: summarise(members) for name, members in metrics.items()}
         judged = judge(final, program.experiment.expected)
         rows[row] = (final, judged)
@@ -100,5 +102,11 @@ def _replay(job) -> int:
 
 
 def bench(job) -> int:
-    """Times the compiled train step of each row."""
-    raise UserError('bench: not wired')
+    """Times the compiled train step of each row; `python -m bigjax.bench` compares the common cases with a peer."""
+    from bigjax import bench as benches
+    if job.flags.against:
+        raise UserError('--against: the peer has the cases of `python -m bigjax.bench --against=torch`, not this experiment')
+    cpu.keep_memory()
+    rows = [benches.measure(row or job.name, job.program(row, job.config(row))[0], pairs=5) for row in job.rows]
+    benches.show(rows, job.flags.out)
+    return DONE

@@ -51,6 +51,7 @@ class Loop:
         self._checkpoints = Checkpoints(workdir, keep=s.checkpoint_keep, best=s.best, higher=s.best_is_higher)
         self._pending, self._stop = None, None
         self._clock = time.perf_counter()
+        self._judged = None  # (metrics, artifacts) of the reported weights, where the last boundary has them already
         self._latest = {}  # the newest value of every metric, for the choice of the best
 
     def run(self) -> Outcome:
@@ -64,7 +65,7 @@ class Loop:
         try:
             carry, step = self._start()
             carry, step, status = self._train(carry, step)
-            final, artifacts = evaluate_all(self._program, self._program.variables(carry))
+            final, artifacts = self._judged or evaluate(self._program, self._program.variables(carry))
             artifacts[0].update(self._samples(carry))
             return Outcome(step, status, final, artifacts)
         finally:
@@ -152,9 +153,9 @@ class Loop:
             _check(halted)
             self._flush(feed)
         if evaluators:
-            values = {}
-            for name in evaluators:
-                values |= self._program.evaluation.run(name, carry['state'].variables())[0]
+            values, artifacts = evaluate(program, carry['state'].variables(), evaluators)
+            if step == s.steps and not s.best:
+                self._judged = values, artifacts
             self._latest |= values
             self._records.metrics(step, values)
             self._progress.metrics(step, values)
@@ -205,10 +206,10 @@ class Loop:
         return dict(samples(self._program.apply, variables, jax.random.key(self._settings.seed)))
 
 
-def evaluate_all(program: Program, variables) -> tuple[dict, list]:
-    """Every evaluator once: metrics {name: [one value a member]} and the artifacts of each member."""
+def evaluate(program: Program, variables, names=None) -> tuple[dict, list]:
+    """The named evaluators, or all: metrics {name: [one value a member]} and the artifacts of each member."""
     metrics, artifacts = {}, [{} for _ in range(program.members or 1)]
-    for name in program.experiment.evaluators:
+    for name in program.experiment.evaluators if names is None else names:
         values, extra = program.evaluation.run(name, variables)
         metrics |= values
         for mine, more in zip(artifacts, extra, strict=True):

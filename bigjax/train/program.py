@@ -9,6 +9,7 @@ import optax
 
 from bigjax import UserError
 from bigjax.experiment import Experiment
+from bigjax.nn import cpu
 from bigjax.parallel import mesh as meshes
 from bigjax.tasks import bind
 from bigjax.train import checkpoint, optimizers
@@ -116,7 +117,7 @@ class Program:
                 (state, totals), _ = jax.lax.scan(body, (state, totals), items)
             return state, totals, state.halted + 0  # a buffer of its own: the state's is donated to the next call
 
-        return jax.jit(call, donate_argnums=(0, 1))
+        return jax.jit(call, donate_argnums=(0, 1), compiler_options=cpu.compiler_options())
 
     def init(self) -> dict:
         """The carry before the first step, replicated over the mesh."""

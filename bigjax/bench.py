@@ -1,0 +1,171 @@
+"""Step times: of the cases that peers are compared on, and of any experiment.
+
+    python -m bigjax.bench [--case=mlp,lenet5,lenet,resnet,lstm] [--against=torch] [--pairs=9] [--out=FILE.json]
+    python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
+
+A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn in one process, and
+the medians of the pairs are compared, so a machine that slows down slows both. ratio = ours / peer: below 1 is faster.
+"""
+import argparse
+import importlib.util
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+import bigjax
+from bigjax import UserError
+from bigjax import config as configs
+from bigjax.data.sources import ArraySource
+from bigjax.experiment import Data, Experiment, base_config
+from bigjax.models import cnn, mlp, resnet, rnn
+from bigjax.nn import cpu
+from bigjax.tasks import classification
+from bigjax.train import settings as settings_module
+from bigjax.train.program import Program
+from bigjax.train.progress import table
+
+# case: (model, batch, shape of an example)
+CASES = {
+    'mlp': (mlp.MLP(features=(1024, 1024, 1024), num_classes=10), 128, (784,)),
+    'lenet5': (cnn.CNN(**cnn.VARIANTS['lenet5']), 64, (28, 28, 1)),
+    'lenet': (cnn.CNN(**cnn.VARIANTS['lenet_wide']), 64, (28, 28, 1)),
+    'resnet': (resnet.ResNet(blocks=(3,), widths=(64,)), 64, (32, 32, 3)),
+    'lstm': (rnn.RNNClassifier(cell='lstm', features=256, layers=2, num_classes=10), 64, (64, 256)),
+}
+
+
+def program(case: str) -> Program:
+    """The case as an experiment on one made-up batch, through the shared train step."""
+    model, batch, shape = CASES[case]
+    rng = np.random.default_rng(0)
+    source = ArraySource({'x': rng.normal(size=(batch, *shape)).astype(np.float32),
+                          'label': rng.integers(0, 10, batch).astype(np.int32)})
+    config = base_config()
+    config.batch_size, config.mesh = batch, 'data:1'
+    config.optimizer = dict(name='sgd', lr=0.01, momentum=0.9)
+    experiment = Experiment(model, classification.softmax('x'), Data(source, {}, shuffle=False), config.optimizer, {})
+    return Program([experiment], settings_module.read(configs.Reader(config), batch))
+
+
+def stepper(p: Program) -> tuple[Callable, float]:
+    """(`run(n)`: n dispatches of the compiled call, waited for; floating-point operations of one step)."""
+    carry, feed = p.init(), p.feed(0)
+    held = [carry['state'], carry['totals']]
+    many = p.steps_per_call
+    compiled = p.call.lower(*held, feed.arrays, feed.at(0, many)).compile()
+    cost = compiled.cost_analysis() or {}
+    cost = cost[0] if isinstance(cost, list) else cost
+
+    def run(n: int) -> None:
+        halted = None
+        for step in range(0, n * many, many):
+            held[0], held[1], halted = p.call(*held, feed.arrays, feed.at(step, many))
+        jax.block_until_ready(halted)
+
+    return run, float(cost.get('flops', 0.0)) / many
+
+
+def paired(runs: dict[str, Callable], pairs: int, seconds: float = 0.3) -> dict[str, list[float]]:
+    """Milliseconds of one call of each `run(n)`, in turn, `pairs` times; n is chosen to last about `seconds`."""
+    counts = {}
+    for name, run in runs.items():
+        run(1)
+        started = time.perf_counter()
+        run(2)
+        counts[name] = max(1, min(1000, round(seconds / max((time.perf_counter() - started) / 2, 1e-6))))
+    found = {name: [] for name in runs}
+    for _ in range(pairs):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run(counts[name])
+            found[name].append((time.perf_counter() - started) / counts[name] * 1e3)
+    return found
+
+
+def measure(name: str, p: Program, pairs: int, peer: Callable | None = None, peer_version: str | None = None) -> dict:
+    """One row of figures."""
+    run, flops = stepper(p)
+    times = paired({'ours': run, **({'peer': peer} if peer else {})}, pairs)
+    ours = float(np.median(times['ours'])) / p.steps_per_call
+    theirs = float(np.median(times['peer'])) if peer else None
+    ratios = [a / p.steps_per_call / b for a, b in zip(times['ours'], times.get('peer', ()), strict=False)]
+    members = p.members or 1
+    return {
+        'case': name, 'ours_ms': ours, 'peer_ms': theirs, 'ratio': float(np.median(ratios)) if ratios else None,
+        'ratio_min': min(ratios, default=None), 'ratio_max': max(ratios, default=None), 'pairs': pairs,
+        'spread_ms': [min(times['ours']) / p.steps_per_call, max(times['ours']) / p.steps_per_call],
+        'examples_per_s': p.settings.batch_size * members / ours * 1e3, 'flops_per_step': flops,
+        'achieved_flops': flops / ours * 1e3, 'parameters': p.parameters, 'batch_size': p.settings.batch_size,
+        'population': members, 'device': p.devices(),
+        'versions': {'bigjax': bigjax.__version__, 'jax': jax.__version__, 'peer': peer_version}}
+
+
+def show(rows: Sequence[dict], out: str = '') -> None:
+    """Prints the figures, and writes them where `out` says."""
+    shown = [[r['case'], f"{r['ours_ms']:.3f}", f"{r['peer_ms']:.3f}" if r['peer_ms'] else '–',
+              f"{r['ratio']:.2f} ({r['ratio_min']:.2f} to {r['ratio_max']:.2f})" if r['ratio'] else '–',
+              f"{r['examples_per_s']:,.0f}", f"{r['flops_per_step'] / 1e9:.3f}", f"{r['achieved_flops'] / 1e9:,.0f}"]
+             for r in rows]
+    print(table(['case', 'ms/step', 'peer ms', 'ours / peer', 'examples/s', 'GFLOP/step', 'GFLOP/s'], shown))
+    text = json.dumps(list(rows), indent=1)
+    if out:
+        path = pathlib.Path(out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + '\n')
+        print(f'figures: {path}')
+
+
+def peer_of(against: str):
+    """The peer's module, or None for ''.
+
+    Raises:
+      UserError: an unknown peer, or one that is not installed.
+    """
+    if not against:
+        return None
+    if against != 'torch':
+        raise UserError(f"--against={against}: the peer is 'torch'")
+    if importlib.util.find_spec('torch') is None:
+        raise UserError("--against=torch: PyTorch is not installed; pip install 'bigjax[parity]'")
+    from bigjax import bench_peer
+    return bench_peer
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog='python -m bigjax.bench', description=__doc__.splitlines()[0])
+    parser.add_argument('--case', default=','.join(CASES), help='with commas')
+    parser.add_argument('--against', default='', help="'torch'")
+    parser.add_argument('--pairs', type=int, default=9)
+    parser.add_argument('--out', default='', help='a JSON file')
+    try:
+        options = parser.parse_args(argv)
+    except SystemExit as stop:
+        return stop.code or 0
+    try:
+        cases = list(CASES) if options.case == 'all' else options.case.split(',')
+        for case in cases:
+            if case not in CASES:
+                raise UserError(f"--case={case}: there are {', '.join(CASES)}")
+        peer = peer_of(options.against)
+        cpu.keep_memory()
+        rows = []
+        for case in cases:
+            p = program(case)
+            arrays = p.datas[0].train.arrays
+            theirs = peer.stepper(case, arrays['x'], arrays['label']) if peer else None
+            rows.append(measure(case, p, options.pairs, theirs, peer.version() if peer else None))
+        show(rows, options.out)
+        return 0
+    except UserError as error:
+        print(f'bench: {error}', file=sys.stderr)
+        return 2
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""The same models in PyTorch, for `bigjax.bench` alone: eager on a CPU, `torch.compile` on a GPU.
+
+This is the one module of the package that imports torch; nothing but the bench imports it.
+"""
+import itertools
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class ResNet(nn.Module):
+    """Stem and three basic blocks of 64 channels, batch norm throughout, global average."""
+
+    def __init__(self, width=64, blocks=3, classes=10):
+        super().__init__()
+        conv = lambda cin: nn.Conv2d(cin, width, 3, padding=1, bias=False)
+        self.convs = nn.ModuleList([conv(3), *(conv(width) for _ in range(2 * blocks))])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(width) for _ in range(2 * blocks + 1)])
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x):
+        x = F.relu(self.norms[0](self.convs[0](x)))
+        for i in range(1, len(self.convs), 2):
+            h = F.relu(self.norms[i](self.convs[i](x)))
+            x = F.relu(x + self.norms[i + 1](self.convs[i + 1](h)))
+        return self.head(x.mean((2, 3)))
+
+
+class LSTM(nn.Module):
+    """Two layers of 256, the last output classified."""
+
+    def __init__(self, width=256, classes=10):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(width, width, 2, batch_first=True), nn.Linear(width, classes)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+def _mlp():
+    sizes = (784, 1024, 1024, 1024)
+    layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(1024, 10))
+
+
+def _lenet5():
+    return nn.Sequential(nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(),
+                         nn.AvgPool2d(2), nn.Flatten(), nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(),
+                         nn.Linear(84, 10))
+
+
+def _lenet():
+    return nn.Sequential(nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 5, padding=2),
+                         nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 49, 1024), nn.ReLU(), nn.Linear(1024, 10))
+
+
+MODELS = {'mlp': _mlp, 'lenet5': _lenet5, 'lenet': _lenet, 'resnet': ResNet, 'lstm': LSTM}
+
+
+def parameters(case: str) -> int:
+    """The number of parameters of the peer's model."""
+    return sum(p.numel() for p in MODELS[case]().parameters())
+
+
+def stepper(case: str, x: np.ndarray, label: np.ndarray):
+    """`run(n)`: n training steps (SGD with momentum 0.9, mean cross entropy) on one batch; the loss is read at the end."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    model = MODELS[case]().to(device)
+    if x.ndim == 4:
+        x = x.transpose(0, 3, 1, 2).copy()
+    x, label = torch.tensor(x, device=device), torch.tensor(label, device=device).long()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    forward = torch.compile(model) if device == 'cuda' else model
+
+    def run(n: int) -> float:
+        for _ in range(n):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(forward(x), label)
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    return run
+
+
+def version() -> str:
+    """PyTorch's."""
+    return torch.__version__
