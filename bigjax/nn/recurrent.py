@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigjax.nn.cpu import add_bias, column_sums, on_cpu
+from bigjax.nn.cpu import add_bias, column_sums, on_cpu, stored
 
 Carry = Any
 
@@ -27,103 +27,130 @@ def by_gate(init: Callable, gates: int) -> Callable:
     return draw
 
 
-def lstm_cell(carry: Carry, from_input_Bx4H: jax.Array, kernel_Hx4H: jax.Array, _=None) -> tuple[Carry, jax.Array]:
-    """One step: (h, c) -> (h, c) and the gates [B, 4H] after their nonlinearities."""
-    i, f, g, o = jnp.split(from_input_Bx4H + carry[0] @ kernel_Hx4H, 4, axis=-1)
-    i, f, g, o = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
-    c = f * carry[1] + i * g
-    return (o * jnp.tanh(c), c), jnp.concatenate([i, f, g, o], axis=-1)
-
-
-def lstm_pull(dcarry: Carry, carry: Carry, new: Carry, gates_Bx4H: jax.Array, kernel_Hx4H: jax.Array):
-    """The derivative of `lstm_cell`: of the carry before, of the input's and of the state's product."""
-    (dh, dc), (_, c_before), (_, c) = dcarry, carry, new
-    i, f, g, o = jnp.split(gates_Bx4H, 4, axis=-1)
-    t = jnp.tanh(c)
-    dc = dc + dh * o * (1 - t * t)
-    d = jnp.concatenate(
-        [dc * g * i * (1 - i), dc * c_before * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)], axis=-1)
-    return (d @ kernel_Hx4H.T, dc * f), d, None
-
-
-def gru_cell(carry: Carry, from_input_Bx3H: jax.Array, kernel_Hx3H: jax.Array, bias_3H: jax.Array):
-    """One step; the reset gate scales the state's product and bias. Returns r, z, n and the scaled product too."""
-    h, = carry
-    xr, xz, xn = jnp.split(from_input_Bx3H, 3, axis=-1)
-    hr, hz, hn = jnp.split(h @ kernel_Hx3H + bias_3H, 3, axis=-1)
-    r, z = nn.sigmoid(xr + hr), nn.sigmoid(xz + hz)
-    n = jnp.tanh(xn + r * hn)
-    return (n + z * (h - n),), jnp.concatenate([r, z, n, hn], axis=-1)
-
-
-def gru_pull(dcarry: Carry, carry: Carry, new: Carry, gates_Bx4H: jax.Array, kernel_Hx3H: jax.Array):
-    """The derivative of `gru_cell`, as `lstm_pull`."""
-    (dh,), (h,) = dcarry, carry
-    r, z, n, hn = jnp.split(gates_Bx4H, 4, axis=-1)
-    dn = dh * (1 - z) * (1 - n * n)
-    dr, dz = dn * hn * r * (1 - r), dh * (h - n) * z * (1 - z)
-    of_state = jnp.concatenate([dr, dz, dn * r], axis=-1)
-    return (dh * z + of_state @ kernel_Hx3H.T,), jnp.concatenate([dr, dz, dn], axis=-1), of_state
-
-
 class Cell(NamedTuple):
-    """A recurrence for `run`: the step, its derivative, and how the loop is compiled."""
+    """A recurrence for `run`: elementwise equations beside one product a step. A carry is a tuple with h first.
+
+    The equations work on one step and on all of them at once.
+
+    Attributes:
+      step: `step(carry, from_input, from_state) -> carry`, given the two products with their biases.
+      factors: `factors(carry, from_input, from_state, new carry)`: what the derivative of the step multiplies by.
+      pull: `pull(dcarry, factors) -> (of_input, of_state, rest)`: the derivatives by both products, and what reaches
+        the carry before the step past the products.
+    """
 
     step: Callable
+    factors: Callable
     pull: Callable
-    reverse: bool
-    unroll: int
+
+
+def lstm_step(carry, from_input, from_state):
+    i, f, g, o = jnp.split(from_input + from_state, 4, axis=-1)
+    c = nn.sigmoid(f) * carry[1] + nn.sigmoid(i) * jnp.tanh(g)
+    return nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def lstm_factors(carry, from_input, from_state, new):
+    i, f, g, o = jnp.split(from_input + from_state, 4, axis=-1)
+    i, f, g, o, t = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o), jnp.tanh(new[1])
+    by_gate = [g * i * (1 - i), carry[1] * f * (1 - f), i * (1 - g * g), t * o * (1 - o)]
+    return jnp.concatenate(by_gate, axis=-1), o * (1 - t * t), f
+
+
+def lstm_pull(dcarry, factors):
+    (dh, dc), (by_gate, c_by_h, c_by_c) = dcarry, factors
+    dc = dc + dh * c_by_h
+    d = jnp.concatenate([dc, dc, dc, dh], axis=-1) * by_gate
+    return d, d, (jnp.zeros_like(dh), dc * c_by_c)
+
+
+def gru_step(carry, from_input, from_state):
+    h, = carry
+    xr, xz, xn = jnp.split(from_input, 3, axis=-1)
+    hr, hz, hn = jnp.split(from_state, 3, axis=-1)
+    z = nn.sigmoid(xz + hz)
+    n = jnp.tanh(xn + nn.sigmoid(xr + hr) * hn)
+    return n + z * (h - n),
+
+
+def gru_factors(carry, from_input, from_state, _):
+    xr, xz, xn = jnp.split(from_input, 3, axis=-1)
+    hr, hz, hn = jnp.split(from_state, 3, axis=-1)
+    r, z = nn.sigmoid(xr + hr), nn.sigmoid(xz + hz)
+    n = jnp.tanh(xn + r * hn)
+    by_n = (1 - z) * (1 - n * n)
+    by_r, by_z = by_n * hn * r * (1 - r), (carry[0] - n) * z * (1 - z)
+    return jnp.concatenate([by_r, by_z, by_n], axis=-1), jnp.concatenate([by_r, by_z, by_n * r], axis=-1), z
+
+
+def gru_pull(dcarry, factors):
+    (dh,), (of_input, of_state, h_by_h) = dcarry, factors
+    d = jnp.concatenate([dh, dh, dh], axis=-1)
+    return d * of_input, d * of_state, (dh * h_by_h,)
+
+
+LSTM_CELL = Cell(lstm_step, lstm_factors, lstm_pull)
+GRU_CELL = Cell(gru_step, gru_factors, gru_pull)
 
 
 def _freeze(alive, new, old):
     return new if alive is None else jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def run(cell: Cell, from_input_TxBxG, alive_TxBx1, carry: Carry, kernel_HxG, bias_G):
+class Loop(NamedTuple):
+    """How `run` is compiled: from the end, and how many steps in one iteration."""
+
+    reverse: bool
+    unroll: int
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def run(cell: Cell, loop: Loop, from_input_TxBxG, alive_TxBx1, carry: tuple, kernel_HxG, bias_G):
     """The loop: (last carry, h of every step [T, B, H]). Where `alive` is False the carry stays as it was.
 
-    Its derivative keeps the gates, and makes the gradient of the recurrent kernel one product after the loop instead
-    of a sum of small ones inside it.
+    Only carries are kept for the derivative. Everything in it that does not wait for the step after, and the gradient
+    of the kernel, are computed for all steps at once, as large operations outside its loop.
     """
-    return _run_forward(cell, from_input_TxBxG, alive_TxBx1, carry, kernel_HxG, bias_G)[0]
+    return _run_forward(cell, loop, from_input_TxBxG, alive_TxBx1, carry, kernel_HxG, bias_G)[0]
 
 
-def _run_forward(cell, from_input, alive, carry, kernel, bias):
+def _run_forward(cell, loop, from_input, alive, carry, kernel, bias):
+    # On a CPU what is elementwise is kept apart from the slicing of the inputs, with which it is not vectorised.
+    advance = stored(cell.step) if on_cpu() else cell.step
+
     def step(carry, inputs):
         from_input, alive = inputs
-        new, gates = cell.step(carry, from_input, kernel, bias)
-        new = _freeze(alive, new, carry)
-        return new, (new, gates)
+        new = _freeze(alive, advance(carry, from_input, carry[0] @ kernel + bias), carry)
+        return new, new
 
-    last, (carries, gates) = lax.scan(step, carry, (from_input, alive), reverse=cell.reverse, unroll=cell.unroll)
-    return (last, carries[0]), (alive, carry, carries, gates, kernel, bias)
+    last, carries = lax.scan(step, carry, (from_input, alive), reverse=loop.reverse, unroll=loop.unroll)
+    return (last, carries[0]), (from_input, alive, carry, carries, kernel, bias)
 
 
-def _run_backward(cell, residuals, cotangents):
-    alive, first, carries, gates, kernel, bias = residuals
+def _run_backward(cell, loop, residuals, cotangents):
+    from_input, alive, first, carries, kernel, bias = residuals
     dlast, dh_TxBxH = cotangents
 
     def shift(first, rest):
-        return jnp.concatenate([rest[1:], first[None]] if cell.reverse else [first[None], rest[:-1]])
+        return jnp.concatenate([rest[1:], first[None]] if loop.reverse else [first[None], rest[:-1]])
 
     before = jax.tree.map(shift, first, carries)
+    h_MxH = before[0].reshape(-1, kernel.shape[0])
+    from_state = (h_MxH @ kernel + bias).reshape(from_input.shape)
+    factors = cell.factors(before, from_input, from_state, carries)
+    pull = stored(cell.pull) if on_cpu() else cell.pull
 
     def step(dcarry, inputs):
-        dh, alive, before, after, gates = inputs
+        dh, alive, factors = inputs
         dcarry = (dcarry[0] + dh, *dcarry[1:])
-        new, *of_products = cell.pull(dcarry, before, after, gates, kernel)
-        if alive is not None:
-            of_products = jax.tree.map(lambda d: jnp.where(alive, d, 0), of_products)
-        return _freeze(alive, new, dcarry), of_products
+        _, of_state, rest = pull(dcarry, factors)
+        return _freeze(alive, (of_state @ kernel.T + rest[0], *rest[1:]), dcarry), dcarry
 
-    dfirst, (of_input, of_state) = lax.scan(
-        step, dlast, (dh_TxBxH, alive, before, carries, gates), reverse=not cell.reverse, unroll=cell.unroll)
-    of_state = of_input if of_state is None else of_state
-    rows = of_state.reshape(-1, of_state.shape[-1])
-    dkernel = before[0].reshape(-1, kernel.shape[0]).T @ rows
-    dbias = None if bias is None else column_sums(rows, bias)
-    return of_input, None, dfirst, dkernel, dbias
+    dfirst, dcarries = lax.scan(step, dlast, (dh_TxBxH, alive, factors), reverse=not loop.reverse, unroll=loop.unroll)
+    of_input, of_state, _ = cell.pull(dcarries, factors)
+    of_input, of_state = _freeze(alive, (of_input, of_state), (0.0, 0.0))
+    of_state_MxG = of_state.reshape(-1, of_state.shape[-1])
+    return of_input, None, dfirst, h_MxH.T @ of_state_MxG, column_sums(of_state_MxG, bias)
 
 
 run.defvjp(_run_forward, _run_backward)
@@ -139,6 +166,7 @@ class _Recurrent(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
+    cell = None  # its equations
     gates = 0  # in a parameter
     states = 0  # in the carry
 
@@ -154,13 +182,6 @@ class _Recurrent(nn.Module):
             'input_bias': self.param('input_bias', self.bias_init, (size,), self.param_dtype),
             'recurrent_bias': self.param('recurrent_bias', self.bias_init, (size,), self.param_dtype),
         }
-
-    def cell(self, reverse: bool, size: int) -> Cell:
-        raise NotImplementedError
-
-    def biases(self, weights):
-        """(of the input's product, of the state's product)"""
-        raise NotImplementedError
 
     def initial_carry(self, batch: int, dtype=jnp.float32) -> Carry:
         """Zeros."""
@@ -189,28 +210,26 @@ class _Recurrent(nn.Module):
         """
         x_BxTxD, carry, weights = self._prepare(x_BxTxD, initial_carry)
         batch, time, width = x_BxTxD.shape
-        input_bias, state_bias = self.biases(weights)
         x_MxD = x_BxTxD.swapaxes(0, 1).reshape(time * batch, width)
-        from_input = add_bias(x_MxD @ weights['input_kernel'], input_bias).reshape(time, batch, -1)
+        from_input = add_bias(x_MxD @ weights['input_kernel'], weights['input_bias']).reshape(time, batch, -1)
         alive = None if lengths is None else jnp.arange(time)[:, None, None] < lengths[None, :, None]
-        cell = self.cell(self.reverse if reverse is None else reverse, batch * self.features)
-        carry, y_TxBxH = run(cell, from_input, alive, carry, weights['recurrent_kernel'], state_bias)
+        loop = Loop(self.reverse if reverse is None else reverse, self._unroll(batch))
+        carry, y_TxBxH = run(self.cell, loop, from_input, alive, carry, weights['recurrent_kernel'],
+                             weights['recurrent_bias'])
         if alive is not None:
             y_TxBxH = jnp.where(alive, y_TxBxH, 0)
         return self._public(carry), y_TxBxH.swapaxes(0, 1)
 
+    def _unroll(self, batch: int) -> int:
+        """Small steps cost more to dispatch than to compute: several in one iteration."""
+        return self.unroll or (8 if batch * self.features <= 4096 else 1)
+
     def step(self, carry, x_BxD):
         """One step with the same parameters, for decoding: (carry or None, [B, D]) -> (carry, y [B, H])."""
         x_BxD, carry, weights = self._prepare(x_BxD, carry)
-        input_bias, state_bias = self.biases(weights)
-        carry, _ = self.cell(False, 0).step(
-            carry, x_BxD @ weights['input_kernel'] + input_bias, weights['recurrent_kernel'], state_bias)
+        from_input = x_BxD @ weights['input_kernel'] + weights['input_bias']
+        carry = self.cell.step(carry, from_input, carry[0] @ weights['recurrent_kernel'] + weights['recurrent_bias'])
         return self._public(carry), carry[0]
-
-
-def _unroll(asked: int, size: int) -> int:
-    """Small steps cost more to dispatch than to compute on a CPU: several of them in one iteration."""
-    return asked or (8 if on_cpu() and size <= 4096 else 1)
 
 
 class LSTM(_Recurrent):
@@ -226,14 +245,9 @@ class LSTM(_Recurrent):
       dtype: of the computation; None takes the common type of input and parameters.
     """
 
+    cell = LSTM_CELL
     gates = 4
     states = 2
-
-    def cell(self, reverse, size):
-        return Cell(lstm_cell, lstm_pull, reverse, _unroll(self.unroll, size))
-
-    def biases(self, weights):
-        return weights['input_bias'] + weights['recurrent_bias'], None
 
 
 class GRU(_Recurrent):
@@ -243,11 +257,6 @@ class GRU(_Recurrent):
     'recurrent_bias' [3H]: 3H (D + H + 2) numbers, those of `torch.nn.GRU` transposed. Attributes as in `LSTM`.
     """
 
+    cell = GRU_CELL
     gates = 3
     states = 1
-
-    def cell(self, reverse, size):
-        return Cell(gru_cell, gru_pull, reverse, _unroll(self.unroll, size))
-
-    def biases(self, weights):
-        return weights['input_bias'], weights['recurrent_bias']
