@@ -88,7 +88,6 @@ class Feed:
     Attributes:
       arrays: what stays on the device, {} where batches come from the pipeline.
       shared: whether members share `arrays`.
-      waited: seconds that the loop stood still for data since `reset`.
     """
 
     def __init__(self, datas: Sequence[Data], seeds: Sequence[int], *, members: int | None, batch_size: int, mesh,
@@ -98,7 +97,7 @@ class Feed:
         self._seeds, self._batch_size, self._steps = list(seeds), batch_size, steps
         self.shared = len(datas) == 1
         self.resident = keeps(self._sources[0], self._data, resident)
-        self.waited = 0.0
+        self._waited = 0.0
         self._block = (None, None)
         self.arrays = cache.arrays(self._sources) if self.resident else {}
         self._iterators, self._next, self.stages = [], None, pipeline.Stages()
@@ -139,7 +138,7 @@ class Feed:
                 items = meshes.put(items, meshes.replicated(self._mesh))
         else:
             items, self._next = self._next or self._pull(), None
-        self.waited += time.perf_counter() - started
+        self._waited += time.perf_counter() - started
         return items
 
     def ahead(self, step: int) -> None:
@@ -147,7 +146,7 @@ class Feed:
         if not self.resident and step < self._steps:
             started = time.perf_counter()
             self._next = self._pull()
-            self.waited += time.perf_counter() - started
+            self._waited += time.perf_counter() - started
 
     def host_batch(self, step: int, member: int):
         """Batch `step` of one member as NumPy arrays, for keeping."""
@@ -160,9 +159,10 @@ class Feed:
         rows = [records[k] for k in range(len(records))]
         return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
 
-    def reset(self) -> None:
-        """Starts a new count of the waiting time."""
-        self.waited = 0.0
+    def taken(self) -> float:
+        """Seconds that the loop has stood still for data since it last asked."""
+        seconds, self._waited = self._waited, 0.0
+        return seconds
 
     def close(self) -> None:
         """Ends the reading threads or processes."""

@@ -143,12 +143,11 @@ class Loop:
                       if self._due(step, s.cadence(e.every) if e.every else s.eval_every)]
         save = self._due(step, s.checkpoint_every)
         if log:
-            self._pending = (step, carry['totals'], halted, feed.waited)
+            self._pending = (step, carry['totals'], halted)
             if s.best.startswith('train/'):
                 total, count = carry['totals'][s.best.removeprefix('train/')]
                 carry = {**carry, 'best': program.keep_best(carry['best'], total / count, carry['state'])}
             carry = {**carry, 'totals': program.zero_totals(carry)}
-            feed.reset()
         if evaluators or save:
             _check(halted)
             self._flush(feed)
@@ -175,21 +174,22 @@ class Loop:
         """Reads and logs the metrics of the interval that ended last; by now the next step is under way."""
         if self._pending is None:
             return
-        step, totals, halted, waited = self._pending
+        step, totals, halted = self._pending
         self._pending = None
         _check(halted)
         totals = jax.device_get(totals)
         now = time.perf_counter()
         seconds, steps = max(now - self._clock, 1e-9), step - self._since
+        waited = feed.taken() / seconds
         self._clock, self._since = now, step
         values = {f'train/{k}': [float(x) for x in np.atleast_1d(t) / np.maximum(np.atleast_1d(c), 1e-8)]
                   for k, (t, c) in totals.items()}
         self._latest |= values
         rate = float(self._program.learning_rate(max(0, step - 1)))
-        timing = {'time/steps_per_second': steps / seconds, 'time/data_wait': min(1.0, waited / seconds)}
+        timing = {'time/steps_per_second': steps / seconds, 'time/data_wait': waited}
         self._records.metrics(step, values | {'train/learning_rate': [rate]} | {k: [v] for k, v in timing.items()})
         self._progress.metrics(step, values)
-        self._progress.speed(step, steps / seconds, steps / seconds * self._settings.batch_size, waited / seconds,
+        self._progress.speed(step, steps / seconds, steps / seconds * self._settings.batch_size, waited,
                              feed.stages)
 
     def _early(self, carry, step) -> bool:
