@@ -108,8 +108,8 @@ class Loop(NamedTuple):
 def run(cell: Cell, loop: Loop, from_input_TxBxG, alive_TxBx1, carry: tuple, kernel_HxG, bias_G):
     """The loop: (last carry, h of every step [T, B, H]). Where `alive` is False the carry stays as it was.
 
-    Only carries are kept for the derivative. Everything in it that does not wait for the step after, and the gradient
-    of the kernel, are computed for all steps at once, as large operations outside its loop.
+    What of its derivative does not wait for the step after, and the gradient of the kernel, are computed for all steps
+    at once, as large operations outside the loop.
     """
     return _run_forward(cell, loop, from_input_TxBxG, alive_TxBx1, carry, kernel_HxG, bias_G)[0]
 
@@ -120,37 +120,38 @@ def _run_forward(cell, loop, from_input, alive, carry, kernel, bias):
 
     def step(carry, inputs):
         from_input, alive = inputs
-        new = _freeze(alive, advance(carry, from_input, carry[0] @ kernel + bias), carry)
-        return new, new
+        from_state = carry[0] @ kernel + bias
+        new = _freeze(alive, advance(carry, from_input, from_state), carry)
+        return new, (new, from_state)
 
-    last, carries = lax.scan(step, carry, (from_input, alive), reverse=loop.reverse, unroll=loop.unroll)
-    return (last, carries[0]), (from_input, alive, carry, carries, kernel, bias)
+    last, (carries, from_state) = lax.scan(
+        step, carry, (from_input, alive), reverse=loop.reverse, unroll=loop.unroll)
+    return (last, carries[0]), (from_input, from_state, alive, carry, carries, kernel, bias)
 
 
 def _run_backward(cell, loop, residuals, cotangents):
-    from_input, alive, first, carries, kernel, bias = residuals
+    from_input, from_state, alive, first, carries, kernel, bias = residuals
     dlast, dh_TxBxH = cotangents
 
     def shift(first, rest):
         return jnp.concatenate([rest[1:], first[None]] if loop.reverse else [first[None], rest[:-1]])
 
     before = jax.tree.map(shift, first, carries)
-    h_MxH = before[0].reshape(-1, kernel.shape[0])
-    from_state = (h_MxH @ kernel + bias).reshape(from_input.shape)
     factors = cell.factors(before, from_input, from_state, carries)
-    pull = stored(cell.pull) if on_cpu() else cell.pull
+    pull, turned_GxH = (stored(cell.pull), stored(jnp.transpose)(kernel)) if on_cpu() else (cell.pull, kernel.T)
 
     def step(dcarry, inputs):
         dh, alive, factors = inputs
         dcarry = (dcarry[0] + dh, *dcarry[1:])
         _, of_state, rest = pull(dcarry, factors)
-        return _freeze(alive, (of_state @ kernel.T + rest[0], *rest[1:]), dcarry), dcarry
+        return _freeze(alive, (of_state @ turned_GxH + rest[0], *rest[1:]), dcarry), dcarry
 
     dfirst, dcarries = lax.scan(step, dlast, (dh_TxBxH, alive, factors), reverse=not loop.reverse, unroll=loop.unroll)
     of_input, of_state, _ = cell.pull(dcarries, factors)
     of_input, of_state = _freeze(alive, (of_input, of_state), (0.0, 0.0))
     of_state_MxG = of_state.reshape(-1, of_state.shape[-1])
-    return of_input, None, dfirst, h_MxH.T @ of_state_MxG, column_sums(of_state_MxG, bias)
+    dkernel = before[0].reshape(-1, kernel.shape[0]).T @ of_state_MxG
+    return of_input, None, dfirst, dkernel, column_sums(of_state_MxG, bias)
 
 
 run.defvjp(_run_forward, _run_backward)
