@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigjax.nn.cpu import add_bias, column_sums, on_cpu, stored
+from bigjax.nn.cpu import column_sums, on_cpu, stored
 
 Carry = Any
 
@@ -28,73 +28,68 @@ def by_gate(init: Callable, gates: int) -> Callable:
 
 
 class Cell(NamedTuple):
-    """A recurrence for `run`: elementwise equations beside one product a step. A carry is a tuple with h first.
-
-    The equations work on one step and on all of them at once.
+    """A recurrence for `run`: what is elementwise in one step, beside its products. A carry is a tuple with h first.
 
     Attributes:
-      step: `step(carry, from_input, from_state) -> carry`, given the two products with their biases.
-      factors: `factors(carry, from_input, from_state, new carry)`: what the derivative of the step multiplies by.
-      pull: `pull(dcarry, factors) -> (of_input, of_state, rest)`: the derivatives by both products, and what reaches
-        the carry before the step past the products.
+      gates: `gates(from_input, from_state)`: the gates after their nonlinearities, given the two products with biases.
+      step: `step(carry, gates) -> carry`.
+      pull: the derivative, `pull(dcarry, carry, gates, new carry) -> (by the products, rest)`: by the state's product
+        and by the input's, once where they are equal, and what reaches the carry before past the products.
     """
 
+    gates: Callable
     step: Callable
-    factors: Callable
     pull: Callable
 
 
-def lstm_step(carry, from_input, from_state):
-    i, f, g, o = jnp.split(from_input + from_state, 4, axis=-1)
-    c = nn.sigmoid(f) * carry[1] + nn.sigmoid(i) * jnp.tanh(g)
-    return nn.sigmoid(o) * jnp.tanh(c), c
+def lstm_gates(from_input, from_state):
+    """[B, 4H]; sigmoid(x) = (tanh(x / 2) + 1) / 2 makes one operation of the four."""
+    x = from_input + from_state
+    size = x.shape[-1] // 4
+    position = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    scale = jnp.where((position >= 2 * size) & (position < 3 * size), 1.0, 0.5).astype(x.dtype)
+    return scale * jnp.tanh(scale * x) + (1 - scale)
 
 
-def lstm_factors(carry, from_input, from_state, new):
-    i, f, g, o = jnp.split(from_input + from_state, 4, axis=-1)
-    i, f, g, o, t = nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o), jnp.tanh(new[1])
-    by_gate = [g * i * (1 - i), carry[1] * f * (1 - f), i * (1 - g * g), t * o * (1 - o)]
-    return jnp.concatenate(by_gate, axis=-1), o * (1 - t * t), f
+def lstm_step(carry, gates):
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    c = f * carry[1] + i * g
+    return o * jnp.tanh(c), c
 
 
-def lstm_pull(dcarry, factors):
-    (dh, dc), (by_gate, c_by_h, c_by_c) = dcarry, factors
-    dc = dc + dh * c_by_h
-    d = jnp.concatenate([dc, dc, dc, dh], axis=-1) * by_gate
-    return d, d, (jnp.zeros_like(dh), dc * c_by_c)
+def lstm_pull(dcarry, carry, gates, new):
+    dh, dc = dcarry
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    t = jnp.tanh(new[1])
+    dc = dc + dh * o * (1 - t * t)
+    by_gate = [dc * g * i * (1 - i), dc * carry[1] * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)]
+    d = jnp.concatenate(by_gate, axis=-1)
+    return (d,), (jnp.zeros_like(dh), dc * f)
 
 
-def gru_step(carry, from_input, from_state):
-    h, = carry
+def gru_gates(from_input, from_state):
+    """r, z, n and the part of the state's product that r scales."""
     xr, xz, xn = jnp.split(from_input, 3, axis=-1)
     hr, hz, hn = jnp.split(from_state, 3, axis=-1)
-    z = nn.sigmoid(xz + hz)
-    n = jnp.tanh(xn + nn.sigmoid(xr + hr) * hn)
-    return n + z * (h - n),
+    r = nn.sigmoid(xr + hr)
+    return r, nn.sigmoid(xz + hz), jnp.tanh(xn + r * hn), hn
 
 
-def gru_factors(carry, from_input, from_state, _):
-    xr, xz, xn = jnp.split(from_input, 3, axis=-1)
-    hr, hz, hn = jnp.split(from_state, 3, axis=-1)
-    r, z = nn.sigmoid(xr + hr), nn.sigmoid(xz + hz)
-    n = jnp.tanh(xn + r * hn)
-    by_n = (1 - z) * (1 - n * n)
-    by_r, by_z = by_n * hn * r * (1 - r), (carry[0] - n) * z * (1 - z)
-    return jnp.concatenate([by_r, by_z, by_n], axis=-1), jnp.concatenate([by_r, by_z, by_n * r], axis=-1), z
+def gru_step(carry, gates):
+    _, z, n, _ = gates
+    return n + z * (carry[0] - n),
 
 
-def gru_pull(dcarry, factors):
-    (dh,), (of_input, of_state, h_by_h) = dcarry, factors
-    d = jnp.concatenate([dh, dh, dh], axis=-1)
-    return d * of_input, d * of_state, (dh * h_by_h,)
+def gru_pull(dcarry, carry, gates, _):
+    (dh,), (h,), (r, z, n, hn) = dcarry, carry, gates
+    dn = dh * (1 - z) * (1 - n * n)
+    dr, dz = dn * hn * r * (1 - r), dh * (h - n) * z * (1 - z)
+    by_gate = jnp.concatenate([dr, dz, dn * r], axis=-1), jnp.concatenate([dr, dz, dn], axis=-1)
+    return by_gate, (dh * z,)
 
 
-LSTM_CELL = Cell(lstm_step, lstm_factors, lstm_pull)
-GRU_CELL = Cell(gru_step, gru_factors, gru_pull)
-
-
-def _freeze(alive, new, old):
-    return new if alive is None else jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
+LSTM_CELL = Cell(lstm_gates, lstm_step, lstm_pull)
+GRU_CELL = Cell(gru_gates, gru_step, gru_pull)
 
 
 class Loop(NamedTuple):
@@ -104,54 +99,63 @@ class Loop(NamedTuple):
     unroll: int
 
 
+def _freeze(alive, new, old):
+    return new if alive is None else jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
+
+
+def _apart(f):
+    """On a CPU what is elementwise is kept apart from the slicing of its inputs, with which it is not vectorised."""
+    return stored(f) if on_cpu() else f
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def run(cell: Cell, loop: Loop, from_input_TxBxG, alive_TxBx1, carry: tuple, kernel_HxG, bias_G):
+def run(cell: Cell, loop: Loop, from_input_TxBxG, alive_TxBx1, carry: tuple, kernel_HxG, input_bias_G, state_bias_G):
     """The loop: (last carry, h of every step [T, B, H]). Where `alive` is False the carry stays as it was.
 
-    What of its derivative does not wait for the step after, and the gradient of the kernel, are computed for all steps
-    at once, as large operations outside the loop.
+    Its derivative keeps the gates, and makes the gradient of the kernel one product after the loop instead of a sum of
+    small ones inside it.
     """
-    return _run_forward(cell, loop, from_input_TxBxG, alive_TxBx1, carry, kernel_HxG, bias_G)[0]
+    return _run_forward(cell, loop, from_input_TxBxG, alive_TxBx1, carry, kernel_HxG, input_bias_G, state_bias_G)[0]
 
 
-def _run_forward(cell, loop, from_input, alive, carry, kernel, bias):
-    # On a CPU what is elementwise is kept apart from the slicing of the inputs, with which it is not vectorised.
-    advance = stored(cell.step) if on_cpu() else cell.step
+def _run_forward(cell, loop, from_input, alive, carry, kernel, *biases):
+    gates_of = _apart(lambda biases, a, b: cell.gates(a + biases[0], b + biases[1]))
+    advance = _apart(cell.step)
 
     def step(carry, inputs):
         from_input, alive = inputs
-        from_state = carry[0] @ kernel + bias
-        new = _freeze(alive, advance(carry, from_input, from_state), carry)
-        return new, (new, from_state)
+        gates = gates_of(biases, from_input, carry[0] @ kernel)
+        new = _freeze(alive, advance(carry, gates), carry)
+        return new, (new, gates)
 
-    last, (carries, from_state) = lax.scan(
-        step, carry, (from_input, alive), reverse=loop.reverse, unroll=loop.unroll)
-    return (last, carries[0]), (from_input, from_state, alive, carry, carries, kernel, bias)
+    last, (carries, gates) = lax.scan(step, carry, (from_input, alive), reverse=loop.reverse, unroll=loop.unroll)
+    return (last, carries[0]), (alive, carry, carries, gates, kernel, biases)
 
 
 def _run_backward(cell, loop, residuals, cotangents):
-    from_input, from_state, alive, first, carries, kernel, bias = residuals
+    alive, first, carries, gates, kernel, biases = residuals
     dlast, dh_TxBxH = cotangents
 
     def shift(first, rest):
         return jnp.concatenate([rest[1:], first[None]] if loop.reverse else [first[None], rest[:-1]])
 
     before = jax.tree.map(shift, first, carries)
-    factors = cell.factors(before, from_input, from_state, carries)
-    pull, turned_GxH = (stored(cell.pull), stored(jnp.transpose)(kernel)) if on_cpu() else (cell.pull, kernel.T)
+    pull, turned_GxH = _apart(cell.pull), _apart(jnp.transpose)(kernel)
 
     def step(dcarry, inputs):
-        dh, alive, factors = inputs
+        dh, alive, before, after, gates = inputs
         dcarry = (dcarry[0] + dh, *dcarry[1:])
-        _, of_state, rest = pull(dcarry, factors)
-        return _freeze(alive, (of_state @ turned_GxH + rest[0], *rest[1:]), dcarry), dcarry
+        of_products, rest = pull(dcarry, before, gates, after)
+        new = _freeze(alive, (of_products[0] @ turned_GxH + rest[0], *rest[1:]), dcarry)
+        return new, _freeze(alive, of_products, jax.tree.map(jnp.zeros_like, of_products))
 
-    dfirst, dcarries = lax.scan(step, dlast, (dh_TxBxH, alive, factors), reverse=not loop.reverse, unroll=loop.unroll)
-    of_input, of_state, _ = cell.pull(dcarries, factors)
-    of_input, of_state = _freeze(alive, (of_input, of_state), (0.0, 0.0))
-    of_state_MxG = of_state.reshape(-1, of_state.shape[-1])
+    dfirst, of_products = lax.scan(
+        step, dlast, (dh_TxBxH, alive, before, carries, gates), reverse=not loop.reverse, unroll=loop.unroll)
+    of_state_MxG, of_input_MxG = (a.reshape(-1, a.shape[-1]) for a in (of_products[0], of_products[-1]))
     dkernel = before[0].reshape(-1, kernel.shape[0]).T @ of_state_MxG
-    return of_input, None, dfirst, dkernel, column_sums(of_state_MxG, bias)
+    dinput_bias = column_sums(of_input_MxG, biases[0])
+    dstate_bias = dinput_bias if len(of_products) == 1 else column_sums(of_state_MxG, biases[1])
+    return of_products[-1], None, dfirst, dkernel, dinput_bias, dstate_bias
 
 
 run.defvjp(_run_forward, _run_backward)
@@ -212,11 +216,11 @@ class _Recurrent(nn.Module):
         x_BxTxD, carry, weights = self._prepare(x_BxTxD, initial_carry)
         batch, time, width = x_BxTxD.shape
         x_MxD = x_BxTxD.swapaxes(0, 1).reshape(time * batch, width)
-        from_input = add_bias(x_MxD @ weights['input_kernel'], weights['input_bias']).reshape(time, batch, -1)
+        from_input = (x_MxD @ weights['input_kernel']).reshape(time, batch, -1)
         alive = None if lengths is None else jnp.arange(time)[:, None, None] < lengths[None, :, None]
         loop = Loop(self.reverse if reverse is None else reverse, self._unroll(batch))
         carry, y_TxBxH = run(self.cell, loop, from_input, alive, carry, weights['recurrent_kernel'],
-                             weights['recurrent_bias'])
+                             weights['input_bias'], weights['recurrent_bias'])
         if alive is not None:
             y_TxBxH = jnp.where(alive, y_TxBxH, 0)
         return self._public(carry), y_TxBxH.swapaxes(0, 1)
@@ -228,8 +232,9 @@ class _Recurrent(nn.Module):
     def step(self, carry, x_BxD):
         """One step with the same parameters, for decoding: (carry or None, [B, D]) -> (carry, y [B, H])."""
         x_BxD, carry, weights = self._prepare(x_BxD, carry)
-        from_input = x_BxD @ weights['input_kernel'] + weights['input_bias']
-        carry = self.cell.step(carry, from_input, carry[0] @ weights['recurrent_kernel'] + weights['recurrent_bias'])
+        gates = self.cell.gates(x_BxD @ weights['input_kernel'] + weights['input_bias'],
+                                carry[0] @ weights['recurrent_kernel'] + weights['recurrent_bias'])
+        carry = self.cell.step(carry, gates)
         return self._public(carry), carry[0]
 
 
