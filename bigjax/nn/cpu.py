@@ -47,7 +47,8 @@ def compiler_options() -> dict | None:
 def keep_memory() -> bool:
     """Tells the C library to keep freed memory for the next step; True where it could be told (glibc).
 
-    Affects the whole process, whose resident size then stays at its peak.
+    To be called before the first computation: XLA's threads must not have pools of their own, which give large
+    buffers back. Affects the whole process, whose resident size then stays at its peak.
     """
     if not sys.platform.startswith('linux'):
         return False
@@ -55,8 +56,9 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL('libc.so.6').mallopt
     except (OSError, AttributeError):
         return False
-    trim_threshold, mmap_threshold, largest = -1, -3, 2**31 - 1
-    return bool(mallopt(mmap_threshold, 2**30)) and bool(mallopt(trim_threshold, largest))
+    arena_max, mmap_threshold, trim_threshold = -8, -3, -1
+    settings = ((arena_max, 1), (mmap_threshold, 2**30), (trim_threshold, 2**31 - 1))
+    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
 
 
 def stored(f: Callable) -> Callable:
