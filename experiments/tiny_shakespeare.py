@@ -66,7 +66,7 @@ def get_experiment(config):
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
-        expected=(Expected('val/loss', published, 0.03, source[published], better='lower'),) if published else (),
+        expected=(Expected('val/loss', published, 0.0, source[published], better='lower'),) if published else (),
         samples=text(vocabulary, config.prompt, config.sample_length, config.length, config.temperature),
     )
 
