@@ -1,0 +1,52 @@
+"""Convolution, dense layer, batch norm and pooling, as they are fast here, against flax.linen: values and gradients."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigjax.nn.conv import Conv
+from bigjax.nn.dense import Dense
+from bigjax.nn.pool import avg_pool, max_pool
+
+
+def same(mine, theirs, x, members=0):
+    """Equal parameters in, equal outputs and gradients of parameters and input out; also for stacked members."""
+    params = theirs.init(jax.random.key(1), x)['params']
+    def value(module):
+        def f(params, x):
+            y = module.apply({'params': params}, x)
+            return jnp.sum(jnp.sin(y)), y
+        return jax.value_and_grad(f, (0, 1), has_aux=True)
+    a, b = value(mine), value(theirs)
+    if members:
+        params = jax.tree.map(lambda p: jnp.stack([p * (1 + 0.1 * m) for m in range(members)]), params)
+        x = jnp.stack([x + m for m in range(members)])
+        a, b = jax.vmap(a), jax.vmap(b)
+    for one, other in zip(jax.tree.leaves(jax.jit(a)(params, x)), jax.tree.leaves(jax.jit(b)(params, x)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize('members', [0, 3])
+@pytest.mark.parametrize(('shape', 'kernel', 'stride', 'padding'), [
+    ((2, 9, 8, 3), (3, 3), 1, 'SAME'), ((2, 9, 8, 3), (3, 3), 2, 'SAME'), ((2, 9, 8, 3), (5, 3), 1, 'VALID'),
+    ((2, 8, 8, 1), (5, 5), 1, 2), ((3, 20, 2), (5,), 2, 1), ((3, 21, 4), (8,), 1, 'SAME'), ((2, 6, 6, 4), (1, 1), 2, 'SAME')])
+def test_conv(shape, kernel, stride, padding, members):
+    x = jax.random.normal(jax.random.key(0), shape)
+    strides = (stride,) * len(kernel)
+    same(Conv(6, kernel, strides=stride, padding=padding), nn.Conv(6, kernel, strides=strides, padding=padding), x, members)
+
+
+@pytest.mark.parametrize('members', [0, 3])
+@pytest.mark.parametrize('shape', [(5, 7), (2, 3, 7)])
+def test_dense(shape, members):
+    same(Dense(4), nn.Dense(4), jax.random.normal(jax.random.key(0), shape), members)
+
+
+@pytest.mark.parametrize(('mine', 'theirs'), [(max_pool, nn.max_pool), (avg_pool, nn.avg_pool)])
+@pytest.mark.parametrize('size', [8, 9])
+def test_pooling(mine, theirs, size):
+    x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
+    f = lambda pool: jax.value_and_grad(lambda x: jnp.sum(jnp.sin(pool(x, (2, 2), strides=(2, 2)))))(x)
+    for one, other in zip(f(mine), f(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
