@@ -1,4 +1,5 @@
 """The bench times the training step that it says it times, beside a peer of the same size."""
+import itertools
 import json
 
 import jax
@@ -21,7 +22,7 @@ def test_figures_of_the_mlp(tmp_path, capsys):
     assert bench.main(['--case=mlp', '--pairs=1', f'--out={tmp_path}/b.json']) == 0
     row, = json.loads((tmp_path / 'b.json').read_text())
     sizes = (784, 1024, 1024, 1024, 10)
-    products = sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    products = sum(a * b for a, b in itertools.pairwise(sizes))
     flops = 2 * 128 * (3 * products - sizes[0] * sizes[1])  # forward, gradients of kernels, of inputs but the first
     assert 1 <= row['flops_per_step'] / flops < 1.1
     np.testing.assert_allclose(row['examples_per_s'], 128 / row['ours_ms'] * 1e3)

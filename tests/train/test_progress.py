@@ -28,7 +28,8 @@ def test_waiting_is_warned_of_once_and_the_slow_stage_named(tmp_path):
         return example
 
     out = io.StringIO()
-    tiny.train(tmp_path, [tiny.experiment(transform=slow)], Progress(stream=out, quiet=0), log_every=2, data_threads=1, steps=40, eval_every=40, checkpoint_every=40)
+    tiny.train(tmp_path, [tiny.experiment(transform=slow)], Progress(stream=out, quiet=0), log_every=2, data_threads=1,
+               steps=40, eval_every=40, checkpoint_every=40)
     warnings = [line for line in out.getvalue().splitlines() if 'warning' in line]
     assert len(warnings) == 1 and 'the slow stage is transforming examples' in warnings[0]
 
