@@ -3,8 +3,7 @@
 Glossary: B batch · H, W height, width · T time · C input channels · F features (output channels).
 """
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from bigjax import UserError
-from bigjax.nn.cpu import add_bias, on_cpu, stored
+from bigjax.nn import conv_cpu
+from bigjax.nn.cpu import add_bias, on_cpu
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 ConvTranspose = nn.ConvTranspose
@@ -34,70 +34,12 @@ def explicit_padding(padding: Padding, size, kernel, strides, dilation) -> tuple
 
 def conv(x: jax.Array, kernel: jax.Array, *, strides, padding, dilation, groups: int = 1) -> jax.Array:
     """[B, *spatial, C] with [*kernel_size, C/groups, F] -> [B, *spatial', F]; all options explicit tuples."""
-    geometry = Geometry(strides, padding, dilation, groups)
-    return _conv_cpu(x, kernel, geometry) if on_cpu() else _conv(x, kernel, geometry)
-
-
-class Geometry(NamedTuple):
-    """What a convolution is beside its operands."""
-
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-
-def _numbers(g: Geometry) -> tuple[str, str, str]:
-    spatial = 'HW'[2 - len(g.strides):]
-    return f'N{spatial}C', f'{spatial}IO', f'N{spatial}C'
-
-
-def _conv(x, kernel, g: Geometry):
-    return lax.conv_general_dilated(x, kernel, g.strides, g.padding, rhs_dilation=g.dilation,
-                                    dimension_numbers=_numbers(g), feature_group_count=g.groups)
-
-
-_conv_cpu = jax.custom_vjp(_conv, nondiff_argnums=(2,))
-
-
-def _forward(x, kernel, g):
-    return _conv(x, kernel, g), (x, kernel)
-
-
-def _backward(g, residuals, dy):
-    x, kernel = residuals
-    if g.groups > 1:
-        return jax.vjp(lambda x, kernel: _conv(x, kernel, g), x, kernel)[1](dy)
-    return _input_gradient(dy, kernel, g, x.shape), stored(partial(_kernel_gradient, g=g, shape=kernel.shape))(x, dy)
-
-
-def _input_gradient(dy, kernel, g: Geometry, shape):
-    """A convolution of dy, its values `strides` apart, with the kernel turned round."""
-    axes = range(len(g.strides))
-    reach = [(kernel.shape[a] - 1) * g.dilation[a] for a in axes]
-    low = [reach[a] - g.padding[a][0] for a in axes]
-    high = [shape[1 + a] + reach[a] - (dy.shape[1 + a] - 1) * g.strides[a] - 1 - low[a] for a in axes]
-    turned = kernel[(slice(None, None, -1),) * len(axes)].swapaxes(-1, -2)
-    return lax.conv_general_dilated(dy, turned, (1,) * len(axes), tuple(zip(low, high, strict=True)),
-                                    lhs_dilation=g.strides, rhs_dilation=g.dilation, dimension_numbers=_numbers(g))
-
-
-def _kernel_gradient(x, dy, *, g: Geometry, shape):
-    """A convolution of x with dy as its kernel, channels in the place of the batch and the batch in that of channels.
-
-    The axes are transposed here, not named to the convolution: only in this order is it fast (see `bigjax.nn.cpu`).
-    """
-    axes = range(len(g.strides))
-    low = [g.padding[a][0] for a in axes]
-    high = [(shape[a] - 1) * g.dilation[a] + (dy.shape[1 + a] - 1) * g.strides[a] + 1 - x.shape[1 + a] - low[a]
-            for a in axes]
-    dkernel = lax.conv_general_dilated(
-        jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2), g.dilation,
-        tuple(zip(low, high, strict=True)), rhs_dilation=g.strides, dimension_numbers=_numbers(g))
-    return jnp.moveaxis(dkernel, 0, -2)
-
-
-_conv_cpu.defvjp(_forward, _backward)
+    if on_cpu():
+        return conv_cpu.conv(x, kernel, conv_cpu.Geometry(strides, padding, dilation, groups))
+    spatial = 'HW'[2 - len(strides):]
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, rhs_dilation=dilation, feature_group_count=groups,
+        dimension_numbers=(f'N{spatial}C', f'{spatial}IO', f'N{spatial}C'))
 
 
 class Conv(nn.Module):
