@@ -7,6 +7,7 @@ import pytest
 
 from bigjax.nn.conv import Conv
 from bigjax.nn.dense import Dense
+from bigjax.nn.norm import BatchNorm
 from bigjax.nn.pool import avg_pool, max_pool
 
 
@@ -50,3 +51,32 @@ def test_pooling(mine, theirs, size):
     f = lambda pool: jax.value_and_grad(lambda x: jnp.sum(jnp.sin(pool(x, (2, 2), strides=(2, 2)))))(x)
     for one, other in zip(f(mine), f(theirs), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('shape', [(64, 5), (4, 6, 6, 3)])
+@pytest.mark.parametrize('average', [False, True])
+def test_batch_norm(shape, average):
+    x = 2 + 3 * jax.random.normal(jax.random.key(0), shape)
+    mine, theirs = (norm(use_running_average=average, momentum=0.9) for norm in (BatchNorm, nn.BatchNorm))
+    keys = jax.random.split(jax.random.key(1), 4)
+    draw = lambda i: 0.5 + jax.random.uniform(keys[i], shape[-1:])
+    params, stats = {'scale': draw(0), 'bias': draw(1)}, {'mean': draw(2), 'var': draw(3)}
+
+    def value(module):
+        def f(params, x):
+            y, new = module.apply({'params': params, 'batch_stats': stats}, x, mutable=['batch_stats'])
+            return jnp.sum(jnp.sin(y)), (y, new['batch_stats'])
+        return jax.jit(jax.value_and_grad(f, (0, 1), has_aux=True))(params, x)
+
+    pairs = zip(jax.tree.leaves(value(mine)), jax.tree.leaves(value(theirs)), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_in_half_precision_keeps_its_statistics_in_float32():
+    x = (100 + jax.random.normal(jax.random.key(0), (512, 3))).astype(jnp.bfloat16)
+    module = BatchNorm(use_running_average=False, dtype=jnp.bfloat16)
+    y, new = module.apply(module.init(jax.random.key(0), x), x, mutable=['batch_stats'])
+    assert y.dtype == jnp.bfloat16
+    assert new['batch_stats']['mean'].dtype == jnp.float32
+    np.testing.assert_allclose(np.asarray(y, np.float64).mean(0), 0, atol=0.02)
