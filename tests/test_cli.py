@@ -2,6 +2,8 @@
 import errno
 import json
 import os
+import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -164,3 +166,50 @@ def test_import_bigjax_is_light():
     seconds = python('-X', 'importtime', '-c', 'import jax, flax, optax, bigjax').stderr
     own = [int(line.split('|')[1]) for line in seconds.splitlines() if line.strip().endswith('| bigjax')]
     assert own and own[0] < 500_000  # microseconds over jax, flax and optax
+
+
+PRELUDE = """
+from typing import Any
+import flax.linen as nn
+import jax.numpy as jnp
+from bigjax import cli
+from bigjax.data import augment
+from bigjax.data.datasets import open_data
+from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config
+from bigjax.nn.dense import Dense
+from bigjax.tasks import classification
+"""
+
+
+def test_the_code_of_the_readme_runs(capsys, tmp_path):
+    text = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
+    net, experiment = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    script = types.ModuleType('readme', 'A script from the README.')
+    exec(compile(PRELUDE + net + experiment, 'README.md', 'exec'), vars(script))
+    code, out, _ = run(capsys, f'--workdir={tmp_path / "run"}', '--config.data=fake', '--config.steps=3', script=script)
+    assert code == cli.DONE
+    assert 'test/accuracy' in out
+    assert len(json.loads((tmp_path / 'run' / 'config.json').read_text())) > 20
+
+
+def test_own_pictures_are_one_flag(capsys, tmp_path):
+    """Twelve JPEGs in three folders, by the script of another data set; the class names are kept with the run."""
+    import cv2
+
+    from experiments import mnist
+    rng = np.random.default_rng(0)
+    for kind, level in {'cat': 40, 'dog': 120, 'owl': 220}.items():
+        (tmp_path / 'pictures' / kind).mkdir(parents=True)
+        for i in range(4):
+            picture = np.clip(rng.normal(level, 8, (28, 28, 1)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / 'pictures' / kind / f'{i}.jpg'), picture)
+    code, _, err = run(
+        capsys, f'--workdir={tmp_path / "run"}', '--variant=lenet5', f'--config.data=folder:{tmp_path / "pictures"}',
+        '--config.steps=30', '--config.log_every=5', '--config.batch_size=8', '--config.optimizer.lr=0.003', script=mnist)
+    assert code == cli.DONE, err
+    facts = json.loads((tmp_path / 'run' / 'run.json').read_text())
+    assert facts['info']['classes'] == ['cat', 'dog', 'owl']
+    rows = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    losses = [row['train/loss'][0] if isinstance(row['train/loss'], list) else row['train/loss']
+              for row in rows if 'train/loss' in row]
+    assert losses[-1] < 0.5 * losses[0]

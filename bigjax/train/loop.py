@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 
-from bigjax.train import replay
+from bigjax.train import optimizers, replay
 from bigjax.train.checkpoint import Checkpoints
 from bigjax.train.program import Program, abstract, member
 
@@ -143,7 +143,7 @@ class Loop:
                       if self._due(step, s.cadence(e.every) if e.every else s.eval_every)]
         save = self._due(step, s.checkpoint_every)
         if log:
-            self._pending = (step, carry['totals'], halted)
+            self._pending = (step, carry['totals'], halted, optimizers.plateau_factor(carry['state'].opt_state) + 0)
             if s.best.startswith('train/'):
                 total, count = carry['totals'][s.best.removeprefix('train/')]
                 carry = {**carry, 'best': program.keep_best(carry['best'], total / count, carry['state'])}
@@ -174,7 +174,7 @@ class Loop:
         """Reads and logs the metrics of the interval that ended last; by now the next step is under way."""
         if self._pending is None:
             return
-        step, totals, halted = self._pending
+        step, totals, halted, plateau = self._pending
         self._pending = None
         _check(halted)
         totals = jax.device_get(totals)
@@ -186,8 +186,9 @@ class Loop:
                   for k, (t, c) in totals.items()}
         self._latest |= values
         rate = float(self._program.learning_rate(max(0, step - 1)))
+        rates = [rate * float(factor) for factor in np.atleast_1d(plateau)]
         timing = {'time/steps_per_second': steps / seconds, 'time/data_wait': waited}
-        self._records.metrics(step, values | {'train/learning_rate': [rate]} | {k: [v] for k, v in timing.items()})
+        self._records.metrics(step, values | {'train/learning_rate': rates} | {k: [v] for k, v in timing.items()})
         self._progress.metrics(step, values)
         self._progress.speed(step, steps / seconds, steps / seconds * self._settings.batch_size, waited,
                              feed.stages)

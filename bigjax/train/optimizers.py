@@ -135,7 +135,7 @@ def eval_params(opt_state: Any, params: Any) -> Any:
 
 
 def plateau_factor(opt_state: Any) -> jax.Array:
-    """The factor by which the plateau schedule has reduced the learning rate so far; 1 where there is none."""
+    """The plateau schedule's factor of the learning rate so far, [members] in a population; 1 where there is none."""
     states = _states(opt_state, optax.contrib.ReduceLROnPlateauState)
     return states[0].scale if states else jnp.float32(1)
 

@@ -127,3 +127,14 @@ def test_an_interval_is_the_mean_over_its_examples(tmp_path):
     each = [row['train/loss'] for row in lines(tmp_path / 'each') if 'train/loss' in row]
     four = [row['train/loss'] for row in lines(tmp_path / 'four') if 'train/loss' in row]
     np.testing.assert_allclose(np.reshape(each, (3, 4)).mean(1), four, rtol=1e-6)
+
+
+@pytest.mark.parametrize('population', [1, 2])
+def test_the_logged_learning_rate_has_the_plateaus_factor(tmp_path, population):
+    schedule = dict(name='plateau', factor=0.5, patience='1 epoch', atol=100.0)  # no loss is good enough
+    experiment = tiny.experiment(optimizer=dict(name='sgd', lr=0.1, schedule=schedule))
+    tiny.train(tmp_path, [experiment], population=population, steps=60, log_every=1)
+    key = 'train/learning_rate/members' if population > 1 else 'train/learning_rate'
+    rates = np.asarray([row[key] for row in lines(tmp_path) if key in row]).reshape(-1, population)
+    assert rates.max() == pytest.approx(0.1)
+    assert (rates.min(axis=0) < 0.03).all()
