@@ -1,6 +1,6 @@
-"""Decoder-only Transformers: GPT-2 (Radford et al. 2019) and its small relatives.
+"""Decoder-only Transformers: GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023) and their relatives.
 
-Glossary: B batch · T tokens of a window · W width · H heads · D width of a head · V vocabulary.
+Glossary: B batch · T tokens of a window · W width · H heads · V vocabulary.
 """
 import math
 from collections.abc import Callable
@@ -11,9 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from bigjax import UserError
-from bigjax.nn.attention import attention
+from bigjax.nn import logical
+from bigjax.nn.cross_entropy import chunked_cross_entropy
 from bigjax.nn.dense import Dense
+from bigjax.nn.transformer import Spec, make_norm, partition_rules, stack
 
+LLAMA = {'norm': 'rmsnorm', 'hidden': 'swiglu', 'rope_base': 10000.0, 'tie_head': False, 'block_size': 4096,
+         'vocab_size': 32000}
 # Parameters, position embeddings and the tied head's one matrix included.
 VARIANTS = {
     # Karpathy's nanoGPT on tiny Shakespeare (65 characters): 804,096 on a CPU (795,904 without the position
@@ -26,75 +30,21 @@ VARIANTS = {
     'gpt2_medium': {'num_layers': 24, 'num_heads': 16, 'width': 1024, 'bias': True},
     'gpt2_large': {'num_layers': 36, 'num_heads': 20, 'width': 1280, 'bias': True},
     'gpt2_xl': {'num_layers': 48, 'num_heads': 25, 'width': 1600, 'bias': True},
+    # Llama 2 (Touvron et al. 2023, table 1 and the released configs): 6,738,415,616 and 68,976,648,192.
+    'llama2_7b': {**LLAMA, 'num_layers': 32, 'num_heads': 32, 'width': 4096, 'mlp_width': 11008},
+    'llama2_70b': {**LLAMA, 'num_layers': 80, 'num_heads': 64, 'num_kv_heads': 8, 'width': 8192, 'mlp_width': 28672},
 }
+PARTITION_RULES = (
+    ('token_embed/embedding', ('vocab?', 'embed')), ('pos_embed/embedding', (None, 'embed')),
+    ('head/kernel', ('embed', 'vocab?')), ('final_norm/(scale|bias)', ('embed',)), *partition_rules())
 normal = nn.initializers.normal
-
-
-class SelfAttention(nn.Module):
-    """Causal multi-head attention [B, T, W] -> [B, T, W]: 'query', 'key', 'value', 'out'."""
-
-    num_heads: int
-    dropout: float
-    bias: bool
-    out_init: Callable
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x_BxTxW: jax.Array, *, train: bool) -> jax.Array:
-        B, T, W = x_BxTxW.shape
-
-        def heads(name):
-            y = Dense(W, self.bias, kernel_init=normal(0.02), dtype=self.dtype, name=name)(x_BxTxW)
-            return y.reshape(B, T, self.num_heads, W // self.num_heads)
-
-        q, k, v = heads('query'), heads('key'), heads('value')
-        if self.dropout and train:  # only written out can the probabilities be dropped
-            scores_BxHxTxT = jnp.einsum('BTHD,BSHD->BHTS', q, k).astype(jnp.float32) / math.sqrt(q.shape[-1])
-            scores_BxHxTxT = jnp.where(jnp.tril(jnp.ones((T, T), bool)), scores_BxHxTxT, -jnp.inf)
-            p_BxHxTxT = nn.Dropout(self.dropout, deterministic=False)(jax.nn.softmax(scores_BxHxTxT))
-            y = jnp.einsum('BHTS,BSHD->BTHD', p_BxHxTxT.astype(self.dtype), v)
-        else:
-            y = attention(q, k, v, causal=True)
-        return Dense(W, self.bias, kernel_init=self.out_init, dtype=self.dtype, name='out')(y.reshape(B, T, W))
-
-
-class FeedForward(nn.Module):
-    """[B, T, W] -> [B, T, W] through 4 W: 'up', GELU (tanh form), 'down'."""
-
-    bias: bool
-    out_init: Callable
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        W = x.shape[-1]
-        h = Dense(4 * W, self.bias, kernel_init=normal(0.02), dtype=self.dtype, name='up')(x)
-        return Dense(W, self.bias, kernel_init=self.out_init, dtype=self.dtype, name='down')(
-            nn.gelu(h, approximate=True))
-
-
-class Block(nn.Module):
-    """A pre-normalised residual block: x + attn(attn_norm(x)), then x + mlp(mlp_norm(x))."""
-
-    num_heads: int
-    dropout: float
-    bias: bool
-    out_init: Callable
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        drop = nn.Dropout(self.dropout, deterministic=not train)
-        norm = lambda name: nn.LayerNorm(epsilon=1e-5, use_bias=self.bias, dtype=self.dtype, name=name)
-        attn = SelfAttention(self.num_heads, self.dropout, self.bias, self.out_init, self.dtype, name='attn')
-        x = x + drop(attn(norm('attn_norm')(x), train=train))
-        return x + drop(FeedForward(self.bias, self.out_init, self.dtype, name='mlp')(norm('mlp_norm')(x)))
 
 
 class GPT(nn.Module):
     """Tokens [B, T] -> logits [B, T, V] of the next: 'token_embed', 'pos_embed', 'block_0', …, 'final_norm', 'head'.
 
-    Initialised as GPT-2: normal of deviation 0.02, and 0.02 / sqrt(2 num_layers) where a block writes to the residual.
+    Given the next tokens too, it returns nats and hits of each instead, and never holds all logits. Initialised as GPT-2:
+    normal of deviation 0.02, and 0.02 / sqrt(2 num_layers) where a block writes to the residual.
 
     Attributes:
       vocab_size: V.
@@ -103,7 +53,14 @@ class GPT(nn.Module):
       dropout: on embeddings, attention probabilities and what blocks write.
       bias: in dense layers and norms (GPT-2 has them, nanoGPT's small settings do not).
       tie_head: the head is the token embedding transposed; otherwise a matrix of its own.
+      rope_base: rotary positions; 0 for learned ones, 'pos_embed'.
+      num_kv_heads, mlp_width, norm, hidden, epsilon, experts, top_k, capacity, context: see `bigjax.nn.transformer.Spec`.
+      scan, remat, microbatches: see `bigjax.nn.transformer.stack`.
+      chunk: tokens whose logits are made at once, where targets are given.
       dtype: of the computation; parameters and normalisation statistics stay float32.
+
+    Raises:
+      UserError: a window over block_size, or heads that do not divide.
     """
 
     vocab_size: int = 50257
@@ -114,28 +71,64 @@ class GPT(nn.Module):
     dropout: float = 0.0
     bias: bool = False
     tie_head: bool = True
+    rope_base: float = 0.0
+    num_kv_heads: int = 0
+    mlp_width: int = 0
+    norm: str = 'layernorm'
+    hidden: str = 'gelu_tanh'
+    epsilon: float = 1e-5
+    experts: int = 0
+    top_k: int = 2
+    capacity: float = 1.25
+    context: str = 'ring'
+    scan: bool = False
+    remat: str = 'none'
+    microbatches: int = 0
+    chunk: int = 2048
     dtype: Any = jnp.float32
 
+    @property
+    def spec(self) -> Spec:
+        """Of the blocks."""
+        return Spec(
+            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, mlp_width=self.mlp_width, norm=self.norm,
+            epsilon=self.epsilon, hidden=self.hidden, bias=self.bias, rope_base=self.rope_base, dropout=self.dropout,
+            experts=self.experts, top_k=self.top_k, capacity=self.capacity, context=self.context, init=normal(0.02),
+            out_init=normal(0.02 / math.sqrt(2 * self.num_layers)), dtype=self.dtype)
+
     @nn.compact
-    def __call__(self, tokens_BxT: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, tokens_BxT: jax.Array, targets_BxT: jax.Array | None = None, *, train: bool):
         B, T = tokens_BxT.shape
-        if self.block_size < T:
-            raise UserError(f'GPT: {T} tokens are more than block_size={self.block_size}: shorten the window')
-        if self.width % self.num_heads:
-            raise UserError(f'GPT: num_heads={self.num_heads} does not divide width={self.width}: choose a divisor')
+        self._check(T)
         token_embed = nn.Embed(self.vocab_size, self.width, embedding_init=normal(0.02), dtype=self.dtype,
                                name='token_embed')
-        pos_embed = nn.Embed(self.block_size, self.width, embedding_init=normal(0.02), dtype=self.dtype,
-                             name='pos_embed')
-        x = token_embed(tokens_BxT) + pos_embed(jnp.arange(T))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        out_init = normal(0.02 / math.sqrt(2 * self.num_layers))
-        for i in range(self.num_layers):
-            x = Block(self.num_heads, self.dropout, self.bias, out_init, self.dtype, name=f'block_{i}')(x, train=train)
-        x = nn.LayerNorm(epsilon=1e-5, use_bias=self.bias, dtype=self.dtype, name='final_norm')(x)
-        if self.tie_head:  # two-dimensional, for the reason given in bigjax.nn.dense
-            return token_embed.attend(x.reshape(B * T, -1)).reshape(B, T, -1)
-        return Dense(self.vocab_size, use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name='head')(x)
+        x = token_embed(tokens_BxT)
+        if not self.rope_base:
+            x = x + nn.Embed(self.block_size, self.width, embedding_init=normal(0.02), dtype=self.dtype,
+                             name='pos_embed')(jnp.arange(T))
+        x = logical.constrain(nn.Dropout(self.dropout, deterministic=not train)(x), 'batch', 'seq', 'embed')
+        x = stack(self, self.spec, self.num_layers, x, train=train, scan=self.scan, remat=self.remat,
+                  microbatches=self.microbatches)
+        x = make_norm(self.spec, 'final_norm')(x)
+        head = Dense(self.vocab_size, use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name='head')
+        if targets_BxT is None:  # two-dimensional, for the reason given in bigjax.nn.dense
+            logits = token_embed.attend(x.reshape(B * T, -1)).reshape(B, T, -1) if self.tie_head else head(x)
+            return logical.constrain(logits, 'batch', 'seq', 'vocab?')
+        if not self.tie_head and self.is_initializing():
+            head(x)
+        kernel = token_embed.embedding.T if self.tie_head else self.variables['params']['head']['kernel']
+        nats, hits = chunked_cross_entropy(
+            x.reshape(B * T, -1), kernel.astype(self.dtype), targets_BxT.reshape(-1), self.chunk)
+        return {'nats': nats.reshape(B, T), 'hits': hits.reshape(B, T)}
+
+    def _check(self, length):
+        if self.block_size < length:
+            raise UserError(f'GPT: {length} tokens are more than block_size={self.block_size}: shorten the window')
+        if self.width % self.num_heads:
+            raise UserError(f'GPT: num_heads={self.num_heads} does not divide width={self.width}: choose a divisor')
+        if self.num_kv_heads and self.num_heads % self.num_kv_heads:
+            raise UserError(f'GPT: num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: '
+                            'choose a divisor')
 
 
 def generate(apply: Callable, variables, prompt_BxP: jax.Array, steps: int, rng: jax.Array, *, block_size: int,

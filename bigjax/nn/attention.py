@@ -1,18 +1,125 @@
-"""Scaled dot-product attention: one function for every family.
+"""Scaled dot-product attention: one function for every family, also where a mesh splits the sequence.
 
-Glossary: B batch · T queries · S keys · H heads · D width of a head.
+Glossary: B batch · T queries · S keys · H heads · K key and value heads, G = H / K queries each · D width of a head.
 """
+import math
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from bigjax import UserError
+from bigjax.nn import logical
+from bigjax.nn.cpu import on_cpu
 
 
-def attention(q_BxTxHxD, k_BxSxHxD, v_BxSxHxD, *, causal: bool = False, mask=None, scale: float | None = None):
+def attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, *, causal: bool = False, mask=None, scale: float | None = None,
+              drop: Callable | None = None, context: str = 'ring'):
     """softmax(q kᵀ scale + mask) v, the softmax in float32 -> [B, T, H, D] (Vaswani et al. 2017, eq. 1).
 
     Args:
-      q_BxTxHxD, k_BxSxHxD, v_BxSxHxD: queries, keys, values.
+      q_BxTxHxD, k_BxSxKxD, v_BxSxKxD: queries, keys, values; K divides H (Ainslie et al. 2023, grouped queries).
       causal: query t sees keys 0..t.
       mask: bool, broadcastable to [B, H, T, S]; True where a query sees a key.
       scale: default 1/sqrt(D).
+      drop: applied to the probabilities.
+      context: where the mesh has the axis 'seq': 'ring' passes keys and values around (Liu et al. 2023), 'gather' collects
+        them on every device.
+
+    Raises:
+      UserError: a mask or dropout with a split sequence.
     """
+    scale = 1 / math.sqrt(q_BxTxHxD.shape[-1]) if scale is None else scale
+    if logical.axis_size('seq') > 1:
+        if mask is not None or drop is not None:
+            raise UserError("config.mesh: 'seq' goes with neither attention dropout nor masks; use other axes")
+        return _split_sequence(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, causal, scale, context)
+    if on_cpu() or drop is not None:
+        return _written_out(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, causal, mask, scale, drop)
     return jax.nn.dot_product_attention(
-        q_BxTxHxD, k_BxSxHxD, v_BxSxHxD, mask=mask, is_causal=causal, scale=scale)
+        q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, mask=mask, is_causal=causal, scale=scale)
+
+
+def _grouped(q, k):
+    """q as [B, K, G, T, D]."""
+    B, T, H, D = q.shape
+    return q.reshape(B, T, k.shape[2], H // k.shape[2], D).transpose(0, 2, 3, 1, 4)
+
+
+def _ungrouped(y):
+    """[B, K, G, T, D] -> [B, T, H, D]."""
+    B, K, G, T, D = y.shape
+    return y.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, D)
+
+
+def _written_out(q, k, v, causal, mask, scale, drop):
+    """As the equation stands, heads before positions, which on a CPU makes every product one over contiguous rows."""
+    q = _grouped(q, k)
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    scores = jnp.einsum('BKGTD,BKSD->BKGTS', q * jnp.asarray(scale, q.dtype), k).astype(jnp.float32)
+    T, S = scores.shape[-2:]
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (mask.shape[0], scores.shape[1] * scores.shape[2], T, S)) if mask.shape[1] > 1 else mask
+        mask = mask.reshape(mask.shape[0], -1, *([scores.shape[2]] if mask.shape[1] > 1 else [1]), *mask.shape[2:])
+        scores = jnp.where(mask, scores, -jnp.inf)
+    if causal:
+        scores = jnp.where(jnp.arange(S) <= jnp.arange(T)[:, None], scores, -jnp.inf)
+    p = jax.nn.softmax(scores)
+    p = p if drop is None else drop(p)
+    return _ungrouped(jnp.einsum('BKGTS,BKSD->BKGTD', p.astype(v.dtype), v))
+
+
+def _split_sequence(q, k, v, causal, scale, context):
+    """Each device has the same part of queries, keys and values."""
+    mesh = logical.current()
+    parts = mesh.shape['seq']
+    if q.shape[1] % parts:
+        raise UserError(f"config.mesh: 'seq' of {parts} does not divide a sequence of {q.shape[1]}; use a divisor")
+    methods = {'ring': _ring, 'gather': _gather}
+    if context not in methods:
+        raise UserError(f"context: {context!r} is not known: one of {', '.join(methods)}")
+    batch, seq, heads, _ = (logical.mesh_axes(mesh, name) for name in ('batch', 'seq', 'heads', None))
+    batch = batch if q.shape[0] % logical.size(mesh, batch) == 0 else None
+    spec = PartitionSpec(batch, seq, heads, None)
+    inner = lambda q, k, v: methods[context](q, k, v, parts, causal, scale)
+    return jax.shard_map(inner, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+
+
+def _scores(q, k, scale, causal, mine, theirs):
+    """[B, K, G, t, s] of queries of part `mine` and keys of part `theirs`, float32."""
+    scores = jnp.einsum('BKGTD,BSKD->BKGTS', q * jnp.asarray(scale, q.dtype), k).astype(jnp.float32)
+    if causal:
+        t, s = scores.shape[-2:]
+        scores = jnp.where(theirs * s + jnp.arange(s) <= mine * t + jnp.arange(t)[:, None], scores, -jnp.inf)
+    return scores
+
+
+def _ring(q, k, v, parts, causal, scale):
+    """Keys and values go round the devices; the softmax is kept as a running maximum, sum and weighted sum.
+
+    The first part seen is a device's own, so every query has seen a key when the maximum is first used.
+    """
+    mine, q = jax.lax.axis_index('seq'), _grouped(q, k)
+
+    def step(carry, passed):
+        k, v, top, total, y = carry
+        scores = _scores(q, k, scale, causal, mine, (mine - passed) % parts)
+        new = jnp.maximum(top, jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+        p, shrink = jnp.exp(scores - new), jnp.exp(top - new)
+        y = y * shrink + jnp.einsum('BKGTS,BSKD->BKGTD', p.astype(v.dtype), v).astype(jnp.float32)
+        total = total * shrink + p.sum(-1, keepdims=True)
+        k, v = (jax.lax.ppermute(x, 'seq', [(i, (i + 1) % parts) for i in range(parts)]) for x in (k, v))
+        return (k, v, new, total, y), None
+
+    start = jnp.full((*q.shape[:-1], 1), -jnp.inf, jnp.float32)
+    carry = k, v, start, jnp.zeros_like(start), jnp.zeros(q.shape, jnp.float32)
+    (_, _, _, total, y), _ = jax.lax.scan(step, carry, jnp.arange(parts))
+    return _ungrouped((y / total).astype(v.dtype))
+
+
+def _gather(q, k, v, parts, causal, scale):
+    mine, q = jax.lax.axis_index('seq'), _grouped(q, k)
+    k, v = (jax.lax.all_gather(x, 'seq', axis=1, tiled=True) for x in (k, v))
+    p = jax.nn.softmax(_scores(q, k, scale, causal, mine, 0))
+    return _ungrouped(jnp.einsum('BKGTS,BSKD->BKGTD', p.astype(v.dtype), v))

@@ -14,6 +14,7 @@ Batch = Mapping[str, jax.Array]
 Variables = Mapping[str, Any]
 
 MASK = '_mask'  # [B] float32 in padded batches: 1 for an example, 0 for padding. Absent means all ones.
+LOSSES = 'losses'  # the collection of auxiliary losses that layers sow, such as a load balance
 RNG_STREAMS = ('dropout', 'sample')  # linen rng names that `bind` provides when it is given an rng
 
 
@@ -56,13 +57,14 @@ class Confusion:
 def bind(model: Any) -> Callable:
     """The model as `apply(variables, *args, train=False, rng=None, method=None, **kw) -> (output, model_state)`.
 
-    Collections other than params may change only when `train`. `model` is anything with linen's `apply`.
+    Collections other than params may change only when `train`; then model_state also has 'losses', what layers have sown
+    for the objective, where there is any. `model` is anything with linen's `apply`.
     """
 
     def apply(variables, *args, train: bool = False, rng=None, method=None, **kwargs):
         names = [name for name in variables if name != 'params']
         rngs = None if rng is None else {s: jax.random.fold_in(rng, i) for i, s in enumerate(RNG_STREAMS)}
-        kwargs = dict(kwargs, train=train, rngs=rngs, mutable=names if train else False)
+        kwargs = dict(kwargs, train=train, rngs=rngs, mutable=[*names, LOSSES] if train else False)
         if method is not None:
             kwargs['method'] = method
         out = model.apply(variables, *args, **kwargs)

@@ -11,7 +11,7 @@ import optax
 from bigjax.tasks import Aux, Task, mask, weighted
 
 
-def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | None = None) -> Task:
+def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | None = None, chunked: bool = False) -> Task:
     """Next-token prediction; the model gives logits [B, T, V] of tokens [B, T].
 
     Where the batch has no `targets`, they are the tokens one later, and the model sees all but the last. An example
@@ -21,6 +21,7 @@ def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | N
     Args:
       tokens, targets: keys of the batch.
       ignore: a target that does not count, such as padding.
+      chunked: the model is given the targets and returns nats and hits [B, T] itself, without holding all logits.
     """
     def pair(batch):
         if targets in batch:
@@ -30,27 +31,29 @@ def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | N
     def inputs(batch):
         return (pair(batch)[0],)
 
-    def judge(logits_BxTxV, truth_BxT):
-        counts = jnp.ones(truth_BxT.shape, bool) if ignore is None else truth_BxT != ignore
-        counted = counts.astype(jnp.float32)
-        safe = jnp.where(counts, truth_BxT, 0)
-        return optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, safe) * counted, counted
+    def judge(apply, variables, given, truth_BxT, **options):
+        """(nats, hits, which targets count, model state), the first three [B, T] float32."""
+        counts_BxT = jnp.ones(truth_BxT.shape, bool) if ignore is None else truth_BxT != ignore
+        counted = counts_BxT.astype(jnp.float32)
+        safe = jnp.where(counts_BxT, truth_BxT, 0)
+        if chunked:
+            out, state = apply(variables, given, safe, **options)
+            return out['nats'] * counted, out['hits'] * counted, counted, state
+        logits, state = apply(variables, given, **options)
+        logits = logits.astype(jnp.float32)
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, safe)
+        return nats * counted, (jnp.argmax(logits, axis=-1) == safe) * counted, counted, state
 
     def loss(apply, variables, batch, rng, train):
-        given, truth = pair(batch)
-        logits, state = apply(variables, given, train=train, rng=rng)
-        logits = logits.astype(jnp.float32)
-        nats_BxT, counted_BxT = judge(logits, truth)
-        number = counted_BxT.sum(axis=1)
-        per_example = nats_BxT.sum(axis=1) / jnp.maximum(number, 1)
+        nats, hits, counted, state = judge(apply, variables, *pair(batch), train=train, rng=rng)
+        number = counted.sum(axis=1)
+        mean = lambda x_BxT: x_BxT.sum(axis=1) / jnp.maximum(number, 1)
         weights = mask(batch) * number
-        hits = (counted_BxT * (jnp.argmax(logits, axis=-1) == truth)).sum(axis=1) / jnp.maximum(number, 1)
-        metrics = {'accuracy': weighted(hits, weights), 'bits': weighted(per_example / math.log(2), weights)}
-        return per_example, weights, Aux(state, metrics)
+        metrics = {'accuracy': weighted(mean(hits), weights), 'bits': weighted(mean(nats) / math.log(2), weights)}
+        return mean(nats), weights, Aux(state, metrics)
 
     def predict(apply, variables, batch):
-        given, truth = pair(batch)
-        return -judge(apply(variables, given)[0].astype(jnp.float32), truth)[0]
+        return -judge(apply, variables, *pair(batch))[0]
 
     return Task(inputs, loss, predict)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from bigjax.data import pipeline
 from bigjax.experiment import Data, Evaluator
+from bigjax.nn import logical
 from bigjax.parallel import mesh as meshes
 from bigjax.tasks import MASK, Task
 from bigjax.train.feed import Resident, keeps
@@ -95,8 +96,8 @@ class Evaluation:
                 index = np.arange(start, start + size)
                 yield np.where(index < length, index, 0).astype(np.int32), (index < length).astype(np.float32)
             return
-        streams = [pipeline.eval_batches(s, size, self._datas[0].transform, process=jax.process_index(),
-                                         processes=jax.process_count()) for s in sources]
+        part, parts = meshes.process_part(self._mesh)
+        streams = [pipeline.eval_batches(s, size, self._datas[0].transform, process=part, processes=parts) for s in sources]
         for parts in zip(*streams, strict=True):
             mask = parts[0][1]
             batch = parts[0][0]
@@ -128,8 +129,13 @@ class Evaluation:
                 out = predict(apply, variables, batch)
             return sums, out
 
+        def on_mesh(*args):
+            with logical.using(mesh):
+                return one(*args)
+
+        fn = on_mesh
         if self._members is not None:
             shared = len(self._datas) == 1
-            one = jax.vmap(one, in_axes=(0, None if shared else 0, None if resident else 0, None, None))
-        self._compiled[name] = jax.jit(one)
+            fn = jax.vmap(on_mesh, in_axes=(0, None if shared else 0, None if resident else 0, None, None))
+        self._compiled[name] = jax.jit(fn)
         return self._compiled[name]

@@ -105,10 +105,11 @@ class Feed:
             self._open(start, threads, workers)
 
     def _open(self, start, threads, workers):
+        part, parts = meshes.process_part(self._mesh)
         for i, seed in enumerate(self._seeds):
             records = pipeline.Ordered(
                 self._sources[0 if self.shared else i], seed, self._batch_size, self._data.shuffle, start, self._steps,
-                jax.process_index(), jax.process_count(), self._data.transform, self.stages)
+                part, parts, self._data.transform, self.stages)
             self._iterators.append(pipeline.train_batches(records, threads=threads, workers=workers))
 
     def _pull(self):

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bigjax import UserError
 from bigjax.experiment import Experiment
-from bigjax.nn import cpu
+from bigjax.nn import cpu, logical
 from bigjax.parallel import mesh as meshes
+from bigjax.parallel import rules
 from bigjax.tasks import bind
 from bigjax.train import checkpoint, optimizers
 from bigjax.train.evaluate import Evaluation
@@ -50,6 +52,7 @@ class Program:
         check()
         self.mesh = meshes.make(settings.mesh)
         check_devices(settings, meshes.data_size(self.mesh))
+        self.layout = rules.layout(params, self.experiment.partition_rules, self.mesh)
         self.cache = Resident(self.mesh)
         self.resident = keeps(self.datas[0].train, self.datas[0], settings.resident)
         self.steps_per_call = self._steps_per_call()
@@ -90,7 +93,24 @@ class Program:
         e, s = self.experiment, self.settings
         return functools.partial(
             train_step, apply=self.apply, loss=e.task.loss, tx=self.tx, accumulate=s.accumulate, ema=s.ema,
-            preprocess=e.data.preprocess, augment=e.data.augment)
+            preprocess=e.data.preprocess, augment=e.data.augment, place=self._place)
+
+    def _place(self, grads):
+        """Gradients go where the optimizer's state is, and are summed on the way (reduce-scatter, not all-reduce)."""
+        if self.mesh.size == 1:
+            return grads
+        return jax.lax.with_sharding_constraint(grads, rules.follow(grads, self.layout.optimizer, self.mesh))
+
+    def _shardings(self, carry) -> dict:
+        """Where the carry's arrays are."""
+        follow = functools.partial(rules.follow, mesh=self.mesh, members=self.members is not None)
+        state, everywhere = carry['state'], meshes.replicated(self.mesh)
+        placed = jax.tree.map(lambda x: everywhere, carry)
+        best = None if carry['best'] is None else {
+            **placed['best'], 'variables': follow(carry['best']['variables'], self.layout.params)}
+        return {**placed, 'best': best, 'state': placed['state'].replace(
+            params=follow(state.params, self.layout.params), opt_state=follow(state.opt_state, self.layout.optimizer),
+            ema=follow(state.ema, self.layout.optimizer))}
 
     @functools.cached_property
     def call(self):
@@ -101,7 +121,8 @@ class Program:
         def one(state, totals, arrays, item):
             batch = source.take(arrays, item) if resident else item
             batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), batch)
-            state, metrics = self.step(state, batch)
+            with logical.using(self.mesh):
+                state, metrics = self.step(state, batch)
             return state, jax.tree.map(jnp.add, totals, metrics)
 
         one = self._each(one, (0, 0, None if len(self.datas) == 1 else 0, 0))
@@ -117,20 +138,32 @@ class Program:
                 (state, totals), _ = jax.lax.scan(body, (state, totals), items)
             return state, totals, state.halted + 0  # a buffer of its own: the state's is donated to the next call
 
-        return jax.jit(call, donate_argnums=(0, 1), compiler_options=cpu.compiler_options())
+        everywhere = meshes.replicated(self.mesh)
+        return jax.jit(call, donate_argnums=(0, 1), compiler_options=cpu.compiler_options(),
+                       out_shardings=(self.shardings['state'], everywhere, everywhere))
 
     def init(self) -> dict:
-        """The carry before the first step, replicated over the mesh."""
+        """The carry before the first step, placed on the mesh."""
+        return jax.jit(self._init, out_shardings=self.shardings)(self._seeds())
+
+    @functools.cached_property
+    def shardings(self) -> dict:
+        """Where the arrays of the carry are."""
+        return self._shardings(jax.eval_shape(self._init, self._seeds()))
+
+    def _seeds(self):
+        seeds = np.asarray(self.seeds, np.int32)
+        return seeds if self.members else seeds[0]
+
+    def _init(self, seeds) -> dict:
         model, ema = self.experiment.model, bool(self.settings.ema)
 
         def one(seed):
             state = init_state(model, self._inputs(), self.tx, seed, ema=ema)
             return {'state': state, 'totals': self._zeros(state), 'best': self._no_best(state)}
 
-        seeds = jnp.asarray(self.seeds, jnp.int32)
-        make = self._each(one)
-        carry = jax.jit(make, out_shardings=meshes.replicated(self.mesh))(seeds if self.members else seeds[0])
-        return carry
+        with logical.using(self.mesh):
+            return self._each(one)(seeds)
 
     def _zeros(self, state):
         """Metrics before any step."""

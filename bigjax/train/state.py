@@ -6,7 +6,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from bigjax.tasks import bind
+from bigjax.tasks import LOSSES, bind
 
 
 @flax.struct.dataclass
@@ -41,7 +41,9 @@ def init_variables(model, inputs: tuple, seed) -> dict:
     """The model's variables at step 0, a pure function of (model, seed)."""
     names = ('params', 'dropout', 'sample')
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x1217), len(names))
-    return dict(model.init(dict(zip(names, keys, strict=True)), *inputs, train=False))
+    variables = dict(model.init(dict(zip(names, keys, strict=True)), *inputs, train=False))
+    variables.pop(LOSSES, None)
+    return variables
 
 
 def init_state(model, inputs: tuple, tx, seed, *, ema: bool) -> TrainState:

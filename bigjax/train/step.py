@@ -1,7 +1,8 @@
 """One step of training, for every model, task and optimizer: a pure function of (state, batch).
 
     key   = fold_in(seed key, step)
-    g, l  = gradient and value of  sum_i w_i loss_i / sum_i w_i  over the global batch, accumulated over micro-batches
+    g, l  = gradient and value of  sum_i w_i loss_i / sum_i w_i  over the global batch, accumulated over micro-batches;
+            g is also that of what layers have sown into 'losses', l is not
     state = optimizer(g), moving average, model state — or the same state, where l or g is not finite
 """
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bigjax.tasks import LOSSES
 from bigjax.train.state import TrainState
 
 Metrics = dict  # name -> (sum, count)
@@ -25,8 +27,10 @@ def _gradients(loss: Callable, apply: Callable, params, model_state, batch, rng)
 
     def objective(params):
         per_example, weights, aux = loss(apply, {'params': params, **model_state}, batch, rng, True)
-        total = jnp.sum(jnp.where(weights > 0, per_example * weights, 0.0))
-        return total, (jnp.sum(weights), total, dict(aux.model_state), dict(aux.metrics))
+        total, weight = jnp.sum(jnp.where(weights > 0, per_example * weights, 0.0)), jnp.sum(weights)
+        model_state = dict(aux.model_state)
+        sown = sum(jnp.sum(x) for x in jax.tree.leaves(model_state.pop(LOSSES, {})))
+        return total + weight * sown, (weight, total, model_state, dict(aux.metrics))
 
     return jax.grad(objective, has_aux=True)(params)
 
@@ -58,7 +62,7 @@ def prepare(batch, rng, preprocess: Callable | None, augment: Callable | None):
 
 def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx: optax.GradientTransformation,
                accumulate: int = 1, ema: float = 0.0, preprocess: Callable | None = None,
-               augment: Callable | None = None) -> tuple[TrainState, Metrics]:
+               augment: Callable | None = None, place: Callable | None = None) -> tuple[TrainState, Metrics]:
     """One update. Keyword arguments are static; see `bigjax.experiment` for `loss`, `preprocess` and `augment`.
 
     Args:
@@ -67,6 +71,7 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
       apply: the model, bound by `bigjax.tasks.bind`.
       tx: the optimizer; its `update` is given the loss as `value`.
       ema: decay of the moving average of the parameters, 0 for none.
+      place: `place(grads)`: the gradients, on the devices where the optimizer wants them.
 
     Returns:
       the state after it and the metrics as sums and counts. Where the loss or a gradient is not finite, the state is
@@ -77,7 +82,7 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
     parts = (loss, apply, state.params, state.model_state, batch, rng)
     grads, (weight, total, model_state, metrics) = (
         _gradients(*parts) if accumulate == 1 else _accumulated(*parts, accumulate))
-    grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
+    grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads if place is None else place(grads))
     value = total / jnp.maximum(weight, 1e-8)
     norm = optax.tree.norm(grads)
 

@@ -8,14 +8,14 @@ from bigjax.parallel import mesh as meshes
 
 
 @pytest.mark.parametrize(('text', 'shape'), [
-    ('data:-1', {'data': 8}), ('data:4', {'data': 4}), ('data:2,model:-1', {'data': 2, 'model': 4}), ('data:1', {'data': 1})])
+    ('data:-1', {'data': 8}), ('data:4', {'data': 4}), ('data:2,tensor:-1', {'data': 2, 'tensor': 4}), ('data:1', {'data': 1})])
 def test_sizes(text, shape):
     assert dict(meshes.make(text).shape) == shape
 
 
 @pytest.mark.parametrize(('text', 'words'), [
-    ('data:9', 'there are 8'), ('data:3,model:-1', 'multiples of 3'), ('data', 'axis:size'), ('', 'axis:size'),
-    ('data:-1,model:-1', 'at most one -1'), ('data:0', 'at most one -1')])
+    ('data:9', 'there are 8'), ('data:3,tensor:-1', 'multiples of 3'), ('data', 'axis:size'), ('', 'axis:size'),
+    ('data:-1,tensor:-1', 'at most one -1'), ('data:0', 'at most one -1')])
 def test_what_cannot_be(text, words):
     with pytest.raises(UserError, match=words):
         meshes.make(text)
