@@ -28,9 +28,9 @@ def _gradients(loss: Callable, apply: Callable, params, model_state, batch, rng)
     def objective(params):
         per_example, weights, aux = loss(apply, {'params': params, **model_state}, batch, rng, True)
         total, weight = jnp.sum(jnp.where(weights > 0, per_example * weights, 0.0)), jnp.sum(weights)
-        model_state = dict(aux.model_state)
-        sown = sum(jnp.sum(x) for x in jax.tree.leaves(model_state.pop(LOSSES, {})))
-        return total + weight * sown, (weight, total, model_state, dict(aux.metrics))
+        after = dict(aux.model_state)
+        sown = sum(jnp.sum(x) for x in jax.tree.leaves(after.pop(LOSSES, {})))
+        return total + weight * sown, (weight, total, after, dict(aux.metrics))
 
     return jax.grad(objective, has_aux=True)(params)
 
