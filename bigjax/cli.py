@@ -17,6 +17,7 @@ from absl import flags
 
 from bigjax import UserError
 from bigjax import config as configs
+from bigjax.parallel.start import Flags, Start, leaving, start
 
 DONE, USER, NONFINITE, NO, PREEMPTED = 0, 2, 3, 4, 75
 
@@ -25,7 +26,8 @@ def main() -> None:
     """Runs the experiment script that Python was started with, and exits."""
     module = sys.modules['__main__']
     name = module.__spec__.name if module.__spec__ else pathlib.Path(module.__file__).stem
-    sys.exit(run(module, name, sys.argv[1:]))
+    with leaving():
+        sys.exit(run(module, name, sys.argv[1:]))
 
 
 def run(module, name: str, argv: Sequence[str]) -> int:
@@ -40,7 +42,8 @@ def run(module, name: str, argv: Sequence[str]) -> int:
         if verb not in VERBS:
             raise UserError(f"'{verb}': no such verb{configs.nearest(verb, list(VERBS))}; the verbs are {', '.join(VERBS)}")
         _platform(options.platform)
-        return VERBS[verb](Job(module, short, options, overrides, list(argv)))
+        joined = _join(options, name, argv)
+        return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0))
     except UserError as error:
         return _say(f'{short}: {error}', USER)
     except NonFinite as error:
@@ -75,6 +78,28 @@ def _platform(name: str) -> None:
         jax.config.update('jax_platforms', name)
 
 
+def _join(options, name: str, argv: Sequence[str]) -> Start:
+    """Meets the other processes of this command, where there are any; no device has been touched yet."""
+    return start(Flags(options.coordinator, options.processes, options.process), seconds=options.start_timeout,
+                 command=shlex.join([name, *without(argv, *OWN, '--config.data_dir')]))
+
+
+OWN = ('--coordinator', '--processes', '--process', '--start_timeout')
+
+
+def without(argv: Sequence[str], *names: str) -> list[str]:
+    """The arguments less some flags, written as --flag=value or --flag value."""
+    kept, queue = [], list(argv)
+    while queue:
+        arg = queue.pop(0)
+        flag, equals, _ = arg.partition('=')
+        if f"--{flag.lstrip('-')}" not in names or not flag.startswith('-'):
+            kept.append(arg)
+        elif not equals:
+            queue = queue[1:]
+    return kept
+
+
 def _define() -> flags.FlagValues:
     """The flags that every experiment has, in a namespace of their own."""
     values = flags.FlagValues()
@@ -87,6 +112,10 @@ def _define() -> flags.FlagValues:
     text('platform', '', 'cpu, cuda or tpu instead of the best there is')
     text('against', '', "bench: 'torch' times the same model, batch and optimizer in PyTorch beside it")
     text('out', '', 'bench: also write the figures to this JSON file')
+    text('coordinator', '', 'several processes by hand: HOST:PORT of process 0; SLURM, MPI, TPU and GKE need no flag')
+    flags.DEFINE_integer('processes', None, 'several processes by hand: how many', flag_values=values)
+    flags.DEFINE_integer('process', None, 'several processes by hand: which one this is, from 0', flag_values=values)
+    flags.DEFINE_float('start_timeout', 300.0, 'seconds to wait for the other processes', flag_values=values)
     flags.DEFINE_integer('population', None, 'how many members to train at once (config.population)', flag_values=values)
     flags.DEFINE_boolean('check', False, 'exit 4 where a result misses what the paper reports', flag_values=values)
     return values
@@ -148,6 +177,8 @@ class Job:
     flags: Any
     overrides: Mapping[str, str]
     argv: list[str]
+    leads: bool = True
+    """Whether this is process 0, which alone prints and writes reports."""
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -167,7 +198,7 @@ class Job:
 
     def command(self, row: str) -> str:
         """The command that repeats one row."""
-        rest = [a for a in self.argv if not a.startswith(('--workdir', '--variant')) and a != 'train']
+        rest = [a for a in without(self.argv, '--workdir', '--variant', *OWN) if a != 'train']
         return ' '.join(['python -m', f'experiments.{self.name}', *([f'--variant={row}'] if row else []),
                          f'--workdir={self.workdir(row)}', *map(shlex.quote, rest)])
 

@@ -1,4 +1,5 @@
 """What an experiment can be told to do: train, eval, bench. Each takes a `bigjax.cli.Job` and returns an exit code."""
+import os
 import pathlib
 import time
 
@@ -23,23 +24,26 @@ def train(job) -> int:
     started = time.time()
     cpu.keep_memory()
     runs = {row: _train_row(job, row) for row in job.rows}
-    root = job.root
-    page = report.write(root)
+    missed = [row for run in runs.values() for row in run['expected'] if not row['ok']]
+    answer = NO if job.flags.check and missed else DONE
+    if not job.leads:
+        return answer
+    page = report.write(job.root)
     print(_table(job, {row: (run['final'], run['expected']) for row, run in runs.items()}))
     print(f'{clock(time.time() - started)} in all · report: {page}')
-    missed = [row for run in runs.values() for row in run['expected'] if not row['ok']]
-    return NO if job.flags.check and missed else DONE
+    return answer
 
 
 def _train_row(job, row: str) -> dict:
     """Trains one row and returns its finished run record."""
     from bigjax import report
     workdir, config = job.workdir(row), job.config(row)
-    progress = Progress(row)
+    progress = Progress(row, None if job.leads else open(os.devnull, 'w'))  # noqa: SIM115  as long as the process
     program, settings = job.program(row, config)
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=dict(program.experiment.data.info), sinks=settings.sinks)
+    records.agree()
     if records.finished:
         progress.say(f'{workdir}: this run is done; name another --workdir to train again')
         return records.run
@@ -51,7 +55,7 @@ def _train_row(job, row: str) -> dict:
         records.fail(error)
         raise
     records.finish(outcome.status, outcome.step, outcome.final, program.experiment.expected, outcome.artifacts)
-    if len(job.rows) > 1:
+    if len(job.rows) > 1 and job.leads:
         report.write(workdir)
     return records.run
 
@@ -81,8 +85,9 @@ def evaluate(job) -> int:
         judged = judge(final, program.experiment.expected)
         rows[row] = (final, judged)
         missed |= any(not e['ok'] for e in judged)
-        print('\n'.join(f'{row + " " if row else ""}{name} {spread(s["mean"], s["std"])}' for name, s in final.items()))
-    if any(judged for _, judged in rows.values()):
+        if job.leads:
+            print('\n'.join(f'{row + " " if row else ""}{name} {spread(s["mean"], s["std"])}' for name, s in final.items()))
+    if job.leads and any(judged for _, judged in rows.values()):
         print(_table(job, {row: r for row, r in rows.items() if r[1]}))
     return NO if job.flags.check and missed else DONE
 

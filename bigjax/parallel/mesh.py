@@ -19,6 +19,7 @@ import math
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bigjax import UserError
@@ -126,6 +127,21 @@ def put(tree, sharding: NamedSharding):
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(one, tree)
+
+
+def whole(tree):
+    """Global arrays as NumPy arrays, whole on every process; all processes have to ask for them."""
+    def one(x):
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            x = multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x)
+
+    return jax.tree.map(one, tree)
+
+
+def everywhere(number: int) -> list[int]:
+    """The number that each process has, process by process; all processes have to ask for it."""
+    return [number] if jax.process_count() == 1 else multihost_utils.process_allgather(np.int32(number)).tolist()
 
 
 def put_local(tree, sharding: NamedSharding):

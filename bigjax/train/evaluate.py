@@ -72,9 +72,9 @@ class Evaluation:
             seen += int(jnp.sum(mask))
             totals = sums if not totals else jax.tree.map(jnp.add, totals, sums)
             if evaluator.compute is not None:
-                outputs.append(jax.tree.map(np.asarray, out))
+                outputs.append(meshes.whole(out))
                 if not resident:
-                    batches.append(item)
+                    batches.append(meshes.whole(item))
         totals = jax.device_get(totals)
         if evaluator.compute is None:
             return seen, totals, None, None
@@ -83,7 +83,7 @@ class Evaluation:
         if resident:
             examples = [jax.tree.map(np.asarray, s.take(s.arrays, np.arange(length))) for s in sources]
         else:
-            whole = jax.tree.map(lambda *x: np.concatenate([np.asarray(a) for a in x], axis), *batches)
+            whole = jax.tree.map(lambda *x: np.concatenate(x, axis), *batches)
             examples = [jax.tree.map(lambda x, m=m: (x if self._members is None else x[m])[:length], whole)
                         for m in range(1 if self._members is None else self._members)]
         return seen, totals, gathered, examples

@@ -12,6 +12,8 @@ import time
 import jax
 import numpy as np
 
+from bigjax import UserError
+from bigjax.parallel import mesh as meshes
 from bigjax.train import optimizers, replay
 from bigjax.train.checkpoint import Checkpoints
 from bigjax.train.program import Program, abstract, member
@@ -90,6 +92,10 @@ class Loop:
             carry = self._program.load_weights(carry, self._init_from)
             self._progress.say(f'starting from the weights of {self._init_from}')
         step = steps[-1] if steps else 0
+        found = meshes.everywhere(step)
+        if len(set(found)) > 1:
+            raise UserError(f'{self._workdir}: the processes find different checkpoints there (of steps {found[:8]}); the '
+                            'workdir has to be on a file system that all hosts share')
         self._records.truncate_after(step)
         return carry, step
 
@@ -204,6 +210,10 @@ class Loop:
         if samples is None:
             return {}
         variables = member(self._program.variables(carry), 0, self._program.members)
+        if jax.process_count() > 1:  # process 0 alone draws them, on its own devices
+            variables = meshes.whole(variables)
+            if jax.process_index() > 0:
+                return {}
         return dict(samples(self._program.apply, variables, jax.random.key(self._settings.seed)))
 
 

@@ -34,9 +34,10 @@ class Program:
       experiments: one, or one a member where members differ in more than the seed.
       settings: the resolved config.
       check: called when every key that shapes the run has been read, before any device is touched.
+      devices: to compute on, or described only, to compile for (`bigjax.plan`); None for all that there are.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], settings: Settings, check: Callable = lambda: None):
+    def __init__(self, experiments: Sequence[Experiment], settings: Settings, check: Callable = lambda: None, devices=None):
         self.experiment, self.settings = experiments[0], settings
         self.datas = [e.data for e in experiments]
         self.members = settings.population if settings.population > 1 else None
@@ -50,7 +51,7 @@ class Program:
             self.experiment.optimizer, params, total_steps=max(1, settings.steps),
             steps_per_epoch=settings.steps_per_epoch, batch_size=settings.batch_size)
         check()
-        self.mesh = meshes.make(settings.mesh)
+        self.mesh = meshes.make(settings.mesh, devices)
         check_devices(settings, meshes.data_size(self.mesh))
         self.layout = rules.layout(params, self.experiment.partition_rules, self.mesh)
         self.cache = Resident(self.mesh)
@@ -151,6 +152,25 @@ class Program:
         """Where the arrays of the carry are."""
         return self._shardings(jax.eval_shape(self._init, self._seeds()))
 
+    def arguments(self) -> tuple:
+        """What `call` is given, as shapes with their places: (state, totals, arrays, items). No device is touched."""
+        def placed(shape, dtype, sharding):
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+        lead, everywhere = () if self.members is None else (self.members,), meshes.replicated(self.mesh)
+        start = jax.eval_shape(self._init, self._seeds())
+        carry = jax.tree.map(lambda x, where: placed(x.shape, x.dtype, where), start, self.shardings)
+        if self.resident:
+            own = () if len(self.datas) == 1 else lead
+            arrays = {k: placed((*own, *a.shape), jax.dtypes.canonicalize_dtype(a.dtype), everywhere)
+                      for k, a in self.datas[0].train.arrays.items()}
+            items = placed((self.steps_per_call, *lead, self.settings.batch_size), np.dtype(np.int32), everywhere)
+        else:
+            arrays, rows = {}, meshes.split(self.mesh, len(lead))
+            items = {k: placed((*lead, *s.shape), jax.dtypes.canonicalize_dtype(s.dtype), rows)
+                     for k, s in self._shapes(self.settings.batch_size).items()}
+        return carry['state'], carry['totals'], arrays, items
+
     def _seeds(self):
         seeds = np.asarray(self.seeds, np.int32)
         return seeds if self.members else seeds[0]
@@ -216,12 +236,14 @@ class Program:
     def devices(self) -> dict:
         """What the run computes on."""
         device = self.mesh.devices.flat[0]
-        return {'platform': device.platform, 'kind': device.device_kind, 'count': self.mesh.size}
+        many = {'processes': jax.process_count()} if jax.process_count() > 1 else {}
+        return {'platform': device.platform, 'kind': device.device_kind, 'count': self.mesh.size, **many}
 
     def describe(self) -> str:
         """The run in one line, for people."""
         d, s = self.devices(), self.settings
-        where = f"{d['count']} x {d['kind']} ({d['platform']})"
+        shared = f" of {d['processes']} processes" if 'processes' in d else ''
+        where = f"{d['count']} x {d['kind']} ({d['platform']}){shared}"
         many = f' x {s.population} members over {s.population_over}' if self.members else ''
         place = 'kept on the device' if self.resident else 'read by the pipeline'
         return (f'{where} · {self.parameters:,} parameters{many} · {s.steps:,} steps of {s.batch_size} '

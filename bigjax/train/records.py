@@ -27,6 +27,7 @@ import numpy as np
 import bigjax
 from bigjax import UserError
 from bigjax.experiment import Expected
+from bigjax.parallel import mesh as meshes
 from bigjax.train import artifacts as artifact_files
 from bigjax.train import files
 from bigjax.train.sinks import Sinks
@@ -35,6 +36,7 @@ from bigjax.train.sinks import Sinks
 CADENCE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_keep', 'patience')
 MACHINE = ('data_dir', 'data_threads', 'data_workers', 'resident', 'mesh', 'steps_per_call', 'eval_batch_size', 'sinks')
 FINISHED = ('done', 'stopped early')
+SHARED_SECONDS = 30.0  # in which all hosts see what process 0 has written
 REFRESH_SECONDS = 10.0  # between updates of run.json while a run goes on
 
 
@@ -116,6 +118,22 @@ class Records:
                 raise UserError(f'{self.workdir}: the workdir is on a read-only file system; '
                                 'choose another --workdir') from None
             raise
+
+    def agree(self) -> None:
+        """To be called by all processes once the records are open.
+
+        Raises:
+          UserError: they do not see the same workdir.
+        """
+        if jax.process_count() == 1:
+            return
+        finished = meshes.everywhere(int(self.finished))
+        until = time.time() + SHARED_SECONDS
+        while not (there := (self.workdir / 'config.json').exists()) and time.time() < until:
+            time.sleep(0.5)  # a network file system may be slow to show what process 0 has written
+        if len(set(finished)) > 1 or not all(meshes.everywhere(int(there))):
+            raise UserError(f'{self.workdir}: the processes do not see the same workdir; it has to be on a file system that '
+                            'all hosts share')
 
     def _write_run(self):
         if self._writes:

@@ -26,9 +26,10 @@ def keep(workdir, state: TrainState, batch, *, member: int, facts: dict) -> path
     """Writes the state before the step and the batch that broke it."""
     folder = pathlib.Path(workdir) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / 'batch.npz', **{k: np.asarray(v) for k, v in batch.items()})
     checkpoint.write(folder / 'state', state)
-    (folder / 'info.json').write_text(json.dumps({'step': int(state.halted), 'member': member, **facts}, indent=1))
+    if jax.process_index() == 0:
+        np.savez(folder / 'batch.npz', **{k: np.asarray(v) for k, v in batch.items()})
+        (folder / 'info.json').write_text(json.dumps({'step': int(state.halted), 'member': member, **facts}, indent=1))
     return folder
 
 
