@@ -165,8 +165,7 @@ class TestTraining:
         state = p.init()['state']
         if state.model_state:
             pytest.skip('batch statistics are those of the micro-batch')
-        feed = p.feed(0)
-        batch = jax.tree.map(np.asarray, p.datas[0].train.take(p.datas[0].train.arrays, feed.at(0, 1)[0]))
+        batch = p.feed(0).host_batch(0, 0)
         task, data = p.experiment.task, p.experiment.data
         ready = data.preprocess(batch) if data.preprocess else batch
         value = jax.jit(lambda key: task.loss(p.apply, state.variables(), ready, key, True)[0])

@@ -135,6 +135,26 @@ NAMED: dict[str, Named] = {
         shapes=lambda variant: {'stream': ((), 'uint16', len(SHAKESPEARE))},
         info=lambda variant: {'chars': SHAKESPEARE, 'vocabulary': len(SHAKESPEARE)},
         finders=(finders.shakespeare_file, finders.shakespeare_tfds), options=('length',)),
+    'openwebtext': Named(
+        about='9 billion GPT-2 tokens of web pages (Gokaslan and Cohen 2019), train.bin and val.bin as nanoGPT has them',
+        licence='CC0 for the collection', size='18 GB',
+        get='git clone https://github.com/karpathy/nanoGPT && python nanoGPT/data/openwebtext/prepare.py && '
+            'mkdir -p {data_dir}/openwebtext && mv nanoGPT/data/openwebtext/*.bin {data_dir}/openwebtext',
+        shapes=lambda variant: {'stream': ((), 'uint16', 50257)}, info=lambda variant: {'vocabulary': 50257},
+        finders=(finders.token_files,), options=('length',)),
+    'llama_tokens': Named(
+        about='Any text in the tokens of Llama 2 (32,000, SentencePiece), train.bin and val.bin of uint16',
+        licence='that of the text', size='2 bytes a token',
+        get='tokenise a text with the tokenizer of Llama 2, and write its numbers as uint16 to '
+            '{data_dir}/llama_tokens/train.bin and val.bin',
+        shapes=lambda variant: {'stream': ((), 'uint16', 32000)}, info=lambda variant: {'vocabulary': 32000},
+        finders=(finders.token_files,), options=('length',)),
+    'imagenet2012': Named(
+        about='1.28 million photographs of 1,000 classes (Russakovsky et al. 2015)',
+        licence='non-commercial research', size='155 GB',
+        get=libraries.prepare_command('imagenet2012'),
+        shapes=lambda variant: {'image': ((224, 224, 3), 'uint8', None), 'label': ((), 'int32', 1000)},
+        info=lambda variant: {'classes': [str(k) for k in range(1000)]}, finders=(finders.tfds_pictures,)),
     'scan': Named(
         about='Commands to action sequences, a test of composition (Lake and Baroni 2018)',
         licence='BSD', size='4 MB',

@@ -4,6 +4,7 @@ The text is a name ('mnist', 'ucr/Coffee'), or KIND:PLACE with one of
   folder  pictures, one sub-folder a class           jsonl, csv, parquet  a table, one record a row
   npz     arrays of one length, 'label' among them   text                 one text, for a character language model
   tfds    a name prepared by TFDS                    hf                   a Hugging Face name, or a saved folder
+  tokens  a folder with train.bin and val.bin (uint16)
   fake    made-up data like a named set (`fake` alone: like the experiment's own)
 A file or folder without a split of its own gives a held-out part, the same every time. A place may also be a folder
 with `train` and `val` or `test` in it: sub-folders for pictures, train.csv and test.csv (…) for tables.
@@ -40,7 +41,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
       val_fraction: how much of train to hold out as 'val'. None: 0.1 where there is no evaluation split, else nothing.
       seed: what the held-out part, the split of a named set without an official one, and made-up data depend on.
       fake_records: records in every made-up split.
-      **options: of a named set (see `load`); one's own text takes `length`, other data of one's own none.
+      **options: of a named set (see `load`); one's own text and tokens take `length`, other data of one's own none.
 
     Returns:
       Splits; info has 'name', 'source', 'records', 'classes' where there are labels, and 'image_size' for pictures.
@@ -63,6 +64,11 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
     elif kind == 'text':
         return text.char_splits(formats.text(place), length=options.get('length', 256), name=spec, found=place,
                                 val_fraction=0.1 if val_fraction is None else val_fraction)
+    elif kind == 'tokens':
+        splits = text.token_splits(place, length=options.get('length', 256), name=spec)
+        if splits is None:
+            raise UserError(f'config.data={spec}: there is no train.bin or train.npy; write the folder that has it')
+        return splits
     else:
         parts, found, info = OWN[kind](place, data_dir, image_size)
         splits = _own(spec, found, parts, info, image_size)
@@ -217,7 +223,7 @@ def _hf(place: str, data_dir: str, image_size: int | None):
 
 OWN = {'folder': _folder, 'jsonl': functools.partial(_table, files.jsonl, 'jsonl'),
        'csv': functools.partial(_table, files.csv, 'csv'), 'parquet': _parquet, 'npz': _npz, 'text': None,
-       'tfds': _tfds, 'hf': _hf}
+       'tokens': None, 'tfds': _tfds, 'hf': _hf}
 
 
 def _own(spec: str, found: str, parts: dict[str, Any], info: dict[str, Any], image_size: int | None) -> Splits:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bigjax import UserError
 from bigjax.data import files, formats, libraries, text
-from bigjax.data.sources import ArraySource, Splits, held_out
+from bigjax.data.sources import ArraySource, Map, Splits, held_out
 
 
 def _splits(name: str, found: Any, train: dict, test: dict, **info) -> Splits:
@@ -124,6 +124,24 @@ def shakespeare_tfds(named, name: str, variant: str, data_dir: str, *, length: i
     parts = [libraries.tfds(name, split, folder)[0]['text'] for split in ('train', 'validation', 'test')]
     whole = ''.join(part.decode() if isinstance(part, bytes) else part for part in parts)
     return text.char_splits(whole, length=length, name=name, found=str(pathlib.Path(folder) / name))
+
+
+def token_files(named, name: str, variant: str, data_dir: str, *, length: int = 1024) -> Splits | None:
+    """`data_dir/NAME/train.bin` and `val.bin`."""
+    folder = pathlib.Path(data_dir) / name if data_dir else None
+    return folder and text.token_splits(folder, length=length, name=name, **named.info(variant))
+
+
+def tfds_pictures(named, name: str, variant: str, data_dir: str) -> Splits | None:
+    """A TFDS image classification set that is too large for memory, decoded picture by picture; its validation is 'val'."""
+    folder = libraries.tfds_folder(name, data_dir)
+    if folder is None:
+        return None
+    train, val = (libraries.tfds(name, split, folder) for split in ('train', 'validation'))
+    pick = lambda example: {'image': example['image'], 'label': example['label']}
+    return Splits(Map(train, pick), {'val': Map(val, pick)}, {
+        'name': name, 'source': str(pathlib.Path(folder) / name), 'records': {'train': len(train), 'val': len(val)},
+        **named.info(variant)})
 
 
 def scan_files(named, name: str, variant: str, data_dir: str) -> Splits | None:

@@ -89,6 +89,26 @@ def resize(image: np.ndarray, size: int | None) -> np.ndarray:
     return out.reshape(size, size, -1)
 
 
+def random_resized_crop(image: np.ndarray, rng: np.random.Generator, size: int, area=(0.05, 1.0), ratio=(3 / 4, 4 / 3)):
+    """[size, size, C]: a random part of the picture (Szegedy et al. 2015, section 6), the whole where ten draws do not fit."""
+    height, width = image.shape[:2]
+    for _ in range(10):
+        wanted, aspect = rng.uniform(*area) * height * width, np.exp(rng.uniform(*np.log(ratio)))
+        w, h = round(np.sqrt(wanted * aspect)), round(np.sqrt(wanted / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return resize(image[top:top + h, left:left + w], size)
+    return resize(image, size)
+
+
+def central_crop(image: np.ndarray, size: int, shorter: int) -> np.ndarray:
+    """[size, size, C]: the middle of the picture after its shorter side was made `shorter` pixels."""
+    height, width = image.shape[:2]
+    side = min(height, width) * size // shorter
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(image[top:top + side, left:left + side], size)
+
+
 def encode_png(image: np.ndarray) -> bytes:
     """PNG of uint8 [H, W, 1 (grey) or 3 (RGB)]."""
     return _cv2().imencode('.png', image[..., ::-1])[1].tobytes()

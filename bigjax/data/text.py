@@ -1,4 +1,6 @@
-"""Text as numbers: a vocabulary of characters, and the two streams of a character language model."""
+"""Text as numbers: a vocabulary of characters, and the streams of a language model."""
+import pathlib
+
 import numpy as np
 
 from bigjax import UserError
@@ -83,3 +85,42 @@ def char_splits(text: str, *, length: int, name: str, found: str, val_fraction: 
     return Splits(train, {'val': val}, {
         'name': name, 'source': found, 'chars': vocabulary.chars, 'vocabulary': len(vocabulary),
         'records': {'train': len(train), 'val': len(val)}, 'characters': {'train': cut, 'val': len(tokens) - cut}})
+
+
+def token_splits(folder, *, length: int, name: str, vocabulary: int = 0) -> Splits | None:
+    """A language model's data from tokenised files: `train.bin` and `val.bin` (raw uint16, as nanoGPT prepares them), or .npy.
+
+    Files are mapped, not read: a window costs its own bytes. Validation windows do not overlap.
+
+    Args:
+      folder: where the files are.
+      length: tokens in a window.
+      name: for info, and for the message.
+      vocabulary: tokens there may be, 0 for unknown.
+
+    Returns:
+      Splits of WindowSources, or None where there is no training file.
+
+    Raises:
+      UserError: there is no validation file, or a file is no row of whole tokens.
+    """
+    def read(split):
+        binary, array = (pathlib.Path(folder) / f'{split}.{ending}' for ending in ('bin', 'npy'))
+        if array.exists():
+            return np.load(array, mmap_mode='r')
+        if not binary.exists():
+            return None
+        if binary.stat().st_size % 2 or not binary.stat().st_size:
+            raise UserError(f'{binary}: {binary.stat().st_size} bytes are not a row of uint16 tokens; it is cut short: '
+                            'prepare it again')
+        return np.memmap(binary, np.uint16, 'r')
+
+    train, val = read('train'), read('val')
+    if train is None:
+        return None
+    if val is None:
+        raise UserError(f'{name}: {folder} has train but no val.bin or val.npy; prepare both')
+    sources = WindowSource(train, length), WindowSource(val, length, stride=length)
+    return Splits(sources[0], {'val': sources[1]}, {
+        'name': name, 'source': str(folder), 'vocabulary': vocabulary,
+        'records': {'train': len(sources[0]), 'val': len(sources[1])}})

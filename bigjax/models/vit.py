@@ -1,0 +1,105 @@
+"""Vision Transformers (Dosovitskiy et al. 2021), in the plain form of Beyer, Zhai & Kolesnikov 2022 by default.
+
+Glossary: B batch · H, W height and width · C channels · P side of a patch · T patches · D width · K classes.
+"""
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bigjax import UserError
+from bigjax.nn import logical
+from bigjax.nn.dense import Dense
+from bigjax.nn.posemb import sincos2d
+from bigjax.nn.transformer import Spec, make_norm, partition_rules, stack
+
+# Steiner et al. 2021, table 2. With 1,000 classes and pre_logits S/16 has 22,122,472 parameters; with learned positions and
+# a class token instead, Ti/16, B/16 and L/16 have 5,717,416, 86,567,656 and 304,326,632.
+VARIANTS = {
+    'ti16': {'width': 192, 'num_layers': 12, 'num_heads': 3},
+    's16': {'width': 384, 'num_layers': 12, 'num_heads': 6},
+    'b16': {'width': 768, 'num_layers': 12, 'num_heads': 12},
+    'l16': {'width': 1024, 'num_layers': 24, 'num_heads': 16},
+}
+PARTITION_RULES = (
+    ('patch_embed/kernel', (None, 'embed')), ('patch_embed/bias', ('embed',)), ('pos_embed', (None, None, 'embed')),
+    ('class_token', (None, None, 'embed')), ('final_norm/(scale|bias)', ('embed',)),
+    ('pre_logits/kernel', ('embed', None)), ('pre_logits/bias', (None,)),
+    ('head/kernel', ('embed', 'vocab?')), ('head/bias', ('vocab?',)), *partition_rules())
+POOLS = ('mean', 'token')
+POSITIONS = ('sincos2d', 'learned')
+
+
+class ViT(nn.Module):
+    """Pictures [B, H, W, C] -> logits [B, K]: 'patch_embed', 'block_0', …, 'final_norm', 'pre_logits', 'head'.
+
+    Attributes:
+      num_classes: K.
+      patch: P, which divides H and W.
+      width, num_layers, num_heads: of the blocks; the hidden layer is 4 D.
+      pool: 'mean' over the patches, or a class 'token' of its own.
+      positions: 'sincos2d', which are fixed, or 'learned' ('pos_embed').
+      pre_logits: a tanh layer before the head.
+      dropout: of the blocks.
+      scan, remat, microbatches: see `bigjax.nn.transformer.stack`.
+      dtype: of the computation; parameters stay float32.
+
+    Raises:
+      UserError: a picture that patches do not tile, or an unknown pool or position embedding.
+    """
+
+    num_classes: int = 1000
+    patch: int = 16
+    width: int = 384
+    num_layers: int = 12
+    num_heads: int = 6
+    pool: str = 'mean'
+    positions: str = 'sincos2d'
+    pre_logits: bool = True
+    dropout: float = 0.0
+    scan: bool = False
+    remat: str = 'none'
+    microbatches: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
+        self._check(image_BxHxWxC.shape)
+        B, H, W, C = image_BxHxWxC.shape
+        h, w, P = H // self.patch, W // self.patch, self.patch
+        x = image_BxHxWxC.reshape(B, h, P, w, P, C).swapaxes(2, 3).reshape(B, h * w, P * P * C).astype(self.dtype)
+        x = Dense(self.width, kernel_init=nn.initializers.lecun_normal(), dtype=self.dtype, name='patch_embed')(x)
+        if self.positions == 'sincos2d':
+            x = x + sincos2d(h, w, self.width)[None].astype(self.dtype)
+        else:
+            x = self._learned(x)
+        x = logical.constrain(x, 'batch', 'seq', 'embed')
+        spec = Spec(self.num_heads, hidden='gelu', causal=False, epsilon=1e-6, dropout=self.dropout,
+                    init=nn.initializers.xavier_uniform(), out_init=nn.initializers.xavier_uniform(),
+                    bias_init=nn.initializers.zeros_init(), dtype=self.dtype)
+        x = stack(self, spec, self.num_layers, x, train=train, scan=self.scan, remat=self.remat,
+                  microbatches=self.microbatches)
+        x = make_norm(spec, 'final_norm')(x)
+        x = x.mean(axis=1) if self.pool == 'mean' else x[:, 0]
+        if self.pre_logits:
+            x = jnp.tanh(Dense(self.width, dtype=self.dtype, name='pre_logits')(x))
+        return Dense(self.num_classes, kernel_init=nn.initializers.zeros_init(), dtype=self.dtype, name='head')(x)
+
+    def _learned(self, x):
+        tokens = x.shape[1] + (self.pool == 'token')
+        if self.pool == 'token':
+            token = self.param('class_token', nn.initializers.zeros_init(), (1, 1, self.width), jnp.float32)
+            x = jnp.concatenate([jnp.broadcast_to(token.astype(self.dtype), (x.shape[0], 1, self.width)), x], axis=1)
+        init = nn.initializers.normal(self.width ** -0.5)
+        return x + self.param('pos_embed', init, (1, tokens, self.width), jnp.float32).astype(self.dtype)
+
+    def _check(self, shape):
+        if shape[1] % self.patch or shape[2] % self.patch:
+            raise UserError(f'ViT: patches of {self.patch} do not tile a picture of {shape[1]} x {shape[2]}; '
+                            'choose another config.image_size')
+        if self.pool not in POOLS or self.positions not in POSITIONS:
+            raise UserError(f'ViT: pool={self.pool!r}, positions={self.positions!r}: pools are {", ".join(POOLS)}, '
+                            f'positions {", ".join(POSITIONS)}')
+        if self.pool == 'token' and self.positions == 'sincos2d':
+            raise UserError("ViT: a class token has no place on a grid; write positions='learned'")

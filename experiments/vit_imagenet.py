@@ -1,0 +1,76 @@
+"""Plain Vision Transformers on ImageNet-1k.
+
+Beyer, Zhai & Kolesnikov, "Better plain ViT baselines for ImageNet-1k" (2022): S/16 in 90 epochs reaches 76.5 %. Batches of
+1,024, Adam with a rate of 1e-3 after 10,000 steps of warm-up and a cosine to zero, decoupled weight decay of 1e-4 (0.1 of
+the rate), clipped to a norm of 1, Inception crops, flips, mixup of 0.2; sine-cosine positions, the mean of the patches, a
+tanh layer before the head. Their RandAugment(2, 10) is not here yet. The other sizes are those of Steiner et al. 2021.
+
+    python -m experiments.vit_imagenet --workdir=/tmp/vit --variant=s16 --config.mesh=data:8
+    python -m experiments.vit_imagenet plan --variant=s16 --topology=v5e-64 --config.data=fake
+    python -m experiments.vit_imagenet --workdir=/tmp/mine --variant=ti16 --config.data=folder:/path/to/pictures
+"""
+import functools
+
+from bigjax import cli
+from bigjax.data import augment, images
+from bigjax.data.datasets import open_data
+from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.models import vit
+from bigjax.tasks import classification
+
+ROWS = {'ti16': None, 's16': 0.765, 'b16': None, 'l16': None}  # size: published accuracy
+PARAMETERS = {'ti16': 5_716_456, 's16': 22_122_472, 'b16': 87_006_184, 'l16': 305_173_480}
+TINY = {'image_size': '32', 'model.width': '16', 'model.num_layers': '2', 'model.num_heads': '4', 'mixup': '0.0',
+        'dtype': 'float32', 'data_threads': '1'}
+
+
+def get_config(variant=''):
+    """`variant` is a size; s16 by default."""
+    config = base_config()
+    config.row = variant or 's16'
+    choose('variant', config.row, ROWS)
+    config.model = dict(vit.VARIANTS[config.row], patch=16, pool='mean', positions='sincos2d', pre_logits=True, dropout=0.0,
+                        scan=False, remat='none', microbatches=0)
+    config.data = 'imagenet2012'
+    config.image_size = 224
+    config.batch_size = 1024
+    config.dtype = 'bfloat16'
+    config.data_threads = 16
+    config.steps = '90 epochs'
+    config.log_every = 50
+    config.eval_every = '5 epochs'
+    config.checkpoint_every = 1000
+    config.mixup = 0.2
+    config.optimizer = dict(name='adamw', lr=1e-3, b1=0.9, b2=0.999, weight_decay=0.1, wd_mask='kernels', clip_norm=1.0,
+                            schedule=dict(name='cosine', warmup=10_000, end=0.0))
+    return config
+
+
+def get_experiment(config):
+    """The size `config.row`."""
+    accuracy = choose('config.row', config.row, ROWS)
+    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir)
+    classes = splits.info['classes']
+    vary = [augment.random_flip()] + ([augment.mixup(config.mixup, len(classes))] if config.mixup else [])
+    source = 'Beyer et al. 2022, 90 epochs'
+    return Experiment(
+        model=vit.ViT(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
+        task=classification.softmax(),
+        data=Data(splits.train, splits.evals, transform=functools.partial(crop, size=config.image_size),
+                  preprocess=augment.normalize(0.5, 0.5), augment=augment.chain(*vary), info=splits.info),
+        optimizer=config.optimizer,
+        evaluators={split: Evaluator(split) for split in splits.evals},
+        expected=(Expected('val/accuracy', accuracy, 0.005, source, better='higher'),) if accuracy else (),
+        partition_rules=vit.PARTITION_RULES,
+    )
+
+
+def crop(example, rng, train, *, size):
+    """A random part of a training picture, the middle of another, [size, size, C]."""
+    image = example['image']
+    image = images.random_resized_crop(image, rng, size) if train else images.central_crop(image, size, size * 256 // 224)
+    return {**example, 'image': image}
+
+
+if __name__ == '__main__':
+    cli.main()
