@@ -42,7 +42,7 @@ def run(module, name: str, argv: Sequence[str]) -> int:
         if verb not in VERBS:
             raise UserError(f"'{verb}': no such verb{configs.nearest(verb, list(VERBS))}; the verbs are {', '.join(VERBS)}")
         _platform(options.platform)
-        joined = _join(options, name, argv)
+        joined = _join(options, name, argv) if verb != 'plan' else Start()  # a plan is for other machines
         return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0))
     except UserError as error:
         return _say(f'{short}: {error}', USER)
@@ -111,7 +111,12 @@ def _define() -> flags.FlagValues:
     text('replay', '', 'the nonfinite/ folder of a run that exited 3: repeat the step and name what broke')
     text('platform', '', 'cpu, cuda or tpu instead of the best there is')
     text('against', '', "bench: 'torch' times the same model, batch and optimizer in PyTorch beside it")
-    text('out', '', 'bench: also write the figures to this JSON file')
+    text('out', '', 'bench, plan: also write the figures to this JSON file')
+    text('topology', '', "plan: the hardware, such as 'v5e-16', 'v5p:4x8x8', 'v5e:16x16*2', 'h100:64', 'cpu:8'")
+    text('mesh', '', "plan: meshes to compare, separated by ';', instead of config.mesh")
+    text('inside', '', "plan: compile in this process and write the figures here, as plan's own processes do")
+    flags.DEFINE_float('hbm', None, 'plan: GiB that a program may use on a chip, instead of the known ones', 0.0,
+                       flag_values=values)
     text('coordinator', '', 'several processes by hand: HOST:PORT of process 0; SLURM, MPI, TPU and GKE need no flag')
     flags.DEFINE_integer('processes', None, 'several processes by hand: how many', flag_values=values)
     flags.DEFINE_integer('process', None, 'several processes by hand: which one this is, from 0', flag_values=values)
@@ -218,8 +223,8 @@ class Job:
             raise UserError(f'get_config({row!r}) of {self.name}: {error}') from None
         return configs.override(config, self.overrides)
 
-    def program(self, row: str, config):
-        """(program, settings) of one row; every key was read when it returns."""
+    def program(self, row: str, config, devices=None):
+        """(program, settings) of one row on some devices (None: all); every key was read when it returns."""
         from bigjax.train import settings as settings_module
         from bigjax.train.program import Program
         reader = configs.Reader(config)
@@ -235,9 +240,9 @@ class Job:
             for m in range(1, settings.population):
                 mine = configs.override(config, {over: str(configs.leaves(config)[over] + m)})
                 experiments.append(self.module.get_experiment(configs.Reader(mine)))
-        return Program(experiments, settings, check=reader.check), settings
+        return Program(experiments, settings, check=reader.check, devices=devices), settings
 
 
 from bigjax import verbs  # noqa: E402  the verbs need Job's type only by name
 
-VERBS = {'train': verbs.train, 'eval': verbs.evaluate, 'bench': verbs.bench}
+VERBS = {'train': verbs.train, 'eval': verbs.evaluate, 'plan': verbs.plan, 'bench': verbs.bench}

@@ -115,3 +115,9 @@ def bench(job) -> int:
     rows = [benches.measure(row or job.name, job.program(row, job.config(row))[0], pairs=5) for row in job.rows]
     benches.show(rows, job.flags.out)
     return DONE
+
+
+def plan(job) -> int:
+    """Compiles each row's train step for hardware that is not there: bytes, FLOPs, messages, time (`bigjax.plan`)."""
+    from bigjax.plan import run
+    return run.plan(job)

@@ -1,0 +1,95 @@
+"""What in a plan a person should look at: sums where scattered sums were meant, gathered activations, copies of large tensors.
+
+A warning names the place: JAX's own path of the operation, or the parameter's.
+"""
+import collections
+import math
+import re
+
+from bigjax.nn import logical
+
+LARGE = 2**20  # bytes on a device; smaller messages and copies are not worth a warning
+SHARE = 0.02  # of the parameters' bytes, likewise
+
+
+def replicated(program) -> list[str]:
+    """Parameters and optimizer state that stand whole on every device of a mesh that was meant to split them."""
+    mesh, found = program.mesh, []
+    axes = [a for a in ('fsdp', 'zero1') if mesh.shape.get(a, 1) > 1]
+    for axis in axes:
+        placed = (program.layout.params if axis == 'fsdp' else program.layout.optimizer).values()
+        total = sum(math.prod(p.shape) * p.dtype.itemsize for p in placed)
+        for p in placed:
+            size = math.prod(p.shape) * p.dtype.itemsize
+            if not any(p.spec) and size > max(LARGE, SHARE * total):
+                found.append(f"'{p.path}' {list(p.shape)} ({size / 2**20:.0f} MiB) is whole on every device: no dimension "
+                             f"divides by {axis}:{mesh.shape[axis]}")
+    return found
+
+
+def collectives(program, sent, textbook) -> list[str]:
+    """All-reduces where a scattered sum was expected, gathers of what is no parameter, much more wire than the textbook's."""
+    return [*_sums(program, sent), *_gathers(program, sent), *_excess(program, sent, textbook)]
+
+
+def _bytes(program) -> float:
+    return max(LARGE, SHARE * 4 * program.parameters)
+
+
+def _sums(program, sent) -> list[str]:
+    scattered = {a for a in ('fsdp', 'zero1') if program.mesh.shape.get(a, 1) > 1}
+    bad = [c for c in sent if c.kind == 'all-reduce' and scattered & set(c.axes) and c.payload >= LARGE]
+    return [f"all-reduce over {'+'.join(axes)} where a reduce-scatter or gather was expected: {wire / 2**20:,.0f} MiB of wire "
+            f'a step, in {place}'
+            for (axes, place), wire in _grouped(program, bad) if wire >= _bytes(program)]
+
+
+def _gathers(program, sent) -> list[str]:
+    batch = {*logical.BATCH, 'tensor', 'seq'}
+    vocabulary = getattr(program.experiment.model, 'vocab_size', None)
+    sizes = {n for p in program.layout.params.values() for n in _part_sizes(program.mesh, p)}
+    bad = [c for c in sent if c.kind == 'all-gather' and batch & set(c.axes) and c.payload >= LARGE
+           and not all(math.prod(s) in sizes for s in c.shapes)]
+    warnings = []
+    for (axes, place), wire in _grouped(program, bad):
+        shapes = next(c.shapes for c in bad if (c.axes, _short(c.place)) == (axes, place))
+        what = 'logits' if vocabulary and any(vocabulary in s for s in shapes) else 'activations'
+        if wire >= LARGE:
+            warnings.append(f"{what} {list(max(shapes, key=math.prod))} gathered over {'+'.join(axes)}: "
+                            f'{wire / 2**20:,.0f} MiB of wire a step, in {place}')
+    return warnings
+
+
+def _part_sizes(mesh, p) -> set[int]:
+    """Numbers of a parameter, or of one layer of stacked ones, that a device may gather: whole, or the part that the axes
+    other than fsdp leave it."""
+    split = math.prod(logical.size(mesh, a) for a in p.spec if a != 'fsdp')
+    return {math.prod(s) // k for s in (p.shape, p.shape[1:]) for k in (1, split)}
+
+
+def _excess(program, sent, textbook) -> list[str]:
+    """Axes that send half as much again as the textbook."""
+    wire, least, found = collections.Counter(), collections.Counter(), []
+    for c in sent:
+        for axis in c.axes[:1]:
+            wire[axis] += c.times * c.wire / program.steps_per_call
+    for m in textbook:
+        least[m['axes'][0]] += m['bytes']
+    for axis, total in wire.items():
+        if least[axis] and total > 1.5 * least[axis] and total > LARGE:
+            found.append(f"'{axis}' sends {total / 2**20:,.0f} MiB a step and device, {total / least[axis]:.1f} times the "
+                         "textbook's least")
+    return found
+
+
+def _short(place: str) -> str:
+    """Without the layers' numbers and the wrappers, so that twelve layers are one place."""
+    return re.sub(r'block_\d+', 'block_*', place.removeprefix('jit(call)/')) or 'an unnamed operation'
+
+
+def _grouped(program, found) -> list:
+    """((axes, place), wire bytes a step), the most first, at most six."""
+    total = collections.Counter()
+    for c in found:
+        total[c.axes, _short(c.place)] += c.times * c.wire / program.steps_per_call
+    return total.most_common(6)

@@ -1,0 +1,85 @@
+"""What a step has to send at least, axis by axis of the mesh: the textbook's bytes per device, by ring algorithms.
+
+P is the bytes of the parameters and A those of the activations between blocks, both in the dtype of the computation and of
+what one device has of them; n the size of the axis.
+"""
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigjax.nn import logical
+from bigjax.train.feed import batch_shapes
+
+
+class Minimum(NamedTuple):
+    """`bytes` received by a device in a step along `axes`, and the reasoning."""
+
+    axes: tuple[str, ...]
+    bytes: float
+    why: str
+
+
+def textbook(program) -> list[Minimum]:
+    """For every axis of the mesh larger than one; an axis without a formula ('stage') is left out."""
+    mesh, model = program.mesh, program.experiment.model
+    item = jnp.dtype(getattr(model, 'dtype', None) or jnp.float32).itemsize
+    found = _parameters(program, item)
+    positions, layers, width = sequence(program), getattr(model, 'num_layers', 0), getattr(model, 'width', 0)
+    if positions and layers and width:
+        rows = program.settings.batch_size / logical.size(mesh, logical.batch_axes(mesh))
+        activations = rows * positions / mesh.shape.get('seq', 1) * width * item
+        found += _activations(mesh, model, activations, layers)
+    return [m for m in found if m.bytes]
+
+
+def _parameters(program, item) -> list[Minimum]:
+    """fsdp: 2 (n-1)/n P of gathers for every micro-batch and (n-1)/n P of one scattered sum (Rajbhandari et al. 2020,
+    section 7.2.2). Other axes that share a batch: 2 (n-1)/n P, one sum of gradients."""
+    mesh, sums, split = program.mesh, {}, 0.0
+    gathers = 2 * program.settings.accumulate
+    for p in program.layout.params.values():
+        used = {a for axis in p.spec for a in ([axis] if isinstance(axis, str) else axis or ())}
+        rest = math.prod(p.shape) * item * program.settings.population / math.prod(mesh.shape[a] for a in used - {'fsdp'})
+        if 'fsdp' in used:
+            n = mesh.shape['fsdp']
+            split += (gathers + 1) * rest * (n - 1) / n
+            rest /= n
+        axes = tuple(a for a in mesh.axis_names if a in (*logical.BATCH, 'seq') and a not in used and mesh.shape[a] > 1)
+        if axes:
+            n = math.prod(mesh.shape[a] for a in axes)
+            sums[axes] = sums.get(axes, 0.0) + 2 * rest * (n - 1) / n
+    why = f'(n-1)/n x parameters x ({gathers} gathers and one scattered sum of gradients)'
+    return [Minimum(('fsdp',), split, why), *(Minimum(axes, b, '2 (n-1)/n x parameters: one sum of gradients')
+                                              for axes, b in sums.items())]
+
+
+def _activations(mesh, model, activations, layers) -> list[Minimum]:
+    """tensor: two sums forward and two backward a layer (Shoeybi et al. 2019, section 3). expert: two exchanges forward and
+    two backward (Lepikhin et al. 2020, section 3.2). seq: keys and values round, and with their gradients back (Liu et al.
+    2023, section 3)."""
+    share = lambda axis: (mesh.shape.get(axis, 1) - 1) / mesh.shape.get(axis, 1)
+    heads = getattr(model, 'num_heads', 1)
+    keys = (getattr(model, 'num_kv_heads', 0) or heads) / heads
+    routed = getattr(model, 'top_k', 0) if getattr(model, 'experts', 0) else 0
+    return [
+        Minimum(('tensor',), 4 * 2 * share('tensor') * activations * layers, '8 (n-1)/n x activations x layers'),
+        Minimum(('expert',), 4 * share('expert') * routed * activations * layers,
+                '4 (n-1)/n x activations x experts of a token x layers'),
+        Minimum(('seq',), 6 * share('seq') * mesh.shape.get('seq', 1) * keys * activations * layers,
+                '6 (n-1) x keys (or values) of a part x layers')]
+
+
+def sequence(program) -> int | None:
+    """Positions of one example inside the model: tokens, or patches of a picture; None where it has neither."""
+    data = program.experiment.data
+    first = jax.eval_shape(lambda batch: program.experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch),
+                           batch_shapes(data, 1))[0]
+    shape = first.shape
+    if jnp.issubdtype(first.dtype, jnp.integer) and len(shape) == 2:
+        return shape[1]
+    patch = getattr(program.experiment.model, 'patch', 0)
+    if patch and len(shape) == 4:
+        return (shape[1] // patch) * (shape[2] // patch)
+    return None
