@@ -1,0 +1,146 @@
+"""Real processes on this machine, joined by gloo: the same batches, losses and files as one process alone."""
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import pytest
+
+from tests.parallel import worker
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def environment():
+    """That of the tests: one device a process, and compiled code kept between runs."""
+    cache = os.path.join(tempfile.gettempdir(), f'bigjax-test-cache-{jax.__version__}')
+    return {**os.environ, 'PYTHONPATH': str(ROOT), 'MPLBACKEND': 'Agg', 'JAX_COMPILATION_CACHE_DIR': cache,
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+
+
+def together(commands, seconds=600):
+    """[(exit code, what it printed)] of commands that run side by side; none outlives the test."""
+    running = [subprocess.Popen([sys.executable, '-m', *command], cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True) for command in commands]
+    try:
+        return [(p.wait() if out is None else p.returncode, out) for p, out in
+                [(p, p.communicate(timeout=seconds)[0]) for p in running]]
+    finally:
+        for process in running:
+            process.kill()
+
+
+def train(processes, workdir, experiment, *options):
+    """What each process of a run printed; all must have ended well."""
+    command = [f'experiments.{experiment}', f'--workdir={workdir}', *options]
+    port = free_port()
+    more = [[f'--coordinator=127.0.0.1:{port}', f'--processes={processes}', f'--process={i}'] for i in range(processes)]
+    results = together([command + extra for extra in (more if processes > 1 else [[]])])
+    assert [code for code, _ in results] == [0] * processes, '\n'.join(f'---\n{out[-3000:]}' for _, out in results)
+    return [out for _, out in results]
+
+
+def metrics(workdir):
+    """{(step, name): value}, wall clock aside; every (step, name) once."""
+    rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    pairs = [((row['step'], name), value) for row in rows for name, value in row.items()
+             if name != 'step' and not name.startswith('time/')]
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+def assert_same(workdir, straight):
+    """The metrics of two runs, to 1e-6."""
+    ours, alone = metrics(workdir), metrics(straight)
+    assert ours.keys() == alone.keys() and len(ours) > 10
+    for key, value in alone.items():
+        if key[1].endswith('/std'):  # a difference of nearly equal numbers
+            continue
+        assert ours[key] == pytest.approx(value, rel=1e-6), key
+
+
+MLP = ('--variant=mlp', '--population=1', '--config.log_every=2', '--config.eval_every=10', '--config.checkpoint_every=10')
+GPT = ('--variant=gpt', '--config.log_every=2', '--config.eval_every=0', '--config.checkpoint_every=0', '--config.steps=20',
+       '--config.length=32', '--config.model.width=32', '--config.sample_length=8')
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    first, second = train(2, tmp_path / 'two', 'mnist1d', *MLP, '--config.steps=20')
+    train(1, tmp_path / 'one', 'mnist1d', *MLP, '--config.steps=20')
+    assert_same(tmp_path / 'two', tmp_path / 'one')
+    assert '2 x cpu (cpu) of 2 processes' in first and 'test/accuracy' in first
+    assert f'all 2 processes are here: {socket.gethostname()}: 0 1' in first
+    assert not [line for line in second.splitlines() if not line.startswith('[Gloo]')]  # process 0 alone speaks
+    run = json.loads((tmp_path / 'two' / 'run.json').read_text())
+    assert run['status'] == 'done' and run['devices'] == {'platform': 'cpu', 'kind': 'cpu', 'count': 2, 'processes': 2}
+    assert '--process' not in run['command'] and run['final']['test/examples']['mean'] == 1000
+    assert (tmp_path / 'two' / 'report.html').exists()
+
+
+def test_each_process_holds_its_rows_and_judges_every_example_once(tmp_path):
+    port, n = free_port(), 2
+    results = together([['tests.parallel.worker', str(tmp_path), f'127.0.0.1:{port}', str(n), str(i)] for i in range(n)])
+    assert [code for code, _ in results] == [0] * n, '\n'.join(out[-3000:] for _, out in results)
+    found = [json.loads((tmp_path / f'{i}.json').read_text()) for i in range(n)]
+    alone = worker.facts(tmp_path / 'alone', 'data:1')
+    for step, whole in enumerate(alone['batches']):
+        parts = [found[i]['batches'][step] for i in range(n)]
+        assert [sorted(map(int, part)) for part in parts] == [[0, 2], [4, 6]]
+        rows = {int(first): ids for part in parts for first, ids in part.items()}
+        assert [i for first in sorted(rows) for i in rows[first]] == whole['0'], step
+    assert found[0]['final'] == found[1]['final'] and found[0]['step'] == worker.STEPS
+    assert alone['final']['test/examples'] == [19.0, 19.0] and alone['final'].keys() == found[0]['final'].keys()
+    for name, values in alone['final'].items():
+        assert found[0]['final'][name] == pytest.approx(values, rel=1e-5), name
+    assert_same(tmp_path / 'run', tmp_path / 'alone')
+
+
+@pytest.mark.slow
+def test_four_processes_then_two_then_one(tmp_path):
+    for processes, steps in ((4, 20), (2, 40), (1, 60)):
+        out = train(processes, tmp_path / 'many', 'mnist1d', *MLP, f'--config.steps={steps}')[0]
+        assert ('resuming from' in out) == (steps > 20)
+    train(1, tmp_path / 'one', 'mnist1d', *MLP, '--config.steps=60')
+    assert_same(tmp_path / 'many', tmp_path / 'one')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [2, 4])
+def test_a_gpt_of_several_processes(tmp_path, processes):
+    train(processes, tmp_path / 'many', 'tiny_shakespeare', *GPT)
+    train(1, tmp_path / 'one', 'tiny_shakespeare', *GPT)
+    assert_same(tmp_path / 'many', tmp_path / 'one')
+    texts = [(tmp_path / name / 'artifacts' / 'sample.txt').read_text() for name in ('many', 'one')]
+    assert len(texts[0]) == len(texts[1]) == 9
+
+
+@pytest.mark.slow
+def test_four_processes_share_the_state(tmp_path):
+    train(4, tmp_path / 'many', 'tiny_shakespeare', *GPT, '--config.mesh=fsdp:2,tensor:2')
+    train(1, tmp_path / 'one', 'tiny_shakespeare', *GPT)
+    assert_same(tmp_path / 'many', tmp_path / 'one')
+    train(2, tmp_path / 'many', 'tiny_shakespeare', *GPT, '--config.mesh=fsdp:2', '--config.steps=24')
+    train(1, tmp_path / 'one', 'tiny_shakespeare', *GPT, '--config.steps=24')
+    assert_same(tmp_path / 'many', tmp_path / 'one')
+
+
+@pytest.mark.slow
+def test_one_process_that_fails_ends_the_others(tmp_path):
+    port = free_port()
+    command = ['experiments.mnist1d', f'--workdir={tmp_path}/run', *MLP, f'--coordinator=127.0.0.1:{port}', '--processes=2']
+    began = time.monotonic()
+    results = together([[*command, '--process=0'], [*command, '--process=1', '--config.data_dir=/nowhere']], 120)
+    assert time.monotonic() - began < 90 and results[1][0] == 2 and results[0][0] != 0, results
+    assert 'mnist1d: ' in results[1][1].splitlines()[-1]
