@@ -113,7 +113,8 @@ def bench(job) -> int:
         raise UserError('--against: the peer has the cases of `python -m bigjax.bench --against=torch`, not this experiment')
     cpu.keep_memory()
     rows = [benches.measure(row or job.name, job.program(row, job.config(row))[0], pairs=5) for row in job.rows]
-    benches.show(rows, job.flags.out)
+    if job.leads:
+        benches.show(rows, job.flags.out)
     return DONE
 
 
