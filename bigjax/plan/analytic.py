@@ -28,7 +28,7 @@ def model_flops(program) -> float:
         jaxpr = jax.make_jaxpr(_loss(program))(state.params, state.model_state, batch, state.key)
     active = [True] * len(jax.tree.leaves(state.params))
     active += [False] * (len(jaxpr.jaxpr.invars) - len(active))
-    return _count(jaxpr.jaxpr, active)[0] * s.accumulate * s.population
+    return _count(jaxpr.jaxpr, active, [True])[0] * s.accumulate * s.population
 
 
 def _loss(program):
@@ -42,51 +42,94 @@ def _loss(program):
     return loss
 
 
-def _count(jaxpr, active: list[bool]) -> tuple[float, list[bool]]:
-    """(FLOPs forward and backward, which results parameters reach); `active`: which inputs they reach."""
-    reached = dict(zip(jaxpr.invars, active, strict=True))
-    look = lambda v: not isinstance(v, core.Literal) and reached.get(v, False)
+def _count(jaxpr, active: list[bool], wanted: list[bool]) -> tuple[float, list[bool]]:
+    """(FLOPs forward and backward, which inputs a gradient flows to).
+
+    Args:
+      active: which inputs the parameters reach.
+      wanted: which outputs a gradient comes from.
+    """
+    reached = _reach(jaxpr, active)
+    flowing = {v: on for v, on in zip(jaxpr.outvars, wanted, strict=True) if not isinstance(v, core.Literal) and on}
     total = 0.0
-    for eqn in jaxpr.eqns:
-        flops, out = _equation(eqn, [look(v) for v in eqn.invars])
+    for eqn in reversed(jaxpr.eqns):
+        flops, to = _equation(eqn, _look(reached, eqn.invars), _look(flowing, eqn.outvars))
         total += flops
-        for var, on in zip(eqn.outvars, out, strict=True):
-            reached[var] = on and jnp.issubdtype(var.aval.dtype, jnp.inexact)
-    return total, [look(v) for v in jaxpr.outvars]
+        flowing.update({v: True for v, on in zip(eqn.invars, to, strict=True) if on and not isinstance(v, core.Literal)})
+    return total, [on and r for on, r in zip(_look(flowing, jaxpr.invars), active, strict=True)]
 
 
-def _equation(eqn, active) -> tuple[float, list[bool]]:
-    name = eqn.primitive.name
-    everywhere = [any(active) and name != 'stop_gradient'] * len(eqn.outvars)
+def _look(flags: dict, variables) -> list[bool]:
+    return [not isinstance(v, core.Literal) and flags.get(v, False) for v in variables]
+
+
+def _reach(jaxpr, active) -> dict:
+    """{variable: True} of those that parameters reach through functions that have a derivative."""
+    reached = {v: on for v, on in zip(jaxpr.invars, active, strict=True) if on}
+    for eqn in jaxpr.eqns:
+        for var, on in zip(eqn.outvars, _reached_by(eqn, _look(reached, eqn.invars)), strict=True):
+            if on and jnp.issubdtype(var.aval.dtype, jnp.inexact):
+                reached[var] = True
+    return reached
+
+
+def _reached_by(eqn, active) -> list[bool]:
+    name, inner = eqn.primitive.name, _inner(eqn)
+    if name == 'scan':
+        return _look(_reach(inner, _settled(eqn, active)), inner.outvars)
+    if inner is not None and len(inner.invars) == len(active):
+        return _look(_reach(inner, active), inner.outvars)
+    return [any(active) and name != 'stop_gradient'] * len(eqn.outvars)
+
+
+def _settled(eqn, active) -> list[bool]:
+    """The inputs of a scan's body that are reached in some turn."""
+    first, carry = eqn.params['num_consts'], eqn.params['num_carry']
+    inner, active = eqn.params['jaxpr'].jaxpr, list(active)
+    while True:
+        out = _look(_reach(inner, active), inner.outvars)[:carry]
+        grown = [a or b for a, b in zip(active[first:first + carry], out, strict=True)]
+        if grown == active[first:first + carry]:
+            return active
+        active[first:first + carry] = grown
+
+
+def _inner(eqn):
+    """The function that a primitive calls on its own arguments, or None."""
+    found = next((eqn.params[key] for key in INNER if eqn.params.get(key) is not None), None)
+    return getattr(found, 'jaxpr', found)
+
+
+def _equation(eqn, active, wanted) -> tuple[float, list[bool]]:
+    """(FLOPs, which inputs a gradient flows to)."""
+    name, inner = eqn.primitive.name, _inner(eqn)
+    to = [a and any(wanted) and name != 'stop_gradient' for a in active]
     if name in ('dot_general', 'conv_general_dilated'):
         forward = _dot(eqn) if name == 'dot_general' else _convolution(eqn)
-        return forward * (1 + active[0] + active[1]), everywhere
+        return forward * (1 + to[0] + to[1]), to
     if name == 'scan':
-        return _scan(eqn, active)
-    if name == 'while':
-        return _count(eqn.params['body_jaxpr'].jaxpr, active[eqn.params['cond_nconsts']:])
+        return _scan(eqn, active, wanted)
+    if name == 'while':  # has no gradient; of a trip count that only running it tells
+        return _count(eqn.params['body_jaxpr'].jaxpr, [False] * len(eqn.params['body_jaxpr'].jaxpr.invars),
+                      [False] * len(eqn.outvars))[0], to
     if name == 'cond':
-        counts = [_count(b.jaxpr, active[1:]) for b in eqn.params['branches']]
-        return max(c[0] for c in counts), [any(on) for on in zip(*(c[1] for c in counts), strict=True)]
-    for key in INNER:
-        inner = eqn.params.get(key)
-        inner = getattr(inner, 'jaxpr', inner)
-        if inner is not None and len(getattr(inner, 'invars', ())) == len(active):
-            return _count(inner, active)
-    return 0.0, everywhere
+        counts = [_count(b.jaxpr, active[1:], wanted) for b in eqn.params['branches']]
+        return max(c[0] for c in counts), [False, *map(any, zip(*(c[1] for c in counts), strict=True))]
+    if inner is not None and len(getattr(inner, 'invars', ())) == len(active):
+        return _count(inner, active, wanted)
+    return 0.0, to
 
 
-def _scan(eqn, active) -> tuple[float, list[bool]]:
-    """Body x length; what a parameter reaches in one turn, it reaches in all."""
-    p = eqn.params
-    first, carry = p['num_consts'], slice(p['num_consts'], p['num_consts'] + p['num_carry'])
-    active = list(active)
+def _scan(eqn, active, wanted) -> tuple[float, list[bool]]:
+    """Body x length; where a gradient flows in one turn, it flows in all."""
+    first, carry = eqn.params['num_consts'], eqn.params['num_carry']
+    active, wanted = _settled(eqn, active), list(wanted)
     while True:
-        total, out = _count(p['jaxpr'].jaxpr, active)
-        grown = [a or b for a, b in zip(active[carry], out[:p['num_carry']], strict=True)]
-        if grown == active[carry]:
-            return total * p['length'], out
-        active[first:first + len(grown)] = grown
+        total, to = _count(eqn.params['jaxpr'].jaxpr, active, wanted)
+        grown = [a or b for a, b in zip(wanted[:carry], to[first:first + carry], strict=True)]
+        if grown == wanted[:carry]:
+            return total * eqn.params['length'], to
+        wanted[:carry] = grown
 
 
 def _dot(eqn) -> float:
