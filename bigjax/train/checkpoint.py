@@ -15,6 +15,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from bigjax import UserError
+from bigjax.train import layers
 
 FOLDER = 'checkpoints'
 NAME = 'state'
@@ -120,17 +121,38 @@ def write(path, tree) -> None:
 def weights(folder, params, model_state) -> tuple:
     """(params, model_state) of the newest checkpoint in `folder`, placed like the given ones.
 
+    Layers may be stacked there and not here, or the other way round (`bigjax.train.layers`).
+
     Raises:
       UserError: no checkpoint there, or one of another model.
     """
     path = newest(folder)
-    like = {'state': {'params': params, 'model_state': model_state}}
     saved = {p: s for p, s in _paths(ocp.metadata(path, checkpointable_name=NAME).metadata).items()
              if p.startswith(('state/params/', 'state/model_state/'))}
-    if rows := differences(saved, _paths(like)):
-        raise UserError(f'{path}: a checkpoint of another model: {rows}; use the config it was trained with')
+    like = {'state': {'params': params, 'model_state': model_state}}
+    rows = differences(saved, _paths(like))
+    if not rows:
+        state = _load_part(path, like)
+        return state['params'], state['model_state']
+    for form in (layers.stack, layers.unstack):
+        other = {'state': {'params': _replicated(jax.eval_shape(form, params), params), 'model_state': model_state}}
+        if not differences(saved, _paths(other)):
+            state = _load_part(path, other)
+            placed = jax.tree.map(lambda x: x.sharding, params)
+            return jax.device_put(layers.like(state['params'], params), placed), state['model_state']
+    raise UserError(f'{path}: a checkpoint of another model: {rows}; use the config it was trained with')
+
+
+def _replicated(shapes, arrays):
+    """Shapes of whole arrays on the devices of `arrays`."""
+    sharding = jax.tree.leaves(arrays)[0].sharding
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def _load_part(path, like):
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
     with context:
-        state = ocp.load(path, like, checkpointable_name=NAME)['state']
-    return state['params'], state['model_state']
+        return ocp.load(path, like, checkpointable_name=NAME)['state']

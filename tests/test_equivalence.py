@@ -1,0 +1,129 @@
+"""Every way of sharing the work gives the numbers of one device: losses of five steps, and the parameters after them.
+
+What an experiment claims is read off its model: `data`, `zero1` and `fsdp` always, `tensor` where its partition rules name
+such dimensions, and, for the decoder, split sequences, experts and stages. Five steps of plain SGD are compared, because
+Adam turns the rounding of a gradient near zero into a step of full size.
+"""
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from bigjax import config as configs
+from bigjax.train import layers
+from bigjax.train import settings as settings_module
+from bigjax.train.program import Program
+from tests import test_experiments as inherited
+from tests import tiny
+
+ALL = ('data:8', 'zero1:8', 'fsdp:8')
+TENSOR = ('tensor:4', 'data:2,fsdp:2,tensor:2')
+DECODER = ('seq:4', 'data:2,seq:2,tensor:2', 'fsdp:2,seq:4')
+EXPERTS = ('expert:4', 'data:2,expert:2,tensor:2')
+STAGES = ('stage:2', 'data:2,stage:2,tensor:2', 'fsdp:2,stage:2')
+
+
+def modes(name, variant):
+    """The meshes on which an experiment is compared."""
+    experiment = inherited.job(name, variant).experiment(variant)
+    return (*ALL, *(TENSOR if experiment.partition_rules else ()))
+
+
+def cases():
+    return [(*case, mesh) for case in inherited.TRAINED for mesh in modes(*case)]
+
+
+def program(name, variant, mesh, fields=None):
+    """The experiment on a mesh, by SGD; `fields` of the model are replaced."""
+    job = inherited.job(name, variant, mesh=mesh)
+    config = configs.Reader(job.config(variant))
+    experiment = job.module.get_experiment(config)
+    if 'groups' not in config['optimizer']:
+        experiment = dataclasses.replace(experiment, optimizer={'name': 'sgd', 'lr': 0.05, 'clip_norm': 1.0})
+    if fields:
+        experiment = dataclasses.replace(experiment, model=experiment.model.clone(**fields))
+    return Program([experiment], settings_module.read(config, len(experiment.data.train)))
+
+
+def five_steps(p, params=None):
+    """(losses, parameters on the host)."""
+    carry, feed, losses = p.init(), p.feed(0), []
+    if params is not None:
+        carry['state'] = carry['state'].replace(params=jax.device_put(params, p.shardings['state'].params))
+    for step in range(5):
+        state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
+        carry = {**carry, 'state': state, 'totals': totals}
+        losses.append(float(totals['loss'][0] / totals['loss'][1]))
+    feed.close()
+    return losses, jax.tree.map(np.asarray, carry['state'].params)
+
+
+@pytest.fixture(scope='module')
+def alone():
+    """The same on one device, computed once an experiment."""
+    made = {}
+
+    def get(name, variant, fields):
+        key = (name, variant, str(fields))
+        if key not in made:
+            p = program(name, variant, 'data:1', fields)
+            start = jax.tree.map(np.asarray, p.init()['state'].params)
+            made[key] = (start, *five_steps(p))
+        return made[key]
+
+    return get
+
+
+def close(mine, theirs):
+    """Within 2e-5 of the largest number of each tensor, as float32 sums in another order are."""
+    for a, b in zip(tiny.leaves(mine), tiny.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * max(1e-3, np.abs(b).max()))
+
+
+def check(alone, name, variant, mesh, fields=None):
+    start, losses, params = alone(name, variant, fields)
+    again, after = five_steps(program(name, variant, mesh, fields), start)
+    np.testing.assert_allclose(again, losses, rtol=2e-5)
+    close(after, params)
+
+
+@pytest.mark.slow
+@pytest.mark.equivalence
+@pytest.mark.parametrize(('name', 'variant', 'mesh'), cases(), ids=lambda x: str(x).replace(',', '_'))
+def test_every_experiment(alone, name, variant, mesh):
+    check(alone, name, variant, mesh)
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize('mesh', ['zero1:8', 'fsdp:2,tensor:4', *DECODER[:2]])
+def test_decoder(alone, mesh):
+    check(alone, 'llama2', '7b', mesh)
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize('mesh', EXPERTS)
+def test_experts(alone, mesh):
+    check(alone, 'gpt2_openwebtext', 's', mesh, {'experts': 4, 'capacity': 2.0})
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize('mesh', STAGES[:2])
+def test_stages(alone, mesh):
+    check(alone, 'gpt2_openwebtext', 's', mesh, {'scan': True})
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize('context', ['ring', 'gather'])
+def test_split_sequences(alone, context):
+    check(alone, 'gpt2_openwebtext', 's', 'seq:4', {'context': context})
+
+
+@pytest.mark.equivalence
+def test_layers_stacked_on_many_devices_are_layers_one_by_one_on_one(alone):
+    start, losses, params = alone('gpt2_openwebtext', 's', None)
+    p = program('gpt2_openwebtext', 's', 'fsdp:2,tensor:2', {'scan': True, 'remat': 'dots'})
+    again, after = five_steps(p, layers.stack(start))
+    np.testing.assert_allclose(again, losses, rtol=2e-5)
+    close(layers.unstack(after), params)
+
