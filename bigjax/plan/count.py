@@ -62,7 +62,7 @@ class Counts(NamedTuple):
 
 def count(module: hlo.Module, mesh) -> Counts:
     """What a program does on each device of a `jax.sharding.Mesh`."""
-    done = _second_halves(module)
+    done, callers = _second_halves(module), _callers(module)
     total, traffic, collectives, buffers, kernels = 0.0, 0.0, [], {}, {}
     for name, fused, times in module.runs:
         computation = module.computations[name]
@@ -71,7 +71,7 @@ def count(module: hlo.Module, mesh) -> Counts:
             total += times * flops.instruction(i, shapes)
             if not (fused and name in done):
                 found = _collective(i, computation, times, mesh, name)
-                collectives += [found] if found else []
+                collectives += [found._replace(place=_place(i, computation, callers.get(name)))] if found else []
             if i.op == 'custom-call' and (target := re.search(r'custom_call_target="([^"]+)"', i.attrs)):
                 kernels[target.group(1)] = kernels.get(target.group(1), 0) + times
             if not fused and i.op not in FREE:
@@ -81,11 +81,41 @@ def count(module: hlo.Module, mesh) -> Counts:
     return Counts(total, traffic, collectives, largest, kernels)
 
 
+def works(module, loop: str) -> bool:
+    """Whether a loop has products or collectives in its body."""
+    body = next(c[loop].called('body') for c in module.computations.values() if loop in c)
+    inside, queue = set(), [body]
+    while queue:
+        name = queue.pop()
+        if name in module.computations and name not in inside:
+            inside.add(name)
+            queue += [n for i in module.computations[name].values() for n in hlo.NAME.findall(i.attrs)]
+    return any(i.op in ('dot', 'convolution') or i.op.removesuffix('-start') in KINDS
+               for name in inside for i in module.computations[name].values())
+
+
 def _largest(i) -> Buffer:
     """The largest array of a result."""
     every = [Buffer(_in_hbm(f'{t}[{",".join(map(str, dims))}]{layout}'), f'{t}{list(dims)}', i.place)
              for t, dims, layout in hlo.arrays(i.shape)]
     return max(every, default=Buffer(0.0, i.shape, i.place))
+
+
+def _callers(module) -> dict[str, tuple[str, hlo.Computation]]:
+    """{fused computation: (the fusion's name, the computation that it is in)}."""
+    return {i.called('calls'): (i.name, c) for c in module.computations.values() for i in c.values() if i.op == 'fusion'}
+
+
+def _place(i, computation, caller, steps: int = 6) -> str:
+    """Where an instruction comes from; of one that the compiler made, 'for' the nearest that uses it."""
+    if i.place or not steps:
+        return i.place
+    users = [u for u in computation.values() if i.name in u.operands]
+    if not users and caller:
+        return _place(caller[1][caller[0]], caller[1], None, steps - 1)
+    found = next((u.place for u in users if u.place), '') or next(
+        filter(None, (_place(u, computation, caller, steps - 1).removeprefix('for ') for u in users)), '')
+    return found and f'for {found}'
 
 
 def _second_halves(module) -> set[str]:

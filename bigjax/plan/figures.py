@@ -95,8 +95,10 @@ def _add_compiled(figures, program, topology, compiled) -> None:
     figures['collectives'] = _collectives(done.collectives, steps)
     figures['kernels'], figures['unknown_loops'] = done.kernels, module.unknown
     figures['warnings'] += warn.collectives(program, done.collectives, figures['textbook'])
-    if module.unknown:
-        figures['warnings'].append(f"loops of unknown length, counted once: {', '.join(module.unknown[:5])}")
+    working = [loop for loop in module.unknown if count.works(module, loop)]
+    if working:
+        figures['warnings'].append(f"loops of unknown length with products or messages in them, counted once: "
+                                   f"{', '.join(working[:5])}")
     figures['time'] = rooflines.step(figures, done.collectives, topology)
 
 

@@ -180,7 +180,7 @@ def trip_count(computations, parent: str, loop: Instruction) -> int | None:
     if known:
         return int(known.group(1))
     condition, body = computations[loop.called('condition')], computations[loop.called('body')]
-    test = condition.root
+    test = _through(condition, condition.root.name)
     direction = re.search(r'direction=(\w+)', test.attrs)
     if test.op != 'compare' or not direction or direction.group(1) not in ('LT', 'NE', 'LE'):
         return None

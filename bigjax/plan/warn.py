@@ -84,7 +84,7 @@ def _excess(program, sent, textbook) -> list[str]:
 
 def _short(place: str) -> str:
     """Without the layers' numbers and the wrappers, so that twelve layers are one place."""
-    return re.sub(r'block_\d+', 'block_*', place.removeprefix('jit(call)/')) or 'an unnamed operation'
+    return re.sub(r'block_\d+', 'block_*', place.replace('jit(call)/', '')) or 'an unnamed operation'
 
 
 def _grouped(program, found) -> list:

@@ -1,0 +1,39 @@
+"""`python -m bigjax.plan FILE.json…`: recorded plans (`plan --out=FILE.json`) in one table."""
+import json
+import pathlib
+import sys
+
+from bigjax import UserError
+from bigjax.plan import report
+
+
+def read(paths) -> list[tuple[str, dict]]:
+    """(experiment and row on topology, figures) of every plan in the files.
+
+    Raises:
+      UserError: a file is not there, or is no plan.
+    """
+    plans = []
+    for path in map(pathlib.Path, paths):
+        try:
+            found = json.loads(path.read_text(encoding='utf-8'))
+            plans += [(f"{f['experiment']} {f['name']} on {f.get('topology', '?')}", f) for f in found]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f'{path}: no record of a plan ({type(error).__name__}); write one by plan --out={path}') from None
+    return plans
+
+
+def main(paths: list[str]) -> int:
+    """Prints the table."""
+    try:
+        if not paths:
+            raise UserError('bigjax.plan: no file is named; write python -m bigjax.plan experiments/results/plan/*.json')
+        print(report.several(read(paths)))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
