@@ -223,6 +223,13 @@ class Job:
             raise UserError(f'get_config({row!r}) of {self.name}: {error}') from None
         return configs.override(config, self.overrides)
 
+    def experiment(self, row: str, config):
+        """(experiment, settings) of one row, without a program."""
+        from bigjax.train import settings as settings_module
+        reader = configs.Reader(config)
+        experiment = self.module.get_experiment(reader)
+        return experiment, settings_module.read(reader, len(experiment.data.train))
+
     def program(self, row: str, config, devices=None):
         """(program, settings) of one row on some devices (None: all); every key was read when it returns."""
         from bigjax.train import settings as settings_module
@@ -245,4 +252,5 @@ class Job:
 
 from bigjax import verbs  # noqa: E402  the verbs need Job's type only by name
 
-VERBS = {'train': verbs.train, 'eval': verbs.evaluate, 'plan': verbs.plan, 'bench': verbs.bench}
+VERBS = {'train': verbs.train, 'eval': verbs.evaluate, 'plan': verbs.plan, 'bench': verbs.bench,
+         'shard': verbs.shard}

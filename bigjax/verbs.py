@@ -1,4 +1,4 @@
-"""What an experiment can be told to do: train, eval, bench. Each takes a `bigjax.cli.Job` and returns an exit code."""
+"""What an experiment can be told to do: train, eval, plan, bench, shard. Each takes a `bigjax.cli.Job`, returns an exit code."""
 import os
 import pathlib
 import time
@@ -6,10 +6,12 @@ import time
 from bigjax import UserError
 from bigjax import config as configs
 from bigjax.nn import cpu
+from bigjax.parallel import mesh as meshes
+from bigjax.parallel import rules
 from bigjax.summary import paper, spread
 from bigjax.train import checkpoint, replay
 from bigjax.train import loop as loops
-from bigjax.train.program import member
+from bigjax.train.program import member, parameter_shapes
 from bigjax.train.progress import Progress, clock, table
 from bigjax.train.records import Records, judge, summarise
 
@@ -122,3 +124,13 @@ def plan(job) -> int:
     """Compiles each row's train step for hardware that is not there: bytes, FLOPs, messages, time (`bigjax.plan`)."""
     from bigjax.plan import run
     return run.plan(job)
+
+
+def shard(job) -> int:
+    """Prints where each parameter of each row goes on config.mesh, which may be larger than this machine."""
+    for row in job.rows:
+        experiment, settings = job.experiment(row, job.config(row))
+        mesh = meshes.abstract(settings.mesh)
+        placed = rules.layout(parameter_shapes(experiment), experiment.partition_rules, mesh)
+        print(f"{row + ': ' if row else ''}{rules.show(placed, mesh)}\n")
+    return DONE

@@ -20,7 +20,7 @@ import math
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bigjax import UserError
 from bigjax.nn.logical import BATCH, batch_axes
@@ -54,23 +54,35 @@ def parse(text: str) -> dict[str, tuple[int, int]]:
     return sizes
 
 
+def _shape(text: str, count: int) -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
+    """(names, slices and devices of each axis) with -1 resolved among `count` devices."""
+    sizes = parse(text)
+    fixed = math.prod(a * (1 if b == -1 else b) for a, b in sizes.values())
+    open_axis = any(b == -1 for _, b in sizes.values())
+    if fixed > count or (open_axis and count % fixed):
+        what = f'multiples of {fixed} devices' if open_axis else f'{fixed} devices'
+        raise UserError(f"config.mesh: '{text}' asks for {what} and there are {count}; write --config.mesh=data:{count}")
+    inner = tuple(count // fixed if b == -1 else b for _, b in sizes.values())
+    return tuple(sizes), tuple(a for a, _ in sizes.values()), inner
+
+
 def make(text: str, devices=None) -> Mesh:
     """The mesh over the first devices that it needs.
 
     Raises:
       UserError: the sizes need more devices than there are, or do not divide them.
     """
-    sizes, devices = parse(text), list(jax.devices() if devices is None else devices)
-    fixed = math.prod(a * (1 if b == -1 else b) for a, b in sizes.values())
-    open_axis = any(b == -1 for _, b in sizes.values())
-    if fixed > len(devices) or (open_axis and len(devices) % fixed):
-        what = f'multiples of {fixed} devices' if open_axis else f'{fixed} devices'
-        raise UserError(f"config.mesh: '{text}' asks for {what} and there are {len(devices)}; "
-                        f"write --config.mesh=data:{len(devices)}")
-    slices = tuple(a for a, _ in sizes.values())
-    inner = tuple(len(devices) // fixed if b == -1 else b for _, b in sizes.values())
+    devices = list(jax.devices() if devices is None else devices)
+    names, slices, inner = _shape(text, len(devices))
     grid = _grid(devices[:math.prod(slices) * math.prod(inner)], slices, inner)
-    return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    return Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def abstract(text: str) -> AbstractMesh:
+    """The mesh without its devices, of any size; -1 stands for the devices that there are."""
+    fixed = all(b != -1 for _, b in parse(text).values())
+    names, slices, inner = _shape(text, 2**40 if fixed else jax.device_count())
+    return AbstractMesh(tuple(a * b for a, b in zip(slices, inner, strict=True)), names)
 
 
 def _grid(devices, slices, inner):

@@ -144,3 +144,27 @@ def follow(tree, placed: Mapping[str, Placed], mesh: Mesh, members: bool = False
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.unflatten(jax.tree.structure(tree), [one(path, leaf) for path, leaf in paths(tree)])
+
+
+LARGE = 10 << 20  # bytes; a replicated tensor over this is pointed out
+
+
+def show(placed: Layout, mesh) -> str:
+    """A table of every parameter: path, shape, what splits it, bytes a device holds, of it and of one optimizer moment."""
+    rows, held, moments = [], 0, 0
+    for path, p in placed.params.items():
+        mine, moment = p.bytes_per_device(mesh), placed.optimizer[path].bytes_per_device(mesh)
+        held, moments = held + mine, moments + moment
+        whole = mesh.size > 1 and all(axis is None for axis in placed.optimizer[path].spec)
+        note = f'replicated, over {LARGE >> 20} MB' if whole and mine > LARGE else ''
+        rows.append([path, ' x '.join(map(str, p.shape)), ' · '.join(_axes(axis) for axis in p.spec) or '–', f'{mine:,}',
+                     f'{moment:,}', note])
+    rows.append(['all', f'{sum(math.prod(p.shape) for p in placed.params.values()):,}', '', f'{held:,}', f'{moments:,}', ''])
+    titles = ['parameter', 'shape', 'split by', 'bytes a device', 'a moment', '']
+    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
+    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [titles, *rows]]
+    return f"{', '.join(f'{a}:{n}' for a, n in mesh.shape.items())}\n" + '\n'.join(lines)
+
+
+def _axes(axis) -> str:
+    return '–' if axis is None else axis if isinstance(axis, str) else '+'.join(axis)

@@ -44,8 +44,7 @@ class Program:
         over_seed = settings.population_over == 'seed'
         self.seeds = [settings.seed + (m if over_seed else 0) for m in range(settings.population)]
         self.apply = bind(self.experiment.model)
-        params = jax.eval_shape(lambda: init_state(
-            self.experiment.model, self._inputs(), optax.identity(), settings.seed, ema=False).params)
+        params = parameter_shapes(self.experiment)
         self.parameters = count(params)
         self.tx, self.learning_rate = optimizers.make(
             self.experiment.optimizer, params, total_steps=max(1, settings.steps),
@@ -60,12 +59,6 @@ class Program:
 
     def _shapes(self, rows: int) -> dict:
         return batch_shapes(self.experiment.data, rows)
-
-    def _inputs(self) -> tuple:
-        """The model's arguments for a batch of one example of zeros."""
-        batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in self._shapes(1).items()}
-        data = self.experiment.data
-        return self.experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch)
 
     def _steps_per_call(self) -> int:
         """As many steps a dispatch as divide every cadence; one on a CPU, where XLA slows convolutions inside a scan."""
@@ -179,7 +172,7 @@ class Program:
         model, ema = self.experiment.model, bool(self.settings.ema)
 
         def one(seed):
-            state = init_state(model, self._inputs(), self.tx, seed, ema=ema)
+            state = init_state(model, example_inputs(self.experiment), self.tx, seed, ema=ema)
             return {'state': state, 'totals': self._zeros(state), 'best': self._no_best(state)}
 
         with logical.using(self.mesh):
@@ -255,6 +248,19 @@ class Program:
         params, model_state = checkpoint.weights(folder, state.params, state.model_state)
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
         return {**carry, 'state': state.replace(params=params, model_state=model_state, ema=ema)}
+
+
+def example_inputs(experiment: Experiment) -> tuple:
+    """The model's arguments for a batch of one example of zeros."""
+    data = experiment.data
+    batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in batch_shapes(data, 1).items()}
+    return experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch)
+
+
+def parameter_shapes(experiment: Experiment):
+    """The parameters' shapes; nothing is computed."""
+    return jax.eval_shape(lambda: init_state(
+        experiment.model, example_inputs(experiment), optax.identity(), 0, ema=False).params)
 
 
 def abstract(x):
