@@ -23,8 +23,12 @@ def plan(program, topology: Topology, limit: float | None) -> dict[str, Any]:
     except compile.TooLarge as error:
         figures['refused'] = ' '.join(str(error).split())[:2000]
         figures['memory'] |= {'needed': error.needs, 'available': error.has}
+        if error.text:
+            _add_program(figures, program, topology, error.text)
         return _judged(figures)
-    _add_compiled(figures, program, topology, compiled)
+    figures['memory'] |= compiled.memory
+    figures['seconds'] = {k: round(v, 2) for k, v in compiled.seconds.items()}
+    _add_program(figures, program, topology, compiled.text)
     return _judged(figures)
 
 
@@ -81,14 +85,12 @@ def _state_buffers(program) -> list[dict]:
     return sorted(found, key=lambda b: -b['bytes'])
 
 
-def _add_compiled(figures, program, topology, compiled) -> None:
+def _add_program(figures, program, topology, text) -> None:
     """What the compiled text says, for one step and one device."""
-    module = hlo.parse(compiled.text)
+    module = hlo.parse(text)
     done, steps = count.count(module, program.mesh), program.steps_per_call
     temporaries = [{'bytes': b.bytes, 'shape': b.shape, 'what': 'temporary', 'place': b.place} for b in done.buffers]
     figures['largest'] = sorted([*figures['largest'], *_distinct(temporaries)], key=lambda b: -b['bytes'])[:LARGEST]
-    figures['memory'] |= compiled.memory
-    figures['seconds'] = {k: round(v, 2) for k, v in compiled.seconds.items()}
     executed = done.flops * program.mesh.size / steps
     figures['flops'] |= {'executed': executed, 'recomputed': executed / figures['flops']['model'] - 1}
     figures['hbm_bytes'] = done.hbm_bytes / steps
@@ -139,7 +141,7 @@ def _judged(figures) -> dict:
     known = sum(m[k] for k in ('parameters', 'optimizer', 'other_state', 'batch', 'data'))
     upper = m['arguments'] + m['output'] - m['alias'] + m['temporaries'] + m['code'] if 'arguments' in m else None
     if 'refused' in figures:
-        need = max(m['needed'] or 0, known)
+        need = known + (m['needed'] or 0)  # what it says is that of the temporaries
     elif upper is None:
         need = known
     else:
