@@ -12,6 +12,8 @@ import time
 import jax
 import pytest
 
+from bigjax import UserError
+from bigjax.data.datasets import open_data
 from tests.parallel import worker
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -87,6 +89,10 @@ def mlp(tmp_path_factory):
 @pytest.fixture(scope='module')
 def gpt(tmp_path_factory):
     """The workdir of one process alone."""
+    try:
+        open_data('tiny_shakespeare', like='tiny_shakespeare', data_dir='', length=32)
+    except UserError as error:
+        pytest.skip(str(error))
     workdir = tmp_path_factory.mktemp('gpt') / 'one'
     train(1, workdir, 'tiny_shakespeare', *GPT)
     return workdir
