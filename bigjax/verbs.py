@@ -1,4 +1,4 @@
-"""What an experiment can be told to do: train, eval, plan, bench, shard. Each takes a `bigjax.cli.Job`, returns an exit code."""
+"""What an experiment can be told to do. Each verb takes a `bigjax.cli.Job` and returns its exit code."""
 import os
 import pathlib
 import time

@@ -24,7 +24,8 @@ def specs(mesh, partition=RULES, params=None):
 
 
 @pytest.mark.parametrize(('mesh', 'up', 'down', 'moment'), [
-    ('data:8', P(None, None), P(None, None), P(None, None)), ('tensor:4', P(None, 'tensor'), P('tensor', None), P(None, 'tensor')),
+    ('data:8', P(None, None), P(None, None), P(None, None)),
+    ('tensor:4', P(None, 'tensor'), P('tensor', None), P(None, 'tensor')),
     ('fsdp:4', P(None, 'fsdp'), P('fsdp', None), P(None, 'fsdp')),
     ('fsdp:4,tensor:2', P('fsdp', 'tensor'), P('tensor', 'fsdp'), P('fsdp', 'tensor')),
     ('zero1:4', P(None, None), P(None, None), P(None, 'zero1')),
