@@ -21,7 +21,7 @@ def attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, *, causal: bool = False, mask=Non
     Args:
       q_BxTxHxD, k_BxSxKxD, v_BxSxKxD: queries, keys, values; K divides H (Ainslie et al. 2023, grouped queries).
       causal: query t sees keys 0..t.
-      mask: bool, broadcastable to [B, H, T, S]; True where a query sees a key.
+      mask: bool [B or 1, H or 1, T or 1, S]; True where a query sees a key.
       scale: default 1/sqrt(D).
       drop: applied to the probabilities.
       context: where the mesh has the axis 'seq': 'ring' passes keys and values around (Liu et al. 2023), 'gather' collects
@@ -58,11 +58,10 @@ def _written_out(q, k, v, causal, mask, scale, drop):
     q = _grouped(q, k)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     scores = jnp.einsum('BKGTD,BKSD->BKGTS', q * jnp.asarray(scale, q.dtype), k).astype(jnp.float32)
-    T, S = scores.shape[-2:]
+    K, G, T, S = scores.shape[1:]
     if mask is not None:
-        mask = jnp.broadcast_to(mask, (mask.shape[0], scores.shape[1] * scores.shape[2], T, S)) if mask.shape[1] > 1 else mask
-        mask = mask.reshape(mask.shape[0], -1, *([scores.shape[2]] if mask.shape[1] > 1 else [1]), *mask.shape[2:])
-        scores = jnp.where(mask, scores, -jnp.inf)
+        heads = (K, G) if mask.shape[1] > 1 else (1, 1)
+        scores = jnp.where(mask.reshape(mask.shape[0], *heads, *mask.shape[2:]), scores, -jnp.inf)
     if causal:
         scores = jnp.where(jnp.arange(S) <= jnp.arange(T)[:, None], scores, -jnp.inf)
     p = jax.nn.softmax(scores)

@@ -3,6 +3,7 @@ import jax
 import numpy as np
 import pytest
 
+from bigjax.nn import cpu
 from bigjax.nn.attention import attention
 
 
@@ -16,17 +17,22 @@ def reference(q, k, v, seen, scale):
     return out
 
 
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
 @pytest.mark.parametrize('causal', [False, True])
-@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('heads', [0, 1, 4])
 @pytest.mark.parametrize('scale', [None, 0.3])
-def test_attention_is_its_equation(causal, masked, scale):
-    q, k, v = (np.asarray(jax.random.normal(key, (2, 5, 3, 4))) for key in jax.random.split(jax.random.key(0), 3))
-    seen = np.ones((2, 3, 5, 5), bool)
-    mask = np.random.default_rng(0).random((2, 1, 5, 5)) < 0.5 if masked else None
-    if masked:
+def test_attention_is_its_equation(platform, causal, heads, scale):
+    """`heads`: of the mask, 0 for none. Each of two key heads serves two queries' heads."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (np.asarray(jax.random.normal(key, (2, 5, h, 4))) for key, h in zip(keys, (4, 2, 2), strict=True))
+    seen = np.ones((2, 4, 5, 5), bool)
+    mask = np.random.default_rng(0).random((2, heads, 5, 5)) < 0.5 if heads else None
+    if heads:
         mask |= np.eye(5, dtype=bool)  # every query sees something
         seen &= mask
     if causal:
         seen &= np.tril(np.ones((5, 5), bool))
-    expected = reference(q, k, v, seen, 0.5 if scale is None else scale)
-    np.testing.assert_allclose(attention(q, k, v, causal=causal, mask=mask, scale=scale), expected, rtol=2e-5, atol=1e-5)
+    expected = reference(q, *(np.repeat(x, 2, axis=2) for x in (k, v)), seen, 0.5 if scale is None else scale)
+    with cpu.lowering_for(platform):
+        out = attention(q, k, v, causal=causal, mask=mask, scale=scale)
+    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=1e-5)
