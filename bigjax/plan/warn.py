@@ -40,7 +40,7 @@ def _sums(program, sent) -> list[str]:
     scattered = {a for a in ('fsdp', 'zero1') if program.mesh.shape.get(a, 1) > 1}
     bad = [c for c in sent if c.kind == 'all-reduce' and scattered & set(c.axes) and c.payload >= LARGE]
     return [f"all-reduce over {'+'.join(axes)} where a reduce-scatter or gather was expected: {wire / 2**20:,.0f} MiB of wire "
-            f'a step, in {place}'
+            f'a step, {place}'
             for (axes, place), wire in _grouped(program, bad) if wire >= _bytes(program)]
 
 
@@ -56,7 +56,7 @@ def _gathers(program, sent) -> list[str]:
         what = 'logits' if vocabulary and any(vocabulary in s for s in shapes) else 'activations'
         if wire >= LARGE:
             warnings.append(f"{what} {list(max(shapes, key=math.prod))} gathered over {'+'.join(axes)}: "
-                            f'{wire / 2**20:,.0f} MiB of wire a step, in {place}')
+                            f'{wire / 2**20:,.0f} MiB of wire a step, {place}')
     return warnings
 
 
@@ -68,7 +68,7 @@ def _part_sizes(mesh, p) -> set[int]:
 
 
 def _excess(program, sent, textbook) -> list[str]:
-    """Axes that send half as much again as the textbook."""
+    """Axes that send more than a twentieth above the textbook, and what is gathered again and again."""
     wire, least, found = collections.Counter(), collections.Counter(), []
     for c in sent:
         for axis in c.axes[:1]:
@@ -76,15 +76,35 @@ def _excess(program, sent, textbook) -> list[str]:
     for m in textbook:
         least[m['axes'][0]] += m['bytes']
     for axis, total in wire.items():
-        if least[axis] and total > 1.5 * least[axis] and total > LARGE:
-            found.append(f"'{axis}' sends {total / 2**20:,.0f} MiB a step and device, {total / least[axis]:.1f} times the "
-                         "textbook's least")
+        if least[axis] and total > 1.05 * least[axis] and total > LARGE:
+            again = _again(program, sent, axis)
+            found.append(f"'{axis}' sends {total / 2**20:,.0f} MiB a step and device, {total / least[axis]:.2f} times the "
+                         f"textbook's least{f'; most of it by gathering again, {again}' if again else ''}")
     return found
+
+
+def _again(program, sent, axis: str) -> str:
+    """Where the parameters are gathered that are gathered most above once forward and once backward; '' for nowhere."""
+    if axis != 'fsdp':
+        return ''
+    above, places = collections.Counter(), {}
+    for c in sent:
+        if c.kind == 'all-gather' and c.axes == (axis,):
+            for s in c.shapes:
+                above[math.prod(s)] += c.times / program.steps_per_call
+                places.setdefault(math.prod(s), c.place)
+    for p in program.layout.params.values():
+        layers = p.shape[0] if 'layers' in p.names else 1
+        split = math.prod(logical.size(program.mesh, a) for a in p.spec if a != axis)
+        above[math.prod(p.shape) // layers // split] -= 2 * program.settings.accumulate * layers
+    worst = max(above, key=lambda n: above[n] * n)
+    return _short(places[worst]) if worst in places and above[worst] * worst * 2 > LARGE else ''
 
 
 def _short(place: str) -> str:
     """Without the layers' numbers and the wrappers, so that twelve layers are one place."""
-    return re.sub(r'block_\d+', 'block_*', place.replace('jit(call)/', '')) or 'an unnamed operation'
+    short = re.sub(r'block_\d+', 'block_*', place.replace('jit(call)/', '')) or 'an unnamed operation'
+    return short if short.startswith('for ') else f'in {short}'
 
 
 def _grouped(program, found) -> list:
