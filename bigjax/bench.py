@@ -1,6 +1,6 @@
 """Step times: of the cases that peers are compared on, and of any experiment.
 
-    python -m bigjax.bench [--case=mlp,lenet5,lenet,resnet,lstm] [--against=torch] [--pairs=9] [--out=FILE.json]
+    python -m bigjax.bench [--case=mlp,resnet,gpt] [--against=torch] [--pairs=9] [--out=FILE.json]
     python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
 
 A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn in one process, and
@@ -13,6 +13,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,33 +23,50 @@ from bigjax import UserError
 from bigjax import config as configs
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Experiment, base_config
-from bigjax.models import cnn, mlp, resnet, rnn
+from bigjax.models import cnn, gpt, mlp, resnet, rnn
 from bigjax.nn import cpu
-from bigjax.tasks import classification
+from bigjax.tasks import classification, language
 from bigjax.train import settings as settings_module
 from bigjax.train.program import Program
 from bigjax.train.progress import table
 
-# case: (model, batch, shape of an example)
+
+class Case(NamedTuple):
+    """A model, its batch and the shape of an example; tokens and the next ones where there is a vocabulary."""
+
+    model: Any
+    batch: int
+    shape: tuple[int, ...]
+    vocab: int = 0
+
+
 CASES = {
-    'mlp': (mlp.MLP(features=(1024, 1024, 1024), num_classes=10), 128, (784,)),
-    'lenet5': (cnn.CNN(**cnn.VARIANTS['lenet5']), 64, (28, 28, 1)),
-    'lenet': (cnn.CNN(**cnn.VARIANTS['lenet_wide']), 64, (28, 28, 1)),
-    'resnet': (resnet.ResNet(blocks=(3,), widths=(64,)), 64, (32, 32, 3)),
-    'lstm': (rnn.RNNClassifier(cell='lstm', features=256, layers=2, num_classes=10), 64, (64, 256)),
+    'mlp': Case(mlp.MLP(features=(1024, 1024, 1024), num_classes=10), 128, (784,)),
+    'lenet5': Case(cnn.CNN(**cnn.VARIANTS['lenet5']), 64, (28, 28, 1)),
+    'lenet': Case(cnn.CNN(**cnn.VARIANTS['lenet_wide']), 64, (28, 28, 1)),
+    'resnet': Case(resnet.ResNet(blocks=(3,), widths=(64,)), 64, (32, 32, 3)),
+    'lstm': Case(rnn.RNNClassifier(cell='lstm', features=256, layers=2, num_classes=10), 64, (64, 256)),
+    'gpt_small': Case(gpt.GPT(**gpt.VARIANTS['shakespeare_cpu']), 12, (64,), 65),
+    'gpt': Case(gpt.GPT(**{**gpt.VARIANTS['shakespeare'], 'dropout': 0.0}), 16, (256,), 65),
 }
 
 
 def program(case: str) -> Program:
     """The case as an experiment on one made-up batch, through the shared train step."""
-    model, batch, shape = CASES[case]
+    model, batch, shape, vocab = CASES[case]
     rng = np.random.default_rng(0)
-    source = ArraySource({'x': rng.normal(size=(batch, *shape)).astype(np.float32),
-                          'label': rng.integers(0, 10, batch).astype(np.int32)})
+    if vocab:
+        tokens = rng.integers(0, vocab, (batch, shape[0] + 1)).astype(np.int32)
+        arrays, task = {'tokens': tokens[:, :-1], 'targets': tokens[:, 1:]}, language.next_token()
+    else:
+        arrays = {'x': rng.normal(size=(batch, *shape)).astype(np.float32),
+                  'label': rng.integers(0, 10, batch).astype(np.int32)}
+        task = classification.softmax('x')
+    source = ArraySource(arrays)
     config = base_config()
     config.batch_size, config.mesh = batch, 'data:1'
     config.optimizer = dict(name='sgd', lr=0.01, momentum=0.9)
-    experiment = Experiment(model, classification.softmax('x'), Data(source, {}, shuffle=False), config.optimizer, {})
+    experiment = Experiment(model, task, Data(source, {}, shuffle=False), config.optimizer, {})
     return Program([experiment], settings_module.read(configs.Reader(config), batch))
 
 
@@ -158,7 +176,7 @@ def main(argv: Sequence[str]) -> int:
         for case in cases:
             p = program(case)
             arrays = p.datas[0].train.arrays
-            theirs = peer.stepper(case, arrays['x'], arrays['label']) if peer else None
+            theirs = peer.stepper(case, *arrays.values()) if peer else None
             rows.append(measure(case, p, options.pairs, theirs, peer.version() if peer else None))
         show(rows, options.out)
         return 0

@@ -39,6 +39,33 @@ class LSTM(nn.Module):
         return self.head(self.rnn(x)[0][:, -1])
 
 
+class GPT(nn.Module):
+    """GPT-2's blocks without biases, fused attention, the head tied to the embedding."""
+
+    def __init__(self, layers, heads, width, length, vocab=65):
+        super().__init__()
+        self.heads = heads
+        self.token, self.position = nn.Embedding(vocab, width), nn.Embedding(length, width)
+        norm = lambda: nn.LayerNorm(width, bias=False)
+        dense = lambda a, b: nn.Linear(a, b, bias=False)
+        self.blocks = nn.ModuleList([nn.ModuleList([norm(), dense(width, 3 * width), dense(width, width), norm(),
+                                                    dense(width, 4 * width), dense(4 * width, width)]) for _ in range(layers)])
+        self.norm = norm()
+        for p in self.parameters():
+            if p.ndim == 2:
+                nn.init.normal_(p, std=0.02)
+
+    def forward(self, tokens):
+        B, T = tokens.shape
+        x = self.token(tokens) + self.position.weight[:T]
+        for norm_1, qkv, out, norm_2, up, down in self.blocks:
+            q, k, v = (y.view(B, T, self.heads, -1).transpose(1, 2) for y in qkv(norm_1(x)).chunk(3, dim=-1))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + out(y.transpose(1, 2).reshape(B, T, -1))
+            x = x + down(F.gelu(up(norm_2(x)), approximate='tanh'))
+        return F.linear(self.norm(x), self.token.weight).flatten(0, 1)
+
+
 def _mlp():
     sizes = (784, 1024, 1024, 1024)
     layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
@@ -56,7 +83,8 @@ def _lenet():
                          nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 49, 1024), nn.ReLU(), nn.Linear(1024, 10))
 
 
-MODELS = {'mlp': _mlp, 'lenet5': _lenet5, 'lenet': _lenet, 'resnet': ResNet, 'lstm': LSTM}
+MODELS = {'mlp': _mlp, 'lenet5': _lenet5, 'lenet': _lenet, 'resnet': ResNet, 'lstm': LSTM,
+          'gpt_small': lambda: GPT(4, 4, 128, 64), 'gpt': lambda: GPT(6, 6, 384, 256)}
 
 
 def parameters(case: str) -> int:
@@ -70,7 +98,8 @@ def stepper(case: str, x: np.ndarray, label: np.ndarray):
     model = MODELS[case]().to(device)
     if x.ndim == 4:
         x = x.transpose(0, 3, 1, 2).copy()
-    x, label = torch.tensor(x, device=device), torch.tensor(label, device=device).long()
+    x, label = torch.tensor(x, device=device), torch.tensor(label, device=device).long().flatten()
+    x = x if x.is_floating_point() else x.long()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     forward = torch.compile(model) if device == 'cuda' else model
 

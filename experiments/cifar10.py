@@ -28,6 +28,7 @@ ROWS = {  # row: (model, its fields, optimizer, steps, the paper's test error in
 }
 TABLE = tuple(ROWS)
 PARAMETERS = {'cnn': 545_098, 'resnet20': 269_722, 'resnet56': 853_018}
+TINY = {'model.blocks': '(1, 1, 1)', 'model.widths': '(4, 8, 8)', 'model.channels': '(4, 4)'}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training pictures, by channel
 
 

@@ -28,6 +28,7 @@ VARIANTS = {f'{depth}{erasing}': (int(depth), bool(erasing), errors[bool(erasing
             for depth, errors in ERRORS.items() for erasing in ('', ',erasing')}
 TABLE = ('20', '20,erasing')
 PARAMETERS = {'20': 272_186, '20,erasing': 272_186}
+TINY = {'model.blocks': '(1, 1, 1)', 'model.widths': '(4, 8, 8)'}
 MEAN, STD = 0.1307, 0.3081  # the authors', which are those of MNIST
 
 

@@ -52,6 +52,7 @@ PUBLISHED = {  # mlp, fcn, resnet
 }
 TABLE = ('ItalyPowerDemand,fcn', 'BME,mlp', 'BME,fcn', 'BME,resnet')
 PARAMETERS = {'ItalyPowerDemand,fcn': 264_962, 'BME,mlp': 567_003, 'BME,fcn': 265_091, 'BME,resnet': 504_387}
+TINY = {'model.channels': '(4, 8, 4)'}
 
 
 def get_config(variant=''):

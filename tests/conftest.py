@@ -8,8 +8,17 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
 
 import jax
+import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_compilation_cache_dir', os.path.join(tempfile.gettempdir(), f'bigjax-test-cache-{jax.__version__}'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def pytest_collection_modifyitems(items):
+    """Workers share files, and of the inherited checks experiments: the module's fixtures are made once for each."""
+    for item in items:
+        params = getattr(getattr(item, 'callspec', None), 'params', {})
+        case = '-'.join(str(params[key]) for key in ('name', 'variant') if isinstance(params.get(key), str))
+        item.add_marker(pytest.mark.xdist_group(f'{item.path.name} {case}'))

@@ -88,47 +88,40 @@ def check(alone, name, variant, mesh, fields=None):
     close(after, params)
 
 
-@pytest.mark.slow
 @pytest.mark.equivalence
 @pytest.mark.parametrize(('name', 'variant', 'mesh'), cases(), ids=lambda x: str(x).replace(',', '_'))
 def test_every_experiment(alone, name, variant, mesh):
     check(alone, name, variant, mesh)
 
 
-@pytest.mark.equivalence
 def test_decoder_split_two_ways(alone):
     check(alone, 'llama2', '7b', 'fsdp:2,tensor:4')
 
 
-@pytest.mark.slow
 @pytest.mark.equivalence
 @pytest.mark.parametrize('mesh', ['zero1:8', *DECODER])
 def test_decoder(alone, mesh):
     check(alone, 'llama2', '7b', mesh)
 
 
-@pytest.mark.slow
 @pytest.mark.equivalence
 @pytest.mark.parametrize('mesh', EXPERTS)
 def test_experts(alone, mesh):
     check(alone, 'gpt2_openwebtext', 's', mesh, {'experts': 4, 'capacity': 2.0})
 
 
-@pytest.mark.slow
 @pytest.mark.equivalence
 @pytest.mark.parametrize('mesh', STAGES)
 def test_stages(alone, mesh):
     check(alone, 'gpt2_openwebtext', 's', mesh, {'scan': True})
 
 
-@pytest.mark.slow
 @pytest.mark.equivalence
 @pytest.mark.parametrize('context', ['ring', 'gather'])
 def test_split_sequences(alone, context):
     check(alone, 'gpt2_openwebtext', 's', 'seq:4', {'context': context})
 
 
-@pytest.mark.slow
 @pytest.mark.equivalence
 def test_layers_stacked_on_many_devices_are_layers_one_by_one_on_one(alone):
     start, losses, params = alone('gpt2_openwebtext', 's', None)

@@ -5,6 +5,7 @@ against tests/golden/ (BIGJAX_UPDATE_GOLDEN=1 writes them anew: look at the diff
 variant of each model class also trains a few steps on made-up data of the real shapes: one step, killed = straight, one
 device = four, accumulated = whole.
 """
+import functools
 import importlib
 import io
 import json
@@ -71,6 +72,16 @@ def program(name, variant, **overrides):
 
 def ids(case):
     return '-'.join(filter(None, case)).replace(',', '_').replace('/', '_')
+
+
+def slow_where_repeated(cases):
+    """Parameters; an experiment whose model class another one has before it waits for the slow tier."""
+    seen, params = set(), []
+    for name, variant in cases:
+        kind = type(job(name, variant).experiment(variant).model)
+        params.append(pytest.param(name, variant, id=ids((name, variant)), marks=[pytest.mark.slow] * (kind in seen)))
+        seen.add(kind)
+    return params
 
 
 ALL, TRAINED = all_variants(), trained_variants()
@@ -149,16 +160,19 @@ class TestTraining:
         assert all(np.isfinite(losses)) and all(np.isfinite(x).all() for x in tiny.leaves(carry['state'].params)
                                                 if x.dtype.kind == 'f')
 
+    def test_four_devices_are_one(self, name, variant):
+        one, four = (losses(name, variant, mesh=m) for m in ('data:1', 'data:4'))
+        np.testing.assert_allclose(four, one, rtol=2e-4)
+
+
+@pytest.mark.parametrize(('name', 'variant'), slow_where_repeated(TRAINED))
+class TestState:
     def test_killed_is_straight(self, name, variant, straight, tmp_path):
         _, outcome, carry = straight(name, variant)
         with pytest.raises(RuntimeError, match='killed'):
             run(name, variant, tmp_path, Stops(stream=io.StringIO()))
         _, again, resumed = run(name, variant, tmp_path)
         assert again.final == outcome.final and tiny.equal(carry, resumed)
-
-    def test_four_devices_are_one(self, name, variant):
-        one, four = (self.losses(name, variant, mesh=m) for m in ('data:1', 'data:4'))
-        np.testing.assert_allclose(four, one, rtol=2e-4)
 
     def test_accumulated_is_whole(self, name, variant):
         p = program(name, variant)
@@ -171,18 +185,19 @@ class TestTraining:
         value = jax.jit(lambda key: task.loss(p.apply, state.variables(), ready, key, True)[0])
         if not np.array_equal(value(jax.random.key(0)), value(jax.random.key(1))):
             pytest.skip('its loss is random, and differently so in each micro-batch')
-        whole = self.losses(name, variant, accumulate='1')
-        parts = self.losses(name, variant, accumulate='4')
+        whole = losses(name, variant, mesh='data:1')
+        parts = losses(name, variant, accumulate='4')
         np.testing.assert_allclose(parts, whole, rtol=2e-4)
 
-    @staticmethod
-    def losses(name, variant, **overrides):
-        """The losses of the first three steps, in steps too small to amplify what rounding changes."""
-        p = program(name, variant, **{'optimizer.lr': '0.0001', **overrides})
-        assert meshes.data_size(p.mesh) == int(overrides.get('mesh', 'data:1')[5:])
-        carry, feed, found = p.init(), p.feed(0), []
-        for step in range(3):
-            state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
-            carry = {**carry, 'state': state, 'totals': totals}
-            found.append(float(totals['loss'][0] / totals['loss'][1]))
-        return found
+
+@functools.cache
+def losses(name, variant, **overrides):
+    """The losses of the first three steps, in steps too small to amplify what rounding changes."""
+    p = program(name, variant, **{'optimizer.lr': '0.0001', **overrides})
+    assert meshes.data_size(p.mesh) == int(overrides.get('mesh', 'data:1')[5:])
+    carry, feed, found = p.init(), p.feed(0), []
+    for step in range(3):
+        state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
+        carry = {**carry, 'state': state, 'totals': totals}
+        found.append(float(totals['loss'][0] / totals['loss'][1]))
+    return found

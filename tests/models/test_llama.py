@@ -62,8 +62,8 @@ def test_llama_equals_torch():
     np.testing.assert_allclose(out, llama_torch(params, TOKENS, torch), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('fields', [SMALL, LLAMA, dict(SMALL, experts=4)], ids=['gpt', 'llama', 'moe'])
-@pytest.mark.parametrize('remat', ['full', 'dots', 'named'])
+@pytest.mark.parametrize(('fields', 'remat'), [
+    (SMALL, 'none'), (LLAMA, 'dots'), (dict(SMALL, experts=4), 'full'), (SMALL, 'named')], ids=['gpt', 'llama', 'moe', 'named'])
 def test_stacked_layers_and_remat_change_nothing(fields, remat):
     params = init(GPT(**fields), TOKENS)['params']
 
@@ -79,8 +79,7 @@ def test_stacked_layers_and_remat_change_nothing(fields, remat):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5), da, layers.unstack(db))
 
 
-@pytest.mark.parametrize('tie_head', [False, True])
-@pytest.mark.parametrize('chunk', [5, 24, 100])
+@pytest.mark.parametrize(('tie_head', 'chunk'), [(False, 5), (True, 24), (True, 100)])
 def test_the_chunked_loss_is_the_loss_of_the_logits(tie_head, chunk):
     model = GPT(**SMALL, tie_head=tie_head, chunk=chunk)
     params, targets = init(model, TOKENS)['params'], np.roll(TOKENS, -1, 1)

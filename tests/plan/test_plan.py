@@ -24,6 +24,7 @@ from bigjax.train import settings as settings_module
 from bigjax.train.program import Program
 from tests import tiny
 
+pytestmark = pytest.mark.slow  # whole train steps are compiled
 ROOT = pathlib.Path(__file__).parents[2]
 CPU8 = topology.parse('cpu:8')
 GPT = dict(vocab_size=64, block_size=32, num_layers=2, num_heads=4, width=64)
