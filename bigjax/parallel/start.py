@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Callable, Mapping
 
 from bigjax import UserError
-from bigjax.parallel import arrivals
+from bigjax.parallel.arrivals import meet
 
 ALONE = 'one process'
 WITHOUT_SRUN = 'start it with srun'
@@ -273,7 +273,7 @@ def start(flags: Flags = Flags(), *, command: str = '', seconds: float = 300.0, 
         return decided
     if jax.distributed.is_initialized():
         return decided
-    bind = arrivals.meet(decided, split(decided.coordinator), command=command, seconds=seconds, say=say)
+    bind = meet(decided, split(decided.coordinator), command=command, seconds=seconds, say=say)
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(
         decided.coordinator, decided.processes, decided.process, decided.local_devices, cluster_detection_method='deactivate',
