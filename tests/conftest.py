@@ -1,4 +1,5 @@
-"""Eight fake devices and a persistent compile cache for every test."""
+"""Eight fake devices and a persistent compile cache for every test; nothing compiled outlives its file."""
+import gc
 import os
 import tempfile
 
@@ -16,9 +17,21 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
+def _group(item) -> str:
+    params = getattr(getattr(item, 'callspec', None), 'params', {})
+    case = '-'.join(str(params[key]) for key in ('name', 'variant') if isinstance(params.get(key), str))
+    return f'{item.path.name} {case}'
+
+
 def pytest_collection_modifyitems(items):
     """Workers share files, and of the inherited checks experiments: the module's fixtures are made once for each."""
     for item in items:
-        params = getattr(getattr(item, 'callspec', None), 'params', {})
-        case = '-'.join(str(params[key]) for key in ('name', 'variant') if isinstance(params.get(key), str))
-        item.add_marker(pytest.mark.xdist_group(f'{item.path.name} {case}'))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Thousands of compiled functions kept alive make every later trace slower, by Python's garbage collection."""
+    if nextitem is None or _group(nextitem) != _group(item):
+        jax.clear_caches()
+        gc.collect()

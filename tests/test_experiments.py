@@ -3,7 +3,7 @@
 Each variant (the rows of TABLE, and every key of PARAMETERS) has its parameters counted and its resolved config held
 against tests/golden/ (BIGJAX_UPDATE_GOLDEN=1 writes them anew: look at the difference before it is committed). The first
 variant of each model class also trains a few steps on made-up data of the real shapes: one step, killed = straight, one
-device = four, accumulated = whole.
+device = four, accumulated = whole. Where another experiment has trained the same class before, that is slow (`-m slow`).
 """
 import functools
 import importlib
@@ -142,13 +142,14 @@ def straight(tmp_path_factory):
 
     def get(name, variant):
         if (name, variant) not in made:
+            made.clear()  # tests come experiment by experiment
             made[name, variant] = run(name, variant, tmp_path_factory.mktemp('straight') / ids((name, variant)))
         return made[name, variant]
 
     return get
 
 
-@pytest.mark.parametrize(('name', 'variant'), TRAINED, ids=map(ids, TRAINED))
+@pytest.mark.parametrize(('name', 'variant'), slow_where_repeated(TRAINED))
 class TestTraining:
     def test_steps_on_made_up_data(self, name, variant, straight):
         p, outcome, carry = straight(name, variant)
