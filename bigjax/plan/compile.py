@@ -24,7 +24,7 @@ ENVIRONMENT = {
     'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TF_CPP_MIN_LOG_LEVEL': '2',
     'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3',
 }
-EXTRAS = {'tpu': ('libtpu', 'plan-tpu'), 'gpu': ('jax_cuda13_plugin', 'plan-gpu')}
+EXTRAS = {'tpu': ('libtpu', 'tpu'), 'gpu': ('jax_cuda13_plugin', 'plan-gpu')}
 FAST = {'exec_time_optimization_effort': -1.0}  # for TPUs: a fifth of the time; same collectives, memory within 3 %
 LOWERING = {'tpu': 'tpu', 'gpu': 'cuda', 'cpu': 'cpu'}
 # What the compiler for GPUs asks of a device (openxla/xla, target_config/specs of H100 SXM and H200).

@@ -221,7 +221,7 @@ def test_without_the_compiler_the_state_is_known_and_the_rest_is_said_not_to_be(
     t = topology.parse('v5e-8')
     f = figures.plan(language_model(mesh='fsdp:8'), t, t.hardware.hbm)
     text = report.full('gpt', f)
-    assert f['fits'] is None and 'UNKNOWN' in text and "pip install 'bigjax[plan-tpu]'" in text and 'temporaries' in text
+    assert f['fits'] is None and 'UNKNOWN' in text and "pip install 'bigjax[tpu]'" in text and 'temporaries' in text
     assert f['memory']['parameters'] > 0 and f['textbook'] and 'collectives' not in f
 
 
@@ -232,7 +232,7 @@ def test_a_compiler_that_finds_no_room_says_what_it_needs():
 
 
 TPU = pytest.mark.skipif(compile.missing(topology.parse('v5e-4')) is not None, reason="libtpu is missing: pip install "
-                         "'bigjax[plan-tpu]'")
+                         "'bigjax[tpu]'")
 
 
 @TPU
