@@ -32,6 +32,7 @@ def main() -> None:
 
 def run(module, name: str, argv: Sequence[str]) -> int:
     """One command; returns its exit code. `module` has `get_config(variant)` and `get_experiment(config)`."""
+    from bigjax.train import compiled
     from bigjax.train.loop import Preempted
     from bigjax.train.replay import NonFinite
     short = name.rsplit('.', 1)[-1]
@@ -42,10 +43,16 @@ def run(module, name: str, argv: Sequence[str]) -> int:
         if verb not in VERBS:
             raise UserError(f"'{verb}': no such verb{configs.nearest(verb, list(VERBS))}; the verbs are {', '.join(VERBS)}")
         _platform(options.platform)
-        joined = _join(options, name, argv) if verb != 'plan' else Start()  # a plan is for other machines
+        if verb == 'plan':  # is for other machines
+            joined = Start()
+        else:
+            compiled.keep_in(options.compile_cache)
+            joined = _join(options, name, argv)
         return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0))
     except UserError as error:
         return _say(f'{short}: {error}', USER)
+    except compiled.Recompiled as error:
+        return _say(f'{short}: {error}', 1)
     except NonFinite as error:
         return _say(f'{short}: {error}', NONFINITE)
     except Preempted as error:
@@ -110,6 +117,10 @@ def _define() -> flags.FlagValues:
     text('init_from', '', 'the workdir or checkpoint of another run whose weights this one starts from')
     text('replay', '', 'the nonfinite/ folder of a run that exited 3: repeat the step and name what broke')
     text('platform', '', 'cpu, cuda or tpu instead of the best there is')
+    text('compile_cache', '', "the folder that keeps compiled programs for later runs, or 'off'; by default the user's cache")
+    text('profile', '', 'A:B: trace the steps after A until B, and print the operations that took the time')
+    flags.DEFINE_boolean('strict', False, 'warnings that a careful run should not have are errors: a step compiled twice',
+                         flag_values=values)
     text('against', '', "bench: 'torch' times the same model, batch and optimizer in PyTorch beside it")
     text('out', '', 'bench, plan: also write the figures to this JSON file')
     text('topology', '', "plan: the hardware, such as 'v5e-16', 'v5p:4x8x8', 'v5e:16x16*2', 'h100:64', 'cpu:8'")
@@ -230,7 +241,7 @@ class Job:
         experiment = self.module.get_experiment(reader)
         return experiment, settings_module.read(reader, len(experiment.data.train))
 
-    def program(self, row: str, config, devices=None):
+    def program(self, row: str, config, devices=None, watch=None):
         """(program, settings) of one row on some devices (None: all); every key was read when it returns."""
         from bigjax.train import settings as settings_module
         from bigjax.train.program import Program
@@ -247,7 +258,7 @@ class Job:
             for m in range(1, settings.population):
                 mine = configs.override(config, {over: str(configs.leaves(config)[over] + m)})
                 experiments.append(self.module.get_experiment(configs.Reader(mine)))
-        return Program(experiments, settings, check=reader.check, devices=devices), settings
+        return Program(experiments, settings, check=reader.check, devices=devices, watch=watch), settings
 
 
 from bigjax import verbs  # noqa: E402  the verbs need Job's type only by name

@@ -9,8 +9,9 @@ from bigjax.nn import cpu
 from bigjax.parallel import mesh as meshes
 from bigjax.parallel import rules
 from bigjax.summary import paper, spread
-from bigjax.train import checkpoint, replay
+from bigjax.train import checkpoint, profile, replay, work
 from bigjax.train import loop as loops
+from bigjax.train.compiled import Watch
 from bigjax.train.program import member, parameter_shapes
 from bigjax.train.progress import Progress, clock, table
 from bigjax.train.records import Records, judge, summarise
@@ -41,7 +42,7 @@ def _train_row(job, row: str) -> dict:
     from bigjax import report
     workdir, config = job.workdir(row), job.config(row)
     progress = Progress(row, None if job.leads else open(os.devnull, 'w'))  # noqa: SIM115  as long as the process
-    program, settings = job.program(row, config)
+    program, settings = job.program(row, config, watch=Watch(progress.say, job.flags.strict))
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=dict(program.experiment.data.info), sinks=settings.sinks)
@@ -52,11 +53,13 @@ def _train_row(job, row: str) -> dict:
     progress.say(f'config\n{configs.lines(config)}')
     progress.say(program.describe())
     try:
-        outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from).run()
+        outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=work.of(program),
+                             profile=profile.parse(job.flags.profile)).run()
     except BaseException as error:
         records.fail(error)
         raise
-    records.finish(outcome.status, outcome.step, outcome.final, program.experiment.expected, outcome.artifacts)
+    records.finish(outcome.status, outcome.step, outcome.final, program.experiment.expected, outcome.artifacts,
+                   compiled=outcome.compiled)
     if len(job.rows) > 1 and job.leads:
         report.write(workdir)
     return records.run

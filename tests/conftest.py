@@ -7,14 +7,15 @@ os.environ.setdefault('NPROC', '16')  # several fake devices starve XLA's thread
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Compiling is most of the time of small tests; code that is optimised less computes the same within their tolerances.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
+# Workers, and the processes that tests start, compile each program once for all of them, and keep it for the next time.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettempdir(), 'bigjax-tests'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 import jax
 import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)
-jax.config.update('jax_compilation_cache_dir', os.path.join(tempfile.gettempdir(), f'bigjax-test-cache-{jax.__version__}'))
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
 def _group(item) -> str:

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 
-from bigjax.plan import analytic, compile, count, hlo, rooflines, warn, wire
+from bigjax.plan import compile, count, hlo, rooflines, warn, wire
 from bigjax.plan.topology import Topology
+from bigjax.train import work
 
 LARGEST = 10  # buffers to name
 
@@ -35,20 +36,16 @@ def plan(program, topology: Topology, limit: float | None) -> dict[str, Any]:
 def _described(program, topology, limit) -> dict:
     """What is known without a compiler."""
     s, mesh = program.settings, program.mesh
-    positions = wire.sequence(program)
-    unit = {'name': 'examples', 'per_example': 1}
-    if positions and not getattr(program.experiment.model, 'patch', 0):
-        unit = {'name': 'tokens', 'per_example': positions}
-    elif 'image' in analytic.batch_shapes(program.experiment.data, 1):
-        unit = {'name': 'images', 'per_example': 1}
+    positions = work.sequence(program)
+    unit, per_example = work.unit(program)
     return {
         'topology': topology.text, 'hardware': str(topology), 'generation': topology.generation,
         'kind': topology.hardware.kind if topology.hardware else 'cpu', 'chips': topology.chips, 'devices': mesh.size,
         'mesh': ','.join(f'{a}:{n}' for a, n in mesh.shape.items()), 'parameters': program.parameters,
         'population': s.population, 'batch_size': s.batch_size, 'accumulate': s.accumulate, 'steps': s.steps,
-        'steps_per_call': program.steps_per_call, 'unit': unit, 'jax': jax.__version__,
+        'steps_per_call': program.steps_per_call, 'unit': {'name': unit, 'per_example': per_example}, 'jax': jax.__version__,
         'memory': {'limit': limit, **_state_bytes(program)}, 'largest': _state_buffers(program)[:LARGEST],
-        'flops': {'model': analytic.model_flops(program), 'six_parameters': _six(program, positions)},
+        'flops': {'model': work.model_flops(program), 'six_parameters': _six(program, positions)},
         'textbook': [m._asdict() for m in wire.textbook(program)],
         'warnings': warn.replicated(program),
     }

@@ -2,14 +2,12 @@
 
 Elementwise work is not counted, as in every published utilisation.
 """
-import functools
 import json
 import math
 import re
 
-import numpy as np
-
 from bigjax.plan import hlo
+from bigjax.train.work import taps
 
 
 def instruction(i: hlo.Instruction, shapes: list[str]) -> float:
@@ -72,13 +70,3 @@ def _window(attrs: str) -> dict:
                ('stride', 'lhs_dilate', 'rhs_dilate')}
     pads = [tuple(int(n) for n in p.split('_')) for p in found['pad'].split('x')] if 'pad' in found else []
     return {**numbers, 'pad': pads}
-
-
-@functools.lru_cache(4096)
-def taps(out: int, kernel: int, data: int, stride: int, pad: tuple, lhs_dilate: int, rhs_dilate: int) -> int:
-    """Pairs (output position, kernel tap) that meet a number of the input, along one axis."""
-    positions, total = np.arange(out, dtype=np.int64) * stride - pad[0], 0
-    for tap in range(kernel):
-        at = positions + tap * rhs_dilate
-        total += int(np.count_nonzero((at >= 0) & (at % lhs_dilate == 0) & (at < data * lhs_dilate)))
-    return total

@@ -5,55 +5,17 @@
     v5e:16x16*2   v5e-256*2               several slices, joined by the data centre's network
     h100:64   h200:8                      GPUs, eight a host
     cpu:8                                 fake devices of this machine
-
-Sources of the numbers: peaks, HBM and interconnect of TPUs from the pages "TPU v4", "v5e", "v5p", "v6e" and "TPU7x" of the
-Cloud TPU documentation (a published bidirectional bandwidth is halved); usable HBM from the text of libtpu's own refusals
-(0.0.42); H100 and H200 from NVIDIA's data sheets (dense bf16) with eight GPUs a host and one 400 Gb/s NIC a GPU, and usable
-HBM as the three quarters that JAX allocates by default (XLA_PYTHON_CLIENT_MEM_FRACTION). The network between TPU slices is
-50 Gb/s a chip on v5p and about that on the others.
 """
 import dataclasses
 import math
 import re
 
 from bigjax import UserError
+from bigjax.hardware import HARDWARE, Hardware
 
-GIB = 2**30
 EXAMPLE = "write for example 'v5e-16', 'v5p:4x8x8', 'v5e:16x16*2', 'h100:64' or 'cpu:8'"
 
 
-@dataclasses.dataclass(frozen=True)
-class Hardware:
-    """One device as JAX sees it: a chip, or one of the two cores of a TPU7x.
-
-    Attributes:
-      kind: what JAX calls it.
-      flops: bf16 FLOP/s.
-      hbm: bytes that a program may use; None where nobody limits it.
-      hbm_bandwidth: bytes/s.
-      near: bytes/s that a device receives over all links of the fast network (ICI, NVLink).
-      near_axis: bytes/s over the two links of one axis of the torus; on GPUs as `near`.
-      far: bytes/s of the slow network (between slices or hosts).
-    """
-
-    kind: str
-    flops: float
-    hbm: float | None
-    hbm_bandwidth: float
-    near: float
-    near_axis: float
-    far: float
-
-
-HARDWARE = {
-    'v4': Hardware('TPU v4', 275e12, 30.75 * GIB, 1228e9, 300e9, 100e9, 6.25e9),
-    'v5e': Hardware('TPU v5 lite', 197e12, 15.75 * GIB, 819e9, 200e9, 100e9, 3.125e9),
-    'v5p': Hardware('TPU v5', 459e12, 95.74 * GIB, 2765e9, 600e9, 200e9, 6.25e9),
-    'v6e': Hardware('TPU v6 lite', 918e12, 31.25 * GIB, 1638e9, 400e9, 200e9, 6.25e9),
-    'tpu7x': Hardware('TPU7x', 1153.5e12, 94.75 * GIB, 3690e9, 300e9, 100e9, 6.25e9),
-    'h100': Hardware('NVIDIA H100 80GB HBM3', 989e12, 0.75 * 84942979072, 3352e9, 450e9, 450e9, 50e9),
-    'h200': Hardware('NVIDIA H200', 989e12, 0.75 * 151397597184, 4800e9, 450e9, 450e9, 50e9),
-}
 ALIASES = {'v5': 'v5p', 'v5litepod': 'v5e', 'v5lite': 'v5e', 'v6': 'v6e', 'v7x': 'tpu7x', 'ironwood': 'tpu7x',
            'trillium': 'v6e'}
 SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))  # v5e and v6e

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.nn import logical
-from bigjax.train.feed import batch_shapes
+from bigjax.train.work import sequence
 
 
 class Minimum(NamedTuple):
@@ -69,17 +69,3 @@ def _activations(mesh, model, activations, layers) -> list[Minimum]:
                 '4 (n-1)/n x activations x experts of a token x layers'),
         Minimum(('seq',), 6 * share('seq') * mesh.shape.get('seq', 1) * keys * activations * layers,
                 '6 (n-1) x keys (or values) of a part x layers')]
-
-
-def sequence(program) -> int | None:
-    """Positions of one example inside the model: tokens, or patches of a picture; None where it has neither."""
-    data = program.experiment.data
-    first = jax.eval_shape(lambda batch: program.experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch),
-                           batch_shapes(data, 1))[0]
-    shape = first.shape
-    if jnp.issubdtype(first.dtype, jnp.integer) and len(shape) == 2:
-        return shape[1]
-    patch = getattr(program.experiment.model, 'patch', 0)
-    if patch and len(shape) == 4:
-        return (shape[1] // patch) * (shape[2] // patch)
-    return None

@@ -10,6 +10,7 @@ from bigjax.experiment import Data, Evaluator
 from bigjax.nn import logical
 from bigjax.parallel import mesh as meshes
 from bigjax.tasks import MASK, Task
+from bigjax.train.compiled import Watch
 from bigjax.train.feed import Resident, keeps
 
 
@@ -20,14 +21,15 @@ class Evaluation:
       datas: the data of each member, or of all (length 1).
       members: None for a plain run, else the size of the population.
       batch_size: examples at a time; rounded up to the devices, and no larger than the split.
+      watch: told of evaluators that are compiled more than once.
     """
 
     def __init__(self, evaluators: dict[str, Evaluator], datas: Sequence[Data], task: Task, apply, *, members, mesh,
-                 cache: Resident, resident: str, batch_size: int, seed: int):
+                 cache: Resident, resident: str, batch_size: int, seed: int, watch: Watch):
         self._evaluators, self._datas, self._members, self._mesh = evaluators, datas, members, mesh
         self._cache, self._resident, self._batch_size = cache, resident, batch_size
         self._task, self._apply, self._key = task, apply, jax.random.key(seed)
-        self._compiled = {}
+        self._compiled, self._watch = {}, watch
 
     def _sources(self, split: str) -> list:
         return [d.train if split == 'train' else d.evals[split] for d in self._datas]
@@ -137,5 +139,5 @@ class Evaluation:
         if self._members is not None:
             shared = len(self._datas) == 1
             fn = jax.vmap(on_mesh, in_axes=(0, None if shared else 0, None if resident else 0, None, None))
-        self._compiled[name] = jax.jit(fn)
+        self._compiled[name] = self._watch(f"the evaluator '{name}'", jax.jit(fn))
         return self._compiled[name]

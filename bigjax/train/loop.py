@@ -6,6 +6,7 @@ loop never waits for a step: the metrics of an interval are read while the next 
 evaluate or save.
 """
 import dataclasses
+import pathlib
 import signal
 import time
 
@@ -16,7 +17,10 @@ from bigjax import UserError
 from bigjax.parallel import mesh as meshes
 from bigjax.train import optimizers, replay
 from bigjax.train.checkpoint import Checkpoints
+from bigjax.train.compiled import METER, told
+from bigjax.train.profile import Profile
 from bigjax.train.program import Program, abstract, member
+from bigjax.train.work import Work
 
 
 class _Halted(Exception):
@@ -29,12 +33,13 @@ class Preempted(Exception):
 
 @dataclasses.dataclass
 class Outcome:
-    """How a run ended: metrics {name: [one value a member]} of the reported weights, and their artifacts."""
+    """How a run ended: metrics {name: [one value a member]} of the reported weights, their artifacts, what was compiled."""
 
     step: int
     status: str
     final: dict
     artifacts: list
+    compiled: dict
 
 
 class Loop:
@@ -43,12 +48,16 @@ class Loop:
     Args:
       records: `bigjax.train.records.Records` of the workdir.
       progress: told what happens; see `bigjax.train.progress`.
+      work: what a step computes (`bigjax.train.work`), for the utilisation in the log.
+      profile: (start after, until): the steps to trace.
     """
 
-    def __init__(self, program: Program, workdir, records, progress, *, init_from: str = ''):
+    def __init__(self, program: Program, workdir, records, progress, *, init_from: str = '', work: Work | None = None,
+                 profile: tuple[int, int] | None = None):
         self._program, self._settings = program, program.settings
         self._workdir, self._records, self._progress = workdir, records, progress
-        self._init_from = init_from
+        self._init_from, self._work = init_from, work
+        self._profile = profile and Profile(profile, pathlib.Path(workdir) / 'profile', progress.say, program.compiled_text)
         s = self._settings
         self._checkpoints = Checkpoints(workdir, keep=s.checkpoint_keep, best=s.best, higher=s.best_is_higher)
         self._pending, self._stop = None, None
@@ -64,12 +73,13 @@ class Loop:
           replay.NonFinite: a loss or gradient was not finite.
         """
         handlers = {sig: signal.signal(sig, self._signalled) for sig in (signal.SIGTERM, signal.SIGINT)}
+        self._compiled, self._told = METER.since(), False
         try:
             carry, step = self._start()
             carry, step, status = self._train(carry, step)
             final, artifacts = self._judged or evaluate(self._program, self._program.variables(carry))
             artifacts[0].update(self._samples(carry))
-            return Outcome(step, status, final, artifacts)
+            return Outcome(step, status, final, artifacts, METER.since(**self._compiled))
         finally:
             self._checkpoints.close()
             for sig, handler in handlers.items():
@@ -107,10 +117,14 @@ class Loop:
         self._clock, self._since, status = time.perf_counter(), step, 'done'
         try:
             while step < total:
+                if self._profile:
+                    self._profile.before(step)
                 state, totals, halted = program.call(
                     carry['state'], carry['totals'], feed.arrays, feed.at(step, many))
                 carry = {**carry, 'state': state, 'totals': totals}
                 step += many
+                if self._profile:
+                    self._profile.after(step, halted)
                 feed.ahead(step)
                 self._flush(feed)
                 carry = self._boundary(carry, step, halted, feed)
@@ -127,6 +141,8 @@ class Loop:
             raise self._keep_evidence(carry, feed, *halted.args) from None
         finally:
             feed.close()
+            if self._profile:
+                self._profile.close(step)
             self._progress.stop()
         return carry, step, status
 
@@ -183,6 +199,9 @@ class Loop:
         step, totals, halted, plateau = self._pending
         self._pending = None
         _check(halted)
+        if not self._told:
+            self._told = True
+            self._progress.say(told(METER.since(**self._compiled)))
         totals = jax.device_get(totals)
         now = time.perf_counter()
         seconds, steps = max(now - self._clock, 1e-9), step - self._since
@@ -193,11 +212,12 @@ class Loop:
         self._latest |= values
         rate = float(self._program.learning_rate(max(0, step - 1)))
         rates = [rate * float(factor) for factor in np.atleast_1d(plateau)]
-        timing = {'time/steps_per_second': steps / seconds, 'time/data_wait': waited}
-        self._records.metrics(step, values | {'train/learning_rate': rates} | {k: [v] for k, v in timing.items()})
+        rates_of_work = (self._work.rates(steps / seconds) if self._work else
+                         {'examples_per_second': steps / seconds * self._settings.batch_size})
+        timing = {'steps_per_second': steps / seconds, **rates_of_work, 'data_wait': waited}
+        self._records.metrics(step, values | {'train/learning_rate': rates} | {f'time/{k}': [v] for k, v in timing.items()})
         self._progress.metrics(step, values)
-        self._progress.speed(step, steps / seconds, steps / seconds * self._settings.batch_size, waited,
-                             feed.stages)
+        self._progress.speed(step, timing, feed.stages)
 
     def _early(self, carry, step) -> bool:
         s = self._settings

@@ -15,6 +15,7 @@ from bigjax.parallel import mesh as meshes
 from bigjax.parallel import rules
 from bigjax.tasks import bind
 from bigjax.train import checkpoint, optimizers
+from bigjax.train.compiled import Watch
 from bigjax.train.evaluate import Evaluation
 from bigjax.train.feed import Feed, Resident, batch_shapes, keeps
 from bigjax.train.settings import Settings, check_devices
@@ -35,10 +36,12 @@ class Program:
       settings: the resolved config.
       check: called when every key that shapes the run has been read, before any device is touched.
       devices: to compute on, or described only, to compile for (`bigjax.plan`); None for all that there are.
+      watch: told of functions that are compiled more than once.
     """
 
-    def __init__(self, experiments: Sequence[Experiment], settings: Settings, check: Callable = lambda: None, devices=None):
-        self.experiment, self.settings = experiments[0], settings
+    def __init__(self, experiments: Sequence[Experiment], settings: Settings, check: Callable = lambda: None, devices=None,
+                 watch: Watch | None = None):
+        self.experiment, self.settings, self._watch = experiments[0], settings, watch or Watch()
         self.datas = [e.data for e in experiments]
         self.members = settings.population if settings.population > 1 else None
         over_seed = settings.population_over == 'seed'
@@ -133,8 +136,13 @@ class Program:
             return state, totals, state.halted + 0  # a buffer of its own: the state's is donated to the next call
 
         everywhere = meshes.replicated(self.mesh)
-        return jax.jit(call, donate_argnums=(0, 1), compiler_options=cpu.compiler_options(),
-                       out_shardings=(self.shardings['state'], everywhere, everywhere))
+        return self._watch('the train step', jax.jit(
+            call, donate_argnums=(0, 1), compiler_options=cpu.compiler_options(),
+            out_shardings=(self.shardings['state'], everywhere, everywhere)))
+
+    def compiled_text(self) -> str:
+        """The compiled step, as the compiler writes it."""
+        return self.call.lower(*self.arguments()).compile().as_text()
 
     def init(self) -> dict:
         """The carry before the first step, placed on the mesh."""
@@ -216,7 +224,7 @@ class Program:
                                 f"{', '.join(['train', *e.data.evals])}")
         return Evaluation(e.evaluators, self.datas, e.task, self.apply, members=self.members, mesh=self.mesh,
                           cache=self.cache, resident=s.resident, batch_size=s.eval_batch_size or max(s.batch_size, 256),
-                          seed=s.seed)
+                          seed=s.seed, watch=self._watch)
 
     def variables(self, carry) -> dict:
         """What is reported: the best weights where `config.best` asks for them, else the newest."""

@@ -17,6 +17,14 @@ def clock(seconds: float) -> str:
     return (f'{hours}:{rest // 60:02d}' if hours else f'{rest // 60}') + f':{rest % 60:02d}'
 
 
+def _rate(item: tuple[str, float]) -> str:
+    name, value = item
+    if name.endswith('_per_second'):
+        return f"{number(value)} {name.removesuffix('_per_second')}/s"
+    flops = f'{number(value)} TFLOP/s' if value >= 1 else f'{number(value * 1e3)} GFLOP/s'
+    return {'tflops': flops, 'mfu': f'MFU {value:.1%}'}.get(name, '')
+
+
 def memory() -> str:
     """Bytes in use on the first device, or by the process where the device does not tell."""
     stats = jax.local_devices()[0].memory_stats() or {}
@@ -63,12 +71,11 @@ class Progress:
             text = '  '.join(f'{k} {number(v)}' for k, v in shown.items())
             self.say(f'step {step:,}/{self._total:,}  {text}')
 
-    def speed(self, step: int, steps_per_second: float, examples_per_second: float, waiting: float, stages) -> None:
-        """The interval that ended at `step`, with the fraction of it that was spent waiting for data."""
-        self._step = step
+    def speed(self, step: int, timing: dict[str, float], stages) -> None:
+        """The interval that ended at `step`: 'steps_per_second', rates of work, and 'data_wait', its share of the time."""
+        self._step, waiting = step, timing['data_wait']
         overall = (step - self._first) / max(time.time() - self._began, 1e-9)
-        text = (f'{number(steps_per_second)} steps/s  {number(examples_per_second)} examples/s  '
-                f'data_wait {waiting:.0%}  {memory()}')
+        text = '  '.join([*filter(None, map(_rate, timing.items())), f'data_wait {waiting:.0%}', memory()])
         if self._bar is not None:
             losses = '  '.join(f'{k.removeprefix("train/")} {number(v)}' for k, v in self._metrics.items())
             self._bar.update(self._task, completed=step, speed=f'{losses}  {text}')

@@ -178,15 +178,15 @@ class Records:
         return {key: self.run[key] for key in ('experiment', 'variant', 'command', 'config', 'git', 'versions')}
 
     def finish(self, status: str, step: int, final: Mapping[str, Sequence[float]], expected: Iterable[Expected] = (),
-               artifacts: Sequence[Mapping[str, Any]] | Mapping[str, Any] = ()) -> None:
-        """The end of a run: its final metrics {name: [one value a member]}, judged, and its artifacts."""
+               artifacts: Sequence[Mapping[str, Any]] | Mapping[str, Any] = (), compiled: Mapping | None = None) -> None:
+        """The end of a run: final metrics {name: [one value a member]}, judged, artifacts, and what it compiled."""
         for name, value in artifact_files.merge(
                 [artifacts] if isinstance(artifacts, Mapping) else artifacts).items():
             self.save_artifact(name, value)
         final = {name: summarise(members) for name, members in final.items()}
         self.run.update(status=status, steps=int(step), final=files.plain(final), error=None,
                         steps_per_second=float(f'{np.median(self._speeds):.5g}') if self._speeds else None,
-                        expected=files.plain(judge(final, expected)))
+                        expected=files.plain(judge(final, expected)), compiled=dict(compiled or {}))
         self._write_run()
         self._sinks.close()
 

@@ -15,9 +15,11 @@ def test_an_interval_is_one_line_with_everything_in_it():
     progress = Progress('row', out, quiet=0)
     progress.start(0, 100)
     progress.metrics(10, {'train/loss': [1.0, 3.0], 'train/grad_norm': [9.0]})
-    progress.speed(10, 20.0, 640.0, 0.01, Stages())
+    progress.speed(10, {'steps_per_second': 20.0, 'tokens_per_second': 640.0, 'tflops': 0.002, 'mfu': 0.31, 'data_wait': 0.01},
+                   Stages())
     line, = out.getvalue().splitlines()
-    for part in ('[row] step 10/100', 'train/loss 2', '20 steps/s', '640 examples/s', 'data_wait 1%', 'GB', 'left 0:0'):
+    for part in ('[row] step 10/100', 'train/loss 2', '20 steps/s', '640 tokens/s', '2 GFLOP/s', 'MFU 31.0%',
+                 'data_wait 1%', 'GB', 'left 0:0'):
         assert part in line
     assert 'grad_norm' not in line and 'warning' not in line
 

@@ -1,17 +1,20 @@
-"""What a step has to compute at least: counted in the program as it is written, not as it is compiled.
+"""The work of a step: what it has to compute at least, counted in the program as it is written, and on how many of what.
 
 Model FLOPs are those of the loss and of its gradient, two for every multiplication of a product or convolution: the loss
 once, and once more for each of the two operands that a parameter reaches (for a dense layer three times the forward pass;
 Kaplan et al. 2020, section 2.1). Recomputation is no model work. Causal attention counts whole, as it is computed.
 """
+import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
+from bigjax import hardware
 from bigjax.nn import cpu, logical
-from bigjax.plan.flops import taps
 from bigjax.train.feed import batch_shapes
 from bigjax.train.step import prepare
 
@@ -145,3 +148,59 @@ def _convolution(eqn) -> float:
         total *= taps(out[a], rhs[b], lhs[c], p['window_strides'][k], tuple(p['padding'][k]), p['lhs_dilation'][k],
                       p['rhs_dilation'][k])
     return total
+
+
+@functools.lru_cache(4096)
+def taps(out: int, kernel: int, data: int, stride: int, pad: tuple, lhs_dilate: int, rhs_dilate: int) -> int:
+    """Pairs (output position, kernel tap) that meet a number of the input, along one axis."""
+    positions, total = np.arange(out, dtype=np.int64) * stride - pad[0], 0
+    for tap in range(kernel):
+        at = positions + tap * rhs_dilate
+        total += int(np.count_nonzero((at >= 0) & (at % lhs_dilate == 0) & (at < data * lhs_dilate)))
+    return total
+
+
+def sequence(program) -> int | None:
+    """Positions of one example inside the model: tokens, or patches of a picture; None where it has neither."""
+    data = program.experiment.data
+    first = jax.eval_shape(lambda batch: program.experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch),
+                           batch_shapes(data, 1))[0]
+    shape = first.shape
+    if jnp.issubdtype(first.dtype, jnp.integer) and len(shape) == 2:
+        return shape[1]
+    patch = getattr(program.experiment.model, 'patch', 0)
+    if patch and len(shape) == 4:
+        return (shape[1] // patch) * (shape[2] // patch)
+    return None
+
+
+def unit(program) -> tuple[str, int]:
+    """What throughput counts: ('tokens', positions of an example), ('images', 1) or ('examples', 1)."""
+    positions = sequence(program)
+    if positions and not getattr(program.experiment.model, 'patch', 0):
+        return 'tokens', positions
+    return ('images' if 'image' in batch_shapes(program.experiment.data, 1) else 'examples'), 1
+
+
+class Work(NamedTuple):
+    """Of one step of all members: model FLOPs, how many `unit`s, and the peak FLOP/s of its devices (None: unknown).
+
+    MFU (model FLOPs utilisation; Chowdhery et al. 2022, appendix B) = model FLOPs / seconds / peak.
+    """
+
+    flops: float
+    amount: int
+    unit: str
+    peak: float | None
+
+    def rates(self, steps_per_second: float) -> dict[str, float]:
+        """{'tokens_per_second', 'tflops', 'mfu'}; no MFU where the peak is unknown."""
+        found = {f'{self.unit}_per_second': self.amount * steps_per_second, 'tflops': self.flops * steps_per_second / 1e12}
+        return found | ({'mfu': self.flops * steps_per_second / self.peak} if self.peak else {})
+
+
+def of(program) -> Work:
+    """The work of a program's step."""
+    name, each = unit(program)
+    s = program.settings
+    return Work(model_flops(program), s.batch_size * s.population * each, name, hardware.peak(program.mesh.devices.flatten()))

@@ -1,0 +1,125 @@
+"""A trace of some steps, and a table of the operations that took the time, for which no viewer is needed.
+
+    --profile=20:25     WORKDIR/profile/: the trace of steps 21 to 25 (TensorBoard, Perfetto) and operations.txt
+"""
+import collections
+import pathlib
+import re
+from collections.abc import Callable
+
+import jax
+
+from bigjax import UserError
+from bigjax.train.progress import table
+
+ROWS = 20
+
+
+def parse(text: str) -> tuple[int, int] | None:
+    """'20:25' -> (20, 25): after step 20 until step 25; None of ''.
+
+    Raises:
+      UserError: it is not such a pair.
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r'(\d+):(\d+)', text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise UserError(f"--profile={text}: write the step to start after and the last one, for example --profile=20:25")
+    return int(match[1]), int(match[2])
+
+
+class Profile:
+    """Traces the steps of a range; told of every call of the step, before and after.
+
+    Args:
+      steps: (start after, until), in steps of the run; calls of several steps are traced whole.
+      folder: where the trace goes.
+      say: told where it lies.
+      text: gives the compiled program, whose metadata name the layers.
+    """
+
+    def __init__(self, steps: tuple[int, int], folder, say: Callable[[str], None], text: Callable[[], str]):
+        self._first, self._last = steps
+        self._folder, self._say, self._text = pathlib.Path(folder), say, text
+        self._began = None
+
+    def before(self, step: int) -> None:
+        """`step` steps are done, and the next call begins."""
+        if self._began is None and self._first <= step < self._last:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(self._folder)
+            self._began = step
+
+    def after(self, step: int, result) -> None:
+        """The call that leads to `step` was made, and `result` is what it gives."""
+        if self._began is not None and step >= self._last:
+            jax.block_until_ready(result)
+            self.close(step)
+
+    def close(self, step: int) -> None:
+        """Ends the trace, where one is going on, and writes the table."""
+        if self._began is None:
+            return
+        jax.profiler.stop_trace()
+        steps, self._began, self._last = step - self._began, None, -1
+        shown = operations(self._folder, max(1, steps), places(self._text()))
+        (self._folder / 'operations.txt').write_text(shown + '\n')
+        self._say(f'the operations of {steps} steps\n{shown}\ntrace: {self._folder}')
+
+
+def operations(folder, steps: int, where: dict[str, str]) -> str:
+    """The table of a trace: operations by the time that they took themselves, without those inside of them.
+
+    Raises:
+      UserError: there is no trace in the folder.
+    """
+    files = sorted(pathlib.Path(folder).rglob('*.xplane.pb'), key=lambda p: p.stat().st_mtime)
+    if not files:
+        raise UserError(f'{folder}: there is no trace (*.xplane.pb)')
+    times, calls = collections.Counter(), collections.Counter()
+    for plane in jax.profiler.ProfileData.from_file(str(files[-1])).planes:
+        for line in plane.lines:
+            for name, nanoseconds in _own(_events(plane, line)):
+                times[name] += nanoseconds
+                calls[name] += 1
+    total = sum(times.values()) or 1
+    rows = [[name, f'{t / 1e6 / steps:.3f}', f'{t / total:.1%}', f'{calls[name] / steps:g}', where.get(name, '')]
+            for name, t in times.most_common(ROWS)]
+    rest = total - sum(t for _, t in times.most_common(ROWS))
+    rows.append([f'{max(0, len(times) - ROWS)} more', f'{rest / 1e6 / steps:.3f}', f'{rest / total:.1%}', '', ''])
+    return table(['operation', 'ms/step', 'share', 'a step', 'place'], rows)
+
+
+def _events(plane, line):
+    """(start, end, operation) of what is a compiled operation."""
+    for event in line.events:
+        stats = dict(event.stats)
+        if 'hlo_op' in stats:
+            yield event.start_ns, event.end_ns, stats['hlo_op']
+        elif plane.name.startswith('/device:TPU') and line.name == 'XLA Ops':
+            yield event.start_ns, event.end_ns, event.name.split(' = ')[0].lstrip('%')
+
+
+def _own(events):
+    """(operation, nanoseconds less those of the operations inside it) of one line, where outer ones hold inner ones."""
+    stack, found = [], []
+    for start, end, name in sorted(events, key=lambda e: (e[0], -e[1])):
+        while stack and stack[-1][0] <= start:
+            stack.pop()
+        mine = [name, end - start]
+        if stack:
+            stack[-1][1][1] -= end - start
+        stack.append((end, mine))
+        found.append(mine)
+    return found
+
+
+def places(text: str) -> dict[str, str]:
+    """{operation: the module and primitive that it came from} of a compiled program's text."""
+    found = {}
+    for name, place in re.findall(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', text, re.MULTILINE):
+        found[name] = '/'.join(part for part in place.split('/') if not re.match(r'(jit|jvp|transpose|vmap|checkpoint)\(', part))
+        if 'transpose(' in place:
+            found[name] += ' (backward)'
+    return found
