@@ -12,8 +12,10 @@ import json
 import os
 import pathlib
 import types
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ from bigjax import config as configs
 from bigjax.parallel import mesh as meshes
 from bigjax.train.loop import Loop
 from bigjax.train.progress import Progress
-from bigjax.train.records import Records
+from bigjax.train.records import Records, read_metrics
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -30,6 +32,7 @@ GOLDEN = pathlib.Path(__file__).parent / 'golden'
 NAMES = sorted(p.stem for p in (ROOT / 'experiments').glob('*.py') if 'get_experiment' in p.read_text())
 SMALL = {'data': 'fake', 'batch_size': '8', 'steps': '4', 'log_every': '1', 'eval_every': '4', 'checkpoint_every': '2',
          'population': '1', 'mesh': 'data:1', 'eval_batch_size': '64', 'best': ''}
+SLOWLY = {'optimizer.lr': '0.0001'}
 
 
 def module(name):
@@ -40,12 +43,17 @@ def all_variants():
     return [(n, v) for n in NAMES for v in dict.fromkeys([*getattr(module(n), 'TABLE', ()), *module(n).PARAMETERS])]
 
 
+@functools.cache
+def kind(name, variant):
+    """The class of a variant's model."""
+    return type(job(name, variant).experiment(variant).model)
+
+
 def trained_variants():
     """One variant a model class: the others differ in numbers only."""
     chosen = {}
     for name, variant in all_variants():
-        key = (name, type(job(name, variant).experiment(variant).model).__name__)
-        chosen.setdefault(key, (name, variant))
+        chosen.setdefault((name, kind(name, variant)), (name, variant))
     return list(chosen.values())
 
 
@@ -78,9 +86,9 @@ def slow_where_repeated(cases):
     """Parameters; an experiment whose model class another one has before it waits for the slow tier."""
     seen, params = set(), []
     for name, variant in cases:
-        kind = type(job(name, variant).experiment(variant).model)
-        params.append(pytest.param(name, variant, id=ids((name, variant)), marks=[pytest.mark.slow] * (kind in seen)))
-        seen.add(kind)
+        mine = kind(name, variant)
+        params.append(pytest.param(name, variant, id=ids((name, variant)), marks=[pytest.mark.slow] * (mine in seen)))
+        seen.add(mine)
     return params
 
 
@@ -135,15 +143,28 @@ class Stops(Progress):
             raise RuntimeError('killed')
 
 
+class Straight(NamedTuple):
+    """The undisturbed run of an experiment: `start` is its carry before the first step, `losses` those of each step."""
+
+    program: Any
+    outcome: Any
+    start: dict
+    carry: dict
+    losses: list
+
+
 @pytest.fixture(scope='module')
 def straight(tmp_path_factory):
-    """The undisturbed run of each experiment, made once."""
+    """The undisturbed run of each experiment, made once; in steps too small to amplify what rounding changes."""
     made = {}
 
     def get(name, variant):
         if (name, variant) not in made:
             made.clear()  # tests come experiment by experiment
-            made[name, variant] = run(name, variant, tmp_path_factory.mktemp('straight') / ids((name, variant)))
+            workdir = tmp_path_factory.mktemp('straight') / ids((name, variant))
+            p, outcome, carry = run(name, variant, workdir, **SLOWLY)
+            made[name, variant] = Straight(p, outcome, p.init(), carry,
+                                           [line['train/loss'] for line in read_metrics(workdir)])
         return made[name, variant]
 
     return get
@@ -152,53 +173,48 @@ def straight(tmp_path_factory):
 @pytest.mark.parametrize(('name', 'variant'), slow_where_repeated(TRAINED))
 class TestTraining:
     def test_steps_on_made_up_data(self, name, variant, straight):
-        p, outcome, carry = straight(name, variant)
-        start = p.init()['state']
+        it = straight(name, variant)
         moved = [not np.array_equal(a, b) for a, b in zip(
-            tiny.leaves(start.params), tiny.leaves(carry['state'].params), strict=True)]
-        assert int(carry['state'].step) == 4 and np.mean(moved) > 0.5
-        losses = [v for k, values in outcome.final.items() if k.endswith('/loss') for v in values]
-        assert all(np.isfinite(losses)) and all(np.isfinite(x).all() for x in tiny.leaves(carry['state'].params)
-                                                if x.dtype.kind == 'f')
+            tiny.leaves(it.start['state'].params), tiny.leaves(it.carry['state'].params), strict=True)]
+        assert int(it.carry['state'].step) == 4 and np.mean(moved) > 0.5
+        losses = [v for k, values in it.outcome.final.items() if k.endswith('/loss') for v in values]
+        assert all(np.isfinite([*losses, *it.losses])) and len(it.losses) == 4
+        assert all(np.isfinite(x).all() for x in tiny.leaves(it.carry['state'].params) if x.dtype.kind == 'f')
 
-    def test_four_devices_are_one(self, name, variant):
-        one, four = (losses(name, variant, mesh=m) for m in ('data:1', 'data:4'))
-        np.testing.assert_allclose(four, one, rtol=2e-4)
+    def test_four_devices_are_one(self, name, variant, straight):
+        np.testing.assert_allclose(losses(name, variant, straight, mesh='data:4'), straight(name, variant).losses[:3], rtol=2e-4)
 
 
 @pytest.mark.parametrize(('name', 'variant'), slow_where_repeated(TRAINED))
 class TestState:
     def test_killed_is_straight(self, name, variant, straight, tmp_path):
-        _, outcome, carry = straight(name, variant)
+        it = straight(name, variant)
         with pytest.raises(RuntimeError, match='killed'):
-            run(name, variant, tmp_path, Stops(stream=io.StringIO()))
-        _, again, resumed = run(name, variant, tmp_path)
-        assert again.final == outcome.final and tiny.equal(carry, resumed)
+            run(name, variant, tmp_path, Stops(stream=io.StringIO()), **SLOWLY)
+        _, again, resumed = run(name, variant, tmp_path, **SLOWLY)
+        assert again.final == it.outcome.final and tiny.equal(it.carry, resumed)
 
-    def test_accumulated_is_whole(self, name, variant):
-        p = program(name, variant)
-        state = p.init()['state']
+    def test_accumulated_is_whole(self, name, variant, straight):
+        it = straight(name, variant)
+        state, experiment = it.start['state'], it.program.experiment
         if state.model_state:
             pytest.skip('batch statistics are those of the micro-batch')
-        batch = p.feed(0).host_batch(0, 0)
-        task, data = p.experiment.task, p.experiment.data
-        ready = data.preprocess(batch) if data.preprocess else batch
-        value = jax.jit(lambda key: task.loss(p.apply, state.variables(), ready, key, True)[0])
-        if not np.array_equal(value(jax.random.key(0)), value(jax.random.key(1))):
+        batch = it.program.feed(0).host_batch(0, 0)
+        ready = experiment.data.preprocess(batch) if experiment.data.preprocess else batch
+        if 'random_bits' in str(jax.make_jaxpr(
+                lambda key: experiment.task.loss(it.program.apply, state.variables(), ready, key, True)[0])(state.key)):
             pytest.skip('its loss is random, and differently so in each micro-batch')
-        whole = losses(name, variant, mesh='data:1')
-        parts = losses(name, variant, accumulate='4')
-        np.testing.assert_allclose(parts, whole, rtol=2e-4)
+        np.testing.assert_allclose(losses(name, variant, straight, accumulate='4'), it.losses[:3], rtol=2e-4)
 
 
-@functools.cache
-def losses(name, variant, **overrides):
-    """The losses of the first three steps, in steps too small to amplify what rounding changes."""
-    p = program(name, variant, **{'optimizer.lr': '0.0001', **overrides})
+def losses(name, variant, straight, **overrides):
+    """The losses of the first three steps from the undisturbed run's start."""
+    p = program(name, variant, **SLOWLY, **overrides)
     assert meshes.data_size(p.mesh) == int(overrides.get('mesh', 'data:1')[5:])
-    carry, feed, found = p.init(), p.feed(0), []
+    carry, feed, found = jax.device_put(jax.tree.map(jnp.copy, straight(name, variant).start), p.shardings), p.feed(0), []
     for step in range(3):
         state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}
         found.append(float(totals['loss'][0] / totals['loss'][1]))
+    feed.close()
     return found

@@ -62,7 +62,8 @@ def prepare(batch, rng, preprocess: Callable | None, augment: Callable | None):
 
 def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx: optax.GradientTransformation,
                accumulate: int = 1, ema: float = 0.0, preprocess: Callable | None = None,
-               augment: Callable | None = None, place: Callable | None = None) -> tuple[TrainState, Metrics]:
+               augment: Callable | None = None, place: Callable | None = None,
+               across: Callable | None = None) -> tuple[TrainState, Metrics]:
     """One update. Keyword arguments are static; see `bigjax.experiment` for `loss`, `preprocess` and `augment`.
 
     Args:
@@ -72,6 +73,7 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
       tx: the optimizer; its `update` is given the loss as `value`.
       ema: decay of the moving average of the parameters, 0 for none.
       place: `place(grads)`: the gradients, on the devices where the optimizer wants them.
+      across: `across(sums)`: sums over parts of the batch that other devices have, where the compiler does not know of them.
 
     Returns:
       the state after it and the metrics as sums and counts. Where the loss or a gradient is not finite, the state is
@@ -82,6 +84,8 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
     parts = (loss, apply, state.params, state.model_state, batch, rng)
     grads, (weight, total, model_state, metrics) = (
         _gradients(*parts) if accumulate == 1 else _accumulated(*parts, accumulate))
+    if across:
+        grads, weight, total, metrics = across((grads, weight, total, metrics))
     grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads if place is None else place(grads))
     value = total / jnp.maximum(weight, 1e-8)
     norm = optax.tree.norm(grads)
