@@ -9,8 +9,15 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from bigjax import config as configs
+from bigjax.data.sources import ArraySource
+from bigjax.experiment import Data, Experiment
+from bigjax.models import mlp
+from bigjax.nn import logical
+from bigjax.tasks import classification
 from bigjax.train import layers
 from bigjax.train import settings as settings_module
 from bigjax.train.program import Program
@@ -130,3 +137,32 @@ def test_layers_stacked_on_many_devices_are_layers_one_by_one_on_one(alone):
     np.testing.assert_allclose(again, losses, rtol=2e-5)
     close(layers.unstack(after), params)
 
+
+NAMES = (None, 'embed', 'heads', 'mlp', 'vocab')
+KERNELS = ('dense_0/kernel', 'dense_1/kernel', 'head/kernel')
+WAYS = [(a, b) for a in NAMES for b in NAMES if not logical.LOGICAL[a] == logical.LOGICAL[b] == 'tensor']
+
+
+@pytest.mark.equivalence
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(mesh=st.sampled_from(['tensor:2', 'tensor:4', 'data:2,tensor:4', 'fsdp:4,tensor:2', 'zero1:2,tensor:2', 'fsdp:8']),
+       axes=st.tuples(*[st.sampled_from(WAYS)] * len(KERNELS)))
+def test_any_rules(axes, mesh):
+    """Every kernel split in any way that is a way: three layers of a perceptron, dimensions that all meshes divide."""
+    rules = (*((path, names) for path, names in zip(KERNELS, axes, strict=True)), ('.*/bias', (None,)))
+    assume('tensor' not in mesh or any(logical.LOGICAL[name] == 'tensor' for names in axes for name in names))
+    p, alone = small(mesh, rules), small('data:1', ())
+    start = jax.tree.map(np.asarray, alone.init()['state'].params)
+    losses, params = five_steps(p, start)
+    expected, after = five_steps(alone, start)
+    np.testing.assert_allclose(losses, expected, rtol=2e-5)
+    close(params, after)
+
+
+def small(mesh, rules):
+    """A perceptron of 8, 16, 32 and 8 units on made-up numbers."""
+    rng = np.random.default_rng(0)
+    source = ArraySource({'x': rng.normal(size=(64, 8)).astype(np.float32), 'label': rng.integers(0, 8, 64).astype(np.int32)})
+    experiment = Experiment(mlp.MLP(features=(16, 32), num_classes=8), classification.softmax('x'), Data(source, {}),
+                            {'name': 'sgd', 'lr': 0.05}, {}, partition_rules=rules)
+    return tiny.program([experiment], mesh=mesh, ema=0.0)
