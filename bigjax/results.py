@@ -6,10 +6,13 @@
 
 Records are experiments/results/<experiment>/<row>/run.json, with a thinned metrics.jsonl beside it. A table stands
 between `<!-- results:begin -->` (all experiments) or `<!-- results:begin NAME NAME -->` (only those, without headings)
-and `<!-- results:end -->`. What a paper reports stands in the column "paper" and nowhere else.
+and `<!-- results:end -->`. What a paper reports stands in the column "paper" and nowhere else. The matrix of modes, between
+`<!-- modes:begin -->` and `<!-- modes:end -->`, shows experiments/results/modes.json, which
+`pytest -m equivalence --modes=experiments/results/modes.json` writes.
 """
 import argparse
 import ast
+import json
 import pathlib
 import re
 import sys
@@ -23,6 +26,8 @@ from bigjax.train.records import FINISHED, judge, read_metrics, read_run
 
 PAGES = ('README.md', 'experiments/README.md')
 BLOCK = re.compile(r'(<!-- results:begin(?P<names>[^>]*?) ?-->\n).*?(<!-- results:end -->)', re.DOTALL)
+MODES = re.compile(r'(<!-- modes:begin -->\n).*?(<!-- modes:end -->)', re.DOTALL)
+ORDER = {axis: i for i, axis in enumerate(('data', 'zero1', 'fsdp', 'tensor', 'seq', 'expert', 'stage'))}
 LINES = 60  # of training metrics, and of evaluations, that a kept record has at most
 PATH = re.compile(r'(?<![\w/.])/(?:[\w.+~-]+/)+(?=[\w.+~-])')  # the folders before a file's own name
 
@@ -80,9 +85,22 @@ def pages(root) -> dict[str, str]:
         if text.count('<!-- results:begin') != len(BLOCK.findall(text)):
             raise UserError(f'{page}: a <!-- results:begin … --> without its <!-- results:end --> on a line below')
         if BLOCK.search(text):
-            wanted[page] = BLOCK.sub(lambda m, page=page: m[1] + _block(m['names'].split(), kept, root, page) + m[3],
-                                     text)
+            text = BLOCK.sub(lambda m, page=page: m[1] + _block(m['names'].split(), kept, root, page) + m[3], text)
+            wanted[page] = MODES.sub(lambda m: m[1] + modes(root) + m[2], text)
     return wanted
+
+
+def modes(root) -> str:
+    """Experiments x ways of sharing the work: where eight fake devices gave the numbers of one."""
+    path = pathlib.Path(root) / 'experiments' / 'results' / 'modes.json'
+    if not path.exists():
+        return ''
+    kept = json.loads(path.read_text(encoding='utf-8'))
+    columns = sorted({m for row in kept['equal'].values() for m in row}, key=lambda m: (m.count(' x '), ORDER.get(m, 9), m))
+    mark = {True: '✓', False: '**differs**', None: '–'}
+    lines = [_line('', *columns), '|---|' + ':-:|' * len(columns)]
+    lines += [_line(name, *[mark[row.get(m)] for m in columns]) for name, row in sorted(kept['equal'].items())]
+    return '\n'.join(lines) + f"\n\nRun at `{kept['commit'][:10]}` with jax {kept['jax']}.\n"
 
 
 def _block(names, kept, root, page) -> str:

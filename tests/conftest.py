@@ -1,6 +1,8 @@
 """Eight fake devices and a persistent compile cache for every test; nothing compiled outlives its file."""
 import gc
+import json
 import os
+import pathlib
 import tempfile
 
 os.environ.setdefault('NPROC', '16')  # several fake devices starve XLA's thread pool on a small machine, and it aborts
@@ -36,3 +38,30 @@ def pytest_runtest_teardown(item, nextitem):
     if nextitem is None or _group(nextitem) != _group(item):
         jax.clear_caches()
         gc.collect()
+
+
+def pytest_addoption(parser):
+    parser.addoption('--modes', help='a JSON file for what the equality tests find: {experiment: {mode: all of its cases passed}}')
+
+
+class Modes:
+    """Collects what tests say of an experiment and a mode; in the process that hears of all tests."""
+
+    def __init__(self, path):
+        self._path, self._found = pathlib.Path(path), {}
+
+    def pytest_runtest_logreport(self, report):
+        facts = dict(report.user_properties)
+        if report.when == 'call' and 'mode' in facts:
+            modes = self._found.setdefault(facts['experiment'], {})
+            modes[facts['mode']] = modes.get(facts['mode'], True) and report.passed
+
+    def pytest_sessionfinish(self):
+        from bigjax.train.records import git
+        kept = {'commit': git()['sha'] or '', 'jax': jax.__version__, 'equal': self._found}
+        self._path.write_text(json.dumps(kept, indent=1, sort_keys=True) + '\n')
+
+
+def pytest_configure(config):
+    if config.getoption('--modes') and not hasattr(config, 'workerinput'):
+        config.pluginmanager.register(Modes(config.getoption('--modes')))

@@ -6,7 +6,8 @@ Measured against PyTorch by `python -m bigjax.bench`:
    several times slower than the same sum as a product with ones.
 2. The compiler recomputes an elementwise chain in every consumer, also inside a transposition, where it reads memory
    in the worst order. `stored` draws a line: what goes in and what comes out is in memory.
-3. Convolutions of the YNNPACK library run on one core; Eigen's use all (`compiler_options`).
+3. Convolutions of the YNNPACK library run on one core; Eigen's use all. Its products are the faster ones where few rows
+   meet a matrix, and Eigen's in attention and for thousands of rows (`compiler_options`).
 4. Only in the outermost computation are convolutions brought into the one order of axes that is fast; inside a `scan`
    or `stored` they must be written in it (`bigjax.nn.conv`).
 5. The C library returns every large buffer to the system, and takes page faults to get it back (`keep_memory`).
@@ -20,6 +21,8 @@ from contextvars import ContextVar
 import jax
 import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
+
+MANY_TOKENS = 2048
 
 _platform: ContextVar[str | None] = ContextVar('platform', default=None)
 
@@ -39,9 +42,12 @@ def on_cpu() -> bool:
     return (_platform.get() or jax.default_backend()) == 'cpu'
 
 
-def compiler_options() -> dict | None:
-    """For `jax.jit(f, compiler_options=…)` of a function that trains or predicts."""
-    return {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'} if on_cpu() else None
+def compiler_options(tokens: int = 0) -> dict | None:
+    """For `jax.jit(f, compiler_options=…)` of a function that trains or predicts on so many tokens at a time."""
+    if not on_cpu():
+        return None
+    library = '' if tokens >= MANY_TOKENS else 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+    return {'xla_cpu_experimental_ynn_fusion_type': library}
 
 
 def keep_memory() -> bool:

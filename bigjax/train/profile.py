@@ -1,6 +1,6 @@
-"""A trace of some steps, and a table of the operations that took the time, for which no viewer is needed.
+"""A trace of some steps, and a table of where in the model the time went, for which no viewer is needed.
 
-    --profile=20:25     WORKDIR/profile/: the trace of steps 21 to 25 (TensorBoard, Perfetto) and operations.txt
+    --profile=20:25     WORKDIR/profile/: the trace of steps 21 to 25 (TensorBoard, Perfetto) and places.txt
 """
 import collections
 import pathlib
@@ -64,12 +64,15 @@ class Profile:
         jax.profiler.stop_trace()
         steps, self._began, self._last = step - self._began, None, -1
         shown = operations(self._folder, max(1, steps), places(self._text()))
-        (self._folder / 'operations.txt').write_text(shown + '\n')
-        self._say(f'the operations of {steps} steps\n{shown}\ntrace: {self._folder}')
+        (self._folder / 'places.txt').write_text(shown + '\n')
+        self._say(f'where the time of {steps} steps went\n{shown}\ntrace: {self._folder}')
 
 
 def operations(folder, steps: int, where: dict[str, str]) -> str:
-    """The table of a trace: operations by the time that they took themselves, without those inside of them.
+    """The table of a trace: places by the time of their operations, each without those inside of it.
+
+    Args:
+      where: {operation: place}, see `places`; numbered places (block_0, block_1) are one, as block_*.
 
     Raises:
       UserError: there is no trace in the folder.
@@ -77,18 +80,25 @@ def operations(folder, steps: int, where: dict[str, str]) -> str:
     files = sorted(pathlib.Path(folder).rglob('*.xplane.pb'), key=lambda p: p.stat().st_mtime)
     if not files:
         raise UserError(f'{folder}: there is no trace (*.xplane.pb)')
-    times, calls = collections.Counter(), collections.Counter()
+    times, calls, names = collections.Counter(), collections.Counter(), collections.defaultdict(set)
     for plane in jax.profiler.ProfileData.from_file(str(files[-1])).planes:
         for line in plane.lines:
             for name, nanoseconds in _own(_events(plane, line)):
-                times[name] += nanoseconds
-                calls[name] += 1
+                place = re.sub(r'_\d+', '_*', where.get(name, '')) or re.sub(r'[.\d]+$', '', name)
+                times[place] += nanoseconds
+                calls[place] += 1
+                names[place].add(name)
     total = sum(times.values()) or 1
-    rows = [[name, f'{t / 1e6 / steps:.3f}', f'{t / total:.1%}', f'{calls[name] / steps:g}', where.get(name, '')]
-            for name, t in times.most_common(ROWS)]
+    rows = [[place, f'{t / 1e6 / steps:.3f}', f'{t / total:.1%}', f'{calls[place] / steps:g}', _shortened(names[place])]
+            for place, t in times.most_common(ROWS)]
     rest = total - sum(t for _, t in times.most_common(ROWS))
-    rows.append([f'{max(0, len(times) - ROWS)} more', f'{rest / 1e6 / steps:.3f}', f'{rest / total:.1%}', '', ''])
-    return table(['operation', 'ms/step', 'share', 'a step', 'place'], rows)
+    rows.append([f'{max(0, len(times) - ROWS)} more places', f'{rest / 1e6 / steps:.3f}', f'{rest / total:.1%}', '', ''])
+    return table(['place', 'ms/step', 'share', 'a step', 'operations'], rows)
+
+
+def _shortened(names: set[str], shown: int = 3) -> str:
+    first = sorted(names)[:shown]
+    return ' '.join(first) + (f' and {len(names) - shown} more' if len(names) > shown else '')
 
 
 def _events(plane, line):

@@ -14,7 +14,7 @@ from bigjax.nn import cpu, logical
 from bigjax.parallel import mesh as meshes
 from bigjax.parallel import rules
 from bigjax.tasks import bind
-from bigjax.train import checkpoint, optimizers
+from bigjax.train import checkpoint, optimizers, work
 from bigjax.train.compiled import Watch
 from bigjax.train.evaluate import Evaluation
 from bigjax.train.feed import Feed, Resident, batch_shapes, keeps
@@ -72,6 +72,10 @@ class Program:
         if not self.resident:
             return 1
         return max(k for k in range(1, max(1, min(wanted, common)) + 1) if common % k == 0)
+
+    def _tokens(self) -> int:
+        """Positions that a step works on at a time."""
+        return self.settings.batch_size // self.settings.accumulate * (work.sequence(self) or 0)
 
     def feed(self, start: int) -> Feed:
         """The training batches from step `start` on."""
@@ -137,7 +141,7 @@ class Program:
 
         everywhere = meshes.replicated(self.mesh)
         return self._watch('the train step', jax.jit(
-            call, donate_argnums=(0, 1), compiler_options=cpu.compiler_options(),
+            call, donate_argnums=(0, 1), compiler_options=cpu.compiler_options(self._tokens()),
             out_shardings=(self.shardings['state'], everywhere, everywhere)))
 
     def compiled_text(self) -> str:

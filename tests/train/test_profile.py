@@ -37,11 +37,11 @@ def test_the_table_has_the_layers_of_the_steps_asked_for(tmp_path):
     out, p = io.StringIO(), tiny.program()
     records = Records(tmp_path, experiment='tiny', variant='', config={}, command='tiny')
     Loop(p, tmp_path, records, Progress(stream=out), profile=(4, 7)).run()
-    shown = (tmp_path / 'profile' / 'operations.txt').read_text()
-    assert shown in out.getvalue() and 'the operations of 3 steps' in out.getvalue()
+    shown = (tmp_path / 'profile' / 'places.txt').read_text()
+    assert shown in out.getvalue() and 'where the time of 3 steps went' in out.getvalue()
     rows = [line for line in shown.splitlines()[2:] if re.search(r'(hidden|head)/dot_general', line)]
     assert len(rows) >= 3  # forward and backward of two layers, less what was fused
-    assert {row.split()[3] for row in rows} == {'1'}  # once a step
+    assert {re.findall(r'%  +(\S+)', row)[0] for row in rows} == {'1'}  # once a step
 
 
 def test_no_trace_no_table(tmp_path):
