@@ -47,14 +47,14 @@ def cases():
 
 def program(name, variant, mesh, fields):
     """The experiment on a mesh, by SGD; `fields` of the model are replaced."""
-    job = inherited.job(name, variant, mesh=mesh)
+    job = inherited.job(name, variant, mesh=mesh, steps='8')
     config = configs.Reader(job.config(variant))
     experiment = job.module.get_experiment(config)
     experiment = dataclasses.replace(experiment, model=experiment.model.clone(**fields))
     own = settings_module.read(config, len(experiment.data.train))
     if 'groups' in config['optimizer']:
         return Program([experiment], own)
-    for lr in (0.05, 0.005):  # the smaller one where batch statistics of a few examples amplify what rounding changes
+    for lr in (0.05, 0.001):  # the smaller one where batch statistics of a few examples amplify what rounding changes
         p = Program([dataclasses.replace(experiment, optimizer={'name': 'sgd', 'lr': lr, 'clip_norm': 1.0})], own)
         if not p.arguments()[0].model_state:
             break
@@ -62,14 +62,14 @@ def program(name, variant, mesh, fields):
 
 
 def five_steps(p, params=None):
-    """(losses, parameters on the host)."""
+    """(losses and norms of the gradient, parameters on the host)."""
     carry, feed, losses = p.init(), p.feed(0), []
     if params is not None:
         carry['state'] = carry['state'].replace(params=jax.device_put(params, p.shardings['state'].params))
     for step in range(5):
         state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}
-        losses.append(float(totals['loss'][0] / totals['loss'][1]))
+        losses.append([float(totals[name][0] / totals[name][1]) for name in ('loss', 'grad_norm')])
     feed.close()
     return losses, jax.tree.map(np.asarray, carry['state'].params)
 
@@ -90,6 +90,13 @@ def alone():
     return get
 
 
+def same(mine, theirs):
+    """Losses, and norms of the gradient, in which a ReLU at zero may fall either way."""
+    (losses, norms), (expected, expected_norms) = np.transpose(mine), np.transpose(theirs)
+    np.testing.assert_allclose(losses, expected, rtol=2e-5)
+    np.testing.assert_allclose(norms, expected_norms, rtol=1e-3)
+
+
 def close(mine, theirs):
     """Within 2e-5 of the largest number of each tensor, as float32 sums in another order are; of at least 0.05, because small
     tensors (biases) are added to numbers of order one."""
@@ -100,7 +107,7 @@ def close(mine, theirs):
 def check(alone, name, variant, mesh, fields):
     start, losses, params = alone(name, variant, fields)
     again, after = five_steps(program(name, variant, mesh, fields), start)
-    np.testing.assert_allclose(again, losses, rtol=2e-5)
+    same(again, losses)
     close(after, params)
 
 
@@ -125,7 +132,7 @@ def test_layers_stacked_on_many_devices_are_layers_one_by_one_on_one(alone):
     start, losses, params = alone('gpt2_openwebtext', 's', {})
     p = program('gpt2_openwebtext', 's', 'fsdp:2,tensor:2', {'scan': True, 'remat': 'dots'})
     again, after = five_steps(p, layers.stack(start))
-    np.testing.assert_allclose(again, losses, rtol=2e-5)
+    same(again, losses)
     close(layers.unstack(after), params)
 
 
@@ -146,7 +153,7 @@ def test_any_rules(axes, mesh):
     start = jax.tree.map(np.asarray, alone.init()['state'].params)
     losses, params = five_steps(p, start)
     expected, after = five_steps(alone, start)
-    np.testing.assert_allclose(losses, expected, rtol=2e-5)
+    same(losses, expected)
     close(params, after)
 
 
