@@ -41,7 +41,7 @@ def pytest_runtest_teardown(item, nextitem):
 
 
 def pytest_addoption(parser):
-    parser.addoption('--modes', help='a JSON file for what the equality tests find: {experiment: {mode: all of its cases passed}}')
+    parser.addoption('--modes', help='a JSON file for what the equality tests find: {experiment: {mode: all cases passed}}')
 
 
 class Modes:

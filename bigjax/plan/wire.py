@@ -6,7 +6,6 @@ what one device has of them; n the size of the axis.
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from bigjax.nn import logical

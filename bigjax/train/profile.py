@@ -129,7 +129,8 @@ def places(text: str) -> dict[str, str]:
     """{operation: the module and primitive that it came from} of a compiled program's text."""
     found = {}
     for name, place in re.findall(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', text, re.MULTILINE):
-        found[name] = '/'.join(part for part in place.split('/') if not re.match(r'(jit|jvp|transpose|vmap|checkpoint)\(', part))
+        parts = (part for part in place.split('/') if not re.match(r'(jit|jvp|transpose|vmap|checkpoint)\(', part))
+        found[name] = '/'.join(parts)
         if 'transpose(' in place:
             found[name] += ' (backward)'
     return found

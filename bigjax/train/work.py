@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from bigjax import hardware
 from bigjax.nn import cpu, logical
+from bigjax.parallel import hardware
 from bigjax.train.feed import batch_shapes
 from bigjax.train.step import prepare
 

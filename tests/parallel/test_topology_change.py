@@ -31,7 +31,8 @@ def losses(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mesh', ['data:1', 'fsdp:2', 'tensor:2', 'zero1:2,seq:2', 'data:2,tensor:2', 'fsdp:4,tensor:2', 'data:8'])
+@pytest.mark.parametrize('mesh', ['data:1', 'fsdp:2', 'tensor:2', 'zero1:2,seq:2', 'data:2,tensor:2', 'fsdp:4,tensor:2',
+                                  'data:8'])
 def test_another_topology_goes_on(begun, tmp_path, mesh):
     workdir, carry, expected = begun
     there = tmp_path / 'run'

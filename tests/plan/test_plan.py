@@ -21,6 +21,7 @@ from bigjax.models import gpt
 from bigjax.plan import advice, compile, figures, report, rooflines, topology
 from bigjax.tasks import classification, language
 from bigjax.train import settings as settings_module
+from bigjax.train import work
 from bigjax.train.program import Program
 from tests import tiny
 

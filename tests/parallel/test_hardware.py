@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from bigjax import hardware
+from bigjax.parallel import hardware
 from bigjax.train import work
 from tests import tiny
 
