@@ -1,5 +1,7 @@
 """Partition rules: where parameters and what follows them go, and what is refused with the tensor's name."""
+import collections
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +94,26 @@ def test_the_rules_of_families_cover_every_parameter(partition, model, x):
     placed = rules.resolve(params, partition, meshes.abstract('tensor:4'))
     split = sum(math.prod(p.shape) for p in placed if 'tensor' in p.spec)
     assert split > 0.5 * sum(math.prod(p.shape) for p in placed if '/attn' in p.path or '/mlp/' in p.path)
+
+
+def messages(layers, partition) -> collections.Counter:
+    """Collectives of the forward pass of a decoder over 'tensor'."""
+    model, mesh = gpt.GPT(vocab_size=8, block_size=8, width=16, num_heads=4, num_layers=layers), meshes.make('tensor:4')
+    tokens = jnp.zeros((2, 8), jnp.int32)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, train=False))['params']
+    where = rules.follow(params, rules.layout(params, partition, mesh).params, mesh)
+
+    def f(params):
+        with logical.using(mesh):
+            return model.apply({'params': params}, tokens, train=False)
+
+    text = jax.jit(f, in_shardings=(where,)).lower(params).compile().as_text()
+    return collections.Counter(re.findall(r' (all-\w+|reduce-scatter|collective-permute)\(', text))
+
+
+def test_a_layer_sends_two_sums_as_megatron_s_pairs_do():
+    """Shoeybi et al. 2019, section 3: one all-reduce after attention and one after the MLP, and nothing else."""
+    assert messages(3, gpt.PARTITION_RULES) - messages(1, gpt.PARTITION_RULES) == {'all-reduce': 4}
 
 
 def test_activations_are_split_where_they_divide():
