@@ -27,6 +27,7 @@ from bigjax.models import cnn, gpt, mlp, resnet, rnn
 from bigjax.nn import cpu
 from bigjax.tasks import classification, language
 from bigjax.train import settings as settings_module
+from bigjax.train import work
 from bigjax.train.program import Program
 from bigjax.train.progress import table
 
@@ -71,13 +72,10 @@ def program(case: str) -> Program:
 
 
 def stepper(p: Program) -> tuple[Callable, float]:
-    """(`run(n)`: n dispatches of the compiled call, waited for; floating-point operations of one step)."""
+    """(`run(n)`: n dispatches of the compiled call, waited for; seconds of the first one, which compiles)."""
     carry, feed = p.init(), p.feed(0)
     held = [carry['state'], carry['totals']]
     many = p.steps_per_call
-    compiled = p.call.lower(*held, feed.arrays, feed.at(0, many)).compile()
-    cost = compiled.cost_analysis() or {}
-    cost = cost[0] if isinstance(cost, list) else cost
 
     def run(n: int) -> None:
         halted = None
@@ -85,7 +83,9 @@ def stepper(p: Program) -> tuple[Callable, float]:
             held[0], held[1], halted = p.call(*held, feed.arrays, feed.at(step, many))
         jax.block_until_ready(halted)
 
-    return run, float(cost.get('flops', 0.0)) / many
+    started = time.perf_counter()
+    run(1)
+    return run, time.perf_counter() - started
 
 
 def paired(runs: dict[str, Callable], pairs: int, seconds: float = 0.3) -> dict[str, list[float]]:
@@ -107,7 +107,8 @@ def paired(runs: dict[str, Callable], pairs: int, seconds: float = 0.3) -> dict[
 
 def measure(name: str, p: Program, pairs: int, peer: Callable | None = None, peer_version: str | None = None) -> dict:
     """One row of figures."""
-    run, flops = stepper(p)
+    run, first = stepper(p)
+    flops = work.model_flops(p)
     times = paired({'ours': run, **({'peer': peer} if peer else {})}, pairs)
     ours = float(np.median(times['ours'])) / p.steps_per_call
     theirs = float(np.median(times['peer'])) if peer else None
@@ -118,7 +119,8 @@ def measure(name: str, p: Program, pairs: int, peer: Callable | None = None, pee
         'ratio_min': min(ratios, default=None), 'ratio_max': max(ratios, default=None), 'pairs': pairs,
         'spread_ms': [min(times['ours']) / p.steps_per_call, max(times['ours']) / p.steps_per_call],
         'examples_per_s': p.settings.batch_size * members / ours * 1e3, 'flops_per_step': flops,
-        'achieved_flops': flops / ours * 1e3, 'parameters': p.parameters, 'batch_size': p.settings.batch_size,
+        'achieved_flops': flops / ours * 1e3, 'first_s': first, 'parameters': p.parameters,
+        'batch_size': p.settings.batch_size,
         'population': members, 'device': p.devices(),
         'versions': {'bigjax': bigjax.__version__, 'jax': jax.__version__, 'peer': peer_version}}
 
@@ -127,9 +129,10 @@ def show(rows: Sequence[dict], out: str = '') -> None:
     """Prints the figures, and writes them where `out` says."""
     shown = [[r['case'], f"{r['ours_ms']:.3f}", f"{r['peer_ms']:.3f}" if r['peer_ms'] else '–',
               f"{r['ratio']:.2f} ({r['ratio_min']:.2f} to {r['ratio_max']:.2f})" if r['ratio'] else '–',
-              f"{r['examples_per_s']:,.0f}", f"{r['flops_per_step'] / 1e9:.3f}", f"{r['achieved_flops'] / 1e9:,.0f}"]
+              f"{r['examples_per_s']:,.0f}", f"{r['flops_per_step'] / 1e9:.3f}", f"{r['achieved_flops'] / 1e9:,.0f}",
+              f"{r['first_s']:.1f}"]
              for r in rows]
-    print(table(['case', 'ms/step', 'peer ms', 'ours / peer', 'examples/s', 'GFLOP/step', 'GFLOP/s'], shown))
+    print(table(['case', 'ms/step', 'peer ms', 'ours / peer', 'examples/s', 'GFLOP/step', 'GFLOP/s', 'first s'], shown))
     text = json.dumps(list(rows), indent=1)
     if out:
         path = pathlib.Path(out)

@@ -6,7 +6,7 @@ of 1, a global batch of 4 million tokens, 2 trillion tokens in all; 3e-4 for 7b,
 public: any text in Llama's tokens takes its place, and nothing published is compared.
 
     python -m experiments.llama2 plan --variant=7b --topology=v5p-512 --config.mesh=fsdp:256 --config.data=fake
-    python -m experiments.llama2 --workdir=gs://bucket/llama --variant=7b --config.mesh=fsdp:64,tensor:4
+    python -m experiments.llama2 --workdir=/shared/llama --variant=7b --config.mesh=fsdp:64,tensor:4
 """
 from bigjax import cli
 from bigjax.data.datasets import open_data
