@@ -2,8 +2,9 @@
 
 Each variant (the rows of TABLE, and every key of PARAMETERS) has its parameters counted and its resolved config held
 against tests/golden/ (BIGJAX_UPDATE_GOLDEN=1 writes them anew: look at the difference before it is committed). The first
-variant of each model class also trains a few steps on made-up data of the real shapes: one step, killed = straight, one
-device = four, accumulated = whole. Where another experiment has trained the same class before, that is slow (`-m slow`).
+variant of each model class also trains a few steps on made-up data of the real shapes (TestTraining), and is held to
+killed = straight, one device = four, accumulated = whole (TestState). Where another experiment has a smaller variant of the
+same class, the former is slow (`-m slow`); the latter is, but for mnist1d.
 """
 import functools
 import importlib
@@ -83,13 +84,16 @@ def ids(case):
 
 
 def slow_where_repeated(cases):
-    """Parameters; an experiment whose model class another one has before it waits for the slow tier."""
-    seen, params = set(), []
-    for name, variant in cases:
-        mine = kind(name, variant)
-        params.append(pytest.param(name, variant, id=ids((name, variant)), marks=[pytest.mark.slow] * (mine in seen)))
-        seen.add(mine)
-    return params
+    """Parameters; of each model class the smallest variant of all experiments trains at once, the others in the slow tier."""
+    smallest = {}
+    for name, variant in sorted(cases, key=lambda case: module(case[0]).PARAMETERS[case[1]]):
+        smallest.setdefault(kind(name, variant), (name, variant))
+    return [pytest.param(*case, id=ids(case), marks=[pytest.mark.slow] * (case not in smallest.values())) for case in cases]
+
+
+def slow_but(name, cases):
+    """Parameters; all but those of one experiment wait for the slow tier."""
+    return [pytest.param(*case, id=ids(case), marks=[pytest.mark.slow] * (case[0] != name)) for case in cases]
 
 
 ALL, TRAINED = all_variants(), trained_variants()
@@ -181,13 +185,13 @@ class TestTraining:
         assert all(np.isfinite([*losses, *it.losses])) and len(it.losses) == 4
         assert all(np.isfinite(x).all() for x in tiny.leaves(it.carry['state'].params) if x.dtype.kind == 'f')
 
+
+@pytest.mark.parametrize(('name', 'variant'), slow_but('mnist1d', TRAINED))
+class TestState:
     def test_four_devices_are_one(self, name, variant, straight):
         four = losses(name, variant, straight, mesh='data:4')
         np.testing.assert_allclose(four, straight(name, variant).losses[:3], rtol=2e-4)
 
-
-@pytest.mark.parametrize(('name', 'variant'), slow_where_repeated(TRAINED))
-class TestState:
     def test_killed_is_straight(self, name, variant, straight, tmp_path):
         it = straight(name, variant)
         with pytest.raises(RuntimeError, match='killed'):

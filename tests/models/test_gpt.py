@@ -195,13 +195,12 @@ def test_a_population_is_its_members():
         np.testing.assert_allclose(one, model.apply(variables, TOKENS, train=False), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(('remat', 'scan', 'most'), [('none', True, 1.1), ('full', True, 1.1), ('none', False, 5)])
-def test_stacked_layers_are_compiled_once_whatever_the_depth(remat, scan, most):
+@pytest.mark.parametrize(('remat', 'scan', 'growth'), [('none', True, 1), ('full', True, 1), ('none', False, 2.5)])
+def test_stacked_layers_are_compiled_once_whatever_the_depth(remat, scan, growth):
     def instructions(depth):
         model = GPT(**{**SMALL, 'num_layers': depth}, scan=scan, remat=remat)
         params = abstract(model, TOKENS)['params']
         loss = lambda params: jnp.sum(model.apply({'params': params}, TOKENS, train=False)**2)
         return jax.jit(jax.grad(loss)).lower(params).compile().as_text().count(' = ')
 
-    growth = instructions(12) / instructions(3)
-    assert growth < most and (scan or growth > 2)
+    assert instructions(6) / instructions(2) == pytest.approx(growth, rel=0.1)

@@ -111,6 +111,7 @@ def test_two_processes_train_as_one(tmp_path, mlp):
     assert (tmp_path / 'two' / 'report.html').exists()
 
 
+@pytest.mark.slow
 def test_each_process_holds_its_rows_and_judges_every_example_once(tmp_path):
     port, n = free_port(), 2
     results = together([['tests.parallel.worker', str(tmp_path), f'127.0.0.1:{port}', str(n), str(i)] for i in range(n)])

@@ -60,6 +60,7 @@ def test_a_run_compiles_its_step_and_its_evaluators_once(tmp_path):
     assert 'compiled again' not in out.getvalue() and re.search(r'compiled \d+ programs in [\d.]+ s', out.getvalue())
 
 
+@pytest.mark.slow
 def test_the_second_start_compiles_nothing_that_took_time(tmp_path):
     told = []
     for workdir in ('a', 'b'):

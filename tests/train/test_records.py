@@ -60,7 +60,7 @@ def test_the_keys_of_run_json(tmp_path):
     assert set(records.read_run(tmp_path)) == {
         'experiment', 'variant', 'command', 'config', 'git', 'versions', 'devices', 'host_cpus', 'seed', 'population',
         'parameters', 'started', 'wall_seconds', 'steps', 'steps_per_second', 'status', 'error', 'final', 'expected',
-        'info'}
+        'info', 'compiled'}
 
 
 def test_a_population_has_mean_spread_and_members(tmp_path):
