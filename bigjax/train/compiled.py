@@ -1,6 +1,9 @@
 """What was compiled and for how long: the cache that outlives the process, and a watch over functions that compile once."""
+import hashlib
 import os
 import pathlib
+import platform
+import re
 import threading
 from collections.abc import Callable
 
@@ -79,9 +82,17 @@ def keep_in(folder: str) -> None:
 
 
 def default() -> pathlib.Path:
-    """Where programs are kept when nobody says."""
-    own = os.environ.get('JAX_COMPILATION_CACHE_DIR')
-    return pathlib.Path(own or os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / ('' if own else 'bigjax')
+    """Where programs are kept when nobody says: a folder for each kind of processor, as homes are shared by several.
+
+    JAX does not tell them apart, and code for one may hold instructions that another lacks.
+    """
+    if own := os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+        return pathlib.Path(own).expanduser()
+    info = pathlib.Path('/proc/cpuinfo')
+    able = re.search(r'^(flags|Features)\s*:.*$', info.read_text(), re.MULTILINE) if info.is_file() else None
+    kind = hashlib.sha1((able[0] if able else platform.processor()).encode()).hexdigest()[:8]
+    home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+    return home / 'bigjax' / f'{platform.machine()}-{kind}'
 
 
 class Watch:

@@ -82,11 +82,22 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(('variables', 'place'), [
-    ({'JAX_COMPILATION_CACHE_DIR': '/a/b', 'XDG_CACHE_HOME': '/c'}, '/a/b'), ({'XDG_CACHE_HOME': '/c'}, '/c/bigjax'),
-    ({'HOME': '/home/me'}, '/home/me/.cache/bigjax')])
+    ({'JAX_COMPILATION_CACHE_DIR': '/a/b', 'XDG_CACHE_HOME': '/c'}, '/a/b'),
+    ({'XDG_CACHE_HOME': '/c'}, r'/c/bigjax/\w+-[0-9a-f]{8}'),
+    ({'HOME': '/home/me'}, r'/home/me/\.cache/bigjax/\w+-[0-9a-f]{8}')])
 def test_where_programs_are_kept(monkeypatch, variables, place):
     for name in ('JAX_COMPILATION_CACHE_DIR', 'XDG_CACHE_HOME'):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert str(compiled.default()) == place
+    assert re.fullmatch(place, str(compiled.default()))
+
+
+def test_processors_with_other_instructions_keep_their_own(monkeypatch):
+    places = set()
+    for able in ('sse avx', 'sse avx avx512f'):
+        text = f'model : x\nflags : {able}\nbugs :\n'
+        monkeypatch.setattr(compiled.pathlib.Path, 'read_text', lambda self, text=text: text)
+        monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+        places.add(compiled.default())
+    assert len(places) == 2
