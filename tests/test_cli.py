@@ -192,6 +192,7 @@ def test_the_code_of_the_readme_runs(capsys, tmp_path):
     assert len(json.loads((tmp_path / 'run' / 'config.json').read_text())) > 20
 
 
+@pytest.mark.slow
 def test_own_pictures_are_one_flag(capsys, tmp_path):
     """Twelve JPEGs in three folders, by the script of another data set; the class names are kept with the run."""
     import cv2

@@ -123,6 +123,7 @@ def test_many_devices_are_one(alone, record_property, name, variant, mesh, field
     check(alone, name, variant, mesh, fields)
 
 
+@pytest.mark.equivalence
 def test_the_decoder_split_two_ways_is_whole(alone):
     check(alone, 'llama2', '7b', 'fsdp:2,tensor:4', {})
 

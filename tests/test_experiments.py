@@ -3,8 +3,8 @@
 Each variant (the rows of TABLE, and every key of PARAMETERS) has its parameters counted and its resolved config held
 against tests/golden/ (BIGJAX_UPDATE_GOLDEN=1 writes them anew: look at the difference before it is committed). The first
 variant of each model class also trains a few steps on made-up data of the real shapes (TestTraining), and is held to
-killed = straight, one device = four, accumulated = whole (TestState). Where another experiment has a smaller variant of the
-same class, the former is slow (`-m slow`); the latter is, but for mnist1d.
+killed = straight, one device = four, accumulated = whole (TestState): of a few experiments at once, of all in the slow tier.
+`pytest -m 'slow or not slow' tests/test_experiments.py -k NAME` runs all that one experiment inherits.
 """
 import functools
 import importlib
@@ -34,6 +34,7 @@ NAMES = sorted(p.stem for p in (ROOT / 'experiments').glob('*.py') if 'get_exper
 SMALL = {'data': 'fake', 'batch_size': '8', 'steps': '4', 'log_every': '1', 'eval_every': '4', 'checkpoint_every': '2',
          'population': '1', 'mesh': 'data:1', 'eval_batch_size': '64', 'best': ''}
 SLOWLY = {'optimizer.lr': '0.0001'}
+QUICK = ('mnist1d', 'tiny_shakespeare', 'uci', 'vae_mnist')  # train in the default tier
 
 
 def module(name):
@@ -83,17 +84,9 @@ def ids(case):
     return '-'.join(filter(None, case)).replace(',', '_').replace('/', '_')
 
 
-def slow_where_repeated(cases):
-    """Parameters; of each model class the smallest variant of all experiments trains at once, the others in the slow tier."""
-    smallest = {}
-    for name, variant in sorted(cases, key=lambda case: module(case[0]).PARAMETERS[case[1]]):
-        smallest.setdefault(kind(name, variant), (name, variant))
-    return [pytest.param(*case, id=ids(case), marks=[pytest.mark.slow] * (case not in smallest.values())) for case in cases]
-
-
-def slow_but(name, cases):
-    """Parameters; all but those of one experiment wait for the slow tier."""
-    return [pytest.param(*case, id=ids(case), marks=[pytest.mark.slow] * (case[0] != name)) for case in cases]
+def slow_but(names, cases):
+    """Parameters; all but those of some experiments wait for the slow tier."""
+    return [pytest.param(*case, id=ids(case), marks=[pytest.mark.slow] * (case[0] not in names)) for case in cases]
 
 
 ALL, TRAINED = all_variants(), trained_variants()
@@ -174,7 +167,7 @@ def straight(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize(('name', 'variant'), slow_where_repeated(TRAINED))
+@pytest.mark.parametrize(('name', 'variant'), slow_but(QUICK, TRAINED))
 class TestTraining:
     def test_steps_on_made_up_data(self, name, variant, straight):
         it = straight(name, variant)
@@ -186,7 +179,7 @@ class TestTraining:
         assert all(np.isfinite(x).all() for x in tiny.leaves(it.carry['state'].params) if x.dtype.kind == 'f')
 
 
-@pytest.mark.parametrize(('name', 'variant'), slow_but('mnist1d', TRAINED))
+@pytest.mark.parametrize(('name', 'variant'), slow_but(QUICK[:1], TRAINED))
 class TestState:
     def test_four_devices_are_one(self, name, variant, straight):
         four = losses(name, variant, straight, mesh='data:4')

@@ -253,7 +253,8 @@ def test_another_job_is_refused_and_this_one_goes_on():
     assert said == [f'all 2 processes are here: {socket.gethostname()}: 0 1']
 
 
-def test_strangers_and_the_dead_do_not_count():
+def test_strangers_and_the_dead_do_not_count(monkeypatch):
+    monkeypatch.setattr(arrivals, 'LOOPBACK', 30.0)  # on a busy machine the strangers take their time
     port = free_port()
 
     def nonsense():
