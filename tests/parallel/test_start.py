@@ -255,19 +255,30 @@ def test_another_job_is_refused_and_this_one_goes_on():
 
 def test_strangers_and_the_dead_do_not_count(monkeypatch):
     monkeypatch.setattr(arrivals, 'LOOPBACK', 30.0)  # on a busy machine the strangers take their time
-    port = free_port()
+    port, gone = free_port(), threading.Event()
 
-    def nonsense():
+    def send(text):
+        until = time.monotonic() + 10
+        while True:
+            try:
+                with socket.create_connection(('127.0.0.1', port)) as connection:
+                    return connection.sendall(text)
+            except ConnectionRefusedError:  # process 0 is not listening yet
+                assert time.monotonic() < until
+                time.sleep(0.1)
+
+    def strangers_then_process_1():
         for text in (b'GET / HTTP/1.1\r\n\r\n', b'{"process": "x"}\n', b'[1]\n'):
-            with socket.create_connection(('127.0.0.1', port)) as connection:
-                connection.sendall(text)
-        hello = {'process': 1, 'processes': 2, 'host': 'a', 'pid': 1, 'command': 'train'}
-        with socket.create_connection(('127.0.0.1', port)) as connection:
-            connection.sendall(json.dumps(hello).encode() + b'\n')
+            send(text)
+        hello = {'process': 1, 'processes': 3, 'host': 'a', 'pid': 1, 'command': 'train'}
+        send(json.dumps(hello).encode() + b'\n')
         time.sleep(1)
+        gone.set()
+        return meet(1, port, processes=3)
 
-    results = together(lambda: meet(0, port, seconds=20), nonsense, lambda: meet(1, port))
-    assert results == [f'127.0.0.1:{port}', None, '']
+    results = together(lambda: meet(0, port, processes=3), strangers_then_process_1,
+                       lambda: gone.wait() and meet(2, port, processes=3))
+    assert results == [f'127.0.0.1:{port}', '', '']
 
 
 def test_who_has_arrived_is_told_while_waiting(monkeypatch):
