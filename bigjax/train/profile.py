@@ -1,18 +1,24 @@
 """A trace of some steps, and a table of where in the model the time went, for which no viewer is needed.
 
-    --profile=20:25     WORKDIR/profile/: the trace of steps 21 to 25 (TensorBoard, Perfetto) and places.txt
+    --profile=20:25     WORKDIR/profile/: the trace of steps 21 to 25 (TensorBoard, Perfetto), places.txt, program.txt
 """
 import collections
+import os
 import pathlib
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import jax
 
+import bigjax
 from bigjax import UserError
 from bigjax.train.progress import table
 
 ROWS = 20
+PROGRAM = 'program.txt'  # the compiled step, beside its trace
+ROOT = pathlib.Path(bigjax.__file__).parents[1]
 
 
 def parse(text: str) -> tuple[int, int] | None:
@@ -63,9 +69,20 @@ class Profile:
             return
         jax.profiler.stop_trace()
         steps, self._began, self._last = step - self._began, None, -1
-        shown = operations(self._folder, max(1, steps), places(self._text()))
+        (self._folder / PROGRAM).write_text(self._text())
+        shown = in_its_own_process(self._folder, max(1, steps))
         (self._folder / 'places.txt').write_text(shown + '\n')
         self._say(f'where the time of {steps} steps went\n{shown}\ntrace: {self._folder}')
+
+
+def in_its_own_process(folder: pathlib.Path, steps: int) -> str:
+    """The table of `operations`, or why there is none; JAX's reader of traces may crash (0.12 does), and not the run."""
+    done = subprocess.run([sys.executable, '-m', 'bigjax.train.profile', str(folder.resolve()), str(steps)], capture_output=True,
+                          text=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=ROOT)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f'exit {done.returncode}'])[-1]
+        return f'no table, the trace could not be read here ({why})'
+    return done.stdout.rstrip()
 
 
 def operations(folder, steps: int, where: dict[str, str]) -> str:
@@ -81,7 +98,8 @@ def operations(folder, steps: int, where: dict[str, str]) -> str:
     if not files:
         raise UserError(f'{folder}: there is no trace (*.xplane.pb)')
     times, calls, names = collections.Counter(), collections.Counter(), collections.defaultdict(set)
-    for plane in jax.profiler.ProfileData.from_file(str(files[-1])).planes:
+    trace = jax.profiler.ProfileData.from_file(str(files[-1]))
+    for plane in trace.planes:
         for line in plane.lines:
             for name, nanoseconds in _own(_events(plane, line)):
                 place = re.sub(r'_\d+', '_*', where.get(name, '')) or re.sub(r'[.\d]+$', '', name)
@@ -134,3 +152,7 @@ def places(text: str) -> dict[str, str]:
         if 'transpose(' in place:
             found[name] += ' (backward)'
     return found
+
+
+if __name__ == '__main__':
+    print(operations(sys.argv[1], int(sys.argv[2]), places(pathlib.Path(sys.argv[1], PROGRAM).read_text())))
