@@ -77,8 +77,8 @@ class Profile:
 
 def in_its_own_process(folder: pathlib.Path, steps: int) -> str:
     """The table of `operations`, or why there is none; JAX's reader of traces may crash (0.12 does), and not the run."""
-    done = subprocess.run([sys.executable, '-m', 'bigjax.train.profile', str(folder.resolve()), str(steps)], capture_output=True,
-                          text=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=ROOT)
+    command = [sys.executable, '-m', 'bigjax.train.profile', str(folder.resolve()), str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=ROOT)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [f'exit {done.returncode}'])[-1]
         return f'no table, the trace could not be read here ({why})'
