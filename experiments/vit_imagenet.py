@@ -69,10 +69,8 @@ def get_experiment(config):
 
 def look(example, rng, train, *, size, layers, magnitude):
     """A random part of a training picture, varied; the middle of another: [size, size, C]."""
-    image = example['image']
-    if not train:
-        return {**example, 'image': images.central_crop(image, size, size * 256 // 224)}
-    return {**example, 'image': randaugment(images.random_resized_crop(image, rng, size), rng, layers, magnitude)}
+    example = images.cropped(example, rng, train, size=size)
+    return {**example, 'image': randaugment(example['image'], rng, layers, magnitude)} if train else example
 
 
 if __name__ == '__main__':

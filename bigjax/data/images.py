@@ -109,6 +109,13 @@ def central_crop(image: np.ndarray, size: int, shorter: int) -> np.ndarray:
     return resize(image[top:top + side, left:left + side], size)
 
 
+def cropped(example, rng: np.random.Generator, train: bool, *, size: int, area=(0.05, 1.0)) -> dict:
+    """The usual transform of ImageNet: 'image' is a random part of a training picture, the middle 7/8 of another."""
+    image = example['image']
+    crop = random_resized_crop(image, rng, size, area) if train else central_crop(image, size, size * 256 // 224)
+    return {**example, 'image': crop}
+
+
 def encode_png(image: np.ndarray) -> bytes:
     """PNG of uint8 [H, W, 1 (grey) or 3 (RGB)]."""
     return _cv2().imencode('.png', image[..., ::-1])[1].tobytes()

@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al. 2016, section 4.2) and their relatives.
+"""Residual networks (He et al. 2016), for small images (section 4.2) and for ImageNet (table 1).
 
 Glossary: B batch · H, W height, width · C channels · K classes.
 """
@@ -13,9 +13,11 @@ from bigjax import UserError
 from bigjax.nn.conv import Conv
 from bigjax.nn.dense import Dense
 from bigjax.nn.norm import BatchNorm
+from bigjax.nn.pool import max_pool
 
 # He et al. 2015, eq. 10, as the published code reads it: variance 2 / (k k C_out).
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+STEMS = ('3x3', '7x7')
 SHORTCUTS = ('pad', 'conv')
 EXPANSION = {'basic': 1, 'bottleneck': 4}
 
@@ -36,7 +38,17 @@ def random_erasing(depth: int) -> dict:
     return {'blocks': ((depth - 2) // 6,) * 3, 'shortcut': 'conv', 'block': 'bottleneck' if depth >= 44 else 'basic'}
 
 
+def imagenet(blocks: Sequence[int], block: str = 'bottleneck') -> dict:
+    """He et al. 2016, table 1, with the stride in the 3x3 layer of a three-layer block (Goyal et al. 2017, section 5.1).
+
+    11,689,512 parameters at depth 18, 25,557,032 at 50, 44,549,160 at 101 and 60,192,808 at 152, on 1,000 classes.
+    """
+    return {'blocks': blocks, 'widths': (64, 128, 256, 512), 'block': block, 'shortcut': 'conv', 'stem': '7x7'}
+
+
 VARIANTS = {
+    'resnet18': imagenet((2, 2, 2, 2), 'basic'), 'resnet50': imagenet((3, 4, 6, 3)),
+    'resnet101': imagenet((3, 4, 23, 3)), 'resnet152': imagenet((3, 8, 36, 3)),
     **{f'resnet{depth}': cifar(depth) for depth in (20, 32, 44, 56, 110)},
     **{f'random_erasing{depth}': random_erasing(depth) for depth in (20, 32, 44, 56, 110)},
 }
@@ -47,7 +59,7 @@ class Residual(nn.Module):
 
     f is 'conv_0', 'norm_0', … : two 3x3 convolutions, the first with the stride, or ('bottleneck') 1x1, 3x3 with the
     stride, 1x1. Where the shape changes, the shortcut is 'shortcut' and 'shortcut_norm', or takes every stride-th
-    pixel and pads the channels with zeros on both sides.
+    pixel and pads the channels with zeros on both sides. `last_scale_init` is of f's last norm.
     """
 
     width: int
@@ -55,15 +67,17 @@ class Residual(nn.Module):
     block: str
     shortcut: str
     kernel_init: Callable
+    last_scale_init: Callable
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        def conv(x, width, size, stride, name, norm):
+        def conv(x, width, size, stride, name, norm, scale_init=nn.initializers.ones_init()):
             pad = size // 2  # on both sides, as published, where 'SAME' would pad a strided layer on one
             x = Conv(width, (size, size), strides=stride, padding=pad, use_bias=False, kernel_init=self.kernel_init,
                      dtype=self.dtype, name=name)(x)
-            return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name=norm)(x)
+            return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, scale_init=scale_init,
+                             dtype=self.dtype, name=norm)(x)
 
         features = EXPANSION[self.block] * self.width
         layers = [(self.width, 3, self.stride), (self.width, 3, 1)]
@@ -72,7 +86,8 @@ class Residual(nn.Module):
         y = x
         for i, (width, size, stride) in enumerate(layers):
             y = nn.relu(y) if i > 0 else y
-            y = conv(y, width, size, stride, f'conv_{i}', f'norm_{i}')
+            last = {'scale_init': self.last_scale_init} if i == len(layers) - 1 else {}
+            y = conv(y, width, size, stride, f'conv_{i}', f'norm_{i}', **last)
         if x.shape != y.shape:
             if self.shortcut == 'conv':
                 x = conv(x, features, 1, self.stride, 'shortcut', 'shortcut_norm')
@@ -90,8 +105,10 @@ class ResNet(nn.Module):
       widths: of the stages; the stem has that of the first.
       block: 'basic' or 'bottleneck'.
       shortcut: where a block changes the shape: 'pad' (option A) or 'conv' (option B).
+      stem: '3x3', or '7x7' with a stride of two and a pooling of two.
+      zero_last: blocks start as the identity: the scale of their last norm is zero (Goyal et al. 2017, section 5.1).
       num_classes: K.
-      kernel_init: of the convolutions.
+      kernel_init, head_init: of the convolutions and of the last layer.
       dtype: of the computation; parameters and statistics stay float32.
     """
 
@@ -99,8 +116,11 @@ class ResNet(nn.Module):
     widths: Sequence[int] = (16, 32, 64)
     block: str = 'basic'
     shortcut: str = 'pad'
+    stem: str = '3x3'
+    zero_last: bool = False
     num_classes: int = 10
     kernel_init: Callable = he_normal
+    head_init: Callable = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -110,13 +130,20 @@ class ResNet(nn.Module):
         if self.block not in EXPANSION or self.shortcut not in SHORTCUTS:
             raise UserError(f'ResNet: block {self.block!r} or shortcut {self.shortcut!r} is not known: block is one of '
                             f'{", ".join(EXPANSION)}, shortcut one of {", ".join(SHORTCUTS)}')
-        x = Conv(self.widths[0], (3, 3), use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype,
-                 name='stem')(x.astype(self.dtype))
+        if self.stem not in STEMS:
+            raise UserError(f'ResNet: stem {self.stem!r} is not known: it is one of {", ".join(STEMS)}')
+        large = self.stem == '7x7'
+        size, stride = (7, 2) if large else (3, 1)
+        x = Conv(self.widths[0], (size, size), strides=stride, padding=size // 2, use_bias=False,
+                 kernel_init=self.kernel_init, dtype=self.dtype, name='stem')(x.astype(self.dtype))
         x = nn.relu(BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype,
                               name='stem_norm')(x))
+        if large:
+            x = max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        last = nn.initializers.zeros_init() if self.zero_last else nn.initializers.ones_init()
         for i, (number, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for j in range(number):
                 stride = 2 if i > 0 and j == 0 else 1
-                x = Residual(width, stride, self.block, self.shortcut, self.kernel_init, self.dtype,
+                x = Residual(width, stride, self.block, self.shortcut, self.kernel_init, last, self.dtype,
                              name=f'stage_{i}_block_{j}')(x, train=train)
-        return Dense(self.num_classes, dtype=self.dtype, name='head')(x.mean(axis=(1, 2)))
+        return Dense(self.num_classes, kernel_init=self.head_init, dtype=self.dtype, name='head')(x.mean(axis=(1, 2)))

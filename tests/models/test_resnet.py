@@ -16,6 +16,13 @@ def test_parameter_counts(variant, channels, count):
     assert parameters(ResNet(**VARIANTS[variant]), jnp.zeros((1, 28, 28, channels))) == count
 
 
+@pytest.mark.parametrize('variant, count', [
+    ('resnet18', 11_689_512), ('resnet50', 25_557_032), ('resnet101', 44_549_160), ('resnet152', 60_192_808)])
+def test_parameter_counts_of_imagenet(variant, count):
+    """As torchvision has them."""
+    assert parameters(ResNet(**VARIANTS[variant], num_classes=1000), jnp.zeros((1, 64, 64, 3))) == count
+
+
 def test_from_depth_44_on_blocks_have_three_layers():
     assert VARIANTS['random_erasing32']['block'] == 'basic'
     params = abstract(ResNet(**VARIANTS['random_erasing44']), jnp.zeros((1, 28, 28, 1)))['params']
@@ -32,13 +39,15 @@ def test_three_blocks_of_64_channels():
     assert size(params) == 27 * 64 + 128 + 6 * (9 * 64 * 64 + 128) + 650
 
 
-@pytest.mark.parametrize('block, shortcut, train', [
-    ('basic', 'pad', True), ('basic', 'pad', False), ('basic', 'conv', True), ('bottleneck', 'conv', True),
-    ('bottleneck', 'conv', False)])
-def test_equals_torch(block, shortcut, train):
+@pytest.mark.parametrize('block, shortcut, stem, train', [
+    ('basic', 'pad', '3x3', True), ('basic', 'pad', '3x3', False), ('basic', 'conv', '3x3', True),
+    ('bottleneck', 'conv', '3x3', True), ('bottleneck', 'conv', '3x3', False), ('bottleneck', 'conv', '7x7', True),
+    ('basic', 'conv', '7x7', False)])
+def test_equals_torch(block, shortcut, stem, train):
     torch = pytest.importorskip('torch', reason='torch is the reference')
-    model = ResNet(blocks=(1, 2), widths=(4, 6), block=block, shortcut=shortcut, num_classes=3)
-    x = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
+    model = ResNet(blocks=(1, 2), widths=(4, 6), block=block, shortcut=shortcut, stem=stem, num_classes=3)
+    side = 8 if stem == '3x3' else 30
+    x = np.random.default_rng(0).normal(size=(3, side, side, 2)).astype(np.float32)
     variables = init(model, x)
     params, stats = variables['params'], variables['batch_stats']
     norms = []
@@ -54,7 +63,9 @@ def test_equals_torch(block, shortcut, train):
         return after(layer(h))
 
     with torch.no_grad():
-        h = conv_norm(params, stats, 'stem', 'stem_norm', torch.tensor(x).permute(0, 3, 1, 2), 1).relu()
+        h = conv_norm(params, stats, 'stem', 'stem_norm', torch.tensor(x).permute(0, 3, 1, 2), 1 if stem == '3x3' else 2).relu()
+        if stem == '7x7':
+            h = torch.nn.functional.max_pool2d(h, 3, 2, 1)
         for name, stride in (('stage_0_block_0', 1), ('stage_1_block_0', 2), ('stage_1_block_1', 1)):
             p, s = params[name], stats[name]
             strides = (stride, 1) if block == 'basic' else (1, stride, 1)
@@ -109,3 +120,17 @@ def test_low_precision_keeps_float32_statistics():
 def test_wrong_fields_are_the_users_error(fields, text):
     with pytest.raises(UserError, match=text):
         parameters(ResNet(**fields), jnp.zeros((1, 8, 8, 1)))
+
+
+def test_blocks_that_start_as_the_identity():
+    """With the last scale at zero a block of equal shapes is relu(x), and the gradient still reaches the scale."""
+    model = ResNet(blocks=(2,), widths=(4,), zero_last=True, num_classes=3)
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
+    variables = model.init(jax.random.key(0), x, train=False)
+    head_only = ResNet(blocks=(0,), widths=(4,), num_classes=3)
+    out = model.apply(variables, x, train=True, mutable=['batch_stats'])[0]
+    np.testing.assert_allclose(out, head_only.apply(variables, x, train=True, mutable=['batch_stats'])[0], atol=1e-6)
+    grads = jax.grad(lambda p: jnp.sum(jnp.square(model.apply(
+        {**variables, 'params': p}, x, train=True, mutable=['batch_stats'])[0])))(variables['params'])
+    scale = grads['stage_0_block_1']['norm_1']['scale']
+    assert not variables['params']['stage_0_block_1']['norm_1']['scale'].any() and np.abs(scale).max() > 0
