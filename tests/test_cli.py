@@ -1,4 +1,5 @@
 """The command line: what is refused, with which code and in how many words; and what a run leaves."""
+import dataclasses
 import errno
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -31,7 +33,6 @@ def get_config(variant=''):
 
 
 def get_experiment(config):
-    import dataclasses
     base = tiny.experiment(norm=config.norm, optimizer=config.optimizer)
     _ = config.variant_, config.width, config.data, config.data_dir, config.dtype
     return dataclasses.replace(base, expected=(Expected('test/accuracy', 0.9, 0.3, 'made up'),))
@@ -125,6 +126,25 @@ def test_a_loss_that_is_not_finite_is_exit_3_and_can_be_replayed(capsys, tmp_pat
     assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'nonfinite'
     code, out, _ = run(capsys, f'--replay={tmp_path}/nonfinite')
     assert code == 0 and 'the first thing that is not finite is' in out
+
+
+@pytest.mark.parametrize(('flags', 'code'), [((), 0), (('--strict',), 1)])
+def test_a_step_that_is_compiled_twice_is_a_warning_and_with_strict_an_error(capsys, tmp_path, flags, code):
+    def forget(outputs, examples):
+        jax.clear_caches()  # as a change of JAX's settings would
+        return {}
+
+    def experiment(config):
+        found = get_experiment(config)
+        evaluators = {name: dataclasses.replace(e, compute=forget) for name, e in found.evaluators.items()}
+        return dataclasses.replace(found, evaluators=evaluators)
+
+    script = types.SimpleNamespace(**{**vars(SCRIPT), 'get_experiment': experiment})
+    ended, out, err = run(capsys, f'--workdir={tmp_path}', '--config.eval_every=4', *flags, script=script)
+    assert ended == code
+    said = err if code else '\n'.join(line for line in out.splitlines() if line.startswith('warning'))
+    assert 'the train step was compiled again: with the same shapes and places' in said
+    assert not code or err.count('\n') == 1
 
 
 def test_a_full_disk_is_one_line(capsys, tmp_path, monkeypatch):

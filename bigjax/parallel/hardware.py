@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import time
 from collections.abc import Sequence
 
@@ -68,7 +69,7 @@ def peak(devices: Sequence) -> float | None:
 
 def cpu_peak(folder: str | None) -> float:
     """FLOP/s of the fastest product that this machine has ever shown: measured now for a moment, and kept in `folder`."""
-    machine = f'{_model()} x {os.cpu_count()} jax {jax.__version__}'
+    machine = f'{processor("model name")} x {os.cpu_count()} jax {jax.__version__}'
     path = pathlib.Path(folder, MEASURED) if folder else None
     known = _read(path) if path else {}
     now = _measure(0.1 if machine in known else 0.5)
@@ -85,11 +86,12 @@ def _read(path) -> dict:
         return {}  # none yet, or half written by a process that was killed
 
 
-def _model() -> str:
+def processor(*fields: str) -> str:
+    """What Linux says of this machine's first processor under one of the fields ('model name', 'flags'), or Python of it."""
     info = pathlib.Path('/proc/cpuinfo')
-    names = [line.partition(':')[2].strip() for line in info.read_text().splitlines() if line.startswith('model name')] \
-        if info.is_file() else []
-    return names[0] if names else platform.processor() or platform.machine()
+    text = info.read_text() if info.is_file() else ''
+    found = re.search(rf"^(?:{'|'.join(fields)})\s*:\s*(.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _measure(seconds: float, size: int = 1024) -> float:

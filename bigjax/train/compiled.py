@@ -3,7 +3,6 @@ import hashlib
 import os
 import pathlib
 import platform
-import re
 import threading
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ import jax
 from jax import monitoring
 
 from bigjax import UserError
+from bigjax.parallel import hardware
 
 SHORTEST = 0.1  # seconds of compiling that are worth a file
 _DURATION, _HIT = '/jax/core/compile/backend_compile_duration', '/jax/compilation_cache/cache_hits'
@@ -88,9 +88,7 @@ def default() -> pathlib.Path:
     """
     if own := os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         return pathlib.Path(own).expanduser()
-    info = pathlib.Path('/proc/cpuinfo')
-    able = re.search(r'^(flags|Features)\s*:.*$', info.read_text(), re.MULTILINE) if info.is_file() else None
-    kind = hashlib.sha1((able[0] if able else platform.processor()).encode()).hexdigest()[:8]
+    kind = hashlib.sha1(hardware.processor('flags', 'Features').encode()).hexdigest()[:8]
     home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
     return home / 'bigjax' / f'{platform.machine()}-{kind}'
 

@@ -75,6 +75,17 @@ def test_the_second_start_compiles_nothing_that_took_time(tmp_path):
     assert int(found) >= 3 and float(less) < 0.25 * float(seconds)
 
 
+def test_a_cache_that_is_off(monkeypatch):
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        compiled.keep_in('off')
+        assert not jax.config.jax_enable_compilation_cache
+        assert compiled.told({'programs': 2, 'hits': 0, 'seconds': 1.5}) == (
+            'compiled 2 programs in 1.5 s, kept nowhere (--compile_cache)')
+    finally:
+        jax.config.update('jax_enable_compilation_cache', before)
+
+
 def test_a_cache_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match=r'--compile_cache=.*file/cache: the folder cannot be made'):
@@ -97,7 +108,7 @@ def test_processors_with_other_instructions_keep_their_own(monkeypatch):
     places = set()
     for able in ('sse avx', 'sse avx avx512f'):
         text = f'model : x\nflags : {able}\nbugs :\n'
-        monkeypatch.setattr(compiled.pathlib.Path, 'read_text', lambda self, text=text: text)
+        monkeypatch.setattr(compiled.hardware.pathlib.Path, 'read_text', lambda self, text=text: text)
         monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
         places.add(compiled.default())
     assert len(places) == 2
