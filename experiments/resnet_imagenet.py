@@ -57,12 +57,13 @@ def get_experiment(config):
     splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir)
     classes = splits.info['classes']
     expected = Expected('val/accuracy', paper[0], 0.003, 'Goyal et al. 2017, table 1', paper[1], 5, 'higher') if paper else None
+    crop = functools.partial(images.cropped, size=config.image_size, area=(0.08, 1.0))
     return Experiment(
         model=resnet.ResNet(**{**config.model, 'num_classes': len(classes)}, head_init=nn.initializers.normal(0.01),
                             dtype=config.dtype),
         task=classification.softmax(),
-        data=Data(splits.train, splits.evals, transform=functools.partial(images.cropped, size=config.image_size, area=(0.08, 1.0)),
-                  preprocess=augment.normalize(MEAN, STD), augment=augment.random_flip(), info=splits.info),
+        data=Data(splits.train, splits.evals, transform=crop, preprocess=augment.normalize(MEAN, STD),
+                  augment=augment.random_flip(), info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split) for split in splits.evals},
         expected=(expected,) if expected else (),

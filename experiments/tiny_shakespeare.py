@@ -68,6 +68,7 @@ def get_experiment(config):
         evaluators={'val': Evaluator('val')},
         expected=(Expected('val/loss', published, 0.0, source[published], better='lower'),) if published else (),
         samples=text(vocabulary, config.prompt, config.sample_length, config.length, config.temperature),
+        partition_rules=gpt.PARTITION_RULES if build is gpt.GPT else (),
     )
 
 

@@ -17,6 +17,7 @@ from bigjax.nn.pool import max_pool
 
 # He et al. 2015, eq. 10, as the published code reads it: variance 2 / (k k C_out).
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+ONES = nn.initializers.ones_init()
 STEMS = ('3x3', '7x7')
 SHORTCUTS = ('pad', 'conv')
 EXPANSION = {'basic': 1, 'bottleneck': 4}
@@ -72,7 +73,7 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        def conv(x, width, size, stride, name, norm, scale_init=nn.initializers.ones_init()):
+        def conv(x, width, size, stride, name, norm, scale_init=ONES):
             pad = size // 2  # on both sides, as published, where 'SAME' would pad a strided layer on one
             x = Conv(width, (size, size), strides=stride, padding=pad, use_bias=False, kernel_init=self.kernel_init,
                      dtype=self.dtype, name=name)(x)
@@ -140,7 +141,7 @@ class ResNet(nn.Module):
                               name='stem_norm')(x))
         if large:
             x = max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        last = nn.initializers.zeros_init() if self.zero_last else nn.initializers.ones_init()
+        last = nn.initializers.zeros_init() if self.zero_last else ONES
         for i, (number, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for j in range(number):
                 stride = 2 if i > 0 and j == 0 else 1
