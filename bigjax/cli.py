@@ -6,10 +6,13 @@ exit 0 done · 2 the input is wrong · 3 a non-finite loss · 4 done, and the an
 """
 import dataclasses
 import errno
+import os
 import pathlib
 import re
 import shlex
 import sys
+import time
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,23 +20,45 @@ from absl import flags
 
 from bigjax import UserError
 from bigjax import config as configs
-from bigjax.parallel.start import Flags, Start, leaving, start
+from bigjax.parallel import visible
+from bigjax.parallel.start import Flags, Start, start
 
-DONE, USER, NONFINITE, NO, PREEMPTED = 0, 2, 3, 4, 75
+DONE, FAILED, USER, NONFINITE, NO, PREEMPTED = 0, 1, 2, 3, 4, 75
 
 
 def main() -> None:
     """Runs the experiment script that Python was started with, and exits."""
     module = sys.modules['__main__']
     name = module.__spec__.name if module.__spec__ else pathlib.Path(module.__file__).stem
-    with leaving():
-        sys.exit(run(module, name, sys.argv[1:]))
+    try:
+        code = run(module, name, sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        code = FAILED
+    if code in (FAILED, USER):
+        _end_now(code)
+    sys.exit(code)
+
+
+def _end_now(code: int) -> None:
+    """Ends a process of several that fails: at the end of a program JAX would wait minutes for the others.
+
+    An exit that all of them reach together (0, 3, 4, 75) is not a failure of one.
+    """
+    import jax
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if jax.process_index() == 0:
+            time.sleep(1)  # the others hear of it first, and end with it
+        os._exit(code)
 
 
 def run(module, name: str, argv: Sequence[str]) -> int:
     """One command; returns its exit code. `module` has `get_config(variant)` and `get_experiment(config)`."""
     from bigjax.train import compiled
-    from bigjax.train.loop import Preempted
+    from bigjax.train.guard import Guard, Preempted
+    from bigjax.train.phases import budgets
     from bigjax.train.replay import NonFinite
     short = name.rsplit('.', 1)[-1]
     try:
@@ -42,25 +67,28 @@ def run(module, name: str, argv: Sequence[str]) -> int:
             return DONE
         if verb not in VERBS:
             raise UserError(f"'{verb}': no such verb{configs.nearest(verb, list(VERBS))}; the verbs are {', '.join(VERBS)}")
+        limits = budgets(options.budgets)
         _platform(options.platform)
         if verb == 'plan':  # is for other machines
             joined = Start()
         else:
             compiled.keep_in(options.compile_cache)
             joined = _join(options, name, argv)
-        return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0))
+        with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name) as guard:
+            if verb not in ('plan', 'shard', 'doctor'):
+                visible.refuse_cpu(options.platform, say=print if joined.process == 0 else lambda _: None)
+            return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0, guard))
     except UserError as error:
         return _say(f'{short}: {error}', USER)
     except compiled.Recompiled as error:
-        return _say(f'{short}: {error}', 1)
+        return _say(f'{short}: {error}', FAILED)
     except NonFinite as error:
         return _say(f'{short}: {error}', NONFINITE)
     except Preempted as error:
         return _say(f'{short}: {error}', PREEMPTED)
     except Exception as error:
-        if _no_space(error):
-            return _say(f'{short}: no space left on the device that holds the workdir; free some and run the same command '
-                        'again, finished checkpoints are intact', 1)
+        if why := _storage(error):
+            return _say(f'{short}: {why}', FAILED)
         raise
 
 
@@ -69,14 +97,24 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def _no_space(error: BaseException | None) -> bool:
-    """Whether a full disk is the cause, however deep (asynchronous saves wrap it)."""
-    seen = 0
-    while error is not None and seen < 20:
-        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or 'No space left on device' in str(error):
-            return True
-        error, seen = error.__cause__ or error.__context__, seen + 1
-    return False
+STORAGE = {
+    errno.ENOSPC: 'no space left on the device that holds the workdir; free some',
+    errno.EDQUOT: 'the quota of the file system that holds the workdir is used up; free some',
+    errno.EROFS: 'the file system that holds the workdir has become read-only; look at its disk',
+    errno.EIO: 'the disk that holds the workdir has failed to read or write; look at the system\'s log',
+    errno.ESTALE: 'the network file system that holds the workdir has gone; mount it again'}
+
+
+def _storage(error: BaseException | None) -> str:
+    """What the disk has to do with an error, however deep (asynchronous saves wrap it), or ''."""
+    for _ in range(20):
+        if error is None:
+            break
+        for number, text in STORAGE.items():
+            if (isinstance(error, OSError) and error.errno == number) or os.strerror(number) in str(error):
+                return f'{text} and run the same command again, finished checkpoints are intact'
+        error = error.__cause__ or error.__context__
+    return ''
 
 
 def _platform(name: str) -> None:
@@ -88,10 +126,11 @@ def _platform(name: str) -> None:
 def _join(options, name: str, argv: Sequence[str]) -> Start:
     """Meets the other processes of this command, where there are any; no device has been touched yet."""
     return start(Flags(options.coordinator, options.processes, options.process), seconds=options.start_timeout,
+                 heartbeat=options.heartbeat,
                  command=shlex.join([name, *without(argv, *OWN, '--config.data_dir')]))
 
 
-OWN = ('--coordinator', '--processes', '--process', '--start_timeout')
+OWN = ('--coordinator', '--processes', '--process', '--start_timeout', '--heartbeat', '--grace', '--budgets')
 
 
 def without(argv: Sequence[str], *names: str) -> list[str]:
@@ -132,6 +171,11 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_integer('processes', None, 'several processes by hand: how many', flag_values=values)
     flags.DEFINE_integer('process', None, 'several processes by hand: which one this is, from 0', flag_values=values)
     flags.DEFINE_float('start_timeout', 300.0, 'seconds to wait for the other processes', flag_values=values)
+    flags.DEFINE_float('grace', 30.0, 'seconds after SIGTERM or Ctrl-C in which the state must be saved', 0.0,
+                       flag_values=values)
+    flags.DEFINE_float('heartbeat', 30.0, 'seconds of silence after which another process counts as dead', 1.0,
+                       flag_values=values)
+    text('budgets', '', "seconds that a phase may last before the run counts as stuck, such as 'step:60,save:300'")
     flags.DEFINE_integer('population', None, 'how many members to train at once (config.population)', flag_values=values)
     flags.DEFINE_boolean('check', False, 'exit 4 where a result misses what the paper reports', flag_values=values)
     return values
@@ -195,6 +239,8 @@ class Job:
     argv: list[str]
     leads: bool = True
     """Whether this is process 0, which alone prints and writes reports."""
+    guard: Any = None
+    """`bigjax.train.guard.Guard` of this process; None keeps no watch."""
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -264,4 +310,4 @@ class Job:
 from bigjax import verbs  # noqa: E402  the verbs need Job's type only by name
 
 VERBS = {'train': verbs.train, 'eval': verbs.evaluate, 'plan': verbs.plan, 'bench': verbs.bench,
-         'shard': verbs.shard}
+         'shard': verbs.shard, 'doctor': verbs.doctor}

@@ -12,6 +12,8 @@ from bigjax.summary import paper, spread
 from bigjax.train import checkpoint, profile, replay, work
 from bigjax.train import loop as loops
 from bigjax.train.compiled import Watch
+from bigjax.train.guard import Guard
+from bigjax.train.phases import Clock
 from bigjax.train.program import member, parameter_shapes
 from bigjax.train.progress import Progress, clock, table
 from bigjax.train.records import Records, judge, summarise
@@ -40,24 +42,29 @@ def train(job) -> int:
 def _train_row(job, row: str) -> dict:
     """Trains one row and returns its finished run record."""
     from bigjax import report
+    guard = job.guard or Guard()
+    guard.clock, guard.unsaved = Clock(), False
     workdir, config = job.workdir(row), job.config(row)
     progress = Progress(row, None if job.leads else open(os.devnull, 'w'))  # noqa: SIM115  as long as the process
     program, settings = job.program(row, config, watch=Watch(progress.say, job.flags.strict))
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
-                      population=settings.population, info=dict(program.experiment.data.info), sinks=settings.sinks)
+                      population=settings.population, info=dict(program.experiment.data.info), sinks=settings.sinks,
+                      clock=guard.clock)
     records.agree()
     if records.finished:
         progress.say(f'{workdir}: this run is done; name another --workdir to train again')
         return records.run
     progress.say(f'config\n{configs.lines(config)}')
     progress.say(program.describe())
+    guard.last_words = records.fail
     try:
         outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=work.of(program),
-                             profile=profile.parse(job.flags.profile)).run()
+                             profile=profile.parse(job.flags.profile), guard=guard).run()
     except BaseException as error:
         records.fail(error)
         raise
+    guard.clock.enter('report')
     records.finish(outcome.status, outcome.step, outcome.final, program.experiment.expected, outcome.artifacts,
                    compiled=outcome.compiled)
     if len(job.rows) > 1 and job.leads:
@@ -127,6 +134,12 @@ def plan(job) -> int:
     """Compiles each row's train step for hardware that is not there: bytes, FLOPs, messages, time (`bigjax.plan`)."""
     from bigjax.plan import run
     return run.plan(job)
+
+
+def doctor(job) -> int:
+    """Looks at the machine, the data and the workdir for what would stop a run (`bigjax.doctor`)."""
+    from bigjax import doctor
+    return doctor.doctor(job)
 
 
 def shard(job) -> int:

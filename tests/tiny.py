@@ -71,13 +71,13 @@ def program(experiments=None, **changes):
     return Program(experiments, settings_module.read(configs.Reader(config(**changes)), len(experiments[0].data.train)))
 
 
-def train(workdir, experiments=None, progress=None, **changes):
+def train(workdir, experiments=None, progress=None, guard=None, **changes):
     """(loop outcome, final carry) of a run in a workdir."""
     p = program(experiments, **changes)
     s = p.settings
     records = Records(workdir, experiment='tiny', variant='', config=configs.plain(config(**changes)), command='tiny',
                       population=s.population, seed=s.seed)
-    loop = Loop(p, workdir, records, progress or Progress(stream=io.StringIO()))
+    loop = Loop(p, workdir, records, progress or Progress(stream=io.StringIO()), guard=guard)
     outcome = loop.run()
     carry = p.restore(workdir / 'checkpoints' / str(outcome.step))
     return outcome, carry

@@ -2,7 +2,8 @@
 
 JAX's own start-up waits five minutes for a wrong address and then aborts, dies of a signal where the port is taken, and says
 nothing meanwhile. So process 0 first listens on the coordinator's port itself; each other process connects and says in one
-line of JSON who it is, and waits for the answer: `{}` when all are there, or `{"refused": reason}`. Then JAX takes the port.
+line of JSON who it is, and waits for the answer: who process 0 is, when all are there, or `{"refused": reason}`. Then JAX
+takes the port; the connections stay (`bigjax.parallel.lifeline`).
 """
 import contextlib
 import dataclasses
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from bigjax import UserError
+from bigjax.parallel.lifeline import Lifeline
 
 LOOKUP = 3.0  # seconds for the name service
 LOOPBACK = 4.0  # seconds in which process 0 must be found on this same machine
@@ -23,12 +25,14 @@ LONGEST = 16384  # bytes of a hello or an answer
 HELLO = {'process': int, 'processes': int, 'host': str, 'pid': int, 'command': str}
 
 
-def meet(start, address: tuple[str, int], *, command: str, seconds: float, say: Callable[[str], None]) -> str:
-    """Returns when all processes are there, with the address that process 0 is to listen on.
+def meet(start, address: tuple[str, int], *, command: str, seconds: float, say: Callable[[str], None],
+         heartbeat: float = 30.0) -> tuple[str, Lifeline]:
+    """Returns when all processes are there, with the address that process 0 is to listen on, and the way to the others.
 
     Args:
       start: `bigjax.parallel.start.Start` of this process.
       address: host and port of the coordinator.
+      heartbeat: seconds of silence of a machine after which it counts as gone.
 
     Raises:
       UserError: the coordinator cannot be right, somebody did not come in time, or two are the same.
@@ -44,12 +48,17 @@ def meet(start, address: tuple[str, int], *, command: str, seconds: float, say: 
         bind = os.environ.get('JAX_COORDINATOR_BIND_ADDRESS') or (
             f'{_bracketed(str(found[0]))}:{port}' if local and host in ('localhost', str(found[0])) else f'[::]:{port}')
         with _listen(bind, f'{_bracketed(host)}:{port}') as server:
-            Roster(hello, f'{_bracketed(host)}:{port}', say).wait(server, until, seconds)
-        return bind
+            peers = Roster(hello, f'{_bracketed(host)}:{port}', say).wait(server, until, seconds)
+        return bind, Lifeline(peers, relays=True, heartbeat=heartbeat)
     if local and start.hosts is None:
         until, seconds = min(until, time.monotonic() + LOOPBACK), min(seconds, LOOPBACK)
-    _join(hello, host, port, until, seconds, local, say)
-    return ''
+    peers = _join(hello, host, port, until, seconds, local, say)
+    return '', Lifeline(peers, relays=False, heartbeat=heartbeat)
+
+
+def called(hello: dict) -> str:
+    """'process 1 on node2 (pid 77)'."""
+    return f"process {hello['process']} on {hello['host']} (pid {hello['pid']})"
 
 
 def _bracketed(host: str) -> str:
@@ -150,8 +159,8 @@ class Roster:
     say: Callable[[str], None]
     there: dict = dataclasses.field(default_factory=dict)
 
-    def wait(self, server: socket.socket, until: float, seconds: float) -> None:
-        """Returns when everybody has arrived and been told so.
+    def wait(self, server: socket.socket, until: float, seconds: float) -> dict[str, socket.socket]:
+        """Returns when everybody has arrived and been told so: who they are, and the way to them.
 
         Raises:
           UserError: two are the same, the counts differ, or the time is over.
@@ -173,7 +182,9 @@ class Roster:
             self._answer({'refused': str(error) if isinstance(error, UserError) else 'process 0 was stopped'})
             raise
         self.say(f"all {self.mine['processes']} processes are here: {self.arrived()}")
-        self._answer({})
+        for _, connection in self.there.values():
+            _send(connection, {key: self.mine[key] for key in ('process', 'host', 'pid')})
+        return {called(hello): connection for hello, connection in self.there.values()}
 
     def _greet(self, connection: socket.socket) -> None:
         """Enters a newcomer; whoever does not speak as a process of this job is let go.
@@ -185,7 +196,7 @@ class Roster:
         if not isinstance(hello, dict) or {key: type(value) for key, value in hello.items()} != HELLO:
             connection.close()
             return
-        who = f"process {hello['process']} on {hello['host']} (pid {hello['pid']})"
+        who = called(hello)
         if hello['command'] != self.mine['command']:
             _send(connection, {'refused': f"{who} was told to do '{hello['command']}' and process 0 at {self.place} "
                                           f"'{self.mine['command']}'; give all the same command, each job its own port"})
@@ -215,7 +226,7 @@ class Roster:
         return f"process {', '.join(map(str, numbers[:10]))}{' …' if len(numbers) > 10 else ''}"
 
     def _answer(self, what: dict) -> None:
-        """Tells everybody, and lets them close first, so that the port is free at once."""
+        """Tells everybody and lets them close first, so that the port is free at once."""
         for _, connection in self.there.values():
             _send(connection, what)
         for _, connection in self.there.values():
@@ -223,15 +234,16 @@ class Roster:
             connection.close()
 
 
-def _join(hello: dict, host: str, port: int, until: float, seconds: float, local: bool, say) -> None:
-    """Reports to process 0 and waits for its answer.
+def _join(hello: dict, host: str, port: int, until: float, seconds: float, local: bool, say) -> dict[str, socket.socket]:
+    """Reports to process 0 and waits for its answer: who it is, and the way to it.
 
     Raises:
       UserError: nobody is there, it is not process 0 of this job, or it refuses.
     """
     place, told = f'{_bracketed(host)}:{port}', time.monotonic()
     while True:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2.0) as connection:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            connection = stack.enter_context(socket.create_connection((host, port), timeout=2.0))
             _send(connection, hello)
             answer = _read(connection, until - time.monotonic())
             if not isinstance(answer, dict):
@@ -241,7 +253,8 @@ def _join(hello: dict, host: str, port: int, until: float, seconds: float, local
                     'what listens there is not process 0 of this job waiting for others; look at what it prints'))
             if 'refused' in answer:
                 raise UserError(str(answer['refused']))
-            return
+            stack.pop_all()
+            return {called(answer): connection}
         if time.monotonic() >= until:
             hint = ('a loopback address is this machine alone: start process 0 here first, or name its host' if local else
                     'is it running, is the port open?')

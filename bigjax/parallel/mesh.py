@@ -156,6 +156,11 @@ def everywhere(number: int) -> list[int]:
     return [number] if jax.process_count() == 1 else multihost_utils.process_allgather(np.int32(number)).tolist()
 
 
+def asked_to_stop(round_: int) -> bool:
+    """Whether some process of several was asked to stop; all say so in the same round, and have to ask in every one."""
+    return multihost_utils.reached_preemption_sync_point(round_)
+
+
 def put_local(tree, sharding: NamedSharding):
     """This process's part of each array, as global arrays."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)

@@ -10,21 +10,19 @@ First match wins, part by part:
   2. Open MPI, SLURM, GKE with TPUs, a TPU VM, a Kubernetes Job or JobSet, in JAX's own order;
   3. one process with all devices of the machine.
 """
-import contextlib
 import dataclasses
 import os
 import re
 import socket
-import sys
 import time
-import traceback
 import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Mapping
 
 from bigjax import UserError
-from bigjax.parallel.arrivals import meet
+from bigjax.parallel.arrivals import called, meet
+from bigjax.parallel.lifeline import Lifeline
 
 ALONE = 'one process'
 WITHOUT_SRUN = 'start it with srun'
@@ -53,6 +51,7 @@ class Start:
       reason: what decided, in words.
       hosts: over how many machines, None where nothing tells.
       late_names: names of machines may begin to exist after this process has started.
+      lifeline: the way to the other processes, once they have met.
     """
 
     coordinator: str = ''
@@ -62,6 +61,12 @@ class Start:
     reason: str = ALONE
     hosts: int | None = 1
     late_names: bool = False
+    lifeline: Lifeline | None = None
+
+    @property
+    def name(self) -> str:
+        """As the other processes call this one."""
+        return called({'process': self.process, 'host': socket.gethostname(), 'pid': os.getpid()})
 
 
 def decide(environ: Mapping[str, str], flags: Flags = Flags(), *, metadata: Callable[[str], str] | None = None,
@@ -251,13 +256,15 @@ def _join(host: str, port: int) -> str:
     return f'[{host}]:{port}' if ':' in host else f'{host}:{port}' if host else ''
 
 
-def start(flags: Flags = Flags(), *, command: str = '', seconds: float = 300.0, say: Callable[[str], None] = print) -> Start:
+def start(flags: Flags = Flags(), *, command: str = '', seconds: float = 300.0, heartbeat: float = 30.0,
+          say: Callable[[str], None] = print) -> Start:
     """Joins this process to the others; to be called before JAX has touched a device. Alone, it does nothing.
 
     Args:
       flags: what the command line says.
       command: what all processes must have been told to do.
       seconds: how long to wait for the others.
+      heartbeat: seconds of silence after which a process, or its machine, counts as dead.
       say: told who has arrived.
 
     Raises:
@@ -273,12 +280,12 @@ def start(flags: Flags = Flags(), *, command: str = '', seconds: float = 300.0, 
         return decided
     if jax.distributed.is_initialized():
         return decided
-    bind = meet(decided, split(decided.coordinator), command=command, seconds=seconds, say=say)
+    bind, lifeline = meet(decided, split(decided.coordinator), command=command, seconds=seconds, say=say, heartbeat=heartbeat)
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(
         decided.coordinator, decided.processes, decided.process, decided.local_devices, cluster_detection_method='deactivate',
-        initialization_timeout=60, coordinator_bind_address=bind)
-    return decided
+        initialization_timeout=60, coordinator_bind_address=bind, heartbeat_timeout_seconds=max(1, round(heartbeat)))
+    return dataclasses.replace(decided, lifeline=lifeline)
 
 
 def tpu_metadata(attribute: str, tries: int = 3) -> str:
@@ -298,26 +305,3 @@ def tpu_metadata(attribute: str, tries: int = 3) -> str:
             pass
         time.sleep(0.5 * (attempt + 1))
     return ''
-
-
-@contextlib.contextmanager
-def leaving():
-    """Inside, a process of several that fails ends at once, and the others with it.
-
-    At the end of a program JAX waits up to five minutes for the other processes, which would be waiting for this one. An
-    exit that all of them reach together (3, 4, 75) is not a failure of one.
-    """
-    try:
-        yield
-    except BaseException as error:
-        import jax
-        code = error.code if isinstance(error, SystemExit) else 1
-        if not jax.distributed.is_initialized() or code not in (1, 2):
-            raise
-        if not isinstance(error, SystemExit):
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if jax.process_index() == 0:
-            time.sleep(2)  # the others end with process 0, and may be about to say the same
-        os._exit(code)

@@ -1,6 +1,6 @@
 """What a run leaves beside its numbers: text, pictures, confusion matrices, one file each in `artifacts/`."""
-import json
 import pathlib
+import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from bigjax import UserError
+from bigjax.data.untrusted import first_line, parsed
 from bigjax.experiment import Confusion
 from bigjax.train import files
 
@@ -22,7 +24,7 @@ def save(workdir, name: str, value: Any) -> pathlib.Path:
     """
     folder = pathlib.Path(workdir) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / name.replace('/', '_')
+    stem = folder / re.sub(r'[^\w .,=+-]', '_', name)[:100]  # a name may come from the data: it stays in the folder
     if isinstance(value, str):
         path = stem.with_name(stem.name + '.txt')
         files.write_text(path, value)
@@ -38,19 +40,35 @@ def save(workdir, name: str, value: Any) -> pathlib.Path:
 
 
 def load(workdir) -> dict[str, Any]:
-    """{name: str, bytes of a PNG, `Confusion`, or plain data}, in alphabetical order; {} where there are none."""
+    """{name: str, bytes of a PNG, `Confusion`, or plain data}, in alphabetical order; {} where there are none.
+
+    A damaged confusion matrix is plain data. Links are left out: they may lead anywhere.
+
+    Raises:
+      UserError: a file that cannot be read, or not as JSON.
+    """
     found = {}
     for path in sorted((pathlib.Path(workdir) / FOLDER).glob('*.*')):
-        if path.suffix == '.txt':
-            found[path.stem] = path.read_text(encoding='utf-8')
-        elif path.suffix == '.png':
-            found[path.stem] = path.read_bytes()
-        elif path.suffix == '.json':
-            value = json.loads(path.read_text(encoding='utf-8'))
-            if isinstance(value, dict) and value.get('kind') == 'confusion':
-                value = Confusion(np.asarray(value['counts']), value['classes'])
-            found[path.stem] = value
+        if path.suffix not in ('.txt', '.png', '.json') or path.is_symlink() or not path.is_file():
+            continue
+        try:
+            data = path.read_bytes() if path.suffix == '.png' else path.read_text(encoding='utf-8', errors='replace')
+            found[path.stem] = _confusion(parsed(data)) if path.suffix == '.json' else data
+        except (OSError, ValueError) as error:
+            raise UserError(f'{path}: it cannot be read ({first_line(error)}); remove it') from None
     return found
+
+
+def _confusion(value: Any) -> Any:
+    """A `Confusion` where the data is one, else the data."""
+    if not isinstance(value, dict) or value.get('kind') != 'confusion':
+        return value
+    counts, classes = value.get('counts'), value.get('classes')
+    square = isinstance(classes, list) and isinstance(counts, list) and len(counts) == len(classes) and all(
+        isinstance(row, list) and len(row) == len(classes) for row in counts)
+    if not square or not all(isinstance(n, int | float) and 0 <= n < 2**53 for row in counts for n in row):
+        return value
+    return Confusion(np.asarray(counts), classes)
 
 
 def merge(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,82 +1,168 @@
 """Checkpoints: the only module that knows Orbax (its v1 API).
 
-A checkpoint is one pytree of arrays at one step, written in the background, and complete or absent.
+A checkpoint is one pytree of arrays at one step, written in the background, and complete or absent: it counts from the moment
+that its manifest is there (`bigjax.train.manifest`), and is compared with it before it is read.
 
 Which state a run starts from, first match wins:
-  1. the newest checkpoint in the run's own workdir: the run goes on;
+  1. the newest good checkpoint in the run's own workdir: the run goes on; damaged ones are moved to `damaged/` beside;
   2. `--init_from=DIR`: the weights of another run's newest checkpoint (parameters, model state, moving average);
      the step counter, the optimizer and the seed are the new run's;
   3. scratch: the model's initialisation from the seed.
 """
 import logging
+import os
 import pathlib
+import shutil
+import threading
+from collections.abc import Callable
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from bigjax import UserError
-from bigjax.train import layers
+from bigjax.parallel import mesh as meshes
+from bigjax.train import layers, manifest
 
-FOLDER = 'checkpoints'
+FOLDER, DAMAGED = 'checkpoints', 'damaged'
 NAME = 'state'
+LEAST = 2  # checkpoints that stay: until the newest one is sealed, the one before it must be there
 
 
 class Checkpoints:
-    """The checkpoints of one workdir.
+    """The checkpoints of one workdir; process 0 looks after the folder.
 
     Args:
       workdir: the run's folder.
-      keep: how many of the newest stay.
+      keep: how many of the newest stay, at least `LEAST`.
       best: a metric whose best checkpoint stays too, '' for none.
       higher: whether more of that metric is better.
+      say: told of checkpoints that are not what was written.
+
+    Attributes:
+      damaged: [{'step', 'why'}] of checkpoints that were moved away.
     """
 
-    def __init__(self, workdir, *, keep: int = 2, best: str = '', higher: bool = False):
+    def __init__(self, workdir, *, keep: int = 2, best: str = '', higher: bool = False, say: Callable[[str], None] = print):
         policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(max(1, keep))]
+        kept = [policies.LatestN(max(LEAST, keep))]
         if best:
             kept.append(policies.BestN(get_metric_fn=lambda m: m[best], reverse=not higher, n=1,
                                        keep_checkpoints_without_metrics=False))
         logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells every move of every thread at INFO
-        self._best = best
+        self._best, self._folder = best, pathlib.Path(workdir).resolve() / FOLDER
+        self._writing, self._error = None, None
+        self.damaged = set_aside(workdir, say) if jax.process_index() == 0 else []
+        if jax.process_count() > 1:
+            meshes.everywhere(len(self.damaged))  # nobody looks before process 0 has tidied up
         self._orbax = ocp.training.Checkpointer(
-            pathlib.Path(workdir).resolve() / FOLDER, preservation_policy=policies.AnyPreservationPolicy(kept),
-            cleanup_tmp_directories=True)
+            self._folder, preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True)
 
-    def save(self, step: int, tree, metrics: dict | None = None) -> None:
-        """Starts writing; returns when the arrays are copied. Waits for the save before it, and raises its error."""
+    def save(self, step: int, tree, metrics: dict | None = None, unjudged: bool = False) -> None:
+        """Starts writing; returns when the arrays are copied. Waits for the save before it, and raises its error.
+
+        Args:
+          metrics: the newest values, for the choice of the best.
+          unjudged: the evaluators that are due after this step have not run yet.
+        """
+        self.wait()
         known = metrics is not None and self._best in metrics
-        self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
-                               metrics={self._best: float(metrics[self._best])} if known else None)
+        response = self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
+                                          metrics={self._best: float(metrics[self._best])} if known else None)
+        self._writing = threading.Thread(target=self._finish, args=(response, step, unjudged), name='checkpoint')
+        self._writing.start()
+
+    def _finish(self, response, step: int, unjudged: bool) -> None:
+        """Waits for the files of a step, and seals them; in a thread of its own."""
+        try:
+            response.result()
+            if jax.process_index() == 0:
+                manifest.seal(self._folder / str(step), step, unjudged)
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._writing is not None and self._writing.is_alive()
+
+    def raise_error(self) -> None:
+        """Raises what a save in the background has failed with; costs nothing where none has."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Returns when everything is on the disk, or raises why it is not."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        self.raise_error()
 
     def steps(self) -> list[int]:
-        """Complete checkpoints, oldest first."""
-        return sorted(c.step for c in self._orbax.checkpoints)
+        """Sealed checkpoints, oldest first."""
+        return steps(self._folder)
+
+    def unjudged(self, step: int) -> bool:
+        """Whether the evaluators that were due after `step` have yet to run."""
+        return bool(manifest.read(self._folder / str(step)).get('unjudged'))
 
     def restore(self, step: int, like):
         """The tree at `step`; `like` has the same structure, with arrays or `jax.ShapeDtypeStruct`s."""
-        return load(pathlib.Path(str(self._orbax.directory)) / str(step), like)
+        return load(self._folder / str(step), like)
 
     def close(self) -> None:
-        """Waits until everything is on the disk."""
-        self._orbax.wait()
-        self._orbax.close()
+        """As `wait`; afterwards nothing more can be saved."""
+        try:
+            self.wait()
+        finally:
+            self._orbax.close()
 
 
-def newest(folder) -> pathlib.Path:
-    """The newest complete checkpoint of a workdir, of its checkpoints folder, or `folder` itself.
+def steps(folder) -> list[int]:
+    """The steps of the sealed checkpoints in a checkpoints folder, oldest first."""
+    return sorted(int(p.name) for p in pathlib.Path(folder).glob('*') if p.name.isdigit() and (p / manifest.NAME).is_file())
+
+
+def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
+    """Moves checkpoints that are not what was written into `damaged/`, newest first, until one is good; what was found.
+
+    What was never finished is no damage, and is removed without a word.
+    """
+    base, found = pathlib.Path(workdir) / FOLDER, []
+    folders = [p for p in base.glob('*') if p.name.isdigit()]
+    for path in sorted(folders, key=lambda p: -int(p.name)):
+        if not (path / manifest.NAME).exists():
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        why = manifest.fault(path)
+        if not why:
+            break
+        target = base.parent / DAMAGED / path.name
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+        found.append({'step': int(path.name), 'why': why})
+        say(f'warning: the checkpoint of step {path.name} is damaged: {why}; it is now {target}, and the one before it is used')
+    return found
+
+
+def newest(folder, say: Callable[[str], None] = print) -> pathlib.Path:
+    """The newest good checkpoint of a workdir, of its checkpoints folder, or `folder` itself.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or the one that is named is damaged.
     """
     folder = pathlib.Path(folder)
     if (folder / NAME).is_dir():
+        if why := manifest.fault(folder):
+            raise UserError(f'{folder}: the checkpoint is damaged: {why}; name another')
         return folder
     base = folder / FOLDER if (folder / FOLDER).is_dir() else folder
-    steps = sorted((int(p.name) for p in base.glob('*') if p.name.isdigit() and (p / NAME).is_dir()), reverse=True)
-    if not steps:
-        raise UserError(f'{folder}: no checkpoint there; name the workdir of a run that has saved one')
-    return base / str(steps[0])
+    for step in reversed(steps(base)):
+        if not (why := manifest.fault(base / str(step))):
+            return base / str(step)
+        say(f'warning: {base / str(step)}: damaged: {why}; the one before it is used')
+    raise UserError(f'{folder}: no checkpoint there; name the workdir of a run that has saved one')
 
 
 def _paths(tree) -> dict[str, tuple]:
@@ -107,15 +193,33 @@ def load(path, like):
       UserError: it holds another model; the first parameters that differ are named.
     """
     path = pathlib.Path(path).resolve()
-    if rows := differences(_paths(ocp.metadata(path, checkpointable_name=NAME).metadata), _paths(like)):
+    if rows := differences(stored(path), _paths(like)):
         raise UserError(f'{path}: a checkpoint of another model: {rows}; use the config it was trained with, '
                         'or another --workdir')
     return ocp.load(path, like, checkpointable_name=NAME)
 
 
-def write(path, tree) -> None:
+def write(path, tree, step: int = 0) -> None:
     """One tree at a path, at once, replacing what was there."""
-    ocp.save(pathlib.Path(path).resolve(), tree, checkpointable_name=NAME, overwrite=True)
+    path = pathlib.Path(path).resolve()
+    ocp.save(path, tree, checkpointable_name=NAME, overwrite=True)
+    if jax.process_index() == 0:
+        manifest.seal(path, step)
+
+
+def stored(path) -> dict[str, tuple]:
+    """{path of a leaf: its shape} of a checkpoint, without its arrays."""
+    return _paths(ocp.metadata(pathlib.Path(path).resolve(), checkpointable_name=NAME).metadata)
+
+
+def arrays(path) -> dict:
+    """{path of a leaf: its array} of a checkpoint, on the CPU whatever wrote it, without the code of its model."""
+    path = pathlib.Path(path).resolve()
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+    like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host),
+                        ocp.metadata(path, checkpointable_name=NAME).metadata)
+    leaves = jax.tree_util.tree_flatten_with_path(ocp.load(path, like, checkpointable_name=NAME))[0]
+    return {jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves}
 
 
 def weights(folder, params, model_state) -> tuple:
@@ -127,8 +231,7 @@ def weights(folder, params, model_state) -> tuple:
       UserError: no checkpoint there, or one of another model.
     """
     path = newest(folder)
-    saved = {p: s for p, s in _paths(ocp.metadata(path, checkpointable_name=NAME).metadata).items()
-             if p.startswith(('state/params/', 'state/model_state/'))}
+    saved = {p: s for p, s in stored(path).items() if p.startswith(('state/params/', 'state/model_state/'))}
     like = {'state': {'params': params, 'model_state': model_state}}
     rows = differences(saved, _paths(like))
     if not rows:

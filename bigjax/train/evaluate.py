@@ -1,5 +1,5 @@
 """Evaluation: every example of a split exactly once, whatever the batch size, the number of devices or of members."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,10 @@ from bigjax.parallel import mesh as meshes
 from bigjax.tasks import MASK, Task
 from bigjax.train.compiled import Watch
 from bigjax.train.feed import Resident, keeps
+
+
+class Stopped(Exception):
+    """An evaluation was left before its end, because the run was asked to stop."""
 
 
 class Evaluation:
@@ -34,16 +38,19 @@ class Evaluation:
     def _sources(self, split: str) -> list:
         return [d.train if split == 'train' else d.evals[split] for d in self._datas]
 
-    def run(self, name: str, variables) -> tuple[dict[str, list[float]], list[dict]]:
+    def run(self, name: str, variables, stop: Callable[[], bool] | None = None) -> tuple[dict[str, list[float]], list[dict]]:
         """One evaluator.
 
         Returns:
           metrics {'split/metric': [one value a member]} and the artifacts of each member.
+
+        Raises:
+          Stopped: `stop()` said so between two batches.
         """
         evaluator = self._evaluators[name]
         sources = self._sources(evaluator.split)
         metrics, artifacts = {}, [{} for _ in range(self._members or 1)]
-        seen, totals, outputs, examples = self._pass(name, evaluator, sources, variables)
+        seen, totals, outputs, examples = self._pass(name, evaluator, sources, variables, stop)
         for metric, (total, count) in totals.items():
             value = np.atleast_1d(total) / np.maximum(np.atleast_1d(count), 1e-8)
             metrics[f'{evaluator.split}/{metric}'] = [float(v) for v in value]
@@ -59,7 +66,7 @@ class Evaluation:
                         artifacts[m][key] = value
         return metrics, artifacts
 
-    def _pass(self, name, evaluator, sources, variables):
+    def _pass(self, name, evaluator, sources, variables, stop):
         """(examples seen, sums and counts, gathered outputs [(members,) n, …], examples of each source)."""
         data, length = self._datas[0], len(sources[0])
         parts = meshes.data_size(self._mesh)
@@ -70,6 +77,8 @@ class Evaluation:
         arrays = self._cache.arrays(sources) if resident else {}
         seen, totals, outputs, batches = 0, {}, [], []
         for number, (item, mask) in enumerate(self._items(sources, size, resident)):
+            if stop is not None and stop():
+                raise Stopped
             sums, out = fn(variables, arrays, item, mask, jax.random.fold_in(self._key, number))
             seen += int(jnp.sum(mask))
             totals = sums if not totals else jax.tree.map(jnp.add, totals, sums)

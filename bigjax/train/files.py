@@ -17,6 +17,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
     try:
         with open(beside, 'w', encoding='utf-8') as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that loses its power may keep the new name and not the text
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)

@@ -3,11 +3,10 @@
 At the boundary after step t the order is always the same, so that a run that was killed and one that was not write the
 same numbers: metrics are read and logged, evaluators run, the best weights are kept, then the checkpoint is saved. The
 loop never waits for a step: the metrics of an interval are read while the next one runs, except at boundaries that
-evaluate or save.
+evaluate or save. A run that is asked to stop saves before its evaluators have run; the next start runs them first.
 """
 import dataclasses
 import pathlib
-import signal
 import time
 
 import jax
@@ -18,6 +17,8 @@ from bigjax.parallel import mesh as meshes
 from bigjax.train import optimizers, replay
 from bigjax.train.checkpoint import Checkpoints
 from bigjax.train.compiled import METER, told
+from bigjax.train.evaluate import Stopped
+from bigjax.train.guard import Guard, Preempted
 from bigjax.train.profile import Profile
 from bigjax.train.program import Program, abstract, member
 from bigjax.train.work import Work
@@ -25,10 +26,6 @@ from bigjax.train.work import Work
 
 class _Halted(Exception):
     """(step, member) of a step that was not applied."""
-
-
-class Preempted(Exception):
-    """The run was asked to stop (SIGTERM, Ctrl-C), has saved its state, and goes on when it is started again."""
 
 
 @dataclasses.dataclass
@@ -50,17 +47,23 @@ class Loop:
       progress: told what happens; see `bigjax.train.progress`.
       work: what a step computes (`bigjax.train.work`), for the utilisation in the log.
       profile: (start after, until): the steps to trace.
+      guard: watches over the process (`bigjax.train.guard`).
     """
 
     def __init__(self, program: Program, workdir, records, progress, *, init_from: str = '', work: Work | None = None,
-                 profile: tuple[int, int] | None = None):
+                 profile: tuple[int, int] | None = None, guard: Guard | None = None):
         self._program, self._settings = program, program.settings
         self._workdir, self._records, self._progress = workdir, records, progress
         self._init_from, self._work = init_from, work
         self._profile = profile and Profile(profile, pathlib.Path(workdir) / 'profile', progress.say, program.compiled_text)
+        self._guard = guard or Guard()
+        self._phases = self._guard.clock
         s = self._settings
-        self._checkpoints = Checkpoints(workdir, keep=s.checkpoint_keep, best=s.best, higher=s.best_is_higher)
-        self._pending, self._stop = None, None
+        with self._phases.within('restore'):
+            self._checkpoints = Checkpoints(workdir, keep=s.checkpoint_keep, best=s.best, higher=s.best_is_higher,
+                                            say=progress.say)
+        records.damaged(self._checkpoints.damaged)
+        self._pending, self._rounds = None, 0
         self._clock = time.perf_counter()
         self._judged = None  # (metrics, artifacts) of the reported weights, where the last boundary has them already
         self._latest = {}  # the newest value of every metric, for the choice of the best
@@ -72,29 +75,37 @@ class Loop:
           Preempted: after a signal, once the state is saved.
           replay.NonFinite: a loss or gradient was not finite.
         """
-        handlers = {sig: signal.signal(sig, self._signalled) for sig in (signal.SIGTERM, signal.SIGINT)}
         self._compiled, self._told = METER.since(), False
         try:
-            carry, step = self._start()
-            carry, step, status = self._train(carry, step)
-            final, artifacts = self._judged or evaluate(self._program, self._program.variables(carry))
-            artifacts[0].update(self._samples(carry))
+            with self._phases.within('restore'):
+                carry, step, unjudged = self._start()
+            carry, step, status = self._train(carry, step, unjudged)
+            with self._phases.within('evaluation'):
+                final, artifacts = self._judged or self._evaluate(self._program.variables(carry))
+                artifacts[0].update(self._samples(carry))
             return Outcome(step, status, final, artifacts, METER.since(**self._compiled))
+        except Stopped:
+            raise Preempted(f'{self._guard.asked} in the last evaluation: the state is saved, run the same command again'
+                            ) from None
         finally:
-            self._checkpoints.close()
-            for sig, handler in handlers.items():
-                signal.signal(sig, handler)
+            with self._phases.within('save'):
+                self._checkpoints.close()
 
-    def _signalled(self, number, frame):
-        if self._stop is not None:  # the second time: at once
-            raise KeyboardInterrupt
-        self._stop = signal.Signals(number).name
-        self._progress.say(f'{self._stop}: saving after this step; once more stops at once')
+    def _asked(self) -> bool:
+        """Whether to stop here; several processes all say so after the same step."""
+        self._rounds += 1
+        return meshes.asked_to_stop(self._rounds) if jax.process_count() > 1 else bool(self._guard.asked)
+
+    def _evaluate(self, variables, names=None):
+        """As `evaluate`; a process alone leaves it when it is asked to stop."""
+        alone = jax.process_count() == 1
+        return evaluate(self._program, variables, names, stop=(lambda: bool(self._guard.asked)) if alone else None)
 
     def _start(self):
         """Own checkpoint, then --init_from, then scratch: the precedence is `bigjax.train.checkpoint`'s."""
         carry = self._program.init()
         steps = self._checkpoints.steps()
+        unjudged = bool(steps) and self._checkpoints.unjudged(steps[-1])
         if steps:
             carry = self._checkpoints.restore(steps[-1], jax.tree.map(abstract, carry))
             self._progress.say(f'resuming from step {steps[-1]}')
@@ -106,36 +117,42 @@ class Loop:
         if len(set(found)) > 1:
             raise UserError(f'{self._workdir}: the processes find different checkpoints there (of steps {found[:8]}); the '
                             'workdir has to be on a file system that all hosts share')
-        self._records.truncate_after(step)
-        return carry, step
+        self._records.truncate_after(step, unjudged)
+        return carry, step, unjudged
 
-    def _train(self, carry, step):
+    def _train(self, carry, step, unjudged=False):
         s, program = self._settings, self._program
-        feed = program.feed(step)
+        with self._phases.within('data'):
+            feed = program.feed(step)
         many, total = program.steps_per_call, s.steps
         self._progress.start(step, total)
         self._clock, self._since, status = time.perf_counter(), step, 'done'
+        phase = 'compile'
         try:
+            if unjudged:
+                carry = self._judge(carry, step, self._evaluators(step))
             while step < total:
+                self._phases.enter('data', step)
+                items = feed.at(step, many)
+                self._phases.enter(phase, step)
                 if self._profile:
                     self._profile.before(step)
-                state, totals, halted = program.call(
-                    carry['state'], carry['totals'], feed.arrays, feed.at(step, many))
+                state, totals, halted = program.call(carry['state'], carry['totals'], feed.arrays, items)
                 carry = {**carry, 'state': state, 'totals': totals}
                 step += many
+                phase, self._guard.unsaved = 'step', True
+                self._phases.enter('data', step)
+                feed.ahead(step)
+                self._phases.enter('step', step)
                 if self._profile:
                     self._profile.after(step, halted)
-                feed.ahead(step)
+                self._checkpoints.raise_error()
                 self._flush(feed)
-                carry = self._boundary(carry, step, halted, feed)
+                carry = self._boundary(carry, step, halted, feed, self._asked())
                 if self._early(carry, step):
                     status = 'stopped early'
                     self._save(carry, step)
                     break
-                if self._stop and step < total:
-                    self._flush(feed)
-                    self._save(carry, step)
-                    raise Preempted(f'{self._stop} at step {step}: the state is saved; run the same command again')
             self._flush(feed)
         except _Halted as halted:
             raise self._keep_evidence(carry, feed, *halted.args) from None
@@ -157,40 +174,66 @@ class Loop:
     def _due(self, step, every) -> bool:
         return step == self._settings.steps or (bool(every) and step % every == 0)
 
-    def _boundary(self, carry, step, halted, feed):
-        """What is due after `step`, in the order that the module's head gives."""
+    def _evaluators(self, step) -> list[str]:
+        """Those that are due after `step`."""
+        s = self._settings
+        return [n for n, e in self._program.experiment.evaluators.items()
+                if self._due(step, s.cadence(e.every) if e.every else s.eval_every)]
+
+    def _boundary(self, carry, step, halted, feed, asked):
+        """What is due after `step`, in the order that the module's head gives.
+
+        Raises:
+          Preempted: where the run is asked to stop, once the state is saved.
+        """
         s, program = self._settings, self._program
-        log = self._due(step, s.log_every)
-        evaluators = [n for n, e in program.experiment.evaluators.items()
-                      if self._due(step, s.cadence(e.every) if e.every else s.eval_every)]
-        save = self._due(step, s.checkpoint_every)
-        if log:
+        evaluators, save = self._evaluators(step), self._due(step, s.checkpoint_every)
+        if self._due(step, s.log_every):
             self._pending = (step, carry['totals'], halted, optimizers.plateau_factor(carry['state'].opt_state) + 0)
             if s.best.startswith('train/'):
                 total, count = carry['totals'][s.best.removeprefix('train/')]
                 carry = {**carry, 'best': program.keep_best(carry['best'], total / count, carry['state'])}
             carry = {**carry, 'totals': program.zero_totals(carry)}
-        if evaluators or save:
+        if evaluators or save or asked:
             _check(halted)
             self._flush(feed)
+        if asked:
+            self._save_and_leave(carry, step, bool(evaluators))
         if evaluators:
-            values, artifacts = evaluate(program, carry['state'].variables(), evaluators)
-            if step == s.steps and not s.best:
-                self._judged = values, artifacts
-            self._latest |= values
-            self._records.metrics(step, values)
-            self._progress.metrics(step, values)
-            if s.best in values:
-                value = np.asarray(values[s.best], np.float32)
-                carry = {**carry, 'best': program.keep_best(
-                    carry['best'], value if program.members else value[0], carry['state'])}
+            try:
+                carry = self._judge(carry, step, evaluators)
+            except Stopped:
+                self._save_and_leave(carry, step, True)
         if save:
             self._save(carry, step)
         return carry
 
-    def _save(self, carry, step):
+    def _judge(self, carry, step, evaluators):
+        """Runs and records evaluators; the best weights are kept."""
+        s, program = self._settings, self._program
+        with self._phases.within('evaluation'):
+            values, artifacts = self._evaluate(carry['state'].variables(), evaluators)
+        if step == s.steps and not s.best:
+            self._judged = values, artifacts
+        self._latest |= values
+        self._records.metrics(step, values)
+        self._progress.metrics(step, values)
+        if s.best not in values:
+            return carry
+        value = np.asarray(values[s.best], np.float32)
+        return {**carry, 'best': program.keep_best(
+            carry['best'], value if program.members else value[0], carry['state'])}
+
+    def _save_and_leave(self, carry, step, unjudged: bool):
+        """Saves before the evaluators have run (`unjudged`), and ends the run."""
+        self._save(carry, step, unjudged)
+        raise Preempted(f'{self._guard.asked or "SIGTERM"} at step {step}: the state is saved; run the same command again')
+
+    def _save(self, carry, step, unjudged: bool = False):
         best = {k: float(np.mean(v)) for k, v in self._latest.items()}
-        self._checkpoints.save(step, carry, best)
+        with self._phases.within('save'):
+            self._checkpoints.save(step, carry, best, unjudged)
+            self._records.saved(step)
 
     def _flush(self, feed):
         """Reads and logs the metrics of the interval that ended last; by now the next step is under way."""
@@ -237,11 +280,15 @@ class Loop:
         return dict(samples(self._program.apply, variables, jax.random.key(self._settings.seed)))
 
 
-def evaluate(program: Program, variables, names=None) -> tuple[dict, list]:
-    """The named evaluators, or all: metrics {name: [one value a member]} and the artifacts of each member."""
+def evaluate(program: Program, variables, names=None, stop=None) -> tuple[dict, list]:
+    """The named evaluators, or all: metrics {name: [one value a member]} and the artifacts of each member.
+
+    Raises:
+      Stopped: `stop()` said so between two batches.
+    """
     metrics, artifacts = {}, [{} for _ in range(program.members or 1)]
     for name in program.experiment.evaluators if names is None else names:
-        values, extra = program.evaluation.run(name, variables)
+        values, extra = program.evaluation.run(name, variables, stop)
         metrics |= values
         for mine, more in zip(artifacts, extra, strict=True):
             mine |= more

@@ -30,6 +30,8 @@ from bigjax.experiment import Expected
 from bigjax.parallel import mesh as meshes
 from bigjax.train import artifacts as artifact_files
 from bigjax.train import files
+from bigjax.train.guard import Preempted
+from bigjax.train.phases import Clock
 from bigjax.train.sinks import Sinks
 
 # Keys that say how long and where a run trains and what it writes, not what it learns: they may differ on resuming.
@@ -37,6 +39,7 @@ CADENCE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_k
 MACHINE = ('data_dir', 'data_threads', 'data_workers', 'resident', 'mesh', 'steps_per_call', 'eval_batch_size', 'sinks')
 FINISHED = ('done', 'stopped early')
 SHARED_SECONDS = 30.0  # in which all hosts see what process 0 has written
+KEPT = 8  # checkpoints whose time is remembered
 REFRESH_SECONDS = 10.0  # between updates of run.json while a run goes on
 
 
@@ -51,6 +54,7 @@ class Records:
       parameters: how many numbers the model has.
       info: facts about the data; JSON.
       sinks: 'tensorboard', 'wandb', or objects with `write(step, {name: float})` and `close()`.
+      clock: where the time of this start goes.
 
     Attributes:
       run: the contents of run.json.
@@ -62,13 +66,13 @@ class Records:
 
     def __init__(self, workdir, *, experiment: str, variant: str, config: Mapping, command: str,
                  devices: Mapping | None = None, parameters: int = 0, seed: int = 0, population: int = 1,
-                 info: Mapping | None = None, sinks: Sequence = ()):
+                 info: Mapping | None = None, sinks: Sequence = (), clock: Clock | None = None):
         self.workdir = pathlib.Path(workdir)
         self._writes = jax.process_index() == 0
         config = files.plain(config)
         before = self._previous(experiment, variant, config)
         self.finished = before.get('status') in FINISHED and before.get('config') == config
-        self._clock, self._before, self._shown = time.time(), before.get('wall_seconds') or 0.0, 0.0
+        self._clock, self._earlier, self._shown = clock or Clock(), earlier_seconds(before, self.workdir), 0.0
         if self.finished:
             self.run, self._sinks = before, Sinks((), self.workdir, before)
             return
@@ -77,7 +81,8 @@ class Records:
             'versions': versions(), 'devices': files.plain(devices or {}), 'host_cpus': os.cpu_count(), 'seed': seed,
             'population': population, 'parameters': parameters,
             'started': before.get('started') or datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-            'wall_seconds': self._before, 'steps': 0, 'steps_per_second': None, 'status': 'running', 'error': None,
+            'starts': before.get('starts', 0) + 1, 'wall_seconds': 0.0, 'seconds': {}, 'saved': before.get('saved', {}),
+            'damaged': before.get('damaged', []), 'steps': 0, 'steps_per_second': None, 'status': 'running', 'error': None,
             'final': {}, 'expected': [], 'info': files.plain(info or {})}
         self._make_workdir()
         self._sinks = Sinks(sinks if self._writes else (), self.workdir, self.run)
@@ -137,9 +142,28 @@ class Records:
 
     def _write_run(self):
         if self._writes:
-            self.run['wall_seconds'] = round(self._before + time.time() - self._clock, 3)
+            self._add_seconds()
             files.write_json(self.workdir / 'run.json', self.run)
             self._shown = time.time()
+
+    def _add_seconds(self):
+        """Where the time of all starts went."""
+        now = self._clock.spent()
+        seconds = {k: self._earlier.get(k, 0.0) + now.get(k, 0.0) for k in {**now, **self._earlier}}
+        self.run['seconds'] = {k: round(v, 3) for k, v in seconds.items()}
+        self.run['wall_seconds'] = round(sum(seconds.values()), 3)
+
+    def saved(self, step: int) -> None:
+        """A checkpoint of `step` has its copy of the state: what was spent until here is not lost with this process."""
+        self._add_seconds()
+        self.run['saved'] = dict([*self.run['saved'].items(), (str(step), self.run['seconds'])][-KEPT:])
+        self._write_run()
+
+    def damaged(self, found: Sequence[Mapping]) -> None:
+        """Checkpoints that were not what had been written."""
+        self.run['damaged'] = [*self.run.get('damaged', []), *map(dict, found)]
+        if found:
+            self._write_run()
 
     def metrics(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
         """Appends one line. `values` is {name: [one value a member]}; a list of one is a plain number."""
@@ -159,14 +183,28 @@ class Records:
                 self._write_run()
         self._sinks.write(int(step), {k: v for k, v in scalars.items() if math.isfinite(v)})
 
-    def truncate_after(self, step: int) -> None:
-        """Drops the lines of later steps, and any half line that a crash left; at the start of every run."""
+    def truncate_after(self, step: int, unjudged: bool = False) -> None:
+        """Drops the lines of later steps, and any half line that a crash left; at the start of every run.
+
+        Args:
+          unjudged: the evaluations of `step` itself are to come, too.
+        """
+        self._lose_after(step)
         path = self.workdir / 'metrics.jsonl'
         if self._writes and path.exists():
-            kept = [line for line in _lines(path) if line['step'] <= step]
+            judged = step - unjudged
+            kept = [line for line in _lines(path)
+                    if line['step'] <= (step if any(k.startswith('train/') for k in line) else judged)]
             files.write_text(path, ''.join(files.dumps(line) + '\n' for line in kept))
             self._speeds = [line['time/steps_per_second'] for line in kept if line.get('time/steps_per_second')]
         self.run['steps'] = int(step)
+
+    def _lose_after(self, step: int) -> None:
+        """What earlier starts spent after the checkpoint of `step` is lost: it has to be done again."""
+        kept = self.run['saved'].get(str(step), {})
+        lost = sum(self._earlier.values()) - sum(kept.values())
+        if self._earlier and lost > 0:
+            self._earlier = {**kept, 'lost': kept.get('lost', 0.0) + lost}
 
     def save_artifact(self, name: str, value: Any) -> None:
         """See `bigjax.train.artifacts.save`."""
@@ -192,15 +230,25 @@ class Records:
 
     def fail(self, error: BaseException) -> None:
         """The run ended by an exception; says so in run.json as far as the disk allows, and raises nothing."""
-        from bigjax.train.loop import Preempted
         from bigjax.train.replay import NonFinite
-        status = ('nonfinite' if isinstance(error, NonFinite) else
-                  'preempted' if isinstance(error, Preempted | KeyboardInterrupt) else 'failed')
+        status = ('nonfinite' if isinstance(error, NonFinite) else 'preempted' if isinstance(error, Preempted) else
+                  'stopped' if isinstance(error, KeyboardInterrupt) else 'failed')
         text = ' '.join(str(error).split())[:500]
         self.run.update(status=status, error=f'{type(error).__name__}: {text}' if text else type(error).__name__)
         with contextlib.suppress(OSError):
             self._write_run()
         self._sinks.close()
+
+
+def earlier_seconds(run: Mapping, workdir: pathlib.Path) -> dict[str, float]:
+    """{phase: seconds} of the starts before this one, until their last sign of life; what no record tells is 'lost'."""
+    if not run:
+        return {}
+    seconds = dict(run.get('seconds') or {'lost': run.get('wall_seconds') or 0.0})
+    told = (workdir / 'run.json').stat().st_mtime
+    signs = [p.stat().st_mtime for p in (workdir / 'metrics.jsonl',) if p.exists()]
+    seconds['lost'] = seconds.get('lost', 0.0) + max([0.0, *(s - told for s in signs)])
+    return seconds
 
 
 def summarise(members: Sequence[float]) -> dict:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigjax import UserError
+from bigjax.data.untrusted import archive, first_line, parsed
 from bigjax.train import checkpoint, step
 from bigjax.train.state import TrainState
 
@@ -20,6 +21,8 @@ FOLDER = 'nonfinite'
 
 class NonFinite(Exception):
     """A loss or a gradient was not finite; the message says when and where the evidence lies."""
+
+    shared = True  # all processes of a run find it at the same step
 
 
 def keep(workdir, state: TrainState, batch, *, member: int, facts: dict) -> pathlib.Path:
@@ -37,14 +40,22 @@ def read(folder) -> tuple[dict, dict]:
     """(info, batch) of a kept step.
 
     Raises:
-      UserError: the folder does not hold one.
+      UserError: the folder does not hold one, or its files are damaged.
     """
     folder = pathlib.Path(folder)
     for name in ('info.json', 'batch.npz', 'state'):
         if not (folder / name).exists():
             raise UserError(f'--replay={folder}: {name} is missing; name the {FOLDER}/ folder of a run that exited 3')
-    with np.load(folder / 'batch.npz') as file:
-        return json.loads((folder / 'info.json').read_text()), dict(file)
+    try:
+        info = parsed((folder / 'info.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise UserError(f'--replay={folder}: info.json cannot be read ({first_line(error)}); run the command of that run '
+                        'again') from None
+    kinds = {'step': int, 'variant': str, 'config': dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(info, dict) or not isinstance(info.get(key), kind)]
+    if wrong:
+        raise UserError(f'--replay={folder}: info.json says no {wrong[0]}; name the {FOLDER}/ folder of a run that exited 3')
+    return info, archive(folder / 'batch.npz')
 
 
 def first_nonfinite(call) -> str | None:

@@ -142,7 +142,7 @@ def meet(process, port, *, processes=2, host='127.0.0.1', hosts=None, seconds=30
          late_names=False):
     """One process at the meeting place."""
     who = Start(f'{host}:{port}', processes, process, None, 'a test', hosts, late_names)
-    return arrivals.meet(who, (host, port), command=command, seconds=seconds, say=say)
+    return arrivals.meet(who, (host, port), command=command, seconds=seconds, say=say)[0]
 
 
 def together(*calls):

@@ -11,8 +11,9 @@ import numpy as np
 
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Evaluator, Experiment
-from bigjax.parallel.start import Flags, leaving, start
+from bigjax.parallel.start import Flags, start
 from bigjax.tasks import classification
+from bigjax.train.guard import Guard
 from tests import tiny
 
 STEPS, BATCH = 7, 8
@@ -62,12 +63,12 @@ def facts(workdir, mesh: str) -> dict:
 def main(folder, coordinator, processes, process):
     """Writes its facts to FOLDER/PROCESS.json."""
     jax.config.update('jax_num_cpu_devices', 2)
-    start(Flags(coordinator, int(processes), int(process)), seconds=120)
+    joined = start(Flags(coordinator, int(processes), int(process)), seconds=120)
     assert jax.device_count() == 2 * int(processes)
-    found = facts(pathlib.Path(folder) / 'run', 'data:-1')
+    with Guard(lifeline=joined.lifeline, name=joined.name):
+        found = facts(pathlib.Path(folder) / 'run', 'data:-1')
     (pathlib.Path(folder) / f'{process}.json').write_text(json.dumps(found))
 
 
 if __name__ == '__main__':
-    with leaving():
-        main(*sys.argv[1:])
+    main(*sys.argv[1:])

@@ -53,7 +53,7 @@ def test_own_checkpoint_then_init_from_then_scratch(tmp_path):
         records = Records(workdir, experiment='tiny', variant='', config=configs.plain(tiny.config()), command='')
         loop = Loop(p, workdir, records, Progress(stream=io.StringIO()), init_from=init_from)
         try:
-            return loop._start()
+            return loop._start()[:2]
         finally:
             loop._checkpoints.close()
 

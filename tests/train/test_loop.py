@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bigjax.train.loop import Preempted
+from bigjax.train.guard import Guard, Preempted
 from bigjax.train.progress import Progress
 from tests import tiny
 
@@ -114,8 +114,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     straight, carry = tiny.train(tmp_path / 'straight')
-    with pytest.raises(Preempted, match='SIGTERM'):
-        tiny.train(tmp_path / 'asked', progress=Asks(stream=io.StringIO()))
+    with pytest.raises(Preempted, match='SIGTERM at step'), Guard() as guard:
+        tiny.train(tmp_path / 'asked', progress=Asks(stream=io.StringIO()), guard=guard)
     resumed, again = tiny.train(tmp_path / 'asked')
     assert resumed.final == straight.final and tiny.equal(carry['state'], again['state'])
     assert lines(tmp_path / 'straight') == lines(tmp_path / 'asked')

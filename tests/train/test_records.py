@@ -59,7 +59,7 @@ def test_the_keys_of_run_json(tmp_path):
     make(tmp_path).finish('done', 1, {})
     assert set(records.read_run(tmp_path)) == {
         'experiment', 'variant', 'command', 'config', 'git', 'versions', 'devices', 'host_cpus', 'seed', 'population',
-        'parameters', 'started', 'wall_seconds', 'steps', 'steps_per_second', 'status', 'error', 'final', 'expected',
+        'parameters', 'started', 'starts', 'wall_seconds', 'seconds', 'saved', 'damaged', 'steps', 'steps_per_second', 'status', 'error', 'final', 'expected',
         'info', 'compiled'}
 
 
@@ -107,11 +107,17 @@ def test_truncate_after_keeps_each_step_and_name_once(tmp_path, tail):
 def test_a_resumed_run_keeps_its_start_and_adds_up_its_time(tmp_path):
     make(tmp_path)
     run = json.loads((tmp_path / 'run.json').read_text())
-    files.write_json(tmp_path / 'run.json', {**run, 'started': '2020-01-01T00:00:00+00:00', 'wall_seconds': 1000.0})
+    seconds = {'compile': 100.0, 'step': 900.0}
+    saved = {'3': {'compile': 100.0, 'step': 500.0}}
+    files.write_json(tmp_path / 'run.json', {
+        **run, 'started': '2020-01-01T00:00:00+00:00', 'wall_seconds': 1000.0, 'seconds': seconds, 'saved': saved})
     again = make(tmp_path)
+    again.truncate_after(3)
     again.finish('done', 5, {})
-    assert again.run['started'] == '2020-01-01T00:00:00+00:00'
+    assert again.run['started'] == '2020-01-01T00:00:00+00:00' and again.run['starts'] == 2
     assert 1000 <= again.run['wall_seconds'] < 1100
+    assert again.run['seconds']['step'] == 500 and again.run['seconds']['lost'] == pytest.approx(400, abs=1)
+    assert sum(again.run['seconds'].values()) == pytest.approx(again.run['wall_seconds'], abs=0.01)
 
 
 def test_a_finished_run_is_recognised_and_a_longer_one_goes_on(tmp_path):
@@ -219,14 +225,14 @@ def test_a_kill_while_writing_leaves_a_whole_file(tmp_path):
 
 @pytest.mark.parametrize('error, status, text', [
     (RuntimeError('a\nb'), 'failed', 'RuntimeError: a b'),
-    (KeyboardInterrupt(), 'preempted', 'KeyboardInterrupt'),
+    (KeyboardInterrupt(), 'stopped', 'KeyboardInterrupt'),
     ('NonFinite', 'nonfinite', 'NonFinite: step 3'),
     ('Preempted', 'preempted', 'Preempted: step 3'),
 ])
 def test_how_it_failed(tmp_path, error, status, text):
     if isinstance(error, str):
-        from bigjax.train import loop, replay
-        error = {'NonFinite': replay.NonFinite, 'Preempted': loop.Preempted}[error]('step 3')
+        from bigjax.train import guard, replay
+        error = {'NonFinite': replay.NonFinite, 'Preempted': guard.Preempted}[error]('step 3')
     make(tmp_path).fail(error)
     run = records.read_run(tmp_path)
     assert (run['status'], run['error']) == (status, text)

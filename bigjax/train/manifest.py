@@ -1,0 +1,97 @@
+"""What makes a checkpoint folder trustworthy: a list of its files with their sizes and SHA-256 sums, written last.
+
+    manifest.json   {"format": 1, "bigjax": "0.1", "step": 400, "unjudged": false,
+                     "files": {"state/_METADATA": {"bytes": 812, "sha256": "…"}}}
+
+A folder without it was not finished; one that differs from it is damaged, or copied in part. It travels with the folder.
+"""
+import concurrent.futures
+import hashlib
+import json
+import pathlib
+
+import bigjax
+from bigjax.train import files
+
+NAME = 'manifest.json'
+FORMAT = 1
+THREADS = 4  # hashing gives up Python's lock
+
+
+def seal(folder, step: int, unjudged: bool = False) -> None:
+    """Writes the manifest of a finished checkpoint; until it is there, the checkpoint does not count.
+
+    Args:
+      unjudged: the evaluators that are due after this step have not run yet.
+    """
+    folder = pathlib.Path(folder)
+    paths = _paths(folder)
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        sums = list(pool.map(lambda p: _sum(folder / p), paths))
+    listed = {p: {'bytes': size, 'sha256': digest} for p, (size, digest) in zip(paths, sums, strict=True)}
+    files.write_json(folder / NAME, {'format': FORMAT, 'bigjax': bigjax.__version__, 'step': int(step),
+                                     'unjudged': unjudged, 'files': listed})
+
+
+def fault(folder, deep: bool = True) -> str:
+    """'' for a checkpoint as it was written, else what is wrong with it, in words.
+
+    Args:
+      deep: also reads every file; otherwise names and sizes alone are compared.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        listed = read(folder)['files']
+    except FileNotFoundError:
+        return f'{NAME} is missing: it was not written to its end'
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f'{NAME} cannot be read ({type(error).__name__})'
+    there = set(_paths(folder))
+    for missing in sorted(set(listed) - there):
+        return f'{missing} is missing'
+    for strange in sorted(there - set(listed)):
+        return f'{strange} does not belong to it'
+    for name, facts in listed.items():
+        size = (folder / name).stat().st_size
+        if size != facts['bytes']:
+            return f"{name} has {size:,} bytes instead of {facts['bytes']:,}"
+    if not deep:
+        return ''
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        for name, digest in zip(listed, pool.map(lambda p: _readable_sum(folder / p), listed), strict=True):
+            if not digest:
+                return f'{name} cannot be read'
+            if digest != listed[name]['sha256']:
+                return f'{name} is not what was written: its checksum differs'
+    return ''
+
+
+def read(folder) -> dict:
+    """The manifest of a checkpoint.
+
+    Raises:
+      OSError, ValueError: there is none, or it is not one.
+    """
+    found = json.loads((pathlib.Path(folder) / NAME).read_text(encoding='utf-8'))
+    if not isinstance(found, dict) or found.get('format') != FORMAT or not isinstance(found.get('files'), dict):
+        raise ValueError('not a manifest of this format')
+    return found
+
+
+def _paths(folder: pathlib.Path) -> list[str]:
+    """The files of a folder but the manifest, relative, sorted."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*')
+                  if p.is_file() and p != folder / NAME)
+
+
+def _sum(path: pathlib.Path) -> tuple[int, str]:
+    with open(path, 'rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+        return file.tell(), digest
+
+
+def _readable_sum(path: pathlib.Path) -> str:
+    try:
+        return _sum(path)[1]
+    except OSError:
+        return ''

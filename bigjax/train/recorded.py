@@ -1,0 +1,93 @@
+"""What is read back of a run for people: as `bigjax.train.records` reads it, after every field was found to be of its kind.
+
+A run record may come from another machine, or from a disk that was full. Pages and tables rely on what is checked here.
+"""
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bigjax import UserError
+from bigjax.data.untrusted import first_line, shallow
+from bigjax.train import records
+
+CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # what moves a cursor, or no file can hold
+LARGEST = 1e100  # of a number: sums and squares of it are still numbers
+
+
+def number(value: Any) -> bool:
+    """A finite number, or none."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST)
+
+
+def deviation(value: Any) -> bool:
+    """As `number`, not negative."""
+    return number(value) and (value is None or value >= 0)
+
+
+def text(value: Any) -> bool:
+    """A line of text, or none."""
+    return value is None or (isinstance(value, str) and not CONTROL.search(value))
+
+
+def _kind(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: value is None or isinstance(value, kinds)
+
+
+def _fields(checks: Mapping[str, Callable], needed: tuple[str, ...] = ()) -> Callable[[Any], bool]:
+    """A dict whose fields, where they are there, pass."""
+    return lambda value: isinstance(value, dict) and all(key in value and value[key] is not None for key in needed) and all(
+        check(value[key]) for key, check in checks.items() if key in value)
+
+
+SUMMARY = _fields({'mean': number, 'std': deviation, 'members': lambda v: isinstance(v, list) and all(map(number, v))})
+EXPECTED = _fields({'metric': text, 'value': number, 'tolerance': deviation, 'std': deviation, 'runs': number, 'source': text,
+                    'better': lambda v: v in (None, 'higher', 'lower'), 'measured': number, 'spread': deviation},
+                   ('metric', 'value', 'tolerance', 'source', 'ok'))
+FIELDS = {
+    'experiment': lambda v: isinstance(v, str) and re.fullmatch(r'[\w-]+(\.[\w-]+)*', v), 'variant': text,
+    'status': lambda v: isinstance(v, str) and text(v), 'config': lambda v: isinstance(v, dict), 'info': _kind(dict),
+    'command': _kind(str), 'error': _kind(str), 'started': text, 'versions': _kind(dict),
+    'git': lambda v: v is None or _fields({'sha': text})(v),
+    'devices': lambda v: v is None or _fields({'kind': text, 'platform': text, 'count': number})(v),
+    **dict.fromkeys(('population', 'parameters', 'steps', 'wall_seconds', 'steps_per_second'), deviation),
+    'final': lambda v: v is None or (isinstance(v, dict) and all(text(k) and SUMMARY(s) and {'mean', 'std', 'members'} <= set(s)
+                                                                for k, s in v.items())),
+    'expected': lambda v: v is None or (isinstance(v, list) and all(map(EXPECTED, v)))}
+
+
+def read_run(workdir) -> dict:
+    """The run.json of a workdir.
+
+    Raises:
+      UserError: as `records.read_run`, or a field is not of its kind.
+    """
+    path = pathlib.Path(workdir) / 'run.json'
+    try:
+        run = records.read_run(workdir)
+    except RecursionError:
+        raise UserError(f'{path}: it is nested too deeply for a run record; remove it or fetch it again') from None
+    wrong = next((key for key, check in FIELDS.items() if key in run and not check(run[key])), None)
+    if wrong or not shallow(run):
+        raise UserError(f"{path}: its {wrong or 'contents'} cannot be those of a run; remove it or fetch it again")
+    return run
+
+
+def read_metrics(workdir) -> list[dict]:
+    """metrics.jsonl as one dict a step, in the order of the steps; what is no number of a metric is left out.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    path = pathlib.Path(workdir) / 'metrics.jsonl'
+    try:
+        lines = records.read_metrics(workdir)
+    except (OSError, RecursionError) as error:
+        raise UserError(f'{path}: it cannot be read ({first_line(error)}); remove it or fetch it again') from None
+    return [{key: value for key, value in line.items() if _metric(key, value)} for line in lines if 0 <= line['step'] < 2**53]
+
+
+def _metric(name: str, value: Any) -> bool:
+    if name.endswith('/members'):
+        return isinstance(value, list) and all(map(number, value))
+    return bool(text(name)) and (deviation if name.endswith('/std') else number)(value)

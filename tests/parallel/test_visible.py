@@ -1,0 +1,133 @@
+"""Accelerators that the system shows, in a folder that stands for its root; and no CPU beside one unless asked for."""
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+from bigjax import UserError, cli
+from bigjax.parallel import visible
+
+
+def system(root, *files, vendors=()):
+    """A folder with device files, and PCI devices of some vendors."""
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    for i, vendor in enumerate(vendors):
+        place = root / f'sys/bus/pci/devices/0000:00:0{i}.0'
+        place.mkdir(parents=True)
+        (place / 'vendor').write_text(f'{vendor}\n')
+    return root
+
+
+@pytest.mark.parametrize(('files', 'vendors', 'found'), [
+    ((), (), {}),
+    (('dev/null', 'dev/nvidiactl', 'dev/nvidia-uvm', 'dev/nvidia-caps/nvidia-cap1'), (), {}),
+    (('dev/nvidiactl', 'dev/nvidia10', 'dev/nvidia2'), (), {'cuda': ['/dev/nvidia2', '/dev/nvidia10']}),
+    (('dev/accel0', 'dev/accel1'), (), {'tpu': ['/dev/accel0', '/dev/accel1']}),
+    (('dev/accel/accel0',), (), {}),
+    (('dev/vfio/vfio', 'dev/vfio/0'), ('0x8086',), {}),
+    (('dev/vfio/vfio', 'dev/vfio/0'), ('0x8086', '0x1ae0'), {'tpu': ['/dev/vfio/0']}),
+    (('dev/vfio/vfio',), ('0x1ae0',), {}),
+    (('dev/kfd', 'dev/nvidia0'), (), {'cuda': ['/dev/nvidia0'], 'rocm': ['/dev/kfd']})])
+def test_what_shows(tmp_path, files, vendors, found):
+    assert visible.accelerators(system(tmp_path, *files, vendors=vendors)) == found
+
+
+def devices(platform='cpu', **errors):
+    """`jax.devices` of a machine: its default, and the kinds that fail."""
+    def ask(kind='default'):
+        if kind in errors:
+            raise RuntimeError(errors[kind])
+        return [types.SimpleNamespace(platform=platform)]
+
+    return ask
+
+
+CUDA, LIB = {'jax-cuda12-plugin': '0.10.2'}, {'jaxlib': '0.10.2'}
+
+
+@pytest.mark.parametrize(('file', 'ask', 'packages', 'environ', 'words'), [
+    ('nvidia0', devices(), LIB, {},
+     "/dev/nvidia0 is there and JAX does not compute on it: no plugin for cuda is installed; pip install 'bigjax[cuda]', or "
+     '--platform=cpu to run on the CPU on purpose'),
+    ('accel0', devices(), LIB, {}, "no plugin for tpu is installed; pip install 'bigjax[tpu]', or --platform=cpu"),
+    ('kfd', devices(), LIB, {}, "no plugin for rocm is installed; install JAX's plugin for ROCm, or --platform=cpu"),
+    ('nvidia0', devices(default="Unable to initialize\n backend 'cuda': no driver"), CUDA | LIB, {},
+     "jax-cuda12-plugin 0.10.2 is installed and failed (Unable to initialize backend 'cuda': no driver)"),
+    ('accel0', devices(tpu="Backend 'tpu' failed to initialize: in use"), LIB | {'libtpu': '0.0.42'}, {},
+     "libtpu 0.0.42 is installed and failed (Backend 'tpu' failed to initialize: in use); free"),
+    ('nvidia0', devices(cuda='Unknown backend cuda'), CUDA | LIB, {}, 'failed (see what JAX said above)'),
+    ('nvidia0', devices(), CUDA | {'jaxlib': '0.11.0'}, {}, 'jax-cuda12-plugin 0.10.2 is not for jaxlib 0.11.0; pip install'),
+    ('nvidia0', devices(), CUDA | LIB, {'CUDA_VISIBLE_DEVICES': ''}, 'CUDA_VISIBLE_DEVICES= in the environment hides it')])
+def test_the_cpu_beside_an_accelerator_is_refused_with_the_cause(tmp_path, file, ask, packages, environ, words):
+    root = system(tmp_path, f'dev/{file}')
+    with pytest.raises(UserError) as error:
+        visible.refuse_cpu(root=root, devices=ask, packages=packages, environ=environ)
+    assert words in str(error.value) and '--platform=cpu' in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(('files', 'platform', 'ask', 'environ', 'said'), [
+    ((), '', None, {}, ''),
+    (('nvidia0',), 'cpu', None, {'JAX_PLATFORMS': 'cpu'}, ''),
+    (('nvidia0',), '', devices('gpu'), {'CUDA_VISIBLE_DEVICES': '0'}, ''),
+    (('nvidia0',), 'cuda', devices('gpu'), {'JAX_PLATFORMS': 'cpu'}, ''),
+    (('nvidia0', 'nvidia1'), '', None, {'JAX_PLATFORMS': 'cpu'},
+     'note: JAX_PLATFORMS=cpu in the environment: this runs on the CPU, though /dev/nvidia0 and 1 more is there; unset it, or '
+     'say --platform=cpu'),
+    (('accel0',), '', None, {'JAX_PLATFORM_NAME': 'cpu'}, 'note: JAX_PLATFORM_NAME=cpu')])
+def test_the_cpu_is_allowed_where_it_is_asked_for_or_alone(tmp_path, files, platform, ask, environ, said):
+    """Without `ask` no device may be asked for."""
+    root, lines = system(tmp_path, *(f'dev/{name}' for name in files)), []
+    never = lambda *_: pytest.fail('asked for devices')
+    visible.refuse_cpu(platform, root=root, devices=ask or never, packages={}, environ=environ, say=lines.append)
+    assert len(lines) == bool(said) and all(said in line and '\n' not in line for line in lines)
+
+
+SCRIPT = """
+import pathlib, sys
+from bigjax import cli
+from bigjax.parallel import visible
+from experiments import mnist1d
+shown = visible.accelerators(pathlib.Path(sys.argv[1]))
+visible.accelerators = lambda root: shown
+sys.exit(cli.run(mnist1d, 'experiments.mnist1d', sys.argv[2:]))
+"""
+
+
+alone = pytest.mark.skipif(bool(visible.accelerators()), reason='this machine has an accelerator: JAX may well compute on it')
+
+
+@alone
+@pytest.mark.parametrize(('argv', 'environ', 'code', 'words'), [
+    ((), {}, 2, 'mnist1d: /dev/nvidia0 is there and JAX does not compute on it: '),
+    (('eval',), {'JAX_PLATFORMS': 'cpu'}, 2, 'no checkpoint there')])
+def test_a_command_stops_in_seconds_or_says_that_the_environment_wants_the_cpu(tmp_path, argv, environ, code, words):
+    system(tmp_path, 'dev/nvidia0')
+    env = {k: v for k, v in os.environ.items() if not k.startswith('JAX_PLATFORM')} | environ
+    command = [sys.executable, '-c', SCRIPT, str(tmp_path), f'--workdir={tmp_path}/run', '--variant=mlp', '--config.data=fake']
+    started = time.monotonic()
+    done = subprocess.run([*command, *argv], capture_output=True, text=True, timeout=100, env=env,
+                          cwd=pathlib.Path(__file__).parents[2])
+    assert done.returncode == code and words in done.stderr, done.stderr
+    assert ('note: JAX_PLATFORMS=cpu' in done.stdout) == bool(environ)
+    assert time.monotonic() - started < 20 and not (tmp_path / 'run').exists()
+    assert done.stderr.strip().splitlines()[-1].startswith('mnist1d: ')
+
+
+@alone
+@pytest.mark.parametrize(('verb', 'refused'), [
+    ('train', True), ('eval', True), ('bench', True), ('plan', False), ('shard', False), ('doctor', False)])
+def test_the_verbs_that_compute_are_refused(capsys, tmp_path, monkeypatch, verb, refused):
+    for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME'):
+        monkeypatch.delenv(name, raising=False)
+    shown = visible.accelerators(system(tmp_path, 'dev/nvidia0'))
+    monkeypatch.setattr(visible, 'accelerators', lambda *_: shown)
+    monkeypatch.setitem(cli.VERBS, verb, lambda job: 77)
+    assert cli.run(None, 'experiments.tiny', [verb]) == (cli.USER if refused else 77)
+    assert ('/dev/nvidia0 is there' in capsys.readouterr().err) == refused
+    assert cli.run(None, 'experiments.tiny', [verb, '--platform=cpu']) == 77
