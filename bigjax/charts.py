@@ -1,7 +1,7 @@
 """Line charts as inline SVG: no library, sharp at any size, and in the colours of the page (light or dark)."""
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from bigjax.summary import number
@@ -21,15 +21,16 @@ class Series(NamedTuple):
     colour: int = 0
 
 
-def chart(series: Sequence[Series], *, x_label: str = 'step', log: bool | None = None,
-          zero: bool = False) -> str:
+def chart(series: Sequence[Series], *, x_label: str = 'step', log: bool | None = None, zero: bool = False,
+          marks: Collection[float] = ()) -> str:
     """The SVG of some curves on common axes.
 
     Args:
       log: a logarithmic y axis; None chooses it for positive values that span more than a factor of 30.
       zero: the y axis starts at 0.
+      marks: places on the x axis to point at.
     """
-    series = [thin(s) for s in series]
+    series = [thin(s, marks) for s in series]
     values = [y for s in series for y in s.y if y is not None]
     xs = [x for s in series for x in s.x]
     if not values:
@@ -64,6 +65,9 @@ def chart(series: Sequence[Series], *, x_label: str = 'step', log: bool | None =
                          f'{_label(tick)}</text>')
     parts.append(f'<text class="tick axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 1}" text-anchor="end">{x_label}'
                  f'{" · log scale" if log else ""}</text>')
+    for x in marks:
+        parts.append(f'<path class="mark" style="stroke:var(--bad);fill:var(--bad);stroke-width:.6" '
+                     f'd="M{px(x):.1f},{HEIGHT - BOTTOM}V{TOP}m0,0l-3.5,-7h7z"/>')
     for s in series:
         for run in _runs(s, _band(s, log)):
             if len(run) > 1:
@@ -98,12 +102,13 @@ def legend(series: Sequence[Series]) -> str:
     return f'<div class="legend">{"".join(items)}</div>'
 
 
-def thin(s: Series) -> Series:
-    """At most `POINTS` points, the first and the last among them."""
+def thin(s: Series, marks: Collection[float] = ()) -> Series:
+    """At most `POINTS` points, the first and the last among them, and those at `marks`."""
     n = len(s.x)
     if n <= POINTS:
         return s
-    keep = sorted({round(i * (n - 1) / (POINTS - 1)) for i in range(POINTS)})
+    marked = set(marks)
+    keep = sorted({round(i * (n - 1) / (POINTS - 1)) for i in range(POINTS)} | {i for i, x in enumerate(s.x) if x in marked})
     pick = lambda values: None if values is None else [values[i] for i in keep]
     return s._replace(x=pick(s.x), y=pick(s.y), std=pick(s.std))
 

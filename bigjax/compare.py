@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 
 from bigjax import UserError
 from bigjax.charts import Series, chart, legend, logarithmic
+from bigjax.data.untrusted import printable
 from bigjax.page import page
 from bigjax.report import escape, section, table_html
 from bigjax.summary import commit, device, number, runs_in, seconds, spread
 from bigjax.train import files
 from bigjax.train.progress import table
-from bigjax.train.records import flat, read_metrics
+from bigjax.train.recorded import read_metrics
+from bigjax.train.records import flat
 
 MISSING = '–'
 
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         runs = load(options.runs)
         metric = choose_metric(runs, options.metric)
         head, rows = comparison(runs, [metric] if options.metric else None)
-        print(table(head, rows))
+        print(table(*_printable(head, rows)))
         if options.out:
             series = curves(runs, metric)
             try:
@@ -156,7 +158,7 @@ def _png(out, metric, series) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout='constrained')
     for s in series:
         y = [float('nan') if v is None else v for v in s.y]
-        line, = axes.plot(s.x, y, label=s.name, linewidth=1.6)
+        line, = axes.plot(s.x, y, label=_plain(s.name), linewidth=1.6)
         low = [v - (d or 0.0) for v, d in zip(y, s.std, strict=True)]
         high = [v + (d or 0.0) for v, d in zip(y, s.std, strict=True)]
         axes.fill_between(s.x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
@@ -164,12 +166,22 @@ def _png(out, metric, series) -> None:
     if values and logarithmic(values):
         axes.set_yscale('log')
     axes.set_xlabel('step')
-    axes.set_title(metric, loc='left', fontsize=11)
+    axes.set_title(_plain(metric), loc='left', fontsize=11)
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(axis='y', alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(out, dpi=150)
     pyplot.close(figure)
+
+
+def _printable(head, rows):
+    return [printable(cell) for cell in head], [[printable(cell) for cell in row] for row in rows]
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib shows it letter by letter: it takes $ for a formula, and hides what begins with _."""
+    name = name.replace('$', r'\$')
+    return f' {name}' if name.startswith('_') else name
 
 
 def _value(value) -> str:

@@ -6,6 +6,7 @@ and knows at the end which keys nobody read.
 """
 import ast
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -45,14 +46,19 @@ def parse(key: str, text: str, current):
       UserError: it does not fit the key's type.
     """
     def wrong(what):
-        return UserError(f'--config.{key}={text}: {what}; it is now {current!r}')
+        shown = text if text.isprintable() and len(text) <= 200 else ascii(text[:200])
+        return UserError(f'--config.{key}={shown}: {what}; it is now {current!r}')
 
     if isinstance(current, str):
         return text
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (RecursionError, MemoryError):
+        raise wrong('is nested too deeply') from None
+    except (ValueError, SyntaxError, TypeError):  # [] as a key of a dict is a TypeError
         value = {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
+    if not storable(value):
+        raise wrong('wants text, a number, or lists and sections of them')
     if current is None:
         return value
     if isinstance(current, bool):
@@ -64,12 +70,21 @@ def parse(key: str, text: str, current):
             return text  # a duration; what reads the key knows whether it may be one
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong('wants a number')
-        if isinstance(current, int) and value != int(value):
+        if isinstance(current, int) and (not math.isfinite(value) or value != int(value) or not storable(int(value))):
             raise wrong('wants a whole number')
         return float(value) if isinstance(current, float) else int(value)
     if isinstance(current, tuple | list):
         return type(current)(value if isinstance(value, tuple | list) else (value,))
     raise wrong(f'a {type(current).__name__} cannot be set here')
+
+
+def storable(value) -> bool:
+    """Whether JSON can hold a value, and so config.json: no bytes, sets or complex numbers, no whole number beyond 64 bits."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and '.' not in key for key in value) and all(map(storable, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(storable, value))
+    return value is None or isinstance(value, str | float) or (isinstance(value, int) and -2**63 <= value < 2**64)
 
 
 def override(config: ml_collections.ConfigDict, overrides: Mapping[str, str]) -> ml_collections.ConfigDict:
@@ -85,7 +100,8 @@ def override(config: ml_collections.ConfigDict, overrides: Mapping[str, str]) ->
             inside = [k for k in known if k.startswith(f'{key}.')]
             hint = (f"; it is a section: {', '.join(inside)}" if inside else
                     f'; write {ELSEWHERE[key]}' if key in ELSEWHERE else nearest(key, list(known)))
-            raise UserError(f"--config.{key}: no such key{hint}")
+            shown = key if key.isprintable() and len(key) <= 200 else ascii(key[:200])
+            raise UserError(f"--config.{shown}: no such key{hint}")
         section, _, last = key.rpartition('.')
         target = config
         for part in filter(None, section.split('.')):

@@ -5,8 +5,10 @@
 import base64
 import html
 import json
+import math
 import pathlib
 import sys
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,13 +17,16 @@ import numpy as np
 from bigjax import UserError
 from bigjax.charts import Series, chart, legend
 from bigjax.page import page
+from bigjax.spikes import spikes
 from bigjax.summary import commit, device, number, paper, runs_in, seconds, spread, title, verdict
 from bigjax.tasks import Confusion
 from bigjax.train import artifacts, files
-from bigjax.train.records import flat, read_metrics
+from bigjax.train.recorded import read_metrics
+from bigjax.train.records import flat
 
 SPLITS = ('train', 'val', 'test')  # their colours, in this order; other splits follow
 LARGEST_CONFUSION = 26  # classes; above it, the most frequent confusions are listed
+SPIKES = 10  # that are told in words; all are marked
 
 
 def write(workdir) -> pathlib.Path:
@@ -84,13 +89,14 @@ def _table_page(workdir, runs) -> str:
     body = []
     for name, run in runs.items():
         label = run.get('variant') or name
-        cells = [f'<a href="{html.escape(name)}/report.html">{escape(label)}</a>']
+        cells = [f'<a href="{urllib.parse.quote(name)}/report.html">{escape(label)}</a>']
         for metric in metrics:
             row = next((r for r in run.get('expected') or [] if r['metric'] == metric), None)
             value = (run.get('final') or {}).get(metric) or {'mean': None, 'std': None}
-            cells += [f'<b>{spread(value["mean"], value["std"])}</b>{_mark(row)}', paper(row) if row else '–']
-        cells += [number(run.get('population')), number(run.get('parameters')), number(run.get('steps')),
-                  seconds(run.get('wall_seconds')), escape(run['status'])]
+            cells += [f'<b>{escape(spread(value["mean"], value["std"]))}</b>{_mark(row)}', escape(paper(row)) if row else '–']
+        facts = (number(run.get('population')), number(run.get('parameters')), number(run.get('steps')),
+                 seconds(run.get('wall_seconds')), run['status'])
+        cells += map(escape, facts)
         body.append(cells)
     head = ['', *(cell for m in metrics for cell in (escape(m), 'paper')), 'seeds', 'parameters', 'steps', 'time', '']
     first = next(iter(runs.values()))
@@ -98,7 +104,7 @@ def _table_page(workdir, runs) -> str:
                 section('Curves', ''.join(_shared_charts(workdir, runs, metrics))),
                 _details('Environment', _pairs(_environment(first)))]
     name = ', '.join(sorted(e.rsplit('.', 1)[-1] for e in experiments))
-    line = f'{len(runs)} rows · {seconds(sum(r.get("wall_seconds") or 0 for r in runs.values()))} · {device(first)}'
+    line = f'{len(runs)} rows · {seconds(sum(r.get("wall_seconds") or 0 for r in runs.values()))} · {escape(device(first))}'
     return page(name, (worst, text), line, ''.join(sections))
 
 
@@ -128,7 +134,7 @@ def _mark(row) -> str:
 
 def _expected(run) -> str:
     rows = run.get('expected') or []
-    body = [[escape(r['metric']), f'<b>{spread(r["measured"], r["spread"])}</b>{_mark(r)}', paper(r),
+    body = [[escape(r['metric']), f'<b>{escape(spread(r["measured"], r["spread"]))}</b>{_mark(r)}', escape(paper(r)),
              f'± {r["tolerance"]:g}'] for r in rows]
     head = ['', 'measured', 'published', 'tolerance']
     return section('Measured and published', table_html(head, body) + _sources([run]) if rows else '')
@@ -142,7 +148,7 @@ def _sources(runs) -> str:
 def _final(run) -> str:
     """The other final metrics."""
     shown = {r['metric'] for r in run.get('expected') or []}
-    rows = [[escape(name), spread(v['mean'], v['std']), ' '.join(number(m) for m in v['members'])]
+    rows = [[escape(name), escape(spread(v['mean'], v['std'])), escape(' '.join(map(number, v['members'])))]
             for name, v in (run.get('final') or {}).items() if name not in shown and not name.endswith('/examples')]
     many = (run.get('population') or 1) > 1
     head = ['', 'at the end', 'each seed'] if many else ['', 'at the end']
@@ -187,11 +193,24 @@ def _charts(metrics) -> list[str]:
     for group, series in grouped(metrics).items():
         if max(len(s.x) for s in series) < 2:
             continue
+        found_spikes = spikes(series[0].x, series[0].y) if (group, series[0].name) == ('loss', 'train') else []
         names = legend(series) if len(series) > 1 or series[0].name not in (group, 'train') else ''
         note = ' <small>mean and spread of the seeds</small>' if any(s.std for s in series) else ''
         found.append(f'<figure><figcaption>{escape(group)}{note}</figcaption>{names}'
-                     f'{chart(series, zero=series[0].colour == 7)}</figure>')
+                     f'{chart(series, zero=series[0].colour == 7, marks=[step for step, *_ in found_spikes])}'
+                     f'{_spikes(found_spikes)}</figure>')
     return found
+
+
+def _spikes(found) -> str:
+    """A line for each of the first, and the number of the others."""
+    short = lambda v: 'not finite' if not math.isfinite(v) else number(round(v)) if abs(v) >= 1000 else f'{v:.3g}'
+    before = lambda typical: '' if typical is None else f', about {short(typical)} before'
+    lines = [f'loss spike at step {number(step)}: {short(value)}{before(typical)}' for step, value, typical in found[:SPIKES]]
+    if len(found) > SPIKES:
+        lines.append(f'and {number(len(found) - SPIKES)} more')
+    told = ''.join(f'<div>{escape(line)}</div>' for line in lines)
+    return f'<div class="note">{told}</div>' if told else ''
 
 
 def _shared_charts(workdir, runs, metrics) -> list[str]:
@@ -278,8 +297,8 @@ def _words(name: str) -> str:
 
 
 def escape(value) -> str:
-    """Escaped for HTML."""
-    return html.escape(str(value))
+    """Escaped for HTML; half a pair of a surrogate, which JSON can hold and a file cannot, is a question mark."""
+    return html.escape(str(value).encode('utf-8', 'replace').decode())
 
 
 if __name__ == '__main__':

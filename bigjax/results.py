@@ -22,7 +22,8 @@ import bigjax
 from bigjax import UserError
 from bigjax.summary import commit, device, number, paper, runs_in, seconds, spread
 from bigjax.train import files
-from bigjax.train.records import FINISHED, judge, read_metrics, read_run
+from bigjax.train.recorded import read_metrics, read_run
+from bigjax.train.records import FINISHED, judge
 
 PAGES = ('README.md', 'experiments/README.md')
 BLOCK = re.compile(r'(<!-- results:begin(?P<names>[^>]*?) ?-->\n).*?(<!-- results:end -->)', re.DOTALL)
@@ -161,7 +162,7 @@ def add(workdir, root) -> list[pathlib.Path]:
             raise UserError(f"{workdir / name}: the run is not finished (status {run['status']!r}); let it end first")
     kept = []
     for name, run in runs.items():
-        row = re.sub(r'[^\w.+-]', '_', run.get('variant') or 'main')
+        row = re.sub(r'[^\w.+-]', '_', run.get('variant') or '').lstrip('.')[:100] or 'main'  # never ..
         folder = pathlib.Path(root) / 'experiments' / 'results' / run['experiment'].rsplit('.', 1)[-1] / row
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(folder / 'run.json', without_folders(run))

@@ -6,7 +6,8 @@ from typing import Any
 
 from bigjax import UserError
 from bigjax.train.progress import clock
-from bigjax.train.records import FINISHED, read_metrics, read_run
+from bigjax.train.recorded import read_metrics, read_run
+from bigjax.train.records import FINISHED
 
 
 def number(value: Any) -> str:

@@ -41,7 +41,34 @@ def pytest_runtest_teardown(item, nextitem):
 
 
 def pytest_addoption(parser):
+    parser.addoption('--battery', default='short', choices=('short', 'full'), help='how many kills the trust tests try')
+    parser.addoption('--trust', help='a JSON file for what the trust tests count: {what: how many}')
     parser.addoption('--modes', help='a JSON file for what the equality tests find: {experiment: {mode: all cases passed}}')
+
+
+@pytest.fixture(scope='session')
+def battery(request):
+    """'short' or 'full'."""
+    return request.config.getoption('--battery')
+
+
+class Trust:
+    """Adds up what the trust tests count; the largest of what is measured in seconds."""
+
+    def __init__(self, path):
+        self._path, self._counts, self._outcomes = pathlib.Path(path), {}, {}
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == 'call':
+            self._outcomes[report.outcome] = self._outcomes.get(report.outcome, 0) + 1
+            for name, count in dict(report.user_properties).get('trust', {}).items():
+                before = self._counts.get(name, 0)
+                self._counts[name] = round(max(before, count), 1) if name.startswith('seconds') else before + count
+
+    def pytest_sessionfinish(self):
+        from bigjax.train.records import git
+        kept = {'commit': git()['sha'] or '', 'jax': jax.__version__, 'tests': self._outcomes, 'counts': self._counts}
+        self._path.write_text(json.dumps(kept, indent=1, sort_keys=True) + '\n')
 
 
 class Modes:
@@ -63,5 +90,7 @@ class Modes:
 
 
 def pytest_configure(config):
+    if config.getoption('--trust') and not hasattr(config, 'workerinput'):
+        config.pluginmanager.register(Trust(config.getoption('--trust')))
     if config.getoption('--modes') and not hasattr(config, 'workerinput'):
         config.pluginmanager.register(Modes(config.getoption('--modes')))

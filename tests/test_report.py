@@ -1,6 +1,7 @@
 """The report: what it says, that it stands alone, and that it survives whatever records there are."""
 import html.parser
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from bigjax import UserError, charts, report, summary
 from bigjax.charts import Series
+from bigjax.spikes import spikes
 from bigjax.tasks import Confusion
 from bigjax.train import artifacts, files, records
 from tests import workdirs
@@ -225,3 +227,83 @@ def test_the_command_needs_neither_matplotlib_nor_a_device(tmp_path):
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True,
                          cwd=report.__file__.rsplit('/', 2)[0])
     assert out.stdout.strip() == '0'
+
+
+def falling(seed, noise, count=600):
+    t = np.arange(count) / count
+    return (2.3 * np.exp(-5 * t) + 0.05) * np.maximum(1 + noise * np.random.default_rng(seed).normal(size=count), 0.01)
+
+
+STEPS = [40 * i for i in range(600)]
+
+
+@pytest.mark.parametrize('noise', [0.0, 0.05, 0.2])
+@pytest.mark.parametrize('seed', range(5))
+def test_a_noisy_falling_loss_has_no_spikes(seed, noise):
+    assert spikes(STEPS, falling(seed, noise)) == []
+    assert spikes(STEPS, falling(seed, noise) - 0.4) == []  # below zero at the end
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_exactly_the_injected_spikes_are_found(seed):
+    values = [float(v) for v in falling(seed, 0.05)]
+    usual = {i: values[i] for i in (12, 200, 203, 599)}
+    for i, value in usual.items():
+        values[i] = 4 * value
+    values[5], values[300], values[400], values[500] = None, math.nan, math.inf, -math.inf
+    found = spikes(STEPS, values)
+    assert [step // 40 for step, *_ in found] == [5, 12, 200, 203, 300, 400, 500, 599]
+    for step, value, typical in found:
+        if step // 40 in usual:
+            assert value == values[step // 40] and typical == pytest.approx(usual[step // 40], rel=0.6)
+        else:
+            assert not math.isfinite(value)
+
+
+@pytest.mark.parametrize('values, found', [
+    ([], []), ([1.0], []), ([None], [0]), ([1.0] * 9 + [9.0], []), ([1.0] * 10 + [9.0], [10]), ([1.0] * 10 + [1.4], []),
+    ([1.0] * 10 + [0.1], []), ([0.0] * 10 + [1.0], [10]), ([-2.0] * 20 + [3.0], [20]),
+    ([1.0] * 20 + [4.0, 9.0, None, 5.0] + [1.0] * 9, [22]), ([1.0] * 20 + [4.0, 9.0, 5.0] + [1.0] * 9, [21]),
+    ([1.0] * 20 + [9.0] * 200, [20])])  # a level that stays is one spike, and then the usual
+def test_spikes_of_small_series(values, found):
+    assert [step for step, *_ in spikes(range(len(values)), values)] == found
+
+
+def test_what_is_usual_is_what_came_before_a_spike():
+    assert spikes(range(23), [1.9, 2.1] * 10 + [9.0, 11.0, 10.0]) == [(21, 11.0, 2.0)]
+    assert spikes([7], [None])[0][2] is None
+
+
+@pytest.mark.parametrize('count', [0, 1, 10, 13])
+def test_spikes_are_marked_in_the_chart_and_told_under_it(tmp_path, count):
+    run = records.Records(tmp_path, experiment='x', variant='', config={}, command='c')
+    jumps = [100 + 50 * i for i in range(count)]
+    for step in range(800):
+        run.metrics(step * 10, {'train/loss': [7.3 if step in jumps else 2.1 + 0.01 * (step % 3)], 'val/loss': [2.2]})
+    run.finish('done', 8000, {})
+    page = Page(report.write(tmp_path))
+    assert page.source.count('class="mark"') == count
+    assert page.source.count('loss spike at step') == min(count, 10)
+    assert ('loss spike at step 1,000: 7.3, about 2.11 before' in page) == (count > 0)
+    assert ('and 3 more' in page) == (count == 13)
+
+
+def test_a_loss_that_is_not_finite_is_marked(tmp_path):
+    run = records.Records(tmp_path, experiment='x', variant='', config={}, command='c')
+    for step in range(30):
+        run.metrics(step, {'train/loss': [float('nan') if step in (0, 20) else 1234.5]})
+    run.finish('done', 30, {})
+    page = Page(report.write(tmp_path))
+    assert page.source.count('class="mark"') == 2
+    assert re.search(r'step 0: not finite</div><div>loss spike at step 20: not finite, about 1,234 before<', page.source)
+
+
+@pytest.mark.parametrize('at', [0, 777, 1234, 1999])
+def test_a_mark_points_at_its_step_and_the_curve_is_there(at):
+    y = [1.0] * 2000
+    y[at] = 5.0
+    svg = charts.chart([Series('s', list(range(2000)), y)], marks=[at], log=False)
+    (line,) = coordinates(svg)
+    top = min(line, key=lambda p: p[1])
+    assert float(re.search(r'class="mark"[^>]* d="M([0-9.]+),', svg)[1]) == top[0]
+    assert top[1] < sum(p[1] for p in line) / len(line) - 50

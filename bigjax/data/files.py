@@ -4,23 +4,18 @@ import functools
 import json
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from bigjax import UserError
-from bigjax.data import formats, images
+from bigjax.data import formats, images, untrusted
 from bigjax.data.sources import ArraySource
+from bigjax.data.untrusted import first_line
 
 PARQUET_IN_MEMORY = 1 << 30  # bytes
-
-
-def first_line(error: Exception) -> str:
-    """What another library says, short enough for one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+PARQUET_GROUP = 1 << 24  # values of one row group, decoded together
 
 
 class TableSource:
@@ -65,20 +60,29 @@ def typed_column(name: str, values: list, where: str) -> Any:
     """Numbers or equal-length lists of numbers as int32 or float32 arrays; text as a list of str."""
     if all(isinstance(value, str) for value in values):
         return values
+    name = untrusted.printable(name)
     for number, value in enumerate(values):
         if value is None or isinstance(value, dict) or isinstance(value, str) != isinstance(values[0], str):
-            raise UserError(f'{where}: record {number}, column {name}: {json.dumps(value)[:60]} beside '
-                            f'{json.dumps(values[0])[:60]}: give every record a value of the same kind')
+            raise UserError(f'{where}: record {number}, column {name}: {json.dumps(value, default=str)[:60]} beside '
+                            f'{json.dumps(values[0], default=str)[:60]}: give every record a value of the same kind')
+    if all(isinstance(value, int) for value in values) and (max(values) > 2**31 - 1 or min(values) < -2**31):
+        raise UserError(f'{where}: column {name} holds whole numbers beyond 32 bits: write them as text')
     try:
         array = np.array(values)
-    except ValueError:
+    except (ValueError, OverflowError):
         array = np.array(None)
     if array.dtype.kind not in 'iufb':
-        lengths = [np.size(value) for value in values]
-        odd = next((n for n, length in enumerate(lengths) if length != lengths[0]), 0)
-        raise UserError(f'{where}: record {odd}, column {name}: {lengths[odd]} values, and {lengths[0]} in record 0: '
-                        'give every record as many numbers')
-    return array.astype(np.float32) if array.dtype.kind == 'f' else integers(array, where, name)
+        lengths = [_count(value) for value in values]
+        odd = next((n for n, length in enumerate(lengths) if length != lengths[0]), None)
+        cause = 'something that is no number' if odd is None else f'{lengths[odd]} values, and {lengths[0]} in record 0'
+        raise UserError(f'{where}: record {odd or 0}, column {name}: {cause}: give every record as many numbers')
+    with np.errstate(over='ignore'):
+        return array.astype(np.float32) if array.dtype.kind == 'f' else integers(array, where, name)
+
+
+def _count(value: Any) -> int:
+    """How many values there are in a list of lists."""
+    return sum(map(_count, value)) if isinstance(value, list) else 1
 
 
 def _source(columns: dict[str, list], where: str, folder: pathlib.Path, image_size: int | None,
@@ -91,8 +95,8 @@ def _source(columns: dict[str, list], where: str, folder: pathlib.Path, image_si
         number = {name: k for k, name in enumerate(classes)}
         for record, name in enumerate(label):
             if name not in number:
-                raise UserError(f'{where}: record {record} has label {name}, outside the {len(classes)} classes '
-                                f'{", ".join(classes[:10])}: mend the record')
+                raise UserError(f'{where}: record {record} has label {untrusted.printable(name)}, outside the {len(classes)} '
+                                f'classes {untrusted.printable(", ".join(classes[:10]))}: mend the record')
         typed['label'] = np.array([number[name] for name in label], np.int32)
     texts = {name: values for name, values in typed.items() if isinstance(values, list)}
     pictures = [name for name, values in texts.items() if all(map(images.is_image, values))]
@@ -120,12 +124,13 @@ def jsonl(path: str | os.PathLike, image_size: int | None = None,
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f'{path}: line {number} is not JSON ({error.msg}): write one object a line') from error
+            record = untrusted.parsed(line)
+        except ValueError as error:  # also a number of more than 4,300 digits
+            raise UserError(f'{path}: line {number} is not JSON ({getattr(error, "msg", None) or first_line(error)}): '
+                            'write one object a line') from error
         if not isinstance(record, dict) or (columns and set(record) != set(columns)):
             raise UserError(f'{path}: line {number} has not the keys of the first record '
-                            f'({", ".join(columns) or "no object"}): give every record the same keys')
+                            f'({untrusted.printable(", ".join(columns)) or "no object"}): give every record the same keys')
         for name, value in record.items():
             columns.setdefault(name, []).append(value)
     if not columns:
@@ -143,19 +148,24 @@ def csv(path: str | os.PathLike, image_size: int | None = None,
       UserError: names the file and the line.
     """
     rows = csv_module.reader(formats.text(path).splitlines())
-    header = next(rows, None)
-    if not header or len(set(header)) != len(header):
-        raise UserError(f'{path}: needs a header line with a name for every column, each once: {header}')
-    columns: dict[str, list] = {name: [] for name in header}
-    for row in rows:
-        if not row:
-            continue
-        if len(row) != len(header) or '' in row:
-            cause = f'{len(row)} columns, and the header {len(header)}' if len(row) != len(header) else \
-                f'nothing in column {header[row.index("")]}'
-            raise UserError(f'{path}: line {rows.line_num} has {cause}: mend the line')
-        for name, cell in zip(header, row, strict=True):
-            columns[name].append(cell)
+    columns: dict[str, list] = {}
+    try:
+        header = next(rows, None)
+        if not header or len(set(header)) != len(header):
+            raise UserError(f'{path}: needs a header line with a name for every column, each once: '
+                            f'{untrusted.printable(header)}')
+        columns = {name: [] for name in header}
+        for row in rows:
+            if not row:
+                continue
+            if len(row) != len(header) or '' in row:
+                cause = f'{len(row)} columns, and the header {len(header)}' if len(row) != len(header) else \
+                    f'nothing in column {untrusted.printable(header[row.index("")])}'
+                raise UserError(f'{path}: line {rows.line_num} has {cause}: mend the line')
+            for name, cell in zip(header, row, strict=True):
+                columns[name].append(cell)
+    except csv_module.Error as error:
+        raise UserError(f'{path}: line {rows.line_num}: {first_line(error)}: mend the line') from error
     if not columns[header[0]]:
         raise UserError(f'{path}: no records under the header: add some')
     for name, cells in columns.items():
@@ -172,26 +182,17 @@ def npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of a NumPy archive; float64 becomes float32, int64 int32.
 
     Raises:
-      UserError: not an archive, a damaged or incomplete one (names the array), pickled objects in it.
+      UserError: as `untrusted.archive`; an array that is not of numbers, or of none.
     """
-    path = pathlib.Path(path)
-    name = ''
-    arrays = {}
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for name in archive.files:
-                array = archive[name]
-                if array.dtype.kind not in 'iufb':
-                    raise UserError(f'{path}: array {name} is {array.dtype}, and needs to be numbers: encode it first')
-                wide = {'float64': np.float32}.get(str(array.dtype))
-                if array.dtype.kind in 'iu' and array.dtype.itemsize > 4:
-                    array = integers(array, str(path), name)
-                arrays[name] = array if wide is None else array.astype(wide)
-    except FileNotFoundError as error:
-        raise UserError(f'{path}: there is no such file: check the path') from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f'{path}: {f"array {name} is damaged" if name else "not a complete .npz file"} '
-                        f'({first_line(error)}): write it again with numpy.savez') from error
+    arrays = untrusted.archive(path)
+    for name, array in arrays.items():
+        if array.dtype.kind not in 'iufb':
+            raise UserError(f'{path}: array {untrusted.printable(name)} is {untrusted.printable(array.dtype)}, and needs to be '
+                            'numbers: encode it first')
+        if array.dtype.kind in 'iu' and array.dtype.itemsize > 4:
+            arrays[name] = integers(array, str(path), untrusted.printable(name))
+        elif array.dtype.kind == 'f' and array.dtype.itemsize > 4:
+            arrays[name] = array.astype(np.float32)
     if not arrays:
         raise UserError(f'{path}: no arrays in it: write it with numpy.savez(path, image=…, label=…)')
     return arrays
@@ -212,7 +213,10 @@ class ParquetSource:
     def __init__(self, path: str | os.PathLike, image_size: int | None = None, keep: int = 8):
         self.path, self.image_size, self.keep = pathlib.Path(path), image_size, keep
         meta = _parquet(self.path).metadata
-        self._ends = np.cumsum([meta.row_group(g).num_rows for g in range(meta.num_row_groups)])
+        rows = [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
+        if min(rows, default=0) < 0 or any(_values(meta, g) > PARQUET_GROUP for g in range(len(rows))):
+            raise UserError(f'{path}: a row group of {PARQUET_GROUP:,} values or more: write row groups of 100 to 1,000 rows')
+        self._ends = np.cumsum(rows)
         self._group = functools.lru_cache(keep)(self._read)
 
     def __getstate__(self):
@@ -243,7 +247,7 @@ class ParquetSource:
     def _value(self, name: str, value: Any, index: int) -> Any:
         where = f'{self.path} (record {index}, column {name})'
         if isinstance(value, dict) and 'bytes' in value:
-            if value['bytes'] is None:
+            if value['bytes'] is None and isinstance(value.get('path'), str):
                 return images.read_image(self.path.parent / value['path'], where, self.image_size)
             value = value['bytes']
         if isinstance(value, bytes):
@@ -256,13 +260,19 @@ class ParquetSource:
 
     def column(self, name: str) -> np.ndarray:
         """One whole column, [N]."""
-        return _parquet(self.path).read([name]).column(name).to_numpy()
+        return _whole_column(name, self._read_column(name), str(self.path))
+
+    def _read_column(self, name: str):
+        try:
+            return _parquet(self.path).read([name]).column(name)
+        except Exception as error:
+            raise UserError(f'{self.path}: column {untrusted.printable(name)} cannot be read ({first_line(error)}): '
+                            'write the file again') from error
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
         """The column 'label', int32 [N], or None."""
-        names = _parquet(self.path).schema_arrow.names
-        return integers(self.column('label'), str(self.path), 'label') if 'label' in names else None
+        return self.column('label').astype(np.int32) if 'label' in _parquet(self.path).schema_arrow.names else None
 
     def __repr__(self) -> str:
         return f'ParquetSource({str(self.path)!r}, {len(self)} records)'
@@ -289,19 +299,46 @@ def parquet(path: str | os.PathLike, image_size: int | None = None) -> Any:
     """
     file = _parquet(pathlib.Path(path))
     import pyarrow.types as pt
-    meta, schema = file.metadata, file.schema_arrow
+    try:
+        meta, schema = file.metadata, file.schema_arrow
+    except Exception as error:
+        raise UserError(f'{path}: not a complete Parquet file ({first_line(error)}): write it again') from error
 
     def number(kind) -> bool:
         if pt.is_list(kind) or pt.is_fixed_size_list(kind) or pt.is_large_list(kind):
             kind = kind.value_type
         return pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind)
 
-    size = sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
+    size = sum(max(meta.row_group(g).total_byte_size, 8 * _values(meta, g)) for g in range(meta.num_row_groups))
     if size > PARQUET_IN_MEMORY or not all(number(field.type) for field in schema):
         return ParquetSource(path, image_size)
     try:
         table = file.read()
     except Exception as error:
         raise UserError(f'{path}: cannot be read ({first_line(error)}): write the file again') from error
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    return ArraySource({name: typed_column(name, values, str(path)) for name, values in columns.items()})
+    return ArraySource({name: _whole_column(name, table.column(name), str(path)) for name in table.column_names})
+
+
+def _values(meta, group: int) -> int:
+    """How many values a row group announces; a column of one repeated value takes next to nothing in the file.
+
+    Lists count as one: pyarrow ends the process when it is asked about a damaged column by itself.
+    """
+    return meta.row_group(group).num_rows * meta.num_columns
+
+
+def _whole_column(name: str, column, where: str) -> np.ndarray:
+    """A column of numbers, or of equal-length lists of numbers, as int32 or float32.
+
+    Raises:
+      UserError: a missing value, text, or lists of other lengths.
+    """
+    import pyarrow.types as pt
+    numbers = pt.is_integer(column.type) or pt.is_floating(column.type) or pt.is_boolean(column.type)
+    if numbers and not column.null_count:
+        array = column.to_numpy()
+        return array.astype(np.float32) if array.dtype.kind == 'f' else integers(array, where, name)
+    array = typed_column(name, column.to_pylist(), where)
+    if isinstance(array, list):
+        raise UserError(f'{where}: column {untrusted.printable(name)} holds text, and needs to be numbers: encode it first')
+    return array

@@ -4,6 +4,8 @@ Every reader accepts the file as it is or gzipped (`name` or `name.gz`), checks 
 promises, and raises a UserError that names the file and the record.
 """
 import gzip
+import io
+import math
 import os
 import pathlib
 import zlib
@@ -11,6 +13,7 @@ import zlib
 import numpy as np
 
 from bigjax import UserError
+from bigjax.data import untrusted
 from bigjax.data.sources import check_labels
 
 PAD, BOS, EOS = '<pad>', '<s>', '</s>'  # 0, 1, 2 of every word vocabulary
@@ -29,18 +32,18 @@ def read(path: str | os.PathLike) -> bytes:
     """The bytes of a file, unpacked where its name ends in .gz.
 
     Raises:
-      UserError: the file is missing or unreadable, or its gzip stream is damaged or cut short.
+      UserError: the file is missing or unreadable, or its gzip stream is damaged, cut short, or as `untrusted.check_unpacked`.
     """
-    try:
-        data = pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f'{path}: {error.strerror}: check the path') from error
+    data = untrusted.content(path)
     if not str(path).endswith('.gz'):
         return data
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            unpacked = file.read(max(untrusted.UNPACKED, untrusted.RATIO * len(data)) + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f'{path}: a damaged or incomplete gzip file ({error}): fetch it again') from error
+    untrusted.check_unpacked(str(path), len(unpacked), len(data), 'fetch it again, or unpack it first')
+    return unpacked
 
 
 def text(path: str | os.PathLike) -> str:
@@ -63,7 +66,7 @@ def lines(path: str | os.PathLike) -> list[str]:
 def idx(path: str | os.PathLike, rank: int) -> np.ndarray:
     """The uint8 array of an idx file (the format of MNIST: LeCun, Cortes and Burges 1998).
 
-    Four bytes 0, 0, 8 (unsigned byte), rank; then `rank` big-endian int32 dimensions; then the bytes in C order.
+    Four bytes 0, 0, 8 (unsigned byte), rank; then `rank` big-endian uint32 dimensions; then the bytes in C order.
 
     Raises:
       UserError: another magic number, or more or fewer bytes than the dimensions say.
@@ -73,11 +76,11 @@ def idx(path: str | os.PathLike, rank: int) -> np.ndarray:
     if data[:4] != magic or len(data) < start:
         raise UserError(f'{path}: starts with {data[:4].hex() or "nothing"}, and an idx file of {rank} dimensions with '
                         f'{magic.hex()}: fetch it again')
-    shape = tuple(int(d) for d in np.frombuffer(data, '>i4', rank, 4))
-    want, have, record = int(np.prod(shape)), len(data) - start, int(np.prod(shape[1:]))
+    shape = tuple(int(d) for d in np.frombuffer(data, '>u4', rank, 4))
+    want, have, record = math.prod(shape), len(data) - start, math.prod(shape[1:])
     if have != want:
         raise UserError(f'{path}: {shape[0]} records of {record} bytes promised, and the file '
-                        + (f'ends in record {have // record}' if have < want else f'has {have - want} bytes more')
+                        + (f'ends in record {have // max(record, 1)}' if have < want else f'has {have - want} bytes more')
                         + ': fetch it again')
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
@@ -116,7 +119,7 @@ def table(path: str | os.PathLike, delimiter: str | None = None) -> np.ndarray:
         try:
             rows.append(np.array([float(cell) for cell in line.strip().split(delimiter)]))
         except ValueError as error:
-            raise UserError(f'{path}: line {number}: {error}: mend the line') from error
+            raise UserError(f'{path}: line {number}: {untrusted.first_line(error)}: mend the line') from error
         if len(rows[-1]) != len(rows[0]):
             raise UserError(f'{path}: line {number} has {len(rows[-1])} columns, and the first has {len(rows[0])}: '
                             'mend the line')
@@ -260,5 +263,5 @@ def pad_words(sentences: list[list[str]], vocabulary: list[str], length: int, wh
         try:
             out[n, :len(sentence) + 2] = [1, *(number[word] for word in sentence), 2]
         except KeyError as error:
-            raise UserError(f'{where}: record {n}: {error} is not in the vocabulary: fetch it again') from error
+            raise UserError(f'{where}: record {n}: {untrusted.printable(error)} is not in the vocabulary: fetch it again') from error
     return out

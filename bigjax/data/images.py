@@ -1,4 +1,5 @@
 """Pictures: encoded bytes to RGB arrays, and folders of them."""
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -6,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bigjax import UserError
+from bigjax.data import headers, untrusted
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm')
+ROWS = 1 << 22  # numbers that are blended together, in double precision
 
 
 def _cv2():
@@ -26,7 +29,7 @@ def whole(data: bytes) -> bool:
     hold a thumbnail with an end mark of its own, are stepped over.
     """
     if data[:8] == b'\x89PNG\r\n\x1a\n':
-        return b'IEND' in data[-64:]
+        return _whole_png(data)
     if data[:2] != b'\xff\xd8':
         return True
     at = 2
@@ -38,27 +41,38 @@ def whole(data: bytes) -> bool:
     return data.find(b'\xff\xd9', at) >= 0  # no marker followed: the scan has begun
 
 
+def _whole_png(data: bytes) -> bool:
+    """Whether the chunks follow one another to the last: decoders give memory to what a chunk announces, up to 2 GiB."""
+    at = 8
+    while at + 12 <= len(data):
+        kind, at = data[at + 4:at + 8], at + 12 + int.from_bytes(data[at:at + 4], 'big')
+        if kind == b'IEND':
+            return at <= len(data)
+    return False
+
+
 def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray:
     """uint8 [H, W, 3] RGB of an encoded picture; grey becomes three equal channels, transparency white.
 
     Args:
-      data: JPEG, PNG, WebP, BMP, TIFF, …
+      data: JPEG, PNG, WebP, BMP, TIFF, GIF or PNM.
       where: the file and the record, for the message.
       image_size: both sides of the result (area averaging to shrink, linear to enlarge; the aspect is not kept).
 
     Raises:
-      UserError: not a picture, or one that is cut short.
+      UserError: not a picture, one that is cut short, or one that announces more than `untrusted.check_unpacked` allows.
     """
     cv2 = _cv2()
-    bgr = None
-    if data and whole(data):
+    bgr, size = None, headers.size(data)
+    if size and whole(data):
+        untrusted.check_unpacked(where, 4 * math.prod(size), len(data), 'replace or remove it')
         # IMREAD_COLOR turns a JPEG upright by its EXIF orientation; only UNCHANGED keeps transparency
         jpeg = data[:2] == b'\xff\xd8'
         try:
             bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR if jpeg else cv2.IMREAD_UNCHANGED)
         except cv2.error:
             bgr = None
-    if bgr is None:
+    if bgr is None or bgr.dtype not in (np.uint8, np.uint16) or bgr.shape[2:] > (4,):
         raise UserError(f'{where}: not a picture, or a damaged one ({len(data)} bytes): replace or remove it')
     colour = bgr.ndim == 3 and bgr.shape[-1] >= 3
     return resize(rgb(bgr[..., [2, 1, 0, *range(3, bgr.shape[-1])]] if colour else bgr), image_size)
@@ -71,12 +85,16 @@ def rgb(image: np.ndarray) -> np.ndarray:
     """
     image = image[..., None] if image.ndim == 2 else image
     if image.dtype == np.uint16:
-        image = (image / 257).round().astype(np.uint8)
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if image.shape[-1] in (2, 4):
-        alpha = image[..., -1:] / 255.0
-        image = (image[..., :-1] * alpha + 255.0 * (1 - alpha)).round().astype(np.uint8)
+        image = np.concatenate([_over_white(rows) for rows in np.array_split(image, -(-image.size // ROWS) or 1)])
     image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
     return np.ascontiguousarray(image)
+
+
+def _over_white(image: np.ndarray) -> np.ndarray:
+    alpha = image[..., -1:] / 255.0
+    return (image[..., :-1] * alpha + 255.0 * (1 - alpha)).round().astype(np.uint8)
 
 
 def resize(image: np.ndarray, size: int | None) -> np.ndarray:
@@ -184,8 +202,4 @@ def read_image(path: str | os.PathLike, record: str, image_size: int | None = No
     Raises:
       UserError: names the file and the record.
     """
-    try:
-        data = pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f'{path} ({record}): {error.strerror}: check the path') from error
-    return decode(data, f'{path} ({record})', image_size)
+    return decode(untrusted.content(path, record), f'{untrusted.printable(path)} ({record})', image_size)

@@ -1,14 +1,16 @@
 """Data sets of other libraries as sources: TFDS (without TensorFlow) and Hugging Face."""
 import functools
+import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from bigjax import UserError
-from bigjax.data import images
+from bigjax.data import images, untrusted
 from bigjax.data.files import first_line, typed_column
 from bigjax.data.sources import Map
 
@@ -60,11 +62,26 @@ def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
     if folder is None:
         raise UserError(f'tfds:{name} is not prepared in {" or ".join(tfds_folders(data_dir))}; '
                         f'prepare it with: {command}')
+    check_classes(pathlib.Path(folder, name.partition(':')[0]))
     try:
         return library.builder(name, data_dir=folder)
     except Exception as error:  # TFDS raises many kinds
         raise UserError(f'tfds:{name} in {folder} cannot be opened ({first_line(error)}); '
                         f'prepare it again with: {command}') from error
+
+
+def check_classes(folder: pathlib.Path) -> None:
+    """TFDS imports whatever module `features.json` names; raises a UserError where it is not one of its own."""
+    for path in folder.rglob('features.json'):
+        objects: list[dict] = []
+        try:
+            json.loads(path.read_text(encoding='utf-8'), object_hook=objects.append)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f'{path}: it is not JSON ({first_line(error)}): prepare the data set again') from error
+        for name in (o[key] for o in objects for key in ('pythonClassName', 'python_class_name') if key in o):
+            if not re.fullmatch(r'tensorflow_datasets\.[\w.]+', str(name)):
+                raise UserError(f'{path}: it names the class {untrusted.printable(name)}, whose code is not of '
+                                'tensorflow_datasets: use a copy that was prepared by TFDS itself')
 
 
 def _numbers32(example: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,12 @@ The order of examples comes from `bigjax.data.order`, so batch t is a pure funct
 threads or worker processes. Each process reads only its own part of every global batch.
 """
 import dataclasses
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,6 +19,8 @@ from bigjax import UserError
 from bigjax.data import order
 
 SPARE = 4  # batches read ahead
+LIKELY = {'SIGKILL': ', most likely because the machine ran out of memory',  # what a signal to a worker process tells
+          'SIGBUS': ', most likely because the shared memory (/dev/shm) is full'}
 
 
 @dataclasses.dataclass
@@ -55,21 +63,103 @@ class Ordered:
         position = (self.first + step) * self.batch_size + self.process * local + within
         index = int(order.batch_indices(self.seed, position, 1, 1, len(self.source), self.shuffle)[0, 0])
         started = time.perf_counter()
-        example = self.source[index]
-        read = time.perf_counter()
-        if self.transform is not None:
-            example = self.transform(example, np.random.default_rng((self.seed, position)), True)
+        try:
+            example = self.source[index]
+            read = time.perf_counter()
+            if self.transform is not None:
+                example = self.transform(example, np.random.default_rng((self.seed, position)), True)
+        except Exception as error:
+            _place(error, self.source, index)
+            raise
         self.stages.read += read - started
         self.stages.transform += time.perf_counter() - read
         return example
 
 
+def _place(error: Exception, source, index: int) -> None:
+    """Makes an error say which record of the source it is about.
+
+    Raises:
+      RuntimeError: in its stead, where the error itself would be lost on its way or taken for the end of the data.
+    """
+    place = f'record {index} of {source!r}'
+    if isinstance(error, StopIteration) or not _portable(error):
+        raise RuntimeError(f'{type(error).__name__}: {error} ({place})') from error
+    if not isinstance(error, UserError):
+        error.add_note(place)
+    elif f'record {index}' not in str(error):  # one line is all that is shown of it
+        error.args = (f'{place}: {error}',)
+
+
+def _portable(error: Exception) -> bool:
+    """Whether the main process gets to see it: one that cannot be pickled is lost, and is waited for without an end."""
+    if multiprocessing.parent_process() is None:
+        return True
+    try:
+        return isinstance(pickle.loads(pickle.dumps(error)), type(error))
+    except Exception:
+        return False
+
+
+class WorkerDied(RuntimeError):
+    """A reading process ended without an error of its own."""
+
+    def __init__(self, exit_code: int, workers: int):
+        how = signal.Signals(-exit_code).name if exit_code < 0 else f'exit code {exit_code}'
+        super().__init__(
+            f'one of the processes that read the data died ({how}){LIKELY.get(how, "")}: run the same command again with '
+            f'a smaller --config.data_workers than {workers} (0 reads with threads), or with more memory')
+
+
+class _Watched:
+    """Batches of worker processes, where one that died is told in words."""
+
+    def __init__(self, batches: Iterator, workers: int):
+        self._batches, self._workers = batches, workers
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return next(self._batches)
+        except RuntimeError as error:
+            found = re.search(r'terminated unexpectedly with exit code (-?\d+)', str(error))
+            if not found:
+                raise
+            raise WorkerDied(int(found[1]), self._workers) from None
+
+    def close(self) -> None:
+        self._batches.close()
+
+
+def _start_worker(index: int, count: int) -> None:
+    """In a worker process: it leaves signals to the main process, and ends when that one ends, even by SIGKILL."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job; batches are needed until it has saved
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def train_batches(records: Ordered, *, threads: int, workers: int) -> Iterator:
     """This process's part of every batch from `records.first` on, as {name: [B / processes, …]}.
 
+    An error of the source or the transform says the number of its record.
+
     Raises:
       UserError: Grain is missing, or the batch cannot be shared out evenly.
+      WorkerDied: on reading on, when a worker process died.
     """
+    batches = iter(dataset(records, threads=threads, workers=workers))
+    return _Watched(batches, workers) if workers else batches
+
+
+def dataset(records: Ordered, *, threads: int, workers: int):
+    """The Grain dataset of `train_batches`."""
     try:
         import grain
     except ImportError:
@@ -83,8 +173,8 @@ def train_batches(records: Ordered, *, threads: int, workers: int) -> Iterator:
     data = data.to_iter_dataset(reading)
     if workers:
         _parse_flags()
-        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=SPARE))
-    return iter(data)
+        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=SPARE), _start_worker)
+    return data
 
 
 def _parse_flags() -> None:
@@ -103,6 +193,10 @@ def eval_batches(source, batch_size: int, transform: Callable | None, *, process
         mask = (position < len(source)).astype(np.float32)
         rows = []
         for i in np.where(mask > 0, position, 0):
-            example = source[int(i)]
-            rows.append(transform(example, np.random.default_rng(int(i)), False) if transform else example)
+            try:
+                example = source[int(i)]
+                rows.append(transform(example, np.random.default_rng(int(i)), False) if transform else example)
+            except Exception as error:
+                _place(error, source, int(i))
+                raise
         yield {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}, mask

@@ -4,6 +4,7 @@ import pathlib
 import numpy as np
 
 from bigjax import UserError
+from bigjax.data.files import first_line
 from bigjax.data.sources import Splits, WindowSource
 
 
@@ -107,7 +108,10 @@ def token_splits(folder, *, length: int, name: str, vocabulary: int = 0) -> Spli
     def read(split):
         binary, array = (pathlib.Path(folder) / f'{split}.{ending}' for ending in ('bin', 'npy'))
         if array.exists():
-            return np.load(array, mmap_mode='r')
+            try:
+                return np.load(array, mmap_mode='r', allow_pickle=False)
+            except Exception as error:  # NumPy's header raises many kinds
+                raise UserError(f'{array}: not a complete .npy file ({first_line(error)}): prepare it again') from error
         if not binary.exists():
             return None
         if binary.stat().st_size % 2 or not binary.stat().st_size:

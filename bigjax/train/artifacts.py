@@ -24,7 +24,7 @@ def save(workdir, name: str, value: Any) -> pathlib.Path:
     """
     folder = pathlib.Path(workdir) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / re.sub(r'[^\w .,=+-]', '_', name)[:100]  # a name may come from the data: it stays in the folder
+    stem = folder / (re.sub(r'[^\w .,=+-]', '_', name).lstrip('.')[:100] or 'unnamed')  # a name may come from the data
     if isinstance(value, str):
         path = stem.with_name(stem.name + '.txt')
         files.write_text(path, value)

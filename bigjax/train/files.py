@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import threading
 from typing import Any
 
 
@@ -13,7 +14,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
     Raises:
       OSError: as the system says, with the file's name; the file that stood there is intact.
     """
-    beside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    beside = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}.tmp')
     try:
         with open(beside, 'w', encoding='utf-8') as file:
             file.write(text)

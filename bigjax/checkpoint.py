@@ -1,0 +1,128 @@
+"""Checkpoints from the outside, on any machine and without the code of their model.
+
+    python -m bigjax.checkpoint ls DIR             the checkpoints of a run: step, size, when, good or damaged
+    python -m bigjax.checkpoint verify DIR         every file against what was written; exit 4 where one differs
+    python -m bigjax.checkpoint cat DIR [REGEX]    the arrays whose path matches: shape, dtype, mean, deviation, least, largest
+    python -m bigjax.checkpoint diff DIR DIR       the arrays in which two differ, and by how much
+
+DIR is a workdir, its checkpoints folder, or one checkpoint; of several the newest good one is taken.
+"""
+import datetime
+import os
+import pathlib
+import re
+import sys
+
+import numpy as np
+
+from bigjax import UserError
+
+DONE, USER, DIFFERS = 0, 2, 4
+SHOWN = 50  # differing arrays
+
+
+def folders(path) -> list[pathlib.Path]:
+    """The checkpoints that a path names, oldest first, finished or not.
+
+    Raises:
+      UserError: there is none.
+    """
+    from bigjax.train import checkpoint, manifest
+    path = pathlib.Path(path)
+    if (path / checkpoint.NAME).is_dir() or (path / manifest.NAME).is_file():
+        return [path]
+    base = path / checkpoint.FOLDER if (path / checkpoint.FOLDER).is_dir() else path
+    found = sorted((p for p in base.glob('*') if p.name.isdigit()), key=lambda p: int(p.name))
+    if not found:
+        raise UserError(f'{path}: no checkpoint there; name the workdir of a run that has saved one, or a checkpoint')
+    return found
+
+
+def ls(path: str) -> int:
+    """Prints the checkpoints of a run."""
+    from bigjax.train import manifest
+    from bigjax.train.progress import table
+    rows = []
+    for folder in folders(path):
+        files = [p for p in folder.rglob('*') if p.is_file()]
+        size, when = sum(p.stat().st_size for p in files), max((p.stat().st_mtime for p in files), default=0)
+        rows.append([folder.name, f'{size / 2**20:.1f} MiB', f'{datetime.datetime.fromtimestamp(when):%Y-%m-%d %H:%M:%S}',
+                     manifest.fault(folder, deep=False) or 'finished'])
+    print(table(['step', 'size', 'written', ''], rows))
+    return DONE
+
+
+def verify(path: str) -> int:
+    """Compares every file of every checkpoint with its manifest."""
+    from bigjax.train import manifest
+    bad = 0
+    for folder in folders(path):
+        fault = manifest.fault(folder)
+        bad += bool(fault)
+        print(f'{folder}: {fault or "good"}')
+    return DIFFERS if bad else DONE
+
+
+def cat(path: str, pattern: str = '') -> int:
+    """Prints the arrays whose path matches."""
+    from bigjax.train import checkpoint
+    from bigjax.train.progress import table
+    rows = []
+    for name, x in sorted(checkpoint.arrays(checkpoint.newest(path)).items()):
+        if re.search(pattern, name):
+            rows.append([name, str(list(x.shape)), str(x.dtype), *_figures(np.asarray(x))])
+    if not rows:
+        raise UserError(f"{path}: no array's path matches '{pattern}'; without it all are shown")
+    print(table(['', 'shape', 'dtype', 'mean', 'std', 'min', 'max'], rows))
+    return DONE
+
+
+def _figures(x: np.ndarray) -> list[str]:
+    if not x.size:
+        return ['', '', '', '']
+    values = x.astype(np.float64)
+    return [f'{f(values):.6g}' for f in (np.mean, np.std, np.min, np.max)]
+
+
+def diff(first: str, second: str) -> int:
+    """Prints the arrays in which two checkpoints differ; bit for bit."""
+    from bigjax.train import checkpoint
+    ours, theirs = (checkpoint.arrays(checkpoint.newest(p)) for p in (first, second))
+    lines = [f'{name}: only in {first if name in ours else second}' for name in sorted(set(ours) ^ set(theirs))]
+    for name in sorted(set(ours) & set(theirs)):
+        a, b = np.asarray(ours[name]), np.asarray(theirs[name])
+        if a.shape != b.shape or a.dtype != b.dtype:
+            lines.append(f'{name}: {a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}')
+        elif a.tobytes() != b.tobytes():
+            gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
+            lines.append(f'{name}: {int((a != b).sum()):,} of {a.size:,} numbers differ, by {np.nanmax(gap):.3g} at most')
+    more = [f'… and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
+    print('\n'.join([*lines[:SHOWN], *more]) or f'equal, {len(ours)} arrays bit for bit')
+    return DIFFERS if lines else DONE
+
+
+VERBS = {'ls': (ls, 1, 1), 'verify': (verify, 1, 1), 'cat': (cat, 1, 2), 'diff': (diff, 2, 2)}
+
+
+def main(argv: list[str]) -> int:
+    """One command; returns its exit code."""
+    try:
+        if not argv or argv[0] in ('-h', '--help'):
+            print(__doc__.strip())
+            return DONE if argv else USER
+        verb, *rest = argv
+        if verb not in VERBS:
+            raise UserError(f"'{verb}': no such verb; the verbs are {', '.join(VERBS)}")
+        function, least, most = VERBS[verb]
+        if not least <= len(rest) <= most:
+            raise UserError(f"'{verb}' takes {least}{f' to {most}' if most > least else ''} argument{'s' * (most > 1)}; --help "
+                            'shows them')
+        return function(*rest)
+    except (UserError, re.error) as error:
+        print(f'bigjax.checkpoint: {error}', file=sys.stderr)
+        return USER
+
+
+if __name__ == '__main__':
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # an accelerator may be busy with the run itself
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,259 @@
+"""The engine `local`: N processes of a command on this machine, which meet on a free port of the loopback address.
+
+Each runs under `launch/child.py` in a session and process group of its own, so that Ctrl-C in a terminal reaches the launcher
+alone, a signal reaches all that a process has started, and a launcher that is killed takes everything with it.
+"""
+import contextlib
+import dataclasses
+import datetime
+import os
+import pathlib
+import selectors
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bigjax import UserError
+from launch.lines import Lines, Sink, prefix, say
+from launch.outcome import End
+
+CHILD = pathlib.Path(__file__).with_name('child.py')
+CHUNK, LEFT = 2**16, 2**20  # bytes read at once; and at most what a pipe can hold when nobody writes any more
+VARIABLES = ('BIGJAX_COORDINATOR', 'BIGJAX_PROCESSES', 'BIGJAX_PROCESS')
+
+
+@dataclasses.dataclass(frozen=True)
+class Local:
+    """`processes` of a command.
+
+    Attributes:
+      logs: the folder that keeps the output of each process, in a file 'NUMBER.log'; None for none.
+      grace: seconds that what a process left running has, after it ended, before it is killed.
+    """
+
+    command: tuple[str, ...]
+    processes: int
+    logs: pathlib.Path | None = None
+    grace: float = 30.0
+
+    @property
+    def name(self) -> str:
+        """As --on writes it."""
+        return f'local:{self.processes}'
+
+    def check(self) -> None:
+        """Raises UserError where there is no such program."""
+        if shutil.which(self.command[0]) is None:
+            raise UserError(f"'{self.command[0]}': no such program here; check its name and PATH, or write its whole path")
+
+    def variables(self) -> list[dict[str, str]]:
+        """What each process finds in its environment, with a port that is free now; nothing for one process."""
+        if self.processes == 1:
+            return [{}]
+        values = f'127.0.0.1:{free_port()}', str(self.processes)
+        return [dict(zip(VARIABLES, (*values, str(process)), strict=True)) for process in range(self.processes)]
+
+    def lines(self) -> list[str]:
+        """The command of each process as a shell would take it."""
+        return [shlex.join([*(f'{key}={value}' for key, value in more.items()), *self.command]) for more in self.variables()]
+
+    def start(self) -> 'Group':
+        """All of them, or none.
+
+        Raises:
+          UserError: no log can be kept.
+        """
+        group, inherited = Group(self.grace), {k: v for k, v in os.environ.items() if k not in VARIABLES}
+        outs = [Sink(1, 'stdout'), Sink(2, 'stderr')]
+        try:
+            for process, more in enumerate(self.variables()):
+                kept = {self._open_log(process): False} if self.logs else {}
+                lines = [Lines(prefix(process, self.processes, os.isatty(fd)), {out: True, **kept})
+                         for fd, out in enumerate(outs, 1)]
+                group.add(process, self.command, {**inherited, **more}, lines, [sink.fd for sink in kept])
+        except BaseException:
+            group.close()
+            raise
+        say(f"{self.name} runs in process group{'s' * (self.processes > 1)} {' '.join(map(str, group.numbers))}")
+        return group
+
+    def _open_log(self, process: int) -> Sink:
+        """The log, at its end, with a line for this start."""
+        path = self.logs / f'{process}.log'
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            sink = Sink(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), str(path))
+        except OSError as error:
+            raise UserError(f'--logs={self.logs}: cannot be written ({error.strerror}); name another folder') from None
+        now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+        sink.write(f'--- {now} process {process} of {self.processes}: {shlex.join(self.command)}\n'.encode())
+        return sink
+
+
+def parse(text: str, command: Sequence[str], logs: str = '', grace: float = 30.0) -> Local:
+    """The engine of --on=local:TEXT.
+
+    Raises:
+      UserError: it is not a number of processes.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UserError(f"--on=local:{text}: '{text}' is not a number of processes; write for example --on=local:2")
+    return Local(tuple(command), int(text), pathlib.Path(logs).expanduser() if logs else None, grace)
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+@dataclasses.dataclass
+class Worker:
+    """One process under its `child.py`.
+
+    Attributes:
+      life: this side of the socket pair; closing it kills the group.
+      streams: file descriptor -> its lines, of stdout and stderr until nobody holds them any more.
+      stderr: the lines of stderr.
+      files: file descriptors to close at the end.
+      end: set when the command has ended; what it started may still run.
+      gone: nothing is left, and its number is given back.
+    """
+
+    number: int
+    process: subprocess.Popen
+    life: socket.socket
+    streams: dict[int, Lines]
+    stderr: Lines
+    files: Sequence[int]
+    end: End | None = None
+    gone: bool = False
+
+    def signal(self, number: int) -> None:
+        """To the whole group, as long as its number is its own."""
+        if not self.gone and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, number)
+
+
+class Group:
+    """Processes that run; what `launch.supervise` asks of it stands there."""
+
+    def __init__(self, grace: float):
+        self._workers, self._selector, self._grace = [], selectors.DefaultSelector(), grace
+        self._sent = set()
+
+    def add(self, number: int, command: Sequence[str], env: Mapping[str, str], lines: Sequence[Lines],
+            files: Sequence[int] = ()) -> None:
+        """Starts one; `lines` are those of stdout and stderr, `files` are closed when it has ended."""
+        mine, its = socket.socketpair()
+        with its:
+            process = subprocess.Popen(
+                [sys.executable, '-I', '-S', str(CHILD), str(its.fileno()), *command], env=env, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, pass_fds=[its.fileno()], start_new_session=True)
+        pipes = [process.stdout, process.stderr]
+        worker = Worker(number, process, mine, {p.fileno(): l for p, l in zip(pipes, lines, strict=True)}, lines[1], files)
+        self._workers.append(worker)
+        for fd in (mine.fileno(), *worker.streams):
+            os.set_blocking(fd, False)
+            self._selector.register(fd, selectors.EVENT_READ, worker)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the process groups."""
+        return [worker.process.pid for worker in self._workers]
+
+    @property
+    def running(self) -> bool:
+        """Whether anything is left."""
+        return not all(worker.gone for worker in self._workers)
+
+    def wait(self, seconds: float) -> list[End]:
+        """Passes output on for at most so long; the ends since the last call."""
+        ends = []
+        for key, _ in self._selector.select(seconds):
+            worker: Any = key.data
+            if key.fd in worker.streams:
+                self._read(worker, key.fd)
+            elif worker.end is None:
+                worker.end = self._ended(worker)
+                ends.append(worker.end)
+        for worker in self._workers:
+            if worker.end is not None and not worker.gone and self._over(worker):
+                self._bury(worker)
+        return ends
+
+    def signal(self, number: int) -> None:
+        """To all groups."""
+        self._sent.add(number)
+        for worker in self._workers:
+            worker.signal(number)
+
+    def tail(self, process: int) -> list[str]:
+        """Its last lines of stderr."""
+        return [line.decode(errors='replace') for worker in self._workers if worker.number == process
+                for line in worker.stderr.tail]
+
+    def close(self) -> None:
+        """Kills what is left; every line that was written is passed on."""
+        self.signal(signal.SIGKILL)
+        for worker in self._workers:
+            if not worker.gone:
+                self._bury(worker)
+        self._selector.close()
+
+    def _read(self, worker: Worker, fd: int) -> int:
+        """Bytes that were there; a stream at its end is left."""
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return 0
+        if data:
+            worker.streams[fd].feed(data)
+        else:
+            self._leave(worker, fd)
+        return len(data)
+
+    def _leave(self, worker: Worker, fd: int) -> None:
+        self._selector.unregister(fd)
+        worker.streams.pop(fd).end()
+
+    def _ended(self, worker: Worker) -> End:
+        """What `child.py` reports, or that it was killed itself; what the command left running is asked to end."""
+        self._selector.unregister(worker.life)
+        report = worker.life.recv(100)
+        if report:
+            code, when = report.split()
+            end = End(worker.number, int(code), float(when))
+            if signal.SIGTERM not in self._sent:
+                worker.signal(signal.SIGTERM)
+            return end
+        when = time.monotonic()
+        worker.signal(signal.SIGKILL)
+        return End(worker.number, worker.process.wait(), when)
+
+    def _over(self, worker: Worker) -> bool:
+        """Whether nobody holds its output any more, or has had the time to let go."""
+        return not worker.streams or signal.SIGKILL in self._sent or time.monotonic() > worker.end.when + self._grace
+
+    def _bury(self, worker: Worker) -> None:
+        worker.signal(signal.SIGKILL)
+        worker.gone = True
+        worker.process.wait()
+        for fd in list(worker.streams):
+            left = LEFT
+            while left > 0 and (count := self._read(worker, fd)):
+                left -= count
+            if fd in worker.streams:  # somebody who left the group holds it
+                self._leave(worker, fd)
+        for file in (worker.process.stdout, worker.process.stderr, worker.life):
+            file.close()
+        for fd in worker.files:
+            os.close(fd)

@@ -1,0 +1,218 @@
+"""What a run trusts the host pipeline with: it goes on anywhere as if it had never stopped, and says what goes wrong."""
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import grain
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigjax import UserError
+from bigjax.data import pipeline
+from bigjax.data.sources import ArraySource
+
+BATCH = 8
+
+
+def source(length=30):
+    return ArraySource({'x': np.arange(length, dtype=np.int32)})
+
+
+def noisy(example, rng, train):
+    return {**example, 'noise': rng.normal(size=2)}
+
+
+def records(first=0, steps=6, *, part=(0, 1), length=30, shuffle=True, transform=noisy):
+    return pipeline.Ordered(source(length), 5, BATCH, shuffle, first, steps, *part, transform)
+
+
+def read(made, threads=3, workers=0):
+    batches = pipeline.train_batches(made, threads=threads, workers=workers)
+    found = list(batches)
+    batches.close()
+    return found
+
+
+def same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert set(x) == set(y) and all(np.array_equal(x[k], y[k]) for k in x)
+
+
+@pytest.mark.parametrize('first', [0, 2])
+@pytest.mark.parametrize('part', [(0, 1), (0, 2), (1, 2), (3, 4)])
+@pytest.mark.parametrize('shuffle, transform', [(True, noisy), (True, None), (False, noisy), (False, None)])
+def test_grain_finds_it_the_same_after_every_checkpoint(first, part, shuffle, transform):
+    made = records(first, part=part, shuffle=shuffle, transform=transform)
+    grain.experimental.assert_equal_output_after_checkpoint(pipeline.dataset(made, threads=3, workers=0))
+
+
+@pytest.mark.slow
+def test_grain_finds_workers_the_same_after_every_checkpoint():
+    made = records(2, 4, part=(1, 2))
+    grain.experimental.assert_equal_output_after_checkpoint(pipeline.dataset(made, threads=2, workers=2))
+
+
+@pytest.mark.parametrize('part', [(0, 1), (1, 2), (3, 4)])
+@pytest.mark.parametrize('shuffle', [True, False])
+@pytest.mark.parametrize('length', [30, 24, 5])  # an epoch ends inside a batch, between two, several times in one
+def test_every_start_goes_on_as_if_it_had_begun_at_0(length, shuffle, part):
+    whole = read(records(length=length, shuffle=shuffle, part=part))
+    assert len(whole) == 6
+    for first in range(7):
+        same(read(records(first, length=length, shuffle=shuffle, part=part)), whole[first:])
+
+
+@pytest.mark.slow
+def test_workers_start_late_and_give_what_threads_give():
+    same(read(records(3, 9), workers=2), read(records(0, 9))[3:])
+
+
+@given(length=st.integers(1, 60), each=st.integers(1, 3), seed=st.integers(0, 2**31), shuffle=st.booleans(),
+       spans=st.lists(st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 3, 4, 6])), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_another_number_of_processes_keeps_the_batches(length, each, seed, shuffle, spans):
+    """`spans`: (steps, number of processes), one after the other."""
+    batch = 12 * each
+    step, found = 0, []
+    for steps, processes in spans:
+        parts = [pipeline.Ordered(source(length), seed, batch, shuffle, step, step + steps, p, processes, noisy)
+                 for p in range(processes)]
+        local = batch // processes
+        found += [part[t * local + i] for t in range(steps) for part in parts for i in range(local)]
+        step += steps
+    alone = pipeline.Ordered(source(length), seed, batch, shuffle, 0, step, transform=noisy)
+    same(found, [alone[k] for k in range(len(alone))])
+
+
+def slow(example, rng, train):
+    time.sleep(0.002)
+    return example
+
+
+@pytest.fixture
+def working():
+    """Batches of two worker processes that have begun, and the ids of these."""
+    before = multiprocessing.active_children()
+    batches = pipeline.train_batches(records(steps=5000, transform=slow), threads=2, workers=2)
+    next(batches)
+    yield batches, [child.pid for child in multiprocessing.active_children() if child not in before]
+    batches.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize('number, why', [(signal.SIGKILL, 'ran out of memory'), (signal.SIGBUS, 'shared memory')])
+def test_a_dead_worker_is_told_at_once(working, number, why):
+    batches, pids = working
+    assert len(pids) == 2
+    os.kill(pids[0], number)
+    killed = time.monotonic()
+    with pytest.raises(pipeline.WorkerDied, match=rf'died \({number.name}\).*{why}.*--config.data_workers than 2') as caught:
+        for _ in batches:
+            pass
+    assert time.monotonic() - killed < 20
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_workers_leave_signals_to_the_main_process(working):
+    batches, pids = working
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+    time.sleep(0.5)
+    expected = read(records(steps=30, transform=None))
+    same([next(batches) for _ in range(29)], expected[1:])
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_main_process():
+    """They hold its standard output, which ends with the last of them."""
+    code = ('import multiprocessing, os, signal; import numpy as np; from bigjax.data import pipeline, sources;'
+            'made = pipeline.Ordered(sources.ArraySource({"x": np.arange(30)}), 5, 8, True, 0, 10**6);'
+            'batches = pipeline.train_batches(made, threads=2, workers=2); next(batches);'
+            'print(*[c.pid for c in multiprocessing.active_children()], flush=True); os.kill(os.getpid(), signal.SIGKILL)')
+    run = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                           cwd=pipeline.__file__.rsplit('/', 3)[0])
+    pids = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(pids) == 2
+    try:
+        run.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        raise
+    assert run.returncode == -signal.SIGKILL
+
+
+class Odd(Exception):
+    """Pickles, and cannot be made again from what was pickled."""
+
+    def __init__(self, a, b):
+        super().__init__(f'{a} {b}')
+
+
+def wrong(example, rng, train):
+    if example['x'] == 17:
+        raise ValueError('seventeen')
+    return example
+
+
+def odd(example, rng, train):
+    if example['x'] == 17:
+        raise Odd('very', 'odd')
+    return example
+
+
+def local(example, rng, train):
+    class Local(Exception):
+        pass
+    if example['x'] == 17:
+        raise Local('cannot be pickled')
+    return example
+
+
+def ended(example, rng, train):
+    return next(iter([] if example['x'] == 17 else [example]))
+
+
+def refused(example, rng, train):
+    if example['x'] == 17:
+        raise UserError('too small: use larger ones')
+    return example
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize('transform, workers, kind, words', [
+    (wrong, 0, ValueError, 'seventeen'), (odd, 0, Odd, 'very odd'), (ended, 0, RuntimeError, 'StopIteration'),
+    (refused, 0, UserError, 'too small: use larger'),
+    pytest.param(wrong, 2, ValueError, 'seventeen', marks=pytest.mark.slow),
+    pytest.param(odd, 1, RuntimeError, 'Odd: very odd', marks=pytest.mark.slow),
+    pytest.param(local, 1, RuntimeError, 'Local: cannot be pickled', marks=pytest.mark.slow)])
+def test_an_error_says_what_it_is_and_of_which_record(transform, workers, kind, words):
+    with pytest.raises(kind, match=words) as caught:
+        read(records(transform=transform, shuffle=False), workers=workers)
+    error = caught.value
+    told = str(error) if isinstance(error, UserError) else ' '.join([str(error), *getattr(error, '__notes__', ())])
+    assert 'record 17 of ArraySource' in told
+
+
+def test_an_error_that_knows_its_record_says_it_once():
+    def damaged(example, rng, train):
+        raise UserError(f'a.png (record {example["x"]}): damaged: replace it')
+
+    with pytest.raises(UserError, match=r'^a\.png \(record 0\): damaged: replace it'):
+        read(records(transform=damaged, shuffle=False))
+
+
+def test_an_error_in_evaluation_says_of_which_record():
+    with pytest.raises(ValueError, match='seventeen') as caught:
+        list(pipeline.eval_batches(source(), BATCH, wrong))
+    assert 'record 17 of ArraySource' in ' '.join(caught.value.__notes__)

@@ -1,0 +1,183 @@
+"""The readers: valid files to damage, and what is called with a damaged one."""
+import contextlib
+import gzip
+import io
+import pathlib
+import shutil
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bigjax import compare, config, report, results
+from bigjax.data import files, formats, images, libraries, untrusted
+from bigjax.experiment import base_config
+from bigjax.train import files as run_files
+from bigjax.train import recorded, replay
+from tests import workdirs
+
+
+class Reader(NamedTuple):
+    """`seeds(folder)` gives {file name: content}; `read(path)` reads the damaged one, in a folder of its own."""
+
+    seeds: Callable[[pathlib.Path], Mapping[str, bytes]]
+    read: Callable[[pathlib.Path], Any]
+
+
+def _overrides(folder):
+    lines = ['steps=10 epochs', 'seed=3', 'optimizer.lr=1e-3', 'optimizer=3', 'mesh=data:8', 'data=mnist', 'population=4',
+             'model.sizes=(1, 2)', 'model.sizes=[3]', 'model.rate=0.5', 'model.flag=True', "model.free={'a': [1, None]}",
+             'model.free=none']
+    return {'overrides.txt': '\n'.join(lines).encode(), **{f'{i}.txt': line.encode() for i, line in enumerate(lines)}}
+
+
+def _override(path):
+    made = base_config()
+    made.model = dict(sizes=(3, 4), rate=0.1, flag=False, free=None)
+    text = path.read_bytes().decode(errors='surrogateescape')
+    made = config.override(made, dict(line.partition('=')[::2] for line in text.split('\n')))
+    run_files.dumps(config.plain(made)).encode(errors='surrogateescape')
+    config.lines(made)
+
+
+def _idx(folder):
+    image = np.random.default_rng(0).integers(0, 256, (3, 5, 4), np.uint8)
+    data = struct.pack('>BBBB3i', 0, 0, 8, 3, *image.shape) + image.tobytes()
+    return {'images-idx3-ubyte': data, 'images-idx3-ubyte.gz': gzip.compress(data)}
+
+
+def _npz(folder):
+    arrays = dict(x=np.arange(6.0).reshape(3, 2), label=np.arange(3), flag=np.array([True, False, True]))
+    found = {}
+    for name, save in (('plain.npz', np.savez), ('packed.npz', np.savez_compressed)):
+        save(folder / name, **arrays)
+        found[name] = (folder / name).read_bytes()
+    return found
+
+
+def _read_npz(path):
+    files.npz(path)
+    untrusted.archive(path)
+
+
+def _replay(folder):
+    np.savez(folder / 'batch.npz', x=np.arange(6, dtype=np.float32))
+    info = {'step': 3, 'member': 0, 'variant': 'mlp', 'config': {'seed': 0, 'model': {'features': [3, 4]}}}
+    return {'batch.npz': (folder / 'batch.npz').read_bytes(), 'info.json': run_files.dumps(info).encode()}
+
+
+def _read_replay(path):
+    (path.parent / 'state').mkdir(exist_ok=True)
+    for name, data in _replay(path.parent.parent).items():
+        if name != path.name:
+            (path.parent / name).write_bytes(data)
+    replay.read(path.parent)
+
+
+def _jsonl(folder):
+    return {'a.jsonl': b'{"x": [1, 2.5], "n": 3, "label": "dog"}\n{"x": [0, 1], "n": 4, "label": "cat"}\n',
+            'b.jsonl': b'{"file": "a.png", "text": "t", "label": 0}\n{"file": "b.jpg", "text": "u", "label": 1}\n',
+            'c.jsonl': b'{"x": [[1, 2], [3, 4]], "y": true}\n{"x": [[1, 2], [3, 4]], "y": false}\n'}
+
+
+def _csv(folder):
+    return {'a.csv': b'n,x,label,name\n1,2,dog,"a, b"\n3,0.5,cat,c\n', 'b.csv': b'a,b\r\n1,2\r\n3,4e5\r\n',
+            'c.csv': b'file,label\na.png,1\nb.png,0\n'}
+
+
+def _tsv(folder):
+    return {'a.tsv': b'1\t0.5\t2e3\n2\tNaN\t-1\n', 'a.tsv.gz': gzip.compress(b'1\t0.5\n2\t3\n')}
+
+
+def _parquet(folder):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    picture = {'bytes': _pictures(folder)['a.png'], 'path': None}
+    tables = {'a.parquet': {'x': [[1.0, 2.0], [3.0, 4.0]], 'n': [1, 2], 'label': [0, 1]},
+              'b.parquet': {'text': ['a', 'b', 'c'], 'label': [0, 1, 2], 'image': [picture] * 3},
+              'c.parquet': {'n': [7] * 1000, 'flag': [True, False] * 500}}
+    found = {}
+    for name, table in tables.items():
+        pq.write_table(pa.table(table), folder / name, row_group_size=500, compression='gzip' if name[0] == 'c' else 'snappy')
+        found[name] = (folder / name).read_bytes()
+    return found
+
+
+def _pictures(folder):
+    import cv2
+    y, x = np.mgrid[:24, :30]
+    smooth = (128 + 100 * np.stack([np.sin(0.1 * x + c) * np.cos(0.2 * y) for c in range(3)], -1)).astype(np.uint8)
+    kinds = {'a.png': smooth, 'grey.png': smooth[..., 0], 'alpha.png': np.dstack([smooth, smooth[..., 0]]), 'a.jpg': smooth,
+             'grey.jpg': smooth[..., 0], 'deep.png': smooth.astype(np.uint16) * 200, 'a.webp': smooth, 'a.bmp': smooth,
+             'a.tiff': smooth, 'a.ppm': smooth, 'a.gif': smooth}
+    return {name: cv2.imencode(f'.{name.split(".")[1]}', image)[1].tobytes() for name, image in kinds.items()}
+
+
+def _read_examples(source):
+    for i in range(min(len(source), 3)):
+        source[i]
+    getattr(source, 'labels', None)
+
+
+def _features(folder):
+    own = 'tensorflow_datasets.core.features.features_dict.FeaturesDict'
+    return {'features.json': run_files.dumps({'pythonClassName': own, 'featuresDict': {'features': {}}}).encode()}
+
+
+def _run(folder):
+    """A small run, made once."""
+    if not (folder / 'run.json').exists():
+        workdirs.make(folder, steps=400)
+    names = ('run.json', 'metrics.jsonl', 'artifacts/confusion.json', 'artifacts/story.txt')
+    return {name.replace('/', '+'): (folder / name).read_bytes() for name in names}
+
+
+def _damaged_run(path):
+    """A run folder that is whole but for one file."""
+    run = path.parent / 'results' / 'run'
+    if not run.exists():
+        shutil.copytree(path.parent.parent / 'seeds', run)
+    for name in _run(path.parent.parent / 'seeds'):
+        target = run / name.replace('+', '/')
+        target.unlink(missing_ok=True)
+        shutil.copy(path if name == path.name else path.parent.parent / 'seeds' / name.replace('+', '/'), target)
+    return run
+
+
+def _records(path):
+    run = _damaged_run(path)
+    recorded.read_run(run)
+    recorded.read_metrics(run)
+
+
+def _pages(path):
+    run = _damaged_run(path)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        compare.main([str(run), '--out', str(path.parent / 'compare.html')])
+    root = path.parent / 'root'
+    shutil.rmtree(root, ignore_errors=True)
+    report.write(run)
+    report.write(run.parent)
+    results.add(run, root)
+    for rows in results.records(root).values():
+        results.table(rows)
+    allowed = {path.parent, run}
+    outside = [p for p in path.parent.rglob('run.json')
+               if root / 'experiments' / 'results' not in p.parents and p.parent not in allowed]
+    assert not outside, f'written outside its place: {outside}'
+
+
+READERS = {
+    'config': Reader(_overrides, _override),
+    'idx': Reader(_idx, lambda path: formats.idx(path, 3)),
+    'npz': Reader(_npz, _read_npz),
+    'replay': Reader(_replay, _read_replay),
+    'jsonl': Reader(_jsonl, lambda path: _read_examples(files.jsonl(path)[0])),
+    'csv': Reader(_csv, lambda path: _read_examples(files.csv(path)[0])),
+    'tsv': Reader(_tsv, lambda path: formats.table(path, '\t')),
+    'parquet': Reader(_parquet, lambda path: _read_examples(files.parquet(path))),
+    'images': Reader(_pictures, lambda path: images.read_image(path, 'record 0', 8)),
+    'tfds': Reader(_features, lambda path: libraries.check_classes(path.parent)),
+    'records': Reader(_run, _records),
+    'pages': Reader(_run, _pages)}

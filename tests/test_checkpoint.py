@@ -1,0 +1,59 @@
+"""Checkpoints looked at from the outside."""
+import shutil
+
+import jax.numpy as jnp
+import pytest
+
+from bigjax import checkpoint as verbs
+from bigjax.train import checkpoint
+from tests.train.test_manifest import flip
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A workdir with two checkpoints."""
+    workdir = tmp_path_factory.mktemp('run')
+    keeper = checkpoint.Checkpoints(workdir)
+    for step in (4, 8):
+        keeper.save(step, {'state': {'params': {'kernel': jnp.arange(6.0).reshape(2, 3) * step, 'bias': jnp.ones(3)}}})
+    keeper.close()
+    return workdir
+
+
+def test_ls(run, capsys):
+    assert verbs.main(['ls', str(run)]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split()[0] for row in rows] == ['4', '8'] and all(row.endswith('finished') for row in rows)
+
+
+def test_cat(run, capsys):
+    assert verbs.main(['cat', str(run), 'kern']) == 0
+    [row] = capsys.readouterr().out.splitlines()[2:]
+    assert row.split() == ['state/params/kernel', '[2,', '3]', 'float32', '20', '13.6626', '0', '40']
+    assert verbs.main(['cat', str(run), 'nothing']) == 2
+    assert verbs.main(['cat', str(run), '(']) == 2
+
+
+def test_verify_finds_damage(run, tmp_path, capsys):
+    assert verbs.main(['verify', str(run)]) == 0
+    shutil.copytree(run, tmp_path / 'copy')
+    flip(max((p for p in (tmp_path / 'copy/checkpoints/4/state').rglob('*') if p.is_file()), key=lambda p: p.stat().st_size))
+    assert verbs.main(['verify', str(tmp_path / 'copy')]) == 4
+    out = capsys.readouterr().out.splitlines()
+    assert 'checksum differs' in out[-2] and out[-1].endswith('8: good')
+
+
+def test_diff(run, capsys):
+    first, second = (str(run / 'checkpoints' / step) for step in ('4', '8'))
+    assert verbs.main(['diff', first, first]) == 0
+    assert verbs.main(['diff', first, second]) == 4
+    out = capsys.readouterr().out.splitlines()
+    assert out == ['equal, 2 arrays bit for bit', 'state/params/kernel: 5 of 6 numbers differ, by 20 at most']
+
+
+@pytest.mark.parametrize(('argv', 'words'), [
+    (['lss'], 'the verbs are ls, verify'), (['diff', 'a'], 'takes 2'), (['ls', '/nowhere'], 'no checkpoint there')])
+def test_wrong_input(capsys, argv, words):
+    assert verbs.main(argv) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count('\n') == 1

@@ -1,0 +1,341 @@
+"""What bigjax reads may come from anybody, and what it writes may be shown to anybody."""
+import ast
+import gzip
+import io
+import json
+import os
+import pathlib
+import pickle
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+
+from bigjax import UserError, charts, compare, page, report, results
+from bigjax.data import files, formats, headers, images, libraries, text, untrusted
+from bigjax.experiment import Confusion, Expected
+from bigjax.train import artifacts, recorded, replay
+from bigjax.train.records import Records
+from tests import workdirs
+
+ROOT = pathlib.Path(report.__file__).resolve().parent.parent
+SOURCES = sorted(p for folder in ('bigjax', 'experiments', 'launch') for p in (ROOT / folder).rglob('*.py'))
+BAD_MODULES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'yaml', 'tarfile'}
+OWN = {'bigjax/data/pipeline.py': {'pickle'}}  # asks whether an error of its own can be sent to another process
+BAD_CALLS = {'eval', 'exec', 'execfile', 'os.system', 'os.popen', 'shutil.unpack_archive', 'np.fromfile', 'pd.read_pickle'}
+EVIL = ('<script>alert(1)</script>', '"onload="alert(1)', "'onload='alert(1)")
+
+
+def called(node) -> str:
+    return ast.unparse(node.func)
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_source_can_run_what_it_reads(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name.split('.')[0] for alias in node.names} if isinstance(node, ast.Import) else {
+                (node.module or '').split('.')[0]}
+            assert not names & (BAD_MODULES - OWN.get(str(path.relative_to(ROOT)), set())), f'line {node.lineno}'
+        if isinstance(node, ast.Call):
+            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert called(node) not in BAD_CALLS, f'line {node.lineno}'
+            assert keywords.get('shell') in (None, 'False'), f'line {node.lineno}: a shell'
+            if called(node) in ('np.load', 'numpy.load', 'np.lib.format.read_array'):
+                assert keywords.get('allow_pickle') == 'False', f'line {node.lineno}: pickles are not refused'
+            assert not called(node).endswith(('.extractall', '.extract')), f'line {node.lineno}: an archive is unpacked'
+
+
+class Bomb:
+    """What a pickle runs when it is loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, 'w')
+
+
+def _npz(folder, bomb):
+    np.savez(folder / 'a.npz', x=np.array([bomb], object))
+    files.npz(folder / 'a.npz')
+
+
+def _replay(folder, bomb):
+    (folder / 'state').mkdir()
+    (folder / 'info.json').write_text('{"step": 1, "variant": "", "config": {}}')
+    np.savez(folder / 'batch.npz', x=np.array([bomb], object))
+    replay.read(folder)
+
+
+def _tokens(folder, bomb):
+    np.save(folder / 'train.npy', np.array([bomb], object))
+    text.token_splits(folder, length=2, name='x')
+
+
+def _bare(folder, bomb):
+    (folder / 'a.npz').write_bytes(pickle.dumps(bomb))
+    files.npz(folder / 'a.npz')
+
+
+@pytest.mark.parametrize('read', [_npz, _replay, _tokens, _bare])
+def test_a_pickle_is_refused_and_never_run(tmp_path, read):
+    with pytest.raises(UserError):
+        read(tmp_path, Bomb(tmp_path / 'ran'))
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('key', ['pythonClassName', 'python_class_name', r'python\u0043lassName'])
+def test_a_prepared_data_set_cannot_name_code(tmp_path, key):
+    folder = tmp_path / 'mine' / '1.0.0'
+    folder.mkdir(parents=True)
+    (folder / 'dataset_info.json').write_text('{}')
+    own = 'tensorflow_datasets.core.features.features_dict.FeaturesDict'
+    features = {'pythonClassName': own, 'featuresDict': {'features': {'x': {'KEY': 'harmful.code'}}}}
+    (folder / 'features.json').write_text(json.dumps(features).replace('KEY', key))
+    with pytest.raises(UserError, match=r'features\.json: it names the class harmful\.code'):
+        libraries.check_classes(tmp_path / 'mine')
+    pytest.importorskip('tensorflow_datasets')
+    with pytest.raises(UserError, match=r'harmful\.code'):
+        libraries.tfds_builder('mine', tmp_path)
+
+
+# Sizes: what a header announces is held against what is there, before memory is given to it.
+
+def _idx(*shape):
+    return struct.pack(f'>BBBB{len(shape)}I', 0, 0, 8, len(shape), *shape) + bytes(7)
+
+
+def _npy(shape, count):
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {'descr': '<f8', 'fortran_order': False, 'shape': shape})
+    return out.getvalue() + bytes(8 * count)
+
+
+def _zip(content, kind=zipfile.ZIP_DEFLATED):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w', kind, compresslevel=1) as archive:
+        archive.writestr('x.npy', content)
+    return out.getvalue()
+
+
+def _png(width, height):
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 6, 0, 0, 0))
+            + chunk(b'IDAT', zlib.compress(bytes(1000))) + chunk(b'IEND', b''))
+
+
+def _png_chunk():
+    return _png(8, 8)[:33] + struct.pack('>I', 2**31 - 1) + _png(8, 8)[37:]
+
+
+LIES = {
+    'a-idx2': (_idx(2**31, 2**31), lambda p: formats.idx(p, 2), 'records of'),
+    'b-idx4': (_idx(2**16, 2**16, 2**16, 2**16), lambda p: formats.idx(p, 4), 'records of'),  # 2**64, 0 to a machine word
+    'c-idx2.gz': (gzip.compress(_idx(2**31, 2**31)), lambda p: formats.idx(p, 2), 'records of'),
+    'd.gz': (gzip.compress(bytes(300 << 20), 1), formats.read, 'unpack to'),
+    'e.npz': (_zip(_npy((2**40,), 3)), files.npz, 'announced'),
+    'f.npz': (_zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), files.npz, 'announced'),
+    'g.npz': (_zip(bytes(300 << 20)), files.npz, 'unpack to'),
+    'h.png': (_png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'unpack to'),
+    'i.png': (_png_chunk(), lambda p: images.read_image(p, 'record 0'), 'not a picture')}
+
+
+@pytest.mark.parametrize('name', LIES)
+def test_an_announced_size_is_no_reason_to_fill_the_memory(tmp_path, name):
+    data, read, words = LIES[name]
+    (tmp_path / name).write_bytes(data)
+    del data
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=words) as error:
+            read(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert name in str(error.value) and str(error.value).isprintable()
+    assert peak < 600 << 20
+
+
+def test_a_parquet_file_of_one_value_many_times(tmp_path):
+    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    array = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000_000, np.int8)), pa.array(['x']))
+    pq.write_table(pa.table({'text': array}), tmp_path / 'a.parquet', row_group_size=1 << 30)
+    assert (tmp_path / 'a.parquet').stat().st_size < 100_000
+    with pytest.raises(UserError, match=r'a\.parquet: a row group of .* values or more'):
+        files.parquet(tmp_path / 'a.parquet')
+
+
+@pytest.mark.parametrize('kind', ['.jpg', '.png', '.webp', '.bmp', '.tiff', '.ppm', '.gif'])
+def test_the_size_of_every_kind_of_picture_is_known_before_it_is_decoded(kind):
+    cv2 = pytest.importorskip('cv2')
+    if not cv2.haveImageWriter(f'x{kind}'):
+        pytest.skip(f'this OpenCV writes no {kind}')
+    data = cv2.imencode(kind, np.zeros((21, 34, 3), np.uint8))[1].tobytes()
+    assert headers.size(data) == (34, 21)
+    assert images.decode(data, 'x').shape == (21, 34, 3)
+    assert headers.size(data[:11]) is None or kind in ('.ppm', '.gif')
+
+
+@pytest.mark.parametrize('make', [os.mkfifo, lambda path: path.symlink_to('/dev/zero')], ids=['pipe', 'device'])
+def test_what_never_ends_is_not_read(tmp_path, make):
+    make(tmp_path / 'a.png')
+    with pytest.raises(UserError, match='no regular file'):
+        images.read_image(tmp_path / 'a.png', 'record 0')
+    (tmp_path / 'a.jsonl').write_text('{"file": "a.png", "label": 1}\n')
+    with pytest.raises(UserError, match=r'record 0 of .*no regular file'):
+        files.jsonl(tmp_path / 'a.jsonl')[0][0]
+
+
+# Names: what a file or the data calls itself does not lead out of the folder.
+
+def _everything(root):
+    return {str(p.relative_to(root)) for p in root.rglob('*') if p.is_file()}
+
+
+@pytest.mark.parametrize('name', ['../../x', '/x', '..', '.', '', 'a/../../b', 'a\0b', 'x' * 300, '~', '\ud800'])
+@pytest.mark.parametrize('value', ['text', {'a': 1}, np.zeros((1, 2, 2, 1))], ids=['text', 'data', 'pictures'])
+def test_an_artifact_stays_in_its_folder(tmp_path, name, value):
+    path = artifacts.save(tmp_path / 'run', name, value)
+    assert path.parent == tmp_path / 'run' / 'artifacts' and _everything(tmp_path) == {f'run/artifacts/{path.name}'}
+
+
+def test_an_artifact_that_is_a_link_is_not_shown(tmp_path):
+    (tmp_path / 'secret.txt').write_text('SECRET')
+    workdirs.make(tmp_path / 'run', steps=80)
+    (tmp_path / 'run' / 'artifacts' / 'link.txt').symlink_to(tmp_path / 'secret.txt')
+    assert 'link' not in artifacts.load(tmp_path / 'run')
+    assert 'SECRET' not in report.write(tmp_path / 'run').read_text()
+
+
+@pytest.mark.parametrize('key, value', [
+    ('variant', '..'), ('variant', '../../..'), ('variant', '/x'), ('variant', 'x' * 500), ('experiment', '../../x'),
+    ('experiment', '/x'), ('experiment', 'a../../../x')])
+def test_a_kept_record_stays_in_its_folder(tmp_path, key, value):
+    workdirs.make(tmp_path / 'run', steps=80)
+    before, path = _everything(tmp_path), tmp_path / 'run' / 'run.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    try:
+        results.add(tmp_path / 'run', tmp_path / 'root')
+    except UserError:
+        assert _everything(tmp_path) == before
+        return
+    new = _everything(tmp_path) - before
+    assert len(new) == 2 and all(pathlib.Path(p).match('root/experiments/results/mnist1d/*/*') for p in new), new
+
+
+# Pages: everything on them is text.
+
+def _evil_run(folder, evil):
+    """A run that says `evil` wherever a run can say something."""
+    records = Records(folder, experiment='mnist1d', variant=evil, config={'seed': 0, f'key{evil}': evil}, parameters=3,
+                      command=f'python {evil}', devices={'platform': 'cpu', 'kind': evil, 'count': 1},
+                      info={f'info{evil}': evil, 'classes': [evil, 'b']})
+    for step in (1, 2, 3):
+        records.metrics(step, {'train/loss': [3.0 / step], f'val/{evil}': [1.0 * step], f'{evil}/x': [1.0 * step]})
+    counts = np.array([[3, 1], [0, 2]])
+    many = Confusion(np.ones((30, 30)), [evil] * 30)
+    records.finish('done', 3, {f'val/{evil}': [3.0], 'test/accuracy': [0.5]},
+                   [Expected(f'val/{evil}', 3.0, 0.1, f'the paper {evil}')],
+                   [{'confusion': Confusion(counts, [evil, 'b']), 'many': many, 'story': f'once {evil}', 'data': {evil: [evil]},
+                     f'named {evil}': 'x', f'shown {evil}': np.zeros((1, 4, 4, 1))}])
+
+
+def _is_text(source, evil):
+    assert evil not in source, source[max(0, source.index(evil) - 100):][:200]
+    assert '<script' not in source and 'onload="' not in source and "onload='" not in source
+
+
+@pytest.mark.parametrize('evil', EVIL)
+def test_the_report_of_a_run_escapes_what_it_prints(tmp_path, evil):
+    _evil_run(tmp_path, evil)
+    source = report.write(tmp_path).read_text()
+    _is_text(source, evil)
+    assert source.count('onload') + source.count('&lt;script') > 15
+
+
+@pytest.mark.parametrize('evil', EVIL)
+def test_the_report_of_a_table_and_the_comparison_escape_too(tmp_path, evil, capsys):
+    _evil_run(tmp_path / 'runs' / f'a {evil.replace("/", "")}', evil)
+    _evil_run(tmp_path / 'runs' / 'javascript:alert(1)', f'b{evil}')
+    failed = Records(tmp_path / 'runs' / 'c', experiment='mnist1d', variant='c', config={'seed': 1}, command='x')
+    failed.fail(RuntimeError(evil))
+    source = report.write(tmp_path / 'runs').read_text()
+    _is_text(source, evil)
+    assert 'href="javascript:' not in source
+    _is_text(report.write(tmp_path / 'runs' / 'c').read_text(), evil)
+    assert compare.main([str(tmp_path / 'runs'), f'--metric=val/{evil}', f'--out={tmp_path / "out.html"}']) == 0
+    _is_text((tmp_path / 'out.html').read_text(), evil)
+
+
+@pytest.mark.parametrize('change', [
+    {'final': {'m': {'mean': EVIL[0], 'std': None, 'members': []}}}, {'population': EVIL[0]}, {'steps': EVIL[0]},
+    {'expected': [{'metric': 'm', 'value': 1, 'tolerance': 1, 'source': '', 'ok': True, 'runs': EVIL[0]}]},
+    {'wall_seconds': EVIL[0]}, {'status': 'do\x1b[2Jne'}, {'variant': 'a\nb'}, {'final': {'m': {'mean': 1}}},
+    {'config': []}, {'git': 'x'}, {'parameters': 10**400}, {'steps': float('inf')}])
+def test_a_record_whose_fields_are_of_another_kind_is_refused(tmp_path, change):
+    workdirs.make(tmp_path, steps=80)
+    assert recorded.read_run(tmp_path)
+    (tmp_path / 'run.json').write_text(json.dumps({**recorded.read_run(tmp_path), **change}))
+    for read in (recorded.read_run, report.write, lambda path: compare.load([path]), lambda path: results.add(path, tmp_path)):
+        with pytest.raises(UserError, match=f'run.json: its {next(iter(change))}'):
+            read(tmp_path)
+
+
+def test_kept_records_pass():
+    kept = sorted((ROOT / 'experiments' / 'results').glob('*/*/run.json'))
+    assert kept and all(recorded.read_run(path.parent) for path in kept)
+
+
+def test_metrics_that_are_no_numbers_are_left_out(tmp_path):
+    lines = [{'step': 1, 'a/x': EVIL[0], 'a/y': 2.0, 'a/y/std': -1, 'a/y/members': ['x'], 'b\x1b/z': 1}, {'step': -3, 'a/y': 1}]
+    (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    assert recorded.read_metrics(tmp_path) == [{'step': 1, 'a/y': 2.0}]
+
+
+def test_charts_and_the_frame_of_a_page_escape():
+    for evil in EVIL:
+        series = [charts.Series(evil, [0, 1], [1.0, 2.0])]
+        _is_text(charts.chart(series) + charts.legend(series), evil)
+        _is_text(page.page(evil, ('done', evil), '', ''), evil)
+
+
+def test_a_terminal_is_told_nothing_but_text(tmp_path, capsys):
+    for i in (0, 1):
+        workdirs.make(tmp_path / f'{i}', steps=80, lr=0.1)
+        run = json.loads((tmp_path / f'{i}' / 'run.json').read_text())
+        run['config']['note\x1b]0;x'] = f'{i}\x1b[2J\r\n'
+        (tmp_path / f'{i}' / 'run.json').write_text(json.dumps(run))
+    assert compare.main([str(tmp_path)]) == 0
+    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize('value, shown', [('a\nb', r'a\nb'), ('\x1b[2J', r'\x1b[2J'), ('\ud800', r'\ud800'), ('ü', 'ü')])
+def test_words_of_a_file_fit_on_a_line(value, shown):
+    assert untrusted.printable(value) == shown
+    assert len(untrusted.printable('x' * 10**6)) < 400
+
+
+# Secrets: what the environment holds is written nowhere.
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rest, code', [([], 0), (['--config.optimizer.lr=1e39'], 3)])
+def test_no_variable_of_the_environment_is_written(tmp_path, rest, code):
+    names = ('WANDB_API_KEY', 'HF_TOKEN', 'AWS_SECRET_ACCESS_KEY', 'GITHUB_TOKEN', 'SOME_PASSWORD', 'KAGGLE_KEY')
+    secret = 'canary-5d1f0e'
+    env = {**os.environ, **{name: f'{secret}-{name}' for name in names}, 'JAX_PLATFORMS': 'cpu'}
+    command = [sys.executable, '-m', 'experiments.mnist1d', '--variant=logistic', '--config.data=fake', '--config.steps=4',
+               '--population=1', f'--workdir={tmp_path / "run"}', *rest]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / 'run' / 'run.json').exists()
+    assert secret not in done.stdout + done.stderr
+    for path in tmp_path.rglob('*'):
+        assert secret not in path.name and (not path.is_file() or secret.encode() not in path.read_bytes()), path

@@ -1,0 +1,108 @@
+"""An experiment's own command line, with the means to harm it: which examples a step saw, and what happens at which phase.
+
+    TRUST=evaluation:2:kill python -m tests.trust.driver mnist1d --variant=gru --workdir=DIR …
+
+`TRUST` is PHASE:NUMBER:ACTION[:SECONDS[:PROCESS]]; at the NUMBERth time that the main thread enters PHASE ('lines' counts the
+lines of metrics.jsonl) the process
+    kill    sends itself SIGKILL, after SECONDS, from another thread
+    term    sends itself SIGTERM; int: SIGINT
+    sleep   sleeps in the main thread
+    raise   raises ValueError
+and `TRUST_LOG` names a file to which the phases are written as they are entered.
+"""
+import dataclasses
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+
+import jax.numpy as jnp
+import numpy as np
+
+from bigjax import cli
+from bigjax.data.sources import ArraySource
+from bigjax.train import records
+from bigjax.train.phases import Clock
+
+WHERE = os.environ.get('TRUST', '').split(':')
+
+
+def with_ids(experiment):
+    """The experiment, whose metrics also tell which examples a step saw: their numbers' sum and a sum that knows the order."""
+    data, task = experiment.data, experiment.task
+
+    def numbered(source):
+        return ArraySource({**source.arrays, 'id': np.arange(len(source), dtype=np.int32)})
+
+    def loss(apply, variables, batch, rng, train):
+        per_example, weights, aux = task.loss(apply, variables, batch, rng, train)
+        place = jnp.arange(1, batch['id'].shape[0] + 1)
+        sums = {'ids': jnp.sum(batch['id']), 'order': jnp.sum(batch['id'] * place % 8191)}
+        more = {k: (v.astype(jnp.float32), jnp.float32(1)) for k, v in sums.items()}
+        return per_example, weights, aux._replace(metrics={**aux.metrics, **more})
+
+    return dataclasses.replace(
+        experiment, task=dataclasses.replace(task, loss=loss), data=dataclasses.replace(
+            data, train=numbered(data.train), evals={k: numbered(v) for k, v in data.evals.items()}))
+
+
+def harm(phase: str, seen: dict) -> None:
+    """Does what TRUST says, where it says."""
+    seen[phase] = seen.get(phase, 0) + 1
+    if len(WHERE) < 3 or phase != WHERE[0] or seen[phase] != int(WHERE[1]):
+        return
+    action, seconds, process = (*WHERE[2:], '0', '')[:3] if len(WHERE) < 5 else WHERE[2:]
+    if process and process != os.environ.get('BIGJAX_PROCESS'):
+        return
+    if action in ('kill', 'term', 'int'):
+        number = {'kill': signal.SIGKILL, 'term': signal.SIGTERM, 'int': signal.SIGINT}[action]
+        threading.Timer(float(seconds or 0), os.kill, (os.getpid(), number)).start()
+        if not float(seconds or 0):
+            time.sleep(0.05)  # the signal is there before the phase goes on
+    elif action == 'sleep':
+        asleep()
+    elif action == 'raise':
+        raise ValueError('injected')
+
+
+def asleep():
+    """What a stuck process does."""
+    time.sleep(10_000)
+
+
+def hook() -> None:
+    """Puts `harm` where phases are entered and lines are written."""
+    seen, enter, append = {}, Clock.enter, records.append
+    log = os.environ.get('TRUST_LOG')
+
+    def entered(self, phase, step=None):
+        before = enter(self, phase, step)
+        if threading.current_thread() is threading.main_thread():
+            if log and before != phase:
+                with open(log, 'a') as file:
+                    file.write(f'{phase} {self.now.step}\n')
+            harm(phase, seen)
+        return before
+
+    def appended(path, line):
+        append(path, line)
+        harm('lines', seen)
+
+    Clock.enter, records.append = entered, appended
+
+
+def main() -> None:
+    """As `bigjax.cli.main`."""
+    name = sys.argv.pop(1)
+    module = importlib.import_module(f'experiments.{name}')
+    build = module.get_experiment
+    module.get_experiment = lambda config: with_ids(build(config))
+    hook()
+    sys.modules['__main__'] = module
+    cli.main()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,58 @@
+"""A process of several that dies, fails or is stuck takes the others with it in seconds, and everybody says why.
+
+Tried by breaking: nobody tells the others, the watch over phases left out.
+"""
+import re
+import time
+
+import pytest
+
+from tests.trust import runs
+
+KIND, HEARTBEAT = 'recurrent', 5
+pytestmark = pytest.mark.trust
+
+
+def harmed(tmp_path, trust, *options, processes=2):
+    """([(exit code, output)], seconds from the harm to the last exit)."""
+    running = runs.start(KIND, tmp_path / 'run', f'--heartbeat={HEARTBEAT}', *options, processes=processes, trust=trust)
+    first, began = None, time.monotonic()
+    while time.monotonic() - began < 240 and any(p.poll() is None for p in running):
+        if first is None and any(p.poll() is not None for p in running):
+            first = time.monotonic()
+        time.sleep(0.02)
+    ended = runs.end(running)
+    return ended, time.monotonic() - (first or began)
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+@pytest.mark.parametrize('at', ['step:7', 'evaluation:2', 'compile:1'])
+def test_a_dead_process_is_named_and_the_others_end(tmp_path, record_property, rank, at):
+    ended, seconds = harmed(tmp_path, f'{at}:kill:0:{rank}')
+    assert ended[rank][0] == -9 and ended[1 - rank][0] == 1, ended[1 - rank][1][-3000:]
+    assert seconds < HEARTBEAT + 15
+    causes = re.findall(rf'process {rank} on \S+ \(pid \d+\) is gone', ended[1 - rank][1])
+    assert causes, ended[1 - rank][1][-3000:]
+    record_property('trust', {'dead processes': 1, 'named': 1, 'seconds until the others ended': seconds})
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_an_exception_of_one_ends_the_others_with_its_traceback_first(tmp_path, rank):
+    ended, seconds = harmed(tmp_path, f'step:7:raise:0:{rank}')
+    assert ended[rank][0] == 1 and ended[1 - rank][0] == 1 and seconds < 15
+    out = ended[1 - rank][1]
+    assert re.search(rf'process {rank} on \S+ \(pid \d+\) failed:', out), out[-3000:]
+    assert 'ValueError: injected' in out and out.count('Traceback') == 1
+
+
+@pytest.mark.parametrize('phase', ['compile:1', 'restore:1', 'step:7', 'evaluation:2', 'save:2', 'data:5'])
+def test_a_stuck_process_ends_all_within_the_budget(tmp_path, record_property, phase):
+    name = phase.split(':')[0]
+    began = time.monotonic()
+    ended, _ = harmed(tmp_path, f'{phase}:sleep:0:1', f'--budgets={name}:25', '--heartbeat=60')
+    out = ended[1][1]
+    assert [code for code, _ in ended] == [1, 1], '\n---\n'.join(o[-2500:] for _, o in ended)
+    assert time.monotonic() - began < 25 + 60
+    assert re.search(rf"process 1 on \S+ \(pid \d+\) is stuck: step \d+, '{name}' for 2[5-9] s", out), out[-2500:]
+    assert 'in asleep' in out and 'most recent call first' in out
+    record_property('trust', {'stuck processes': 1, 'ended': 1})

@@ -1,0 +1,76 @@
+"""A signal in any phase: exit 75 in time, at most one step lost, and the next start ends as if nothing had been.
+
+Tried by breaking: the signal swallowed, no save on leaving, the evaluation of the saved step forgotten.
+"""
+import json
+import signal
+import time
+
+import pytest
+
+from tests.trust import runs
+from tests.trust.test_kills import straight  # noqa: F401  a fixture
+
+GRACE = 20.0
+PHASES = ['compile:1', 'data:1', 'data:9', 'step:7', 'evaluation:2', 'save:2', 'restore:1']
+KIND = 'recurrent'
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize('name', ['term', 'int'])
+@pytest.mark.parametrize('at', PHASES)
+def test_a_process_saves_and_leaves(straight, tmp_path, record_property, at, name):  # noqa: F811
+    (tmp_path / 'log').touch()
+    began = time.monotonic()
+    code, out = runs.run(KIND, tmp_path / 'run', f'--grace={GRACE}', trust=f'{at}:{name}', log=tmp_path / 'log')
+    assert code == 75 and f'SIG{name.upper()}' in out, out[-2000:]
+    reached = [int(line.split()[1]) for line in (tmp_path / 'log').read_text().splitlines() if line.startswith('step')]
+    assert runs.saved(tmp_path / 'run') >= max([0, *reached]) - 1
+    assert json.loads((tmp_path / 'run' / 'run.json').read_text())['status'] == 'preempted'
+    code, out = runs.run(KIND, tmp_path / 'run')
+    assert code == 0, out[-2000:]
+    runs.assert_same(tmp_path / 'run', straight(KIND))
+    record_property('trust', {'signals tried': 1, 'signals answered by 75': 1, 'seconds to exit': time.monotonic() - began})
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize('which', [[0], [1], [0, 1]])
+@pytest.mark.parametrize('at', ['step:7', 'evaluation:2', 'compile:1', 'save:2'])
+def test_all_processes_save_the_same_step(straight, tmp_path, record_property, at, which):  # noqa: F811
+    running = runs.start(KIND, tmp_path / 'run', f'--grace={GRACE}', processes=2, log=tmp_path / 'log',
+                         trust=f'{at}:term:0:{which[0] if len(which) == 1 else ""}')
+    ended = runs.end(running)
+    assert [code for code, _ in ended] == [75, 75], '\n---\n'.join(out[-2500:] for _, out in ended)
+    code, out = runs.run(KIND, tmp_path / 'run', processes=2)
+    assert code == 0 and (runs.saved(tmp_path / 'run') == runs.STEPS), out[-2000:]
+    assert runs.numbers(tmp_path / 'run')[-1]['step'] == runs.STEPS
+    record_property('trust', {'signals tried': 1, 'signals answered by 75': 1})
+
+
+@pytest.mark.trust
+def test_where_no_step_ends_in_time_the_last_checkpoint_stands(tmp_path):
+    [process] = runs.start(KIND, tmp_path / 'run', '--grace=3', trust='step:30:sleep', log=tmp_path / 'log')
+    while not (tmp_path / 'log').exists() or (tmp_path / 'log').read_text().count('step ') < 15:
+        assert process.poll() is None, process.communicate()[0][-2000:]
+        time.sleep(0.05)
+    time.sleep(1)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    [(code, out)] = runs.end([process])
+    assert code == 75 and time.monotonic() - began < 8
+    assert 'no step ended within 3 s' in out and 'the last checkpoint is as it was' in out
+    assert runs.saved(tmp_path / 'run') >= 4
+
+
+@pytest.mark.trust
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    [process] = runs.start(KIND, tmp_path / 'run', trust='step:30:sleep', log=tmp_path / 'log')
+    while not (tmp_path / 'log').exists() or (tmp_path / 'log').read_text().count('step ') < 15:
+        assert process.poll() is None, process.communicate()[0][-2000:]
+        time.sleep(0.05)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    began = time.monotonic()
+    [(code, out)] = runs.end([process])
+    assert code == 130 and time.monotonic() - began < 2 and 'Ctrl-C again' in out
