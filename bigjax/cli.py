@@ -57,6 +57,7 @@ def _end_now(code: int) -> None:
 def run(module, name: str, argv: Sequence[str]) -> int:
     """One command; returns its exit code. `module` has `get_config(variant)` and `get_experiment(config)`."""
     from bigjax.train import compiled
+    from bigjax.train.fingerprint import NotDeterministic
     from bigjax.train.guard import Guard, Preempted
     from bigjax.train.phases import budgets
     from bigjax.train.replay import NonFinite
@@ -69,6 +70,8 @@ def run(module, name: str, argv: Sequence[str]) -> int:
             raise UserError(f"'{verb}': no such verb{configs.nearest(verb, list(VERBS))}; the verbs are {', '.join(VERBS)}")
         limits = budgets(options.budgets)
         _platform(options.platform)
+        if options.deterministic:
+            _deterministic()
         if verb == 'plan':  # is for other machines
             joined = Start()
         else:
@@ -80,7 +83,7 @@ def run(module, name: str, argv: Sequence[str]) -> int:
             return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0, guard))
     except UserError as error:
         return _say(f'{short}: {error}', USER)
-    except compiled.Recompiled as error:
+    except (compiled.StrictError, NotDeterministic) as error:
         return _say(f'{short}: {error}', FAILED)
     except NonFinite as error:
         return _say(f'{short}: {error}', NONFINITE)
@@ -123,6 +126,11 @@ def _platform(name: str) -> None:
         jax.config.update('jax_platforms', name)
 
 
+def _deterministic() -> None:
+    """XLA reads its flags when the first device is touched; only GPUs have operations that differ from time to time."""
+    os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+
+
 def _join(options, name: str, argv: Sequence[str]) -> Start:
     """Meets the other processes of this command, where there are any; no device has been touched yet."""
     return start(Flags(options.coordinator, options.processes, options.process), seconds=options.start_timeout,
@@ -158,8 +166,10 @@ def _define() -> flags.FlagValues:
     text('platform', '', 'cpu, cuda or tpu instead of the best there is')
     text('compile_cache', '', "the folder that keeps compiled programs for later runs, or 'off'; by default the user's cache")
     text('profile', '', 'A:B: trace the steps after A until B, and print the operations that took the time')
-    flags.DEFINE_boolean('strict', False, 'warnings that a careful run should not have are errors: a step compiled twice',
-                         flag_values=values)
+    flags.DEFINE_boolean('strict', False, 'warnings that a careful run should not have are errors: a step compiled twice, a '
+                         'parameter that does not move', flag_values=values)
+    flags.DEFINE_boolean('deterministic', False, 'choose algorithms that repeat bit for bit, and prove it by doing the first '
+                         'steps twice', flag_values=values)
     text('against', '', "bench: 'torch' times the same model, batch and optimizer in PyTorch beside it")
     text('out', '', 'bench, plan: also write the figures to this JSON file')
     text('topology', '', "plan: the hardware, such as 'v5e-16', 'v5p:4x8x8', 'v5e:16x16*2', 'h100:64', 'cpu:8'")

@@ -9,7 +9,7 @@ from bigjax.nn import cpu
 from bigjax.parallel import mesh as meshes
 from bigjax.parallel import rules
 from bigjax.summary import paper, spread
-from bigjax.train import checkpoint, profile, replay, work
+from bigjax.train import checkpoint, fingerprint, profile, replay, work
 from bigjax.train import loop as loops
 from bigjax.train.compiled import Watch
 from bigjax.train.guard import Guard
@@ -58,6 +58,9 @@ def _train_row(job, row: str) -> dict:
     progress.say(f'config\n{configs.lines(config)}')
     progress.say(program.describe())
     guard.last_words = records.fail
+    if job.flags.deterministic and not checkpoint.steps(workdir / checkpoint.FOLDER):
+        with guard.clock.within('compile'):
+            progress.say(fingerprint.prove(program))
     try:
         outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=work.of(program),
                              profile=profile.parse(job.flags.profile), guard=guard).run()

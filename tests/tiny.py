@@ -71,16 +71,19 @@ def program(experiments=None, **changes):
     return Program(experiments, settings_module.read(configs.Reader(config(**changes)), len(experiments[0].data.train)))
 
 
+def run(program, workdir, progress, guard=None):
+    """The outcome of a program's loop in a workdir."""
+    s = program.settings
+    records = Records(workdir, experiment='tiny', variant='', config=configs.plain(config()), command='tiny',
+                      population=s.population, seed=s.seed)
+    return Loop(program, workdir, records, progress, guard=guard).run()
+
+
 def train(workdir, experiments=None, progress=None, guard=None, **changes):
     """(loop outcome, final carry) of a run in a workdir."""
     p = program(experiments, **changes)
-    s = p.settings
-    records = Records(workdir, experiment='tiny', variant='', config=configs.plain(config(**changes)), command='tiny',
-                      population=s.population, seed=s.seed)
-    loop = Loop(p, workdir, records, progress or Progress(stream=io.StringIO()), guard=guard)
-    outcome = loop.run()
-    carry = p.restore(workdir / 'checkpoints' / str(outcome.step))
-    return outcome, carry
+    outcome = run(p, workdir, progress or Progress(stream=io.StringIO()), guard)
+    return outcome, p.restore(workdir / 'checkpoints' / str(outcome.step))
 
 
 def leaves(tree):

@@ -241,7 +241,10 @@ class ParquetSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         group = int(np.searchsorted(self._ends, index, side='right'))
-        row = self._group(group).slice(index - self._first(group), 1).to_pylist()[0]
+        try:
+            row = self._group(group).slice(index - self._first(group), 1).to_pylist()[0]
+        except (ValueError, IndexError) as error:  # text that is not UTF-8, a group of fewer rows than it announces
+            raise UserError(f'{self.path}: record {index} cannot be read ({first_line(error)}): write the file again') from error
         return {name: self._value(name, value, index) for name, value in row.items()}
 
     def _value(self, name: str, value: Any, index: int) -> Any:
@@ -338,7 +341,10 @@ def _whole_column(name: str, column, where: str) -> np.ndarray:
     if numbers and not column.null_count:
         array = column.to_numpy()
         return array.astype(np.float32) if array.dtype.kind == 'f' else integers(array, where, name)
-    array = typed_column(name, column.to_pylist(), where)
+    try:
+        array = typed_column(name, column.to_pylist(), where)
+    except UnicodeDecodeError:
+        array = []
     if isinstance(array, list):
         raise UserError(f'{where}: column {untrusted.printable(name)} holds text, and needs to be numbers: encode it first')
     return array

@@ -16,8 +16,8 @@ SHORTEST = 0.1  # seconds of compiling that are worth a file
 _DURATION, _HIT = '/jax/core/compile/backend_compile_duration', '/jax/compilation_cache/cache_hits'
 
 
-class Recompiled(Exception):
-    """A function that should compile once was compiled again, and --strict was asked for."""
+class StrictError(Exception):
+    """What is a warning otherwise, where --strict was asked for."""
 
 
 class Meter(threading.local):
@@ -94,13 +94,23 @@ def default() -> pathlib.Path:
 
 
 class Watch:
-    """Tells `say` of functions that are compiled a second time, or raises `Recompiled` where `strict`."""
+    """Tells `say` of functions that are compiled a second time and the like, or raises `StrictError` where `strict`."""
 
     def __init__(self, say: Callable[[str], None] = print, strict: bool = False):
         self.say, self.strict = say, strict
 
     def __call__(self, name: str, fn: Callable) -> 'Watched':
         return Watched(name, fn, self)
+
+    def warn(self, text: str) -> None:
+        """Says what a careful run should not have.
+
+        Raises:
+          StrictError: where `strict`.
+        """
+        if self.strict:
+            raise StrictError(f'{text}; without --strict this is a warning')
+        self.say(f'warning: {text}')
 
 
 class Watched:
@@ -124,9 +134,7 @@ class Watched:
             return
         text = f'{self._name} was compiled again: {difference(self._first, now)}'
         self._first = now
-        if self._watch.strict:
-            raise Recompiled(f'{text}; without --strict this is a warning')
-        self._watch.say(f'warning: {text}; every new shape costs a compilation')
+        self._watch.warn(f'{text}; every new shape costs a compilation')
 
 
 def signature(args) -> dict[str, str]:

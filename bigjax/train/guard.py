@@ -170,8 +170,8 @@ class Guard:
                         Preempted(f'{self.asked}; {why}'))
         budget = self._budgets.get(now.phase)
         if budget and at - now.since > budget:
-            text = (f"{self._name or 'this process'} is stuck: step {now.step:,}, '{now.phase}' for {at - now.since:.0f} s, which "
-                    f'may take {budget:.0f} s (--budgets={now.phase}:SECONDS)')
+            text = (f"{self._name or 'this process'} is stuck: step {now.step:,}, '{now.phase}' for {at - now.since:.0f} s, "
+                    f'which may take {budget:.0f} s (--budgets={now.phase}:SECONDS)')
             self._say(text)
             if self._lifeline:
                 self._lifeline.tell('stuck', text)

@@ -14,7 +14,7 @@ import numpy as np
 
 from bigjax import UserError
 from bigjax.parallel import mesh as meshes
-from bigjax.train import optimizers, replay
+from bigjax.train import fingerprint, optimizers, replay
 from bigjax.train.checkpoint import Checkpoints
 from bigjax.train.compiled import METER, told
 from bigjax.train.evaluate import Stopped
@@ -127,7 +127,10 @@ class Loop:
         many, total = program.steps_per_call, s.steps
         self._progress.start(step, total)
         self._clock, self._since, status = time.perf_counter(), step, 'done'
-        phase = 'compile'
+        phase, unmoved = 'compile', None
+        if step == 0 and total >= fingerprint.STEPS:
+            spec, params = program.experiment.optimizer, carry['state'].params
+            unmoved = fingerprint.Unmoved(params, optimizers.still(spec, params), program.watch)
         try:
             if unjudged:
                 carry = self._judge(carry, step, self._evaluators(step))
@@ -148,6 +151,8 @@ class Loop:
                     self._profile.after(step, halted)
                 self._checkpoints.raise_error()
                 self._flush(feed)
+                if unmoved and step >= fingerprint.STEPS and float(program.learning_rate(step - fingerprint.STEPS)) > 0:
+                    unmoved = unmoved.look(carry['state'].params)
                 carry = self._boundary(carry, step, halted, feed, self._asked())
                 if self._early(carry, step):
                     status = 'stopped early'

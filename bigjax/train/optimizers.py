@@ -120,6 +120,18 @@ def make(spec: Mapping, params: Any, *, total_steps: int, steps_per_epoch: float
     return optax.with_extra_args_support(tx), lr
 
 
+def still(spec: Mapping, params: Any) -> set[str]:
+    """The paths of parameters that a spec means to leave as they are: frozen, or with a rate of zero."""
+    paths = [path for path, _ in _flatten(params)]
+    groups = spec.get('groups') or ()
+    frozen = set(_assign([(regex, True) for regex in spec.get('frozen') or ()], paths, 'optimizer.frozen'))
+    mults = _rules(spec, 'optimizer', paths).get('lr_mults', {})
+    for regex, group in groups:
+        if group.get('lr', spec.get('lr')) == 0:
+            frozen |= {path for path in paths if re.fullmatch(regex, path)}
+    return frozen | {path for path, factor in mults.items() if factor == 0}
+
+
 def names() -> list[str]:
     """The optimizers that a spec can name."""
     return sorted(name for name in {*vars(optax), *vars(optax.contrib)} if name not in UNFIT and _constructor(name))

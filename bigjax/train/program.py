@@ -41,7 +41,7 @@ class Program:
 
     def __init__(self, experiments: Sequence[Experiment], settings: Settings, check: Callable = lambda: None, devices=None,
                  watch: Watch | None = None):
-        self.experiment, self.settings, self._watch = experiments[0], settings, watch or Watch()
+        self.experiment, self.settings, self.watch = experiments[0], settings, watch or Watch()
         self.datas = [e.data for e in experiments]
         self.members = settings.population if settings.population > 1 else None
         over_seed = settings.population_over == 'seed'
@@ -140,7 +140,7 @@ class Program:
             return state, totals, state.halted + 0  # a buffer of its own: the state's is donated to the next call
 
         everywhere = meshes.replicated(self.mesh)
-        return self._watch('the train step', jax.jit(
+        return self.watch('the train step', jax.jit(
             call, donate_argnums=(0, 1), compiler_options=cpu.compiler_options(self._tokens()),
             out_shardings=(self.shardings['state'], everywhere, everywhere)))
 
@@ -228,7 +228,7 @@ class Program:
                                 f"{', '.join(['train', *e.data.evals])}")
         return Evaluation(e.evaluators, self.datas, e.task, self.apply, members=self.members, mesh=self.mesh,
                           cache=self.cache, resident=s.resident, batch_size=s.eval_batch_size or max(s.batch_size, 256),
-                          seed=s.seed, watch=self._watch)
+                          seed=s.seed, watch=self.watch)
 
     def variables(self, carry) -> dict:
         """What is reported: the best weights where `config.best` asks for them, else the newest."""

@@ -42,7 +42,7 @@ def test_another_compilation_names_what_changed(x, words):
 def test_strict_is_an_error():
     fn, _ = watched(strict=True)
     fn(jnp.float32(1), {'x': jnp.ones((3, 4))})
-    with pytest.raises(compiled.Recompiled, match=r'float32\[2, 4\]'):
+    with pytest.raises(compiled.StrictError, match=r'float32\[2, 4\]'):
         fn(jnp.float32(1), {'x': jnp.ones((2, 4))})
 
 
