@@ -1,6 +1,7 @@
 """Checkpoints looked at from the outside."""
 import shutil
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -15,7 +16,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('run')
     keeper = checkpoint.Checkpoints(workdir)
     for step in (4, 8):
-        keeper.save(step, {'state': {'params': {'kernel': jnp.arange(6.0).reshape(2, 3) * step, 'bias': jnp.ones(3)}}})
+        keeper.save(step, {'state': {'params': {'kernel': jnp.arange(6.0).reshape(2, 3) * step, 'bias': jnp.ones(3)}, 'key': jax.random.key(7)}})
     keeper.close()
     return workdir
 
@@ -48,7 +49,7 @@ def test_diff(run, capsys):
     assert verbs.main(['diff', first, first]) == 0
     assert verbs.main(['diff', first, second]) == 4
     out = capsys.readouterr().out.splitlines()
-    assert out == ['equal, 2 arrays bit for bit', 'state/params/kernel: 5 of 6 numbers differ, by 20 at most']
+    assert out == ['equal, 3 arrays bit for bit', 'state/params/kernel: 5 of 6 numbers differ, by 20 at most']
 
 
 @pytest.mark.parametrize(('argv', 'words'), [

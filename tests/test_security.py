@@ -13,10 +13,11 @@ import tracemalloc
 import zipfile
 import zlib
 
+import ml_collections
 import numpy as np
 import pytest
 
-from bigjax import UserError, charts, compare, page, report, results
+from bigjax import UserError, charts, compare, config, page, report, results
 from bigjax.data import files, formats, headers, images, libraries, text, untrusted
 from bigjax.experiment import Confusion, Expected
 from bigjax.train import artifacts, recorded, replay
@@ -138,7 +139,7 @@ def _png_chunk():
 
 LIES = {
     'a-idx2': (_idx(2**31, 2**31), lambda p: formats.idx(p, 2), 'records of'),
-    'b-idx4': (_idx(2**16, 2**16, 2**16, 2**16), lambda p: formats.idx(p, 4), 'records of'),  # 2**64, 0 to a machine word
+    'b-idx4': (_idx(2**16, 2**16, 2**16, 2**16)[:20], lambda p: formats.idx(p, 4), 'records of'),  # 2**64, 0 to a machine word
     'c-idx2.gz': (gzip.compress(_idx(2**31, 2**31)), lambda p: formats.idx(p, 2), 'records of'),
     'd.gz': (gzip.compress(bytes(300 << 20), 1), formats.read, 'unpack to'),
     'e.npz': (_zip(_npy((2**40,), 3)), files.npz, 'announced'),
@@ -321,6 +322,14 @@ def test_a_terminal_is_told_nothing_but_text(tmp_path, capsys):
 def test_words_of_a_file_fit_on_a_line(value, shown):
     assert untrusted.printable(value) == shown
     assert len(untrusted.printable('x' * 10**6)) < 400
+
+
+@pytest.mark.parametrize('value', ["b'x'", '{1, 2}', '1j', '...', '[b"x"]', "{'a.b': 1}", '9' * 30, '-' * 20_000 + '1'])
+def test_a_config_holds_only_what_its_file_can(value):
+    made = ml_collections.ConfigDict({'free': ml_collections.config_dict.placeholder(object)})
+    with pytest.raises(UserError, match='free=') as error:
+        config.override(made, {'free': value})
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
 
 
 # Secrets: what the environment holds is written nowhere.

@@ -244,7 +244,8 @@ class ParquetSource:
         try:
             row = self._group(group).slice(index - self._first(group), 1).to_pylist()[0]
         except (ValueError, IndexError) as error:  # text that is not UTF-8, a group of fewer rows than it announces
-            raise UserError(f'{self.path}: record {index} cannot be read ({first_line(error)}): write the file again') from error
+            raise UserError(f'{self.path}: record {index} cannot be read ({first_line(error)}): '
+                            'write the file again') from error
         return {name: self._value(name, value, index) for name, value in row.items()}
 
     def _value(self, name: str, value: Any, index: int) -> Any:

@@ -263,5 +263,6 @@ def pad_words(sentences: list[list[str]], vocabulary: list[str], length: int, wh
         try:
             out[n, :len(sentence) + 2] = [1, *(number[word] for word in sentence), 2]
         except KeyError as error:
-            raise UserError(f'{where}: record {n}: {untrusted.printable(error)} is not in the vocabulary: fetch it again') from error
+            raise UserError(f'{where}: record {n}: {untrusted.printable(error)} is not in the vocabulary: '
+                            'fetch it again') from error
     return out

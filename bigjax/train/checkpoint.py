@@ -126,16 +126,14 @@ def steps(folder) -> list[int]:
 def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
     """Moves checkpoints that are not what was written into `damaged/`, newest first, until one is good; what was found.
 
-    What was never finished is no damage, and is removed without a word.
+    What was never finished, or is half removed, is no damage, and goes without a word.
     """
     base, found = pathlib.Path(workdir) / FOLDER, []
-    folders = [p for p in base.glob('*') if p.name.isdigit()]
-    for path in sorted(folders, key=lambda p: -int(p.name)):
-        if not (path / manifest.NAME).exists():
-            shutil.rmtree(path, ignore_errors=True)
-            continue
-        why = manifest.fault(path)
-        if not why:
+    for path in [p for p in base.glob('*') if p.name.isdigit() and not (p / manifest.NAME).exists()]:
+        shutil.rmtree(path, ignore_errors=True)
+    for step in reversed(steps(base)):
+        path = base / str(step)
+        if not (why := manifest.fault(path)):
             break
         target = base.parent / DAMAGED / path.name
         shutil.rmtree(target, ignore_errors=True)
@@ -213,13 +211,15 @@ def stored(path) -> dict[str, tuple]:
 
 
 def arrays(path) -> dict:
-    """{path of a leaf: its array} of a checkpoint, on the CPU whatever wrote it, without the code of its model."""
+    """{path of a leaf: its array} of a checkpoint, on the CPU whatever wrote it, without the code of its model; keys of random
+    numbers as their numbers."""
     path = pathlib.Path(path).resolve()
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
     like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host),
                         ocp.metadata(path, checkpointable_name=NAME).metadata)
     leaves = jax.tree_util.tree_flatten_with_path(ocp.load(path, like, checkpointable_name=NAME))[0]
-    return {jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves}
+    plain = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return {jax.tree_util.keystr(p, simple=True, separator='/'): plain(x) for p, x in leaves}
 
 
 def weights(folder, params, model_state) -> tuple:

@@ -30,6 +30,8 @@ PREEMPTED, FAILED, USER, INTERRUPTED = 75, 1, 2, 130
 GRACE = 30.0
 TICK = 0.2  # seconds between two looks at the clock
 PATIENCE = 3.0  # seconds in which the cause of a broken collective becomes known
+MODESTY = 5.0  # seconds by which a process that waits for others in a library calls itself stuck later than they do
+LIBRARIES = ('jax', 'jaxlib', 'orbax', 'grain')
 
 
 class Preempted(Exception):
@@ -169,7 +171,7 @@ class Guard:
             self._leave(PREEMPTED, f'{self.asked}: {why}; the last checkpoint is as it was, run the same command again',
                         Preempted(f'{self.asked}; {why}'))
         budget = self._budgets.get(now.phase)
-        if budget and at - now.since > budget:
+        if budget and at - now.since > budget and (self._lifeline is None or at - now.since > budget + MODESTY * _waits()):
             text = (f"{self._name or 'this process'} is stuck: step {now.step:,}, '{now.phase}' for {at - now.since:.0f} s, "
                     f'which may take {budget:.0f} s (--budgets={now.phase}:SECONDS)')
             self._say(text)
@@ -204,6 +206,12 @@ class Guard:
 
 def _nothing(number, frame) -> None:
     """Python must have a handler, else the system's own would end the process; the thread is woken by the number itself."""
+
+
+def _waits() -> bool:
+    """Whether the main thread is inside a library, where a process is that waits for the others."""
+    frame = sys._current_frames().get(threading.main_thread().ident)
+    return frame is not None and any(f'/{name}/' in frame.f_code.co_filename for name in LIBRARIES)
 
 
 def _system_handler(number: int) -> Callable[[int], None] | None:

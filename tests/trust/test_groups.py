@@ -29,10 +29,12 @@ def harmed(tmp_path, trust, *options, processes=2):
 @pytest.mark.parametrize('at', ['step:7', 'evaluation:2', 'compile:1'])
 def test_a_dead_process_is_named_and_the_others_end(tmp_path, record_property, rank, at):
     ended, seconds = harmed(tmp_path, f'{at}:kill:0:{rank}')
-    assert ended[rank][0] == -9 and ended[1 - rank][0] == 1, ended[1 - rank][1][-3000:]
+    assert ended[rank][0] == -9 and ended[1 - rank][0] in (1, -6), ended[1 - rank][1][-3000:]
     assert seconds < HEARTBEAT + 15
-    causes = re.findall(rf'process {rank} on \S+ \(pid \d+\) is gone', ended[1 - rank][1])
-    assert causes, ended[1 - rank][1][-3000:]
+    named = rf'process {rank} on \S+ \(pid \d+\) is gone'
+    if rank == 0 and ended[1][0] == -6:  # while Python is busy, JAX may abort first, which it does when process 0 dies
+        named = 'the leader task was preempted/died'
+    assert re.search(named, ended[1 - rank][1]), ended[1 - rank][1][-3000:]
     record_property('trust', {'dead processes': 1, 'named': 1, 'seconds until the others ended': seconds})
 
 

@@ -1,0 +1,48 @@
+"""Killed at any moment of saving and tidying up: a complete checkpoint is always there, at most one save is lost, no leftovers.
+
+Tried by breaking: the manifest written before the files, unfinished folders taken for checkpoints.
+"""
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from bigjax.train import checkpoint, manifest
+from tests.trust import runs
+
+pytestmark = pytest.mark.trust
+
+
+def killed_after(workdir, seconds: float) -> list[str]:
+    """What a saver printed before it was killed, `seconds` after its first save."""
+    process = subprocess.Popen([sys.executable, '-m', 'tests.trust.saver', str(workdir)], cwd=runs.ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': str(runs.ROOT)})
+    lines = []
+    for line in process.stdout:
+        lines.append(line.strip())
+        if len(lines) == 1:
+            threading.Timer(seconds, process.send_signal, (signal.SIGKILL,)).start()
+    assert process.wait() == -9, '\n'.join(lines[-20:])
+    return lines
+
+
+def test_kills_during_saving(tmp_path, record_property, battery):
+    rng, newest = random.Random(0), 0
+    many = 200 if battery == 'full' else 20
+    for _ in range(many):
+        lines = killed_after(tmp_path, rng.uniform(0.0, 0.6))
+        assert lines[0] == f'found {newest}', lines
+        told = [int(line.split()[1]) for line in lines if line.startswith('saved')]
+        found = checkpoint.steps(tmp_path / checkpoint.FOLDER)
+        assert found and found[-1] in range(max([newest, *told]), max([newest, *told]) + 3)
+        assert not manifest.fault(tmp_path / checkpoint.FOLDER / str(found[-1]))
+        newest = found[-1]
+    keeper = checkpoint.Checkpoints(tmp_path)
+    keeper.close()
+    left = {p.name for p in (tmp_path / checkpoint.FOLDER).iterdir()}
+    assert left == {str(step) for step in keeper.steps()} and newest > many and not (tmp_path / checkpoint.DAMAGED).exists()
+    record_property('trust', {'kills while saving': many, 'complete checkpoint found': many})
