@@ -8,7 +8,8 @@ Records are experiments/results/<experiment>/<row>/run.json, with a thinned metr
 between `<!-- results:begin -->` (all experiments) or `<!-- results:begin NAME NAME -->` (only those, without headings)
 and `<!-- results:end -->`. What a paper reports stands in the column "paper" and nowhere else. The matrix of modes, between
 `<!-- modes:begin -->` and `<!-- modes:end -->`, shows experiments/results/modes.json, which
-`pytest -m equivalence --modes=experiments/results/modes.json` writes.
+`pytest -m equivalence --modes=experiments/results/modes.json` writes; between `<!-- trust:begin -->` and `<!-- trust:end -->`
+stands what `pytest -m trust --trust=experiments/results/trust.json` counted.
 """
 import argparse
 import ast
@@ -28,6 +29,7 @@ from bigjax.train.records import FINISHED, judge
 PAGES = ('README.md', 'experiments/README.md')
 BLOCK = re.compile(r'(<!-- results:begin(?P<names>[^>]*?) ?-->\n).*?(<!-- results:end -->)', re.DOTALL)
 MODES = re.compile(r'(<!-- modes:begin -->\n).*?(<!-- modes:end -->)', re.DOTALL)
+TRUST = re.compile(r'(<!-- trust:begin -->\n).*?(<!-- trust:end -->)', re.DOTALL)
 ORDER = {axis: i for i, axis in enumerate(('data', 'zero1', 'fsdp', 'tensor', 'seq', 'expert', 'stage'))}
 LINES = 60  # of training metrics, and of evaluations, that a kept record has at most
 PATH = re.compile(r'(?<![\w/.])/(?:[\w.+~-]+/)+(?=[\w.+~-])')  # the folders before a file's own name
@@ -87,7 +89,8 @@ def pages(root) -> dict[str, str]:
             raise UserError(f'{page}: a <!-- results:begin … --> without its <!-- results:end --> on a line below')
         if BLOCK.search(text):
             text = BLOCK.sub(lambda m, page=page: m[1] + _block(m['names'].split(), kept, root, page) + m[3], text)
-            wanted[page] = MODES.sub(lambda m: m[1] + modes(root) + m[2], text)
+            text = MODES.sub(lambda m: m[1] + modes(root) + m[2], text)
+            wanted[page] = TRUST.sub(lambda m: m[1] + trust(root) + m[2], text)
     return wanted
 
 
@@ -102,6 +105,18 @@ def modes(root) -> str:
     lines = [_line('', *columns), '|---|' + ':-:|' * len(columns)]
     lines += [_line(name, *[mark[row.get(m)] for m in columns]) for name, row in sorted(kept['equal'].items())]
     return '\n'.join(lines) + f"\n\nRun at `{kept['commit'][:10]}` with jax {kept['jax']}.\n"
+
+
+def trust(root) -> str:
+    """What was done to runs, how often, and what came of it."""
+    path = pathlib.Path(root) / 'experiments' / 'results' / 'trust.json'
+    if not path.exists():
+        return ''
+    kept = json.loads(path.read_text(encoding='utf-8'))
+    lines = [_line('counted by the battery', ''), '|---|--:|']
+    lines += [_line(name, number(count)) for name, count in kept['counts'].items()]
+    outcomes = ', '.join(f'{count} {name}' for name, count in sorted(kept['tests'].items()))
+    return '\n'.join(lines) + f"\n\nTests: {outcomes}, at `{kept['commit'][:10]}` with jax {kept['jax']}.\n"
 
 
 def _block(names, kept, root, page) -> str:

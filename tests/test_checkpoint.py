@@ -16,7 +16,8 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('run')
     keeper = checkpoint.Checkpoints(workdir)
     for step in (4, 8):
-        keeper.save(step, {'state': {'params': {'kernel': jnp.arange(6.0).reshape(2, 3) * step, 'bias': jnp.ones(3)}, 'key': jax.random.key(7)}})
+        params = {'kernel': jnp.arange(6.0).reshape(2, 3) * step, 'bias': jnp.ones(3)}
+        keeper.save(step, {'state': {'params': params, 'key': jax.random.key(7)}})
     keeper.close()
     return workdir
 

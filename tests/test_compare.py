@@ -5,7 +5,7 @@ import re
 import pytest
 
 from bigjax import compare
-from bigjax.train import records
+from bigjax.train import recorded
 from tests import workdirs
 
 
@@ -33,12 +33,12 @@ def test_the_table(runs, capsys):
     assert set(rows['a']) == {'run', 'population', 'optimizer.lr', 'test/accuracy', 'test/loss', 'seeds', 'steps',
                               'time', 'device', 'commit', 'status'}
     assert [rows[r]['optimizer.lr'] for r in 'abc'] == ['0.1', '0.2', '0.2']
-    final = records.read_run(runs / 'a')['final']['test/accuracy']
+    final = recorded.read_run(runs / 'a')['final']['test/accuracy']
     mean, std = map(float, rows['a']['test/accuracy'].split(' ± '))
     assert mean == pytest.approx(final['mean'], abs=1e-3)
     assert std == pytest.approx(final['std'], abs=1e-3)
     assert '±' not in rows['b']['test/accuracy']
-    newest = [line['test/accuracy'] for line in records.read_metrics(runs / 'c') if 'test/accuracy' in line][-1]
+    newest = [line['test/accuracy'] for line in recorded.read_metrics(runs / 'c') if 'test/accuracy' in line][-1]
     assert float(rows['c']['test/accuracy']) == pytest.approx(newest, abs=1e-4)  # it runs: the newest
     assert [rows[r]['status'] for r in 'abc'] == ['done', 'done', 'running']
     assert [rows[r]['seeds'] for r in 'abc'] == ['4', '1', '1']
@@ -60,7 +60,7 @@ def test_the_curves(runs):
     assert compare.choose_metric(loaded, '') == 'test/accuracy'
     series = compare.curves(loaded, 'train/loss')
     assert [s.name for s in series] == ['a', 'b', 'c']
-    lines = records.read_metrics(runs / 'a')
+    lines = recorded.read_metrics(runs / 'a')
     assert series[0].y == [line['train/loss'] for line in lines]
     assert series[0].std == [line['train/loss/std'] for line in lines]
     assert len({s.colour for s in series}) == 3

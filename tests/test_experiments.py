@@ -25,7 +25,8 @@ from bigjax import config as configs
 from bigjax.parallel import mesh as meshes
 from bigjax.train.loop import Loop
 from bigjax.train.progress import Progress
-from bigjax.train.records import Records, read_metrics
+from bigjax.train.recorded import read_metrics
+from bigjax.train.records import Records
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from bigjax import UserError, charts, report, summary
 from bigjax.charts import Series
 from bigjax.spikes import spikes
 from bigjax.tasks import Confusion
-from bigjax.train import artifacts, files, records
+from bigjax.train import artifacts, files, recorded, records
 from tests import workdirs
 
 
@@ -50,7 +50,7 @@ class Page(html.parser.HTMLParser):
 
 def test_a_run(tmp_path):
     page = Page(report.write(workdirs.make(tmp_path)))
-    run = records.read_run(tmp_path)
+    run = recorded.read_run(tmp_path)
     measured = summary.spread(run['expected'][0]['measured'], run['expected'][0]['spread'])
     for words in ('mnist1d cnn', f'Matches what was published: test/accuracy {measured}, published 0.94', '4 seeds',
                   '5,210 parameters', 'Greydanus & Kobak 2024', '± 0.03', 'learning rate', 'steps per second',
@@ -111,7 +111,7 @@ def test_a_table_of_runs(tmp_path):
     assert page.source.count('class="miss" title') == 1
     assert page.tags.count('svg') == 2
     for row, accuracy in (('gru', 0.91), ('cnn', 0.94)):
-        run = records.read_run(tmp_path / row)
+        run = recorded.read_run(tmp_path / row)
         assert summary.spread(run['final']['test/accuracy']['mean'], run['final']['test/accuracy']['std']) in page
         assert f'{accuracy}' in page
 

@@ -6,7 +6,7 @@ import pytest
 
 from bigjax import results
 from bigjax.train import files
-from bigjax.train.records import read_metrics, read_run
+from bigjax.train.recorded import read_metrics, read_run
 from tests import workdirs
 
 ROOT = pathlib.Path(results.__file__).resolve().parent.parent

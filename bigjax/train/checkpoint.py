@@ -25,6 +25,7 @@ from bigjax.train import layers, manifest
 
 FOLDER, DAMAGED = 'checkpoints', 'damaged'
 NAME = 'state'
+UNFINISHED = '.orbax-checkpoint-tmp'
 LEAST = 2  # checkpoints that stay: until the newest one is sealed, the one before it must be there
 
 
@@ -129,8 +130,9 @@ def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
     What was never finished, or is half removed, is no damage, and goes without a word.
     """
     base, found = pathlib.Path(workdir) / FOLDER, []
-    for path in [p for p in base.glob('*') if p.name.isdigit() and not (p / manifest.NAME).exists()]:
-        shutil.rmtree(path, ignore_errors=True)
+    for path in list(base.glob('*')):
+        if path.name.endswith(UNFINISHED) or (path.name.isdigit() and not (path / manifest.NAME).exists()):
+            shutil.rmtree(path, ignore_errors=True)
     for step in reversed(steps(base)):
         path = base / str(step)
         if not (why := manifest.fault(path)):

@@ -62,9 +62,9 @@ def prove(program) -> str:
     rounds = max(1, min(STEPS, program.settings.steps) // program.steps_per_call)
     first, second = (_trained(program, rounds) for _ in range(2))
     if differing := [path for path in first if first[path] != second[path]]:
-        raise NotDeterministic(f'--deterministic: {rounds * program.steps_per_call} steps from the same state gave other numbers '
-                               f'in {len(differing)} of {len(first)} arrays, {differing[0]} first; on GPUs, look for operations '
-                               'without a deterministic form')
+        raise NotDeterministic(f'--deterministic: {rounds * program.steps_per_call} steps from the same state gave other '
+                               f'numbers in {len(differing)} of {len(first)} arrays, {differing[0]} first; on GPUs, look for '
+                               'operations without a deterministic form')
     return f'deterministic: {rounds * program.steps_per_call} steps done twice, {len(first)} arrays equal bit for bit'
 
 

@@ -1,7 +1,8 @@
-"""What is read back of a run for people: as `bigjax.train.records` reads it, after every field was found to be of its kind.
+"""What is read back of a run that `bigjax.train.records` wrote, after every field was found to be of its kind.
 
 A run record may come from another machine, or from a disk that was full. Pages and tables rely on what is checked here.
 """
+import json
 import pathlib
 import re
 from collections.abc import Callable, Mapping
@@ -9,7 +10,6 @@ from typing import Any
 
 from bigjax import UserError
 from bigjax.data.untrusted import first_line, shallow
-from bigjax.train import records
 
 CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # what moves a cursor, or no file can hold
 LARGEST = 1e100  # of a number: sums and squares of it are still numbers
@@ -44,10 +44,13 @@ SUMMARY = _fields({'mean': number, 'std': deviation, 'members': lambda v: isinst
 EXPECTED = _fields({'metric': text, 'value': number, 'tolerance': deviation, 'std': deviation, 'runs': number, 'source': text,
                     'better': lambda v: v in (None, 'higher', 'lower'), 'measured': number, 'spread': deviation},
                    ('metric', 'value', 'tolerance', 'source', 'ok'))
+_seconds = lambda v: isinstance(v, dict) and all(map(deviation, v.values()))
 FIELDS = {
     'experiment': lambda v: isinstance(v, str) and re.fullmatch(r'[\w-]+(\.[\w-]+)*', v), 'variant': text,
     'status': lambda v: isinstance(v, str) and text(v), 'config': lambda v: isinstance(v, dict), 'info': _kind(dict),
     'command': _kind(str), 'error': _kind(str), 'started': text, 'versions': _kind(dict),
+    'seconds': _seconds, 'starts': deviation, 'damaged': _kind(list),
+    'saved': lambda v: isinstance(v, dict) and all(map(_seconds, v.values())),
     'git': lambda v: v is None or _fields({'sha': text})(v),
     'devices': lambda v: v is None or _fields({'kind': text, 'platform': text, 'count': number})(v),
     **dict.fromkeys(('population', 'parameters', 'steps', 'wall_seconds', 'steps_per_second'), deviation),
@@ -60,13 +63,18 @@ def read_run(workdir) -> dict:
     """The run.json of a workdir.
 
     Raises:
-      UserError: as `records.read_run`, or a field is not of its kind.
+      UserError: there is none, it is not one of a run, or a field is not of its kind.
     """
     path = pathlib.Path(workdir) / 'run.json'
     try:
-        run = records.read_run(workdir)
-    except RecursionError:
-        raise UserError(f'{path}: it is nested too deeply for a run record; remove it or fetch it again') from None
+        run = json.loads(path.read_text(encoding='utf-8'))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f'{workdir}: it holds no run (run.json is missing); name the --workdir of one') from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f'{path}: it cannot be read as a run record ({first_line(error)}); remove it or fetch it again'
+                        ) from None
+    if not isinstance(run, dict) or not {'experiment', 'status', 'config'} <= set(run):
+        raise UserError(f'{path}: it is no run record (it lacks experiment, status or config)')
     wrong = next((key for key, check in FIELDS.items() if key in run and not check(run[key])), None)
     if wrong or not shallow(run):
         raise UserError(f"{path}: its {wrong or 'contents'} cannot be those of a run; remove it or fetch it again")
@@ -74,17 +82,33 @@ def read_run(workdir) -> dict:
 
 
 def read_metrics(workdir) -> list[dict]:
-    """metrics.jsonl as one dict a step, in the order of the steps; what is no number of a metric is left out.
+    """metrics.jsonl as one dict a step, in the order of the steps, [] where there is none; what is no number is left out.
 
     Raises:
       UserError: the file cannot be read.
     """
-    path = pathlib.Path(workdir) / 'metrics.jsonl'
+    path, merged = pathlib.Path(workdir) / 'metrics.jsonl', {}
     try:
-        lines = records.read_metrics(workdir)
+        lines = lines_of(path) if path.exists() else []
     except (OSError, RecursionError) as error:
         raise UserError(f'{path}: it cannot be read ({first_line(error)}); remove it or fetch it again') from None
-    return [{key: value for key, value in line.items() if _metric(key, value)} for line in lines if 0 <= line['step'] < 2**53]
+    for line in lines:
+        if 0 <= line['step'] < 2**53:
+            merged.setdefault(line['step'], {}).update({k: v for k, v in line.items() if _metric(k, v)})
+    return [merged[step] for step in sorted(merged)]
+
+
+def lines_of(path) -> list[dict]:
+    """The whole lines of a metrics file."""
+    found = []
+    for written in path.read_text(encoding='utf-8', errors='replace').splitlines():
+        try:
+            line = json.loads(written)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get('step'), int):
+            found.append(line)
+    return found
 
 
 def _metric(name: str, value: Any) -> bool:

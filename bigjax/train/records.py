@@ -11,7 +11,6 @@ Only process 0 writes.
 import contextlib
 import datetime
 import importlib.metadata
-import json
 import math
 import os
 import pathlib
@@ -32,6 +31,7 @@ from bigjax.train import artifacts as artifact_files
 from bigjax.train import files
 from bigjax.train.guard import Preempted
 from bigjax.train.phases import Clock
+from bigjax.train.recorded import lines_of, read_run
 from bigjax.train.sinks import Sinks
 
 # Keys that say how long and where a run trains and what it writes, not what it learns: they may differ on resuming.
@@ -193,7 +193,7 @@ class Records:
         path = self.workdir / 'metrics.jsonl'
         if self._writes and path.exists():
             judged = step - unjudged
-            kept = [line for line in _lines(path)
+            kept = [line for line in lines_of(path)
                     if line['step'] <= (step if any(k.startswith('train/') for k in line) else judged)]
             files.write_text(path, ''.join(files.dumps(line) + '\n' for line in kept))
             self._speeds = [line['time/steps_per_second'] for line in kept if line.get('time/steps_per_second')]
@@ -279,46 +279,6 @@ def judge(final: Mapping[str, Mapping], expected: Iterable[Expected | Mapping]) 
             ok = off <= row['tolerance'] + 1e-9 * max(1.0, abs(row['value']))  # 0.97 is within 0.03 of 0.94
         rows.append({**row, 'measured': measured, 'spread': None if found is None else found['std'], 'ok': ok})
     return rows
-
-
-def read_run(workdir) -> dict:
-    """The run.json of a workdir.
-
-    Raises:
-      UserError: there is none, or it is not one of a run.
-    """
-    path = pathlib.Path(workdir) / 'run.json'
-    try:
-        run = json.loads(path.read_text(encoding='utf-8'))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f'{workdir}: it holds no run (run.json is missing); name the --workdir of one') from None
-    except (ValueError, OSError) as error:
-        raise UserError(f'{path}: it cannot be read as a run record: {error}') from None
-    if not isinstance(run, dict) or not {'experiment', 'status', 'config'} <= set(run):
-        raise UserError(f'{path}: it is no run record (it lacks experiment, status or config)')
-    return run
-
-
-def read_metrics(workdir) -> list[dict]:
-    """metrics.jsonl as one dict a step, in the order of the steps; [] where there is none."""
-    path, merged = pathlib.Path(workdir) / 'metrics.jsonl', {}
-    if path.exists():
-        for line in _lines(path):
-            merged.setdefault(line['step'], {}).update(line)
-    return [merged[step] for step in sorted(merged)]
-
-
-def _lines(path) -> list[dict]:
-    """The whole lines of a metrics file."""
-    found = []
-    for text in path.read_text(encoding='utf-8', errors='replace').splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get('step'), int):
-            found.append(line)
-    return found
 
 
 def append(path: pathlib.Path, line: str) -> None:

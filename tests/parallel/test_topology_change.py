@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from bigjax.train.records import read_metrics
+from bigjax.train.recorded import read_metrics
 from tests import test_experiments as inherited
 from tests import tiny
 

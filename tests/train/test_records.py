@@ -14,7 +14,7 @@ import pytest
 
 from bigjax import UserError
 from bigjax.experiment import Confusion, Expected
-from bigjax.train import artifacts, files, records
+from bigjax.train import artifacts, files, recorded, records
 from bigjax.train.records import Records, judge
 
 CONFIG = {'steps': 100, 'log_every': '1 epoch', 'seed': 0, 'optimizer': {'name': 'adam', 'lr': 0.1}, 'sizes': (3, 4)}
@@ -43,12 +43,12 @@ def test_a_run_from_start_to_end(tmp_path):
     run.metrics(20, {'test/accuracy': [0.75]})
     run.finish('done', 20, {'test/accuracy': [0.75]}, (Expected('test/accuracy', 0.8, 0.1, 'Table 1'),),
                [{'note': 'hello', 'confusion': Confusion(np.eye(2), ('x', 'y'))}])
-    end = records.read_run(workdir)
+    end = recorded.read_run(workdir)
     assert (end['status'], end['steps'], end['steps_per_second']) == ('done', 20, 5.0)
     assert end['final'] == {'test/accuracy': {'mean': 0.75, 'std': None, 'members': [0.75]}}
     assert end['expected'] == [{'metric': 'test/accuracy', 'value': 0.8, 'tolerance': 0.1, 'std': None, 'runs': None,
                                 'source': 'Table 1', 'better': None, 'measured': 0.75, 'spread': None, 'ok': True}]
-    assert records.read_metrics(workdir) == [
+    assert recorded.read_metrics(workdir) == [
         {'step': 10, 'train/loss': 0.5, 'time/steps_per_second': 4.0},
         {'step': 20, 'train/loss': 0.25, 'time/steps_per_second': 6.0, 'test/accuracy': 0.75}]
     assert artifacts.load(workdir)['note'] == 'hello'
@@ -57,9 +57,10 @@ def test_a_run_from_start_to_end(tmp_path):
 
 def test_the_keys_of_run_json(tmp_path):
     make(tmp_path).finish('done', 1, {})
-    assert set(records.read_run(tmp_path)) == {
+    assert set(recorded.read_run(tmp_path)) == {
         'experiment', 'variant', 'command', 'config', 'git', 'versions', 'devices', 'host_cpus', 'seed', 'population',
-        'parameters', 'started', 'starts', 'wall_seconds', 'seconds', 'saved', 'damaged', 'steps', 'steps_per_second', 'status', 'error', 'final', 'expected',
+        'parameters', 'started', 'starts', 'wall_seconds', 'seconds', 'saved', 'damaged', 'steps', 'steps_per_second',
+        'status', 'error', 'final', 'expected',
         'info', 'compiled'}
 
 
@@ -101,7 +102,7 @@ def test_truncate_after_keeps_each_step_and_name_once(tmp_path, tail):
                                {'step': 30, 'train/loss': 0.5}]
     fresh = make(tmp_path)
     fresh.truncate_after(0)
-    assert records.read_metrics(tmp_path) == []
+    assert recorded.read_metrics(tmp_path) == []
 
 
 def test_a_resumed_run_keeps_its_start_and_adds_up_its_time(tmp_path):
@@ -129,7 +130,7 @@ def test_a_finished_run_is_recognised_and_a_longer_one_goes_on(tmp_path):
     assert (tmp_path / 'run.json').read_bytes() == before
     longer = make(tmp_path, config={**CONFIG, 'steps': 200})
     assert not longer.finished
-    assert records.read_run(tmp_path)['config']['steps'] == 200
+    assert recorded.read_run(tmp_path)['config']['steps'] == 200
 
 
 @pytest.mark.parametrize('changes, words', [
@@ -163,10 +164,10 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 
 def test_a_folder_that_holds_no_run_or_a_broken_one(tmp_path):
     with pytest.raises(UserError, match=r'run\.json is missing'):
-        records.read_run(tmp_path / 'nowhere')
+        recorded.read_run(tmp_path / 'nowhere')
     (tmp_path / 'run.json').write_text('{"a":')
     with pytest.raises(UserError, match=r'cannot be read'):
-        records.read_run(tmp_path)
+        recorded.read_run(tmp_path)
     (tmp_path / 'run.json').write_text('{"a": 1}')
     with pytest.raises(UserError, match=r'no run record'):
         make(tmp_path)
@@ -234,7 +235,7 @@ def test_how_it_failed(tmp_path, error, status, text):
         from bigjax.train import guard, replay
         error = {'NonFinite': replay.NonFinite, 'Preempted': guard.Preempted}[error]('step 3')
     make(tmp_path).fail(error)
-    run = records.read_run(tmp_path)
+    run = recorded.read_run(tmp_path)
     assert (run['status'], run['error']) == (status, text)
     assert not make(tmp_path).finished
 

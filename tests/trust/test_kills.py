@@ -32,7 +32,7 @@ def straight(tmp_path_factory):
 @pytest.mark.parametrize('kind', runs.KINDS)
 def test_killed_and_started_again_it_is_the_run_that_was_left_alone(straight, tmp_path, record_property, battery, kind, seed):
     rng, kills = random.Random(f'{kind} {seed} {battery}'), 0
-    for _ in range(6 if battery == 'full' else 2):
+    for _ in range(4 if battery == 'full' else 1):
         phase = rng.choice(list(MOMENTS))
         delay = rng.choice([0, rng.uniform(0, 0.3)])
         code, out = runs.run(kind, tmp_path / 'run', trust=f'{phase}:{rng.randint(1, MOMENTS[phase])}:kill:{delay:.3f}')

@@ -19,8 +19,9 @@ pytestmark = pytest.mark.trust
 
 def killed_after(workdir, seconds: float) -> list[str]:
     """What a saver printed before it was killed, `seconds` after its first save."""
-    process = subprocess.Popen([sys.executable, '-m', 'tests.trust.saver', str(workdir)], cwd=runs.ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': str(runs.ROOT)})
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'tests.trust.saver', str(workdir)], cwd=runs.ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': str(runs.ROOT)})
     lines = []
     for line in process.stdout:
         lines.append(line.strip())
