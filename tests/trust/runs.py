@@ -16,8 +16,8 @@ STEPS = 24
 SHORT = ('--config.data=fake', f'--config.steps={STEPS}', '--config.batch_size=8', '--config.log_every=1',
          '--config.eval_every=6', '--config.checkpoint_every=4', '--config.eval_batch_size=64', '--config.mesh=data:-1')
 KINDS = {
-    'batch statistics': ('cifar10', '--variant=resnet20', '--config.model.blocks=(1, 1, 1)', '--config.model.widths=(4, 8, 8)'),
-    'dropout and ema': ('mnist', '--variant=dropout', '--config.model.features=(16, 16)', '--config.ema=0.9'),
+    'batch statistics': ('cifar10', '--variant=resnet20', '--config.model.blocks=(1, 1, 1)'),
+    'dropout and ema': ('mnist', '--variant=dropout', '--config.model.features=(16, 16, 16)', '--config.ema=0.9'),
     'recurrent': ('mnist1d', '--variant=gru', '--population=1', '--config.best=test/accuracy'),
     'population': ('mnist1d', '--variant=mlp', '--population=3'),
 }

@@ -1,0 +1,44 @@
+"""A long run of something small, which writes down what it holds of the machine: the subject of `test_soak`.
+
+    python -m tests.trust.soak WORKDIR STEPS SAVES
+"""
+import json
+import os
+import pathlib
+import sys
+import threading
+
+from bigjax.train import records
+from bigjax.train.guard import Guard
+from bigjax.train.progress import Progress
+from tests import tiny
+
+
+def held() -> dict:
+    """Resident bytes, open files, threads of this process."""
+    status = pathlib.Path('/proc/self/status').read_text()
+    resident = int(next(line for line in status.splitlines() if line.startswith('VmRSS')).split()[1])
+    return {'resident': resident * 1024, 'files': len(os.listdir('/proc/self/fd')), 'threads': threading.active_count()}
+
+
+def main(workdir: str, steps: int, saves: int) -> None:
+    """Trains, saves and judges; WORKDIR/held.json has what was held at each evaluation."""
+    found, metrics = [], records.Records.metrics
+
+    def looked(self, step, values):
+        metrics(self, step, values)
+        if any(name.startswith('test/') for name in values):
+            found.append({'step': step, **held()})
+
+    records.Records.metrics = looked
+    every = steps // saves
+    program = tiny.program([tiny.experiment(train=512, test=256)], steps=steps, batch_size=64, log_every=every, eval_every=every,
+                           checkpoint_every=every)
+    with Guard() as guard, open(os.devnull, 'w') as quiet:
+        tiny.run(program, pathlib.Path(workdir), Progress(stream=quiet), guard)
+        spent = guard.clock.spent()
+    (pathlib.Path(workdir) / 'held.json').write_text(json.dumps({'held': found, 'seconds': spent}))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1], *map(int, sys.argv[2:]))

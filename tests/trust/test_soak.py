@@ -1,0 +1,26 @@
+"""Ten thousand steps with a hundred saves and evaluations hold no more of the machine than the first thousand."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.trust import runs
+
+pytestmark = pytest.mark.trust
+STEPS, TIMES = 10_000, 100
+
+
+def test_nothing_grows(tmp_path, record_property):
+    done = subprocess.run([sys.executable, '-m', 'tests.trust.soak', str(tmp_path), str(STEPS), str(TIMES)], cwd=runs.ROOT,
+                          env={**os.environ, 'PYTHONPATH': str(runs.ROOT)}, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads((tmp_path / 'held.json').read_text())
+    held = facts['held'][:TIMES]
+    assert [row['step'] for row in held] == [STEPS // TIMES * (i + 1) for i in range(TIMES)]
+    late, early = held[-TIMES // 10:], held[TIMES // 10:TIMES // 5]
+    for what, slack in (('resident', 0.02), ('files', 0), ('threads', 0)):
+        before, after = (min(row[what] for row in rows) for rows in (early, late))  # a save under way holds more
+        assert after <= before * (1 + slack), (what, before, after)
+    record_property('trust', {'steps of the soak': STEPS, 'saves of the soak': TIMES})
