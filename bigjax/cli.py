@@ -266,6 +266,9 @@ class Job:
         """What --workdir names."""
         if not self.flags.workdir:
             raise UserError('--workdir is missing; name a folder for the run, for example --workdir=/tmp/run')
+        if '://' in self.flags.workdir:
+            raise UserError(f'--workdir={self.flags.workdir}: a workdir is a folder of the file system; mount the bucket '
+                            '(gcsfuse, mountpoint-s3) and name the folder')
         return pathlib.Path(self.flags.workdir).expanduser()
 
     def command(self, row: str) -> str:

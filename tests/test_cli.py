@@ -80,6 +80,12 @@ def test_workdir_is_asked_for(capsys):
     assert run(capsys)[0] == 2
 
 
+def test_a_workdir_that_is_no_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, '--workdir=gs://bucket/run')
+    assert code == 2 and 'mount the bucket' in err and not list(tmp_path.iterdir())
+
+
 def test_a_run_and_its_evaluation_and_another_run_in_its_place(capsys, tmp_path):
     code, out, _ = run(capsys, f'--workdir={tmp_path}/run')
     assert code == 0 and 'test/accuracy' in out and 'made up' in out and 'report.html' in out and 'steps/s' in out

@@ -32,8 +32,8 @@ def main(workdir: str, steps: int, saves: int) -> None:
 
     records.Records.metrics = looked
     every = steps // saves
-    program = tiny.program([tiny.experiment(train=512, test=256)], steps=steps, batch_size=64, log_every=every, eval_every=every,
-                           checkpoint_every=every)
+    cadence = dict.fromkeys(('log_every', 'eval_every', 'checkpoint_every'), every)
+    program = tiny.program([tiny.experiment(train=512, test=256)], steps=steps, batch_size=64, **cadence)
     with Guard() as guard, open(os.devnull, 'w') as quiet:
         tiny.run(program, pathlib.Path(workdir), Progress(stream=quiet), guard)
         spent = guard.clock.spent()
