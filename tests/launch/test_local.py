@@ -101,6 +101,7 @@ def test_all_meet_at_a_new_port_each_time(launch, tmp_path):
     assert all(re.fullmatch(r'127\.0\.0\.1:\d+', port) for (port,) in ports)
 
 
+@pytest.mark.slow
 def test_one_process_is_told_of_no_other_and_has_no_prefix(launch, tmp_path):
     code, out, err = launch("print('alone')", on='local', BIGJAX_PROCESSES='8', BIGJAX_COORDINATOR='x:1').finish()
     assert (code, out) == (0, 'alone\n'), err
@@ -113,6 +114,7 @@ def test_one_process_is_told_of_no_other_and_has_no_prefix(launch, tmp_path):
     (75, 3, 75, 'preempted, run it again (process 1'), (7, 2, 1, 'failed (process 1 ended with exit code 7)'),
     (-9, 2, 1, 'failed (process 1 was killed by SIGKILL)'), (-11, 2, 1, 'failed (process 1 was killed by SIGSEGV)'),
 ])
+@pytest.mark.slow
 def test_every_exit_class(launch, tmp_path, code, starts, launchers, words):
     launcher = launch(f"""
         if me == 1:
@@ -143,6 +145,7 @@ def test_the_cause_is_who_ended_first(launch, tmp_path):
     assert not any(map(alive, launcher.pids()))
 
 
+@pytest.mark.slow
 def test_after_the_grace_sigkill_to_all_of_a_group(launch, tmp_path):
     launcher = launch("""
         if me == 0:
@@ -162,6 +165,7 @@ def test_after_the_grace_sigkill_to_all_of_a_group(launch, tmp_path):
     assert len(launcher.pids()) == 3 and not any(map(alive, launcher.pids()))
 
 
+@pytest.mark.slow
 def test_what_a_process_leaves_running_has_the_grace_to_end(launch, tmp_path):
     launcher = launch("""
         save = "from signal import *; import sys, time; signal(SIGTERM, lambda *_: sys.exit(time.sleep(0.5) or print('saved')))"
@@ -177,6 +181,7 @@ def test_what_a_process_leaves_running_has_the_grace_to_end(launch, tmp_path):
     assert not any(map(alive, launcher.pids()))
 
 
+@pytest.mark.slow
 def test_every_line_of_a_flood_arrives_whole(launch, tmp_path):
     lines = 20_000
     code, out, err = launch(f"""
@@ -201,12 +206,14 @@ def test_every_line_of_a_flood_arrives_whole(launch, tmp_path):
         assert sorted(int(line.split()[1]) for line in kept[1:-1]) == list(range(lines))
 
 
+@pytest.mark.slow
 def test_logs_go_on_over_restarts(launch, tmp_path):
     assert launch("print('start', starts); sys.exit(0 if starts else 75)", '--logs=logs').finish()[0] == 0
     kept = [line for line in (tmp_path / 'logs' / '1.log').read_text().splitlines() if not line.startswith('---')]
     assert kept == ['start 0', 'start 1']
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_stops_nobody(launch, tmp_path):
     launcher = launch("""
         print('one', flush=True)
@@ -224,6 +231,7 @@ def test_a_reader_that_leaves_stops_nobody(launch, tmp_path):
     assert 'nothing more is written to stdout: Broken pipe' in own(err)
 
 
+@pytest.mark.slow
 def test_colour_on_a_terminal_only(launch, tmp_path):
     outer, inner = pty.openpty()
     argv = [sys.executable, '-m', 'launch', 'run', '--on=local:2', '--', 'echo', 'hello']
@@ -252,6 +260,7 @@ WAITING = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_passed_on_once_and_nothing_starts_again(launch, tmp_path, number):
     launcher = launch(WAITING.replace('len(sys.argv) > 2', 'True'), '--max_restarts=5')
@@ -263,6 +272,7 @@ def test_a_signal_is_passed_on_once_and_nothing_starts_again(launch, tmp_path, n
     assert not any(map(alive, launcher.pids()))
 
 
+@pytest.mark.slow
 def test_the_second_signal_kills_at_once(launch, tmp_path):
     launcher = launch(WAITING, '--max_restarts=5')
     until(lambda: len(list(tmp_path.glob('*.ready'))) == 2)
@@ -277,6 +287,7 @@ def test_the_second_signal_kills_at_once(launch, tmp_path):
     assert len(launcher.pids()) == 4 and not any(map(alive, launcher.pids()))
 
 
+@pytest.mark.slow
 def test_the_second_signal_kills_also_when_nobody_reads(launch, tmp_path):
     launcher = launch(WAITING.replace('time.sleep(0.05)', "print('x' * 10_000)"))
     until(lambda: len(list(tmp_path.glob('*.ready'))) == 2)
@@ -296,6 +307,7 @@ def test_a_killed_launcher_takes_all_with_it(launch, tmp_path):
     until(lambda: not any(map(alive, launcher.pids())))
 
 
+@pytest.mark.slow
 def test_a_killed_wrapper_is_a_failure_and_leaves_nothing(launch, tmp_path):
     launcher = launch(WAITING.replace('len(sys.argv) > 2', 'True'))
     until(lambda: len(list(tmp_path.glob('*.ready'))) == 2)
