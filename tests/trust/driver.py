@@ -54,7 +54,7 @@ def harm(phase: str, seen: dict) -> None:
     seen[phase] = seen.get(phase, 0) + 1
     if len(WHERE) < 3 or phase != WHERE[0] or seen[phase] != int(WHERE[1]):
         return
-    action, seconds, process = (*WHERE[2:], '0', '')[:3] if len(WHERE) < 5 else WHERE[2:]
+    action, seconds, process = (*WHERE[2:], '', '')[:3]
     if process and process != os.environ.get('BIGJAX_PROCESS'):
         return
     if action in ('kill', 'term', 'int'):

@@ -36,7 +36,7 @@ def test_killed_and_started_again_it_is_the_run_that_was_left_alone(straight, tm
         phase = rng.choices(list(MOMENTS), [1, 1, 3, 6, 3, 3, 1, 6])[0]
         delay = rng.choice([0, rng.uniform(0, 0.3)])
         code, out = runs.run(kind, tmp_path / 'run', trust=f'{phase}:{rng.randint(1, MOMENTS[phase])}:kill:{delay:.3f}')
-        assert code in (0, -9), out[-3000:]
+        assert code == -9 or (code == 0 and delay), out[-3000:]  # a late one may come after the end
         kills += code == -9
     code, out = runs.run(kind, tmp_path / 'run')
     assert code == 0, out[-3000:]
