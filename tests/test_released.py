@@ -4,6 +4,8 @@ A version's folder in tests/golden/released is made once, when it is released: p
 """
 import json
 import pathlib
+import shutil
+import tempfile
 
 import jax
 import numpy as np
@@ -44,10 +46,9 @@ def make() -> None:
     """The folder of this version."""
     jax.config.update('jax_num_cpu_devices', 1)
     folder = RELEASED / bigjax.__version__
-    _, carry = tiny.train(folder, best='test/loss', checkpoint_every=12)
-    for path in folder.iterdir():
-        if path.name != checkpoint.FOLDER:
-            path.unlink() if path.is_file() else None
+    with tempfile.TemporaryDirectory() as workdir:  # Orbax writes its path into the checkpoint
+        _, carry = tiny.train(pathlib.Path(workdir), best='test/loss', checkpoint_every=12)
+        shutil.copytree(pathlib.Path(workdir) / checkpoint.FOLDER, folder / checkpoint.FOLDER)
     facts = {'fingerprints': fingerprint.of(carry), 'outputs': outputs(tiny.program(best='test/loss'), carry)}
     (folder / 'facts.json').write_text(json.dumps(facts, indent=1) + '\n')
 
