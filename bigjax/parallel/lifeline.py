@@ -17,6 +17,7 @@ import contextlib
 import json
 import select
 import socket
+import time
 from typing import NamedTuple
 
 PATIENCE = 2.0  # seconds in which a message must be taken
@@ -94,6 +95,21 @@ class Lifeline:
         for connection in self.sockets():
             with contextlib.suppress(OSError):
                 connection.close()
+        self._peers = {}
+
+    def end(self, seconds: float) -> None:
+        """The last call in a process that is about to end because something is wrong.
+
+        Process 0 stays until the others are gone, at most for `seconds`: JAX aborts all that outlive it, whatever they were
+        about to say. The others leave with a word, and the system closes their connections when they have ended.
+        """
+        self.tell('bye')
+        until = time.monotonic() + seconds
+        while self._relays and self._peers and (left := until - time.monotonic()) > 0:
+            for connection in select.select(self.sockets(), [], [], left)[0]:
+                self.read(connection)
+        for connection in self.sockets():
+            connection.detach()
         self._peers = {}
 
 

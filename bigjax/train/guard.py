@@ -30,6 +30,7 @@ PREEMPTED, FAILED, USER, INTERRUPTED = 75, 1, 2, 130
 GRACE = 30.0
 TICK = 0.2  # seconds between two looks at the clock
 PATIENCE = 3.0  # seconds in which the cause of a broken collective becomes known
+FAREWELL = 5.0  # seconds that process 0 waits for the others' end
 MODESTY = 5.0  # seconds by which a process that waits for others in a library calls itself stuck later than they do
 LIBRARIES = ('jax', 'jaxlib', 'orbax', 'grain')
 
@@ -82,7 +83,8 @@ class Guard:
         return self
 
     def __exit__(self, kind, error, _):
-        if error is not None and not getattr(error, 'shared', False):
+        failed = error is not None and not getattr(error, 'shared', False)
+        if failed:
             self._failed(error)
         self._ended = True
         with contextlib.suppress(OSError):
@@ -93,7 +95,7 @@ class Guard:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         if self._lifeline:
-            self._lifeline.close()
+            self._lifeline.end(FAREWELL) if failed else self._lifeline.close()
         self._wake.close()
         self._woken.close()
 
@@ -198,7 +200,7 @@ class Guard:
         with contextlib.suppress(Exception):
             self.last_words(error)
         if self._lifeline:
-            self._lifeline.close()
+            self._lifeline.end(FAREWELL)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
         os._exit(code)
