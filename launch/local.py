@@ -20,48 +20,63 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigjax import UserError
+from launch import engine
+from launch.job import Job
 from launch.lines import Lines, Sink, prefix, say
 from launch.outcome import End
+from launch.steps import Run
+from launch.target import text
 
 CHILD = pathlib.Path(__file__).with_name('child.py')
 CHUNK, LEFT = 2**16, 2**20  # bytes read at once; and at most what a pipe can hold when nobody writes any more
 VARIABLES = ('BIGJAX_COORDINATOR', 'BIGJAX_PROCESSES', 'BIGJAX_PROCESS')
+SHARE = 'BIGJAX_SHARE'
 
 
 @dataclasses.dataclass(frozen=True)
-class Local:
-    """`processes` of a command.
+class Target:
+    """What --on=local:… says."""
 
-    Attributes:
-      logs: the folder that keeps the output of each process, in a file 'NUMBER.log'; None for none.
-      grace: seconds that what a process left running has, after it ended, before it is killed.
-    """
+    processes: int = text('processes on this machine', 1)
 
-    command: tuple[str, ...]
-    processes: int
-    logs: pathlib.Path | None = None
-    grace: float = 30.0
+
+class Engine(engine.Engine):
+    """`processes` of a command, with the launcher."""
+
+    kind, detached, Target = 'local', False, Target
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        if self.target.processes < 1:
+            raise UserError(f'--on={job.on}: {self.target.processes} processes; write for example --on=local:2')
+        self._logs = pathlib.Path(job.logs).expanduser() if job.logs else None
 
     @property
     def name(self) -> str:
-        """As --on writes it."""
-        return f'local:{self.processes}'
+        return f'local:{self.workers}'
+
+    @property
+    def workers(self) -> int:
+        return self.job.array or self.target.processes
 
     def check(self) -> None:
-        """Raises UserError where there is no such program."""
-        if shutil.which(self.command[0]) is None:
-            raise UserError(f"'{self.command[0]}': no such program here; check its name and PATH, or write its whole path")
+        if shutil.which(self.job.command[0]) is None:
+            raise UserError(f"'{self.job.command[0]}': no such program here; check its name and PATH, or write its whole path")
+        self.job.values()
 
     def variables(self) -> list[dict[str, str]]:
         """What each process finds in its environment, with a port that is free now; nothing for one process."""
-        if self.processes == 1:
+        if self.job.array:
+            return [{SHARE: f'{process}/{self.workers}'} for process in range(self.workers)]
+        if self.workers == 1:
             return [{}]
-        values = f'127.0.0.1:{free_port()}', str(self.processes)
-        return [dict(zip(VARIABLES, (*values, str(process)), strict=True)) for process in range(self.processes)]
+        values = f'127.0.0.1:{free_port()}', str(self.workers)
+        return [dict(zip(VARIABLES, (*values, str(process)), strict=True)) for process in range(self.workers)]
 
-    def lines(self) -> list[str]:
-        """The command of each process as a shell would take it."""
-        return [shlex.join([*(f'{key}={value}' for key, value in more.items()), *self.command]) for more in self.variables()]
+    def plan(self) -> list[Run]:
+        """The command of each process."""
+        return [Run((*(('env', *(f'{key}={value}' for key, value in more.items())) if more else ()), *self.job.command))
+                for more in self.variables()]
 
     def start(self) -> 'Group':
         """All of them, or none.
@@ -69,42 +84,32 @@ class Local:
         Raises:
           UserError: no log can be kept.
         """
-        group, inherited = Group(self.grace), {k: v for k, v in os.environ.items() if k not in VARIABLES}
+        own = (*VARIABLES, SHARE)
+        group, inherited = Group(self.job.grace), {k: v for k, v in os.environ.items() if k not in own}
         outs = [Sink(1, 'stdout'), Sink(2, 'stderr')]
         try:
             for process, more in enumerate(self.variables()):
-                kept = {self._open_log(process): False} if self.logs else {}
-                lines = [Lines(prefix(process, self.processes, os.isatty(fd)), {out: True, **kept})
+                kept = {self._open_log(process): False} if self._logs else {}
+                lines = [Lines(prefix(process, self.workers, os.isatty(fd)), {out: True, **kept})
                          for fd, out in enumerate(outs, 1)]
-                group.add(process, self.command, {**inherited, **more}, lines, [sink.fd for sink in kept])
+                group.add(process, self.job.command, {**inherited, **more}, lines, [sink.fd for sink in kept])
         except BaseException:
             group.close()
             raise
-        say(f"{self.name} runs in process group{'s' * (self.processes > 1)} {' '.join(map(str, group.numbers))}")
+        say(f"{self.name} runs in process group{'s' * (self.workers > 1)} {' '.join(map(str, group.numbers))}")
         return group
 
     def _open_log(self, process: int) -> Sink:
         """The log, at its end, with a line for this start."""
-        path = self.logs / f'{process}.log'
+        path = self._logs / f'{process}.log'
         try:
-            self.logs.mkdir(parents=True, exist_ok=True)
+            self._logs.mkdir(parents=True, exist_ok=True)
             sink = Sink(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), str(path))
         except OSError as error:
-            raise UserError(f'--logs={self.logs}: cannot be written ({error.strerror}); name another folder') from None
+            raise UserError(f'--logs={self._logs}: cannot be written ({error.strerror}); name another folder') from None
         now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
-        sink.write(f'--- {now} process {process} of {self.processes}: {shlex.join(self.command)}\n'.encode())
+        sink.write(f'--- {now} process {process} of {self.workers}: {shlex.join(self.job.command)}\n'.encode())
         return sink
-
-
-def parse(text: str, command: Sequence[str], logs: str = '', grace: float = 30.0) -> Local:
-    """The engine of --on=local:TEXT.
-
-    Raises:
-      UserError: it is not a number of processes.
-    """
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UserError(f"--on=local:{text}: '{text}' is not a number of processes; write for example --on=local:2")
-    return Local(tuple(command), int(text), pathlib.Path(logs).expanduser() if logs else None, grace)
 
 
 def free_port() -> int:
@@ -144,7 +149,9 @@ class Worker:
 
 
 class Group:
-    """Processes that run; what `launch.supervise` asks of it stands there."""
+    """Processes that run."""
+
+    idle, stopped = False, False
 
     def __init__(self, grace: float):
         self._workers, self._selector, self._grace = [], selectors.DefaultSelector(), grace

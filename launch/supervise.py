@@ -1,14 +1,7 @@
 """The restart loop, the same for every engine: start the group, wait, find the cause, start it again where that makes sense.
 
-An engine has `name` and `start()`, which returns a group that runs:
-
-    running          whether a process, or what it left behind, is still there
-    wait(seconds)    passes output on for at most so long; returns the `outcome.End`s since the last call
-    signal(number)   sends a signal to the process groups of all that have not ended
-    tail(process)    its last lines of stderr
-    close()          kills what is left
-
-Where one process has ended badly the others get SIGTERM, and after the grace SIGKILL.
+Engines and groups are what `launch.engine` says. Where one process has ended badly the others get SIGTERM, and after the
+grace SIGKILL; of an array, where each works on its own, they go on.
 """
 import dataclasses
 import math
@@ -17,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from launch import outcome
+from launch.engine import Engine, Group
 
 TICK = 0.1  # seconds between two looks at the clock
 COURTESY = 5.0  # seconds for the others to reach an exit that all reach together, before SIGTERM
@@ -27,11 +21,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How often a group is started again after a failure and after a preemption; seconds between SIGTERM and SIGKILL."""
+    """How often a group is started again after a failure and after a preemption; seconds between SIGTERM and SIGKILL; whether
+    each process works on its own."""
 
     restarts: int = 0
     preemptions: int = 100
     grace: float = 30.0
+    alone: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,19 +45,24 @@ class Supervisor:
     """Runs an engine's groups, one after the other.
 
     The first SIGINT, SIGTERM or SIGHUP that it gets is passed to the group as SIGTERM, and nothing is started any more; the
-    second kills the group at once.
+    second kills the group at once. Where the engine is detached, the first one leaves the group alone and ends the loop; before
+    the group has started it is a KeyboardInterrupt.
 
     Args:
       say: told what happens, line by line.
     """
 
-    def __init__(self, engine, limits: Limits, say: Callable[[str], None]):
+    def __init__(self, engine: Engine, limits: Limits, say: Callable[[str], None]):
         self._engine, self._limits, self._say = engine, limits, say
         self._group, self._stops, self._told = None, 0, math.inf
         self._restarts, self._preemptions, self._quick = 0, 0, 0
 
-    def run(self) -> Result:
-        """Returns when the group is done, or is not started again; then none of its processes is left."""
+    def run(self, running: Group | None = None) -> Result:
+        """Returns when the group is done, or is not started again; then none of its processes is left.
+
+        Args:
+          running: the first group, where it has been started before.
+        """
         began = time.monotonic()
         before = {number: signal.getsignal(number) for number in SIGNALS}
         heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # nohup, or in the background
@@ -70,7 +71,8 @@ class Supervisor:
         try:
             again = True
             while again:
-                code, cause, seconds = self._once()
+                code, cause, seconds = self._once(running)
+                running = None
                 again = not self._stops and self._start_again(code, seconds)
         finally:
             for number in heard:
@@ -80,7 +82,10 @@ class Supervisor:
     def _signalled(self, number, frame):
         """At once, whatever the launcher is doing: it may be waiting for somebody to read its output."""
         self._stops += 1
-        if self._group is not None:
+        if self._engine.detached:
+            if self._group is None:
+                raise KeyboardInterrupt
+        elif self._group is not None:
             self._terminate() if self._stops == 1 else self._group.signal(signal.SIGKILL)
 
     def _terminate(self) -> None:
@@ -89,21 +94,26 @@ class Supervisor:
             self._told = time.monotonic()
             self._group.signal(signal.SIGTERM)
 
-    def _once(self) -> tuple[int, str, float]:
+    def _once(self, running: Group | None) -> tuple[int, str, float]:
         """(exit class, cause, seconds) of one group, from its start until nothing is left of it."""
         began, self._told = time.monotonic(), math.inf
-        self._group = group = self._engine.start()
+        self._group = group = running or self._engine.start()
         try:
             ends = self._attend(group)
         finally:
             self._group = None
             group.close()
+        if self._engine.detached and self._stops and group.running:
+            return outcome.DETACHED, '', time.monotonic() - began
         end = outcome.cause(ends, self._told)
         if end is None:
             return outcome.DONE, '', time.monotonic() - began
         code, cause = outcome.kind(end.code), str(end)
         if self._stops and end.when > self._told:
             cause = f'stopped by a signal to the launcher; {cause}'
+        if group.stopped:
+            self._stops += 1
+            cause = f'stopped by somebody; {cause}'
         self._say(cause)
         if code != outcome.PREEMPTED:
             tail = group.tail(end.process)
@@ -115,22 +125,22 @@ class Supervisor:
     def _attend(self, group) -> list[outcome.End]:
         """Waits for all; once one has ended badly, or the launcher is to stop, sees to the end of the others."""
         ends, due = [], math.inf
-        while group.running:
+        while group.running and not (self._engine.detached and self._stops):
             new = group.wait(TICK)
             ends += new
             for end in new:
-                if end.code != outcome.DONE:
+                if end.code != outcome.DONE and not self._limits.alone:
                     due = min(due, end.when + (COURTESY if end.code in outcome.TOGETHER else 0.0))
             now = time.monotonic()
-            if self._stops or now >= due:
+            if (self._stops and not self._engine.detached) or now >= due:
                 self._terminate()
-            if self._stops > 1 or now >= self._told + self._limits.grace:
+            if (self._stops > 1 and not self._engine.detached) or now >= self._told + self._limits.grace:
                 group.signal(signal.SIGKILL)
         return ends
 
     def _start_again(self, code: int, seconds: float) -> bool:
         """Whether to, having waited as long as is right."""
-        if code == outcome.PREEMPTED:
+        if code == outcome.PREEMPTED and not self._engine.restarts:
             self._quick = 0
             if self._preemptions >= self._limits.preemptions:
                 self._say(f'--max_preemptions={self._limits.preemptions} are used up; run the same command again')
@@ -138,7 +148,7 @@ class Supervisor:
             self._preemptions += 1
             self._say(f'starts again: preemption {self._preemptions} of {self._limits.preemptions}')
             return True
-        if code != outcome.FAILED:
+        if code != outcome.FAILED or self._engine.restarts:
             return False
         self._quick = self._quick + 1 if seconds < QUICK else 0
         if self._restarts >= self._limits.restarts:

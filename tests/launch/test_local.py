@@ -18,6 +18,7 @@ import pytest
 from bigjax import UserError
 from launch import __main__ as command_line
 from launch import local
+from launch.job import Job
 
 ROOT = pathlib.Path(__file__).parents[2]
 SOON = 20.0  # seconds in which everything here has happened
@@ -322,10 +323,10 @@ def test_a_killed_wrapper_is_a_failure_and_leaves_nothing(launch, tmp_path):
 @pytest.mark.parametrize(('argv', 'words'), [
     (['rum'], "'rum': no such verb; the nearest is run"),
     ([], 'a verb is missing; write for example'),
-    (['run', '--on=loca:2', '--', 'true'], '--on=loca:2: no such engine; the nearest is local; the engines are local'),
-    (['run', '--on=local:two', '--', 'true'], "'two' is not a number of processes; write for example --on=local:2"),
-    (['run', '--on=local:0', '--', 'true'], "'0' is not a number of processes"),
-    (['run', '--on=local:-1', '--', 'true'], "'-1' is not a number of processes"),
+    (['run', '--on=loca:2', '--', 'true'], '--on=loca:2: no such engine; the nearest is local; the engines are local, ssh'),
+    (['run', '--on=local:two', '--', 'true'], '--on=local: two is not a whole number'),
+    (['run', '--on=local:0', '--', 'true'], '--on=local:0: 0 processes; write for example --on=local:2'),
+    (['run', '--on=local:-1', '--', 'true'], '--on=local:-1: -1 processes'),
     (['run', '--', 'true'], '--on is missing'),
     (['run', '--on=local:2'], 'no command after --'),
     (['run', '--on=local:2', '--'], 'no command after --'),
@@ -358,7 +359,7 @@ def test_a_dry_run_prints_commands_that_a_shell_understands(capfd, tmp_path, pro
     out, err = capfd.readouterr()
     lines = out.splitlines()
     assert not err and len(lines) == processes
-    port = re.search(r'^BIGJAX_COORDINATOR=(127\.0\.0\.1:\d+) ', lines[0])
+    port = re.search(r'^env BIGJAX_COORDINATOR=(127\.0\.0\.1:\d+) ', lines[0])
     env = {k: v for k, v in os.environ.items() if not k.startswith('BIGJAX_')}
     for process, line in enumerate(lines):
         printed = subprocess.run(line, shell=True, env=env, capture_output=True, text=True, timeout=SOON).stdout.strip()
@@ -372,7 +373,8 @@ def test_a_dry_run_prints_commands_that_a_shell_understands(capfd, tmp_path, pro
     ('bash -c "python -m experiments.mnist1d"', '', ''), ('sleep 1', '', ''), ('python -m experiments.ucr --workdir', 'ucr', '')
 ])
 def test_names_and_workdirs_are_read_from_the_command(command, name, workdir):
-    assert (command_line.experiment(shlex.split(command)), command_line.workdir(shlex.split(command))) == (name, workdir)
+    job = Job('x', 'local', tuple(shlex.split(command)))
+    assert (job.experiment, job.workdir) == (name, workdir)
 
 
 def test_a_command_that_is_no_experiment_is_said_so(capfd):
@@ -390,22 +392,22 @@ def test_nothing_is_started_where_not_all_can_be(monkeypatch):
         add(group, number, *rest)
     monkeypatch.setattr(local.Group, 'add', second_fails)
     with pytest.raises(OSError, match='no more'):
-        local.Local(('sleep', '60'), 2).start()
+        local.Engine(Job('x', 'local:2', ('sleep', '60'))).start()
     assert groups[0].numbers and not groups[0].running and not any(map(alive, groups[0].numbers))
 
 
 def test_what_was_written_before_a_kill_is_not_lost(tmp_path, capfd):
     program = "import pathlib, sys, time; print('line\\n' * 999, flush=True); pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
-    group = local.Local((sys.executable, '-c', program, str(tmp_path / 'written')), 1).start()
+    group = local.Engine(Job('x', 'local', (sys.executable, '-c', program, str(tmp_path / 'written')))).start()
     until((tmp_path / 'written').exists)
     group.close()
     assert capfd.readouterr().out == 'line\n' * 999 + '\n' and not group.running
 
 
-@pytest.mark.parametrize('text', ['', 'x', '1.5', '²', '0'])
+@pytest.mark.parametrize('text', ['x', '1.5', '²', '0'])
 def test_a_number_of_processes_is_one(text):
-    with pytest.raises(UserError, match='is not a number of processes'):
-        local.parse(text, ['true'])
+    with pytest.raises(UserError, match=r'is not a whole number|0 processes'):
+        local.Engine(Job('x', f'local:{text}', ('true',)))
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ class Group:
 
     def __init__(self, clock, plan, hear):
         self.clock, self.plan, self.hear, self.began = clock, dict(enumerate(plan)), hear, clock.now
-        self.sent, self.closed = [], False
+        self.sent, self.closed, self.stopped = [], False, False
 
     @property
     def running(self):
@@ -68,7 +68,8 @@ def run(monkeypatch):
         def start():
             groups.append(Group(clock, next(rest), hear(supervisor) if hear else lambda now: None))
             return groups[-1]
-        supervisor = Supervisor(types.SimpleNamespace(start=start), Limits(**limits), said.append)
+        engine = types.SimpleNamespace(start=start, detached=False, restarts=False)
+        supervisor = Supervisor(engine, Limits(**limits), said.append)
         result = supervisor.run()
         assert all(group.closed for group in groups) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         return result, groups, said, clock
@@ -178,3 +179,52 @@ def test_nothing_is_left_where_the_launcher_itself_fails(run, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run([(0, 1.0)])
     assert len(closed) == 1
+
+
+@pytest.mark.parametrize('stopped', [False, True])
+def test_a_detached_group_is_left_alone(monkeypatch, stopped):
+    """Ctrl-C ends the loop and not the group; one that somebody else stopped is not started again."""
+    clock, groups, said = Clock(), [], []
+    monkeypatch.setattr(supervise, 'time', clock)
+
+    def start():
+        groups.append(Group(clock, [(75 if stopped else 0, LATE)], lambda now: supervisor._signalled(2, None)
+                            if now > 5 and not stopped else None))
+        groups[-1].stopped = stopped
+        return groups[-1]
+    supervisor = Supervisor(types.SimpleNamespace(start=start, detached=True, restarts=False), Limits(), said.append)
+    result = supervisor.run()
+    assert len(groups) == 1 and groups[0].closed and not groups[0].sent
+    assert (result.code, result.preemptions) == ((75, 0) if stopped else (130, 0))
+    assert ('stopped by somebody' in result.cause) == stopped
+
+
+def test_ctrl_c_before_a_detached_group_has_started_reaches_the_engine(monkeypatch):
+    def start():
+        supervisor._signalled(signal.SIGINT, None)
+    supervisor = Supervisor(types.SimpleNamespace(start=start, detached=True, restarts=False), Limits(), print)
+    with pytest.raises(KeyboardInterrupt):
+        supervisor.run()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_of_an_array_the_others_go_on(run):
+    result, groups, _, _ = run([(1, 2.0), (0, LATE)], alone=True)
+    assert result.code == 1 and not groups[0].sent and result.seconds > LATE - 1
+
+
+@pytest.mark.parametrize(('code', 'starts'), [(0, 1), (1, 1), (75, 1)])
+def test_an_engine_that_restarts_by_itself_is_started_once(monkeypatch, code, starts):
+    clock, groups = Clock(), []
+    monkeypatch.setattr(supervise, 'time', clock)
+
+    def start():
+        groups.append(Group(clock, [(code, LATE)], lambda now: None))
+        return groups[-1]
+    result = Supervisor(types.SimpleNamespace(start=start, detached=True, restarts=True), Limits(9, 9), print).run()
+    assert (result.code, len(groups)) == (code, starts)
+
+
+def test_a_lost_machine_is_a_preemption(run):
+    result, groups, _, _ = run([(1000, LATE), (1, LATE)], [(0, 1.0)])
+    assert (result.code, result.preemptions, result.restarts, len(groups)) == (0, 1, 0, 2)

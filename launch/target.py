@@ -1,0 +1,97 @@
+"""What --on says after the engine's name: 'v5e-16,zone=us-west4-a,spot' as a dataclass of the engine's own."""
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, TypeVar
+
+from bigjax import UserError
+
+T = TypeVar('T')
+
+
+def parse(kind: str, text: str, cls: type[T]) -> T:
+    """Items between commas: 'key=value'; 'key' alone for a yes; anything else goes to the first field, in its order.
+
+    A value with commas stands in quotes: setup='a, b'. Fields are str, int, float, bool, or tuple[str, ...], and what each
+    means is in its metadata, field(metadata={'help': …}).
+
+    Raises:
+      UserError: a key that the engine does not have, a value of another type, a required field that is missing.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints, first = typing.get_type_hints(cls), next(iter(fields))
+    values: dict[str, Any] = {}
+    loose = []
+    for item in _split(f'--on={kind}:{text}', text):
+        key, equals, value = item.partition('=')
+        if equals or (key in fields and hints[key] is bool):
+            if key not in fields:
+                raise UserError(f"--on={kind}:{text}: no '{key}'{nearest(key, fields)}; there are {', '.join(fields)}")
+            values[key] = _value(f'--on={kind}: {key}={value}', value if equals else 'yes', hints[key])
+        else:
+            loose.append(item)
+    if hints[first] == tuple[str, ...]:
+        values.update({first: tuple(loose)} if loose else {})
+    elif len(loose) > 1:
+        near = nearest(loose[1], fields)
+        raise UserError(f"--on={kind}:{text}: '{loose[1]}' is not key=value{near}; keys are {', '.join(fields)}")
+    elif loose:
+        values[first] = _value(f'--on={kind}: {loose[0]}', loose[0], hints[first])
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"--on={kind}:{text}: {name} is missing ({field.metadata.get('help', '')})")
+    return cls(**values)
+
+
+def describe(cls: type) -> list[tuple[str, str]]:
+    """(key=default, its meaning) of each field, for --help."""
+    rows = []
+    for field in dataclasses.fields(cls):
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        default = '' if needed or field.default in ('', (), dataclasses.MISSING) else f'={field.default}'
+        rows.append((f'{field.name}{default}', field.metadata.get('help', '')))
+    return rows
+
+
+def text(meaning: str, default: Any = dataclasses.MISSING) -> Any:
+    """A field with its meaning."""
+    return dataclasses.field(default=default, metadata={'help': meaning})
+
+
+def nearest(name: str, valid) -> str:
+    """'; the nearest is …', or nothing."""
+    match = difflib.get_close_matches(name, list(valid), 1, 0.5)
+    return f'; the nearest is {match[0]}' if match else ''
+
+
+def _split(where: str, text: str) -> list[str]:
+    items, item, quote = [], '', ''
+    for letter in text:
+        if quote:
+            item, quote = (item, '') if letter == quote else (item + letter, quote)
+        elif letter in '\'"':
+            quote = letter
+        elif letter == ',':
+            items.append(item)
+            item = ''
+        else:
+            item += letter
+    if quote:
+        raise UserError(f'{where}: the quote {quote} is not closed')
+    return [item.strip() for item in [*items, item] if item.strip()]
+
+
+def _value(where: str, text: str, kind: Any) -> Any:
+    if isinstance(kind, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is bool:
+        if text.lower() in ('yes', 'true', '1', 'no', 'false', '0'):
+            return text.lower() in ('yes', 'true', '1')
+        raise UserError(f'{where} is neither yes nor no')
+    if kind == tuple[str, ...]:
+        return tuple(part for part in text.split('+') if part)
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(f'{where} is not {"a whole number" if kind is int else "a number"}') from None
