@@ -11,6 +11,7 @@ import concurrent.futures
 import dataclasses
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -22,8 +23,8 @@ from launch.steps import Failed, Run
 T = TypeVar('T')
 ALWAYS = ('BatchMode=yes', 'ConnectTimeout=10', 'ServerAliveInterval=5', 'ServerAliveCountMax=3', 'LogLevel=ERROR')
 AT_ONCE = 32  # machines that are talked to at the same time
-GONE = re.compile(r'timed out|timeout|refused|no route|unreachable|connection (closed|reset)|broken pipe|not responding|lost conn'
-                  r'|network is down|kex_exchange|connection unexpectedly|host is down', re.IGNORECASE)
+GONE = re.compile(r'timed out|timeout|refused|no route|unreachable|connection (closed|reset|unexpectedly)|broken pipe|is down|'
+                  r'not responding|lost conn|kex_exchange', re.IGNORECASE)
 
 
 class Unreachable(UserError):
@@ -70,10 +71,10 @@ class Hosts:
         return ('ssh', '-T', *self.flags(), self.addresses[host], command)
 
     def rsync(self, host: int, source: str, to: str, *flags: str) -> tuple[str, ...]:
-        """The arguments that copy a local folder's content ('folder/') or file to a place there, relative to the home folder."""
+        """The arguments that copy a local folder's content ('folder/') or a file there, relative to the home folder."""
         address = self.addresses[host]
         place = f'[{address}]' if address.count(':') > 1 else address
-        return ('rsync', '-az', '--timeout=60', *flags, '-e', steps.shlex.join(('ssh', '-T', *self.flags())), source,
+        return ('rsync', '-az', '--timeout=60', *flags, '-e', shlex.join(('ssh', '-T', *self.flags())), source,
                 f'{place}:{to}')
 
     def execute(self, host: int, step: Run, *, values: dict[str, str] | None = None, seconds: float = 60.0) -> str:
@@ -105,12 +106,12 @@ class Hosts:
 
     def _refused(self, name: str, host: int, said: str) -> UserError | None:
         """What the user has to mend first."""
-        by_hand = steps.shlex.join(('ssh', *(['-F', self.config] if self.config else []), *(['-l', self.user] if self.user else []),
-                                    *(['-p', str(self.port)] if self.port else []), self.addresses[host]))
+        own = [('-F', self.config), ('-l', self.user), ('-p', str(self.port or ''))]
+        by_hand = shlex.join(['ssh', *(word for flag in own if flag[1] for word in flag), self.addresses[host]])
         if re.search(r'could not resolve|name or service not known', said, re.IGNORECASE):
             return UserError(f'{name}: no such host; write its address, or give it one in ~/.ssh/config')
         if re.search(r'host key|identification has changed', said, re.IGNORECASE):
-            return UserError(f"{name}: its host key is not known here, or is another one than before; connect once by hand with "
+            return UserError(f'{name}: its host key is not known here, or has changed; connect once by hand with '
                              f"'{by_hand}', or mend ~/.ssh/known_hosts")
         if 'Permission denied' in said or 'Too many authentication' in said:
             return UserError(f'{name}: refuses our key ({said.splitlines()[-1].strip()}); name the right user=… and '
@@ -120,7 +121,7 @@ class Hosts:
         return None
 
     def each(self, do: Callable[[int], T], hosts: Sequence[int] | None = None) -> list[T]:
-        """What `do` returns for each host, all at the same time; of several errors, the first host's that is not Unreachable."""
+        """What `do` returns for each host, all at the same time; of several errors, the first that is not Unreachable."""
         numbers = list(range(len(self))) if hosts is None else list(hosts)
         pool = concurrent.futures.ThreadPoolExecutor(min(AT_ONCE, len(numbers)) or 1)
         try:
@@ -136,7 +137,8 @@ class Hosts:
         """The address that ssh would connect to, where its configuration gives another one than what we call it."""
         address = self.addresses[host].rpartition('@')[2]
         try:
-            said = subprocess.run(['ssh', '-G', *self.flags(), address], capture_output=True, text=True, timeout=10, check=False)
+            said = subprocess.run(['ssh', '-G', *self.flags(), address], capture_output=True, text=True, timeout=10,
+                                  check=False)
         except (OSError, subprocess.TimeoutExpired):
             return address
         found = re.search(r'^hostname (.+)$', said.stdout, re.MULTILINE)
