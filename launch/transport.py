@@ -143,3 +143,23 @@ class Hosts:
             return address
         found = re.search(r'^hostname (.+)$', said.stdout, re.MULTILINE)
         return found[1] if found else address
+
+
+@dataclasses.dataclass(frozen=True)
+class Script:
+    """`remote.sh` of a job on its machines: `folder` is the job's there, relative to the home folder or absolute."""
+
+    hosts: Hosts
+    folder: str
+
+    def step(self, host: int, *words: str, env: Sequence[tuple[str, str]] = (), secret: Sequence[str] = (), why: str = '') -> Run:
+        """One of its verbs; `env` and the variables named `secret` travel on stdin."""
+        command = shlex.join(('sh', f'{self.folder}/remote.sh', *words))
+        if not env and not secret:
+            return Run(self.hosts.ssh(host, command), why=why)
+        exports = ''.join(f'export {name}={value}\n' for name, value in env)
+        return Run(self.hosts.ssh(host, 'sh -s'), f'{exports}exec {command} </dev/null\n', tuple(secret), why)
+
+    def ask(self, host: int, *words: str, seconds: float = 30.0) -> str:
+        """What a verb says; raises as `Hosts.execute`."""
+        return self.hosts.execute(host, self.step(host, *words), seconds=seconds)
