@@ -1,0 +1,237 @@
+"""The script that sbatch is given: what it asks SLURM for, the command under srun, and what is done with its end.
+
+SLURM starts a job again after the failure of a node by itself; the rest is decided here, on the first node of the job, so that
+no launcher has to be there. The script watches what srun says of each task: the first bad end is the cause, and the other
+tasks get SIGTERM (at once, or after COURTESY seconds where all reach such an end together), and after the grace SIGKILL; what
+srun has for this, --kill-on-bad-exit, would be SIGKILL at once, while the others save. Then
+
+    0 2 3 4                             that is the job's end
+    75, or a node that does not answer  `scontrol requeue`, while there are preemptions left
+    anything else                       `scontrol requeue`, while there are restarts left
+    any, after scancel, `launch kill` or a requeue by somebody else: SLURM, or that person, decides
+
+SIGTERM comes to the tasks from SLURM itself: `notice` seconds before the time limit (--signal), at scancel, at a requeue. The
+script hears those of the last two as well, and outlives them until srun has ended. Each attempt leaves a line in the file
+`ends` of the job's folder (`read_ends` reads them), and what srun and the script say is in logs/batch.log.
+"""
+import dataclasses
+import math
+import pathlib
+import re
+import shlex
+from collections.abc import Mapping
+
+from launch.job import Job, line
+
+COURTESY = 5  # seconds for the other tasks to reach an exit that all reach together
+QUICK, QUICK_IN_A_ROW = 10, 3  # a job that fails in so many seconds, so many times in a row, fails always
+EXPORTED = ('HOME', 'USER', 'LOGNAME', 'SHELL', 'LANG', 'PATH', 'LD_LIBRARY_PATH', 'PYTHONPATH', 'VIRTUAL_ENV', 'CONDA_PREFIX',
+            'BIGJAX_DATA')
+"""What the job finds as it is where it is submitted, beside --env: the code runs from a file system that is shared, so the
+programs do, too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """How one start of the job ended.
+
+    Attributes:
+      code: the exit code, as a shell writes it (137: signal 9).
+      seconds: how long it took.
+      then: 'over'; 'preempted' or 'failed' where it was requeued because of that; 'left' where SLURM decides.
+      task: the process that is the cause.
+      where: its node.
+    """
+
+    code: int
+    seconds: int
+    then: str
+    task: int = 0
+    where: str = ''
+
+
+def read_ends(text: str) -> list[Attempt]:
+    """The attempts that the file `ends` tells of; a line that is not whole yet is left out."""
+    found = re.findall(r'^(\d+) (\d+) (over|preempted|failed|left) (\d+) (\S*)\n', text, re.MULTILINE)
+    return [Attempt(int(code), int(seconds), then, int(task), where) for code, seconds, then, task, where in found]
+
+
+def script(job: Job, options: Mapping[str, str | None], *, folder: pathlib.Path, logs: pathlib.Path, tasks: int, nodes: int,
+           devices: int, path: str = '', setup: str = '', extra: str = '', cpus: int = 0) -> str:
+    """The whole text.
+
+    Args:
+      options: of sbatch, {name: value}; None for one without a value.
+      folder, logs: of the job, where all nodes see them.
+      tasks: processes in all, `devices` GPUs each where a process is told which are its own (0: it is not).
+      nodes, path, setup, extra, cpus: as the target says.
+    """
+    output = f"{_pattern(logs)}/batch{'.%a' if job.array else ''}.log"
+    always = {'job-name': job.name, 'comment': f'bigjax:{folder}', 'output': output, 'open-mode': 'append',
+              'export': ','.join(dict.fromkeys((*EXPORTED, *job.env))),
+              ('requeue' if job.restarts or job.preemptions else 'no-requeue'): None}
+    asked = [f'#SBATCH --{name}' + ('' if value is None else f'={_quoted(value)}')
+             for name, value in {**always, **options}.items()]
+    asked += [f'#SBATCH {_quoted(word)}' for word in shlex.split(extra)]
+    srun = ['--nodes', str(nodes), '--ntasks', str(tasks), '--ntasks-per-node', str(tasks // nodes), '--export=ALL',
+            '--kill-on-bad-exit=0', '--open-mode=append', *(['--cpus-per-task', str(cpus)] if cpus else [])]
+    lines = [f'export PATH={shlex.quote(path)}:"$PATH"'] if path else []
+    lines += [f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(devices)))}"] if devices else []
+    lines += [f'export BIGJAX_SHARE="$SLURM_ARRAY_TASK_ID/{job.array}"'] if job.array else []
+    values = {
+        'ASKED': '\n'.join(asked), 'FOLDER': shlex.quote(str(folder)), 'LOGS': shlex.quote(str(logs)),
+        'PATTERN': shlex.quote(_pattern(logs)), 'SRUN': line(srun), 'TASKS': str(tasks), 'COUNT': str(job.array or tasks), 'COMMAND': line(job.command),
+        'ENVIRONMENT': '\n'.join(lines), 'SETUP': setup or ':', 'RESTARTS': str(job.restarts),
+        'PREEMPTIONS': str(job.preemptions), 'COURTESY': str(COURTESY), 'GRACE': str(math.ceil(job.grace)), 'QUICK': str(QUICK), 'ROW': str(QUICK_IN_A_ROW)}
+    return re.sub(r'@([A-Z]+)@', lambda match: values[match[1]], TEMPLATE)
+
+
+def _quoted(value: str) -> str:
+    """As sbatch reads a value in a script."""
+    if re.fullmatch(r'[\w@%+=:,./\[\]|&*()-]+', value):
+        return value
+    escaped = value.replace('\\', '\\\\').replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _pattern(path: pathlib.Path) -> str:
+    """As SLURM reads names of output files."""
+    return str(path).replace('%', '%%')
+
+
+TEMPLATE = r'''#!/bin/bash
+@ASKED@
+#
+# Starts the command on all nodes, and sees to its end: requeued after a preemption or a failure, or left as it is.
+
+folder=@FOLDER@
+logs=@LOGS@
+tasks=@TASKS@
+command=(@COMMAND@)
+share=${SLURM_ARRAY_TASK_ID:-}
+ends=$folder/ends${share:+.$share}
+
+say() { printf 'launch: %s\n' "$*"; }
+
+# CODE NEXT: a line for this attempt. NEXT is over, preempted, failed (requeued because of that), or left (to SLURM).
+record() {
+    printf '%s %s %s %s %s\n' "$1" "$SECONDS" "$2" "$task" "$where" >> "$ends"
+}
+
+# CODE: what is done with an end, in words.
+decide() {
+    local state
+    case $1 in 0) echo over; return;; esac
+    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T 2>/dev/null)
+    if [[ ${state:-RUNNING} != RUNNING || ( -z $state && -n $told ) ]]; then  # cancelled, or requeued by somebody
+        echo left
+    elif [[ -e $folder/stop ]]; then
+        echo over
+    elif [[ $1 == 75 || -n $lost ]]; then
+        ((${SLURM_RESTART_COUNT:-0} - failures < @PREEMPTIONS@)) && echo preempted || echo over
+    elif [[ $1 == [234] ]]; then
+        echo over
+    elif ((SECONDS < @QUICK@ && quick + 1 >= @ROW@)); then
+        echo over
+    else
+        ((failures < @RESTARTS@)) && echo failed || echo over
+    fi
+}
+
+# CODE: never returns.
+finish() {
+    local next
+    next=$(decide "$1")
+    record "$1" "$next"
+    if [[ $next == preempted || $next == failed ]]; then
+        say "$next: requeued"
+        scontrol requeue "$SLURM_JOB_ID" && exit "$1"
+        say 'SLURM refuses to start it again'
+        record "$1" over
+    fi
+    exit "$1"
+}
+
+task=${share:-0} where=${SLURMD_NODENAME:-$(hostname)} told= lost= failures=0 quick=0
+trap 'told=yes' TERM  # the tasks get their own: this shell has to see how they end
+if [[ -e $ends ]]; then
+    while read -r _ seconds next _; do
+        case $next in
+            failed) ((failures += 1)); ((quick = seconds < @QUICK@ ? quick + 1 : 0));;
+            *) quick=0;;
+        esac
+    done < "$ends"
+fi
+mkdir -p "$logs"
+if [[ -e $folder/stop ]]; then
+    say 'it is not to be started again'
+    record 75 over
+    exit 75
+fi
+if ((${SLURM_RESTART_COUNT:-0} - failures > @PREEMPTIONS@)); then
+    say '--max_preemptions are used up'
+    record 75 over
+    exit 75
+fi
+
+for ((i = 0; i < tasks; i++)); do
+    printf -- '--- %s job %s, start %s, process %s of %s: %s\n' "$(date +%FT%T%z)" "$SLURM_JOB_ID" \
+        "${SLURM_RESTART_COUNT:-0}" "${share:-$i}" @COUNT@ "$(printf '%q ' "${command[@]}")" >> "$logs/${share:-$i}.log"
+done
+say "start ${SLURM_RESTART_COUNT:-0} on ${SLURM_JOB_NODELIST:-}"
+export PYTHONUNBUFFERED=${PYTHONUNBUFFERED-1}
+@ENVIRONMENT@
+{
+@SETUP@
+} || { say "setup ended with exit code $?"; finish 1; }
+
+said=$(mktemp -u) && mkfifo "$said" || finish 1
+srun @SRUN@ --output=@PATTERN@/"${share:-%t}.log" "${command[@]}" > "$said" 2>&1 < /dev/null &
+srun=$!
+exec 3< "$said"
+rm -f "$said"
+
+# 'srun: error: node2: tasks 1,3: Exited with exit code 3': the first such line is the cause
+pattern='^srun: error: ([^ :]+): tasks? ([0-9]+)[0-9,-]*: (.*)$'
+code= due= asked= part=
+while true; do
+    IFS= read -r -t 1 line <&3
+    heard=$?
+    ((heard == 0 || heard > 128)) || break
+    part+=$line
+    if ((heard == 0)); then
+        printf '%s\n' "$part"
+        if [[ -z $code && $part =~ $pattern ]]; then
+            where=${BASH_REMATCH[1]} task=${share:-${BASH_REMATCH[2]}}
+            case ${BASH_REMATCH[3]} in
+                'Exited with exit code '*) code=${part##* };;
+                Killed*|'Out Of Memory'*) code=137;;
+                Terminated*) code=143;;
+                Aborted*) code=134;;
+                'Segmentation fault'*) code=139;;
+                *) code=1;;
+            esac
+            case $code in 3|4|75) ((due = SECONDS + @COURTESY@));; *) due=$SECONDS;; esac
+        fi
+        case $part in *'Node failure'*|*'Timed out waiting for job step'*) lost=yes;; esac
+        part=
+    fi
+    if [[ -n $due ]] && ((tasks > 1 && SECONDS >= due)); then  # the other tasks
+        if [[ -z $asked ]]; then
+            scancel --quiet --signal=TERM "$SLURM_JOB_ID"
+            asked=yes
+            ((due = SECONDS + @GRACE@))
+        else
+            kill -TERM "$srun" 2>/dev/null  # which kills them
+            due=
+        fi
+    fi
+done
+wait "$srun"
+result=$?
+while kill -0 "$srun" 2>/dev/null; do  # a signal has ended the wait
+    wait "$srun"
+    result=$?
+done
+finish "${code:-$result}"
+'''
