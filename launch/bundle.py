@@ -62,8 +62,9 @@ def collect(folder: pathlib.Path, limit: float = LIMIT) -> Bundle:
     except FileNotFoundError:
         raise UserError('git: no such program here; install it: it says which files are sent') from None
     except subprocess.CalledProcessError as error:
-        raise UserError(f"{folder}: {error.stderr.strip().splitlines()[0].removeprefix('fatal: ')}; what is sent is what git tracks: change to "
-                        "the project's folder, or begin one there with 'git init'") from None
+        said = error.stderr.strip().splitlines()[0].removeprefix('fatal: ')
+        raise UserError(f"{folder}: {said}; what is sent is what git tracks: change to the project's folder, or "
+                        "begin one there with 'git init'") from None
     files = tuple((path, (root / path).lstat().st_size) for path in sorted(_listed(root)))
     total = sum(size for _, size in files) / 1e6
     if total > limit:

@@ -64,7 +64,7 @@ class Logs:
 
     def renew(self, process: int) -> None:
         """The log there begins anew: its next byte is its first."""
-        size = os.fstat(self._file(process)).st_size
+        size = os.fstat(self._file(process)).st_size  # which first makes the record, where there is none
         self._begins[str(process)][1] = size
         self._save()
 
@@ -111,9 +111,8 @@ class Worker:
     that was written before has come."""
 
     def __init__(self, process: int, where: str, alone: bool, behind: bool):
-        colour = os.isatty(1)
-        name = f'[{process} {where}]'
-        self.prefix = b'' if alone else (f'\x1b[{COLOURS[process % len(COLOURS)]}m{name}\x1b[0m ' if colour else f'{name} ').encode()
+        name, colour = f'[{process} {where}]', COLOURS[process % len(COLOURS)]
+        self.prefix = b'' if alone else (f'\x1b[{colour}m{name}\x1b[0m ' if os.isatty(1) else f'{name} ').encode()
         self.process, self.state, self.behind, self.gate = process, 'running', behind, Gate(1, 'stdout')
         self.lines = Lines(self.prefix, {self.gate: True})
 
@@ -133,7 +132,8 @@ class Link:
         self.heard, self.before, self.made, self.asked = now, now, now, now
         self.again, self.pause, self.idle, self.greeted = now, 1.0, False, False
         self.buffer, self.left, self.writer = b'', 0, workers[0]
-        self.wanted, self.told, self.teller, self.tell_again = 0, 0, None, now
+        self.wanted, self.told, self.sending, self.tell_again = 0, 0, 0, now
+        self.teller: subprocess.Popen | None = None
         self.question: concurrent.futures.Future | None = None
 
     @property
@@ -388,5 +388,5 @@ class Group:
         numbers = [str(process) for process, worker in link.workers.items() if worker.state != 'gone']
         link.sending = link.wanted
         step = self._script.step(link.host, 'tell', signal.Signals(link.wanted).name.removeprefix('SIG'), *numbers)
-        link.teller = subprocess.Popen(step.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                       start_new_session=True)
+        link.teller = subprocess.Popen(step.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL, start_new_session=True)

@@ -2,7 +2,7 @@
 
     hosts = Hosts(('10.0.0.1', '10.0.0.2'), user='me', identity='~/.ssh/google_compute_engine')
     hosts.execute(0, Run(hosts.ssh(0, 'sh -s'), 'uptime\n'))
-    hosts.execute(0, Run(hosts.rsync(0, 'folder/', '.bigjax/code/1/')))
+    hosts.execute(0, Run(hosts.rsync(0, '.bigjax/code/1/', 'folder/')))
 
 A connection that is cut is noticed within ServerAliveInterval times ServerAliveCountMax. A command's own exit code is no
 sign of that only where it is not 255, so no script that is sent ends with 255.
@@ -70,12 +70,11 @@ class Hosts:
         """The arguments that run a command there; it begins in the home folder, and has no terminal."""
         return ('ssh', '-T', *self.flags(), self.addresses[host], command)
 
-    def rsync(self, host: int, source: str, to: str, *flags: str) -> tuple[str, ...]:
-        """The arguments that copy a local folder's content ('folder/') or a file there, relative to the home folder."""
+    def rsync(self, host: int, to: str, *sources: str) -> tuple[str, ...]:
+        """The arguments that copy local files, and the content of folders ('folder/'), there, relative to the home folder."""
         address = self.addresses[host]
         place = f'[{address}]' if address.count(':') > 1 else address
-        return ('rsync', '-az', '--timeout=60', *flags, '-e', shlex.join(('ssh', '-T', *self.flags())), source,
-                f'{place}:{to}')
+        return 'rsync', '-az', '--timeout=60', '-e', shlex.join(('ssh', '-T', *self.flags())), *sources, f'{place}:{to}'
 
     def execute(self, host: int, step: Run, *, values: dict[str, str] | None = None, seconds: float = 60.0) -> str:
         """Runs a step that `ssh` or `rsync` made; its stdout.
@@ -131,7 +130,7 @@ class Hosts:
                 raise error
             return [future.result() for future in futures]
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # nothing goes on behind our back: what is started can be undone
 
     def hostname(self, host: int) -> str:
         """The address that ssh would connect to, where its configuration gives another one than what we call it."""
@@ -152,8 +151,9 @@ class Script:
     hosts: Hosts
     folder: str
 
-    def step(self, host: int, *words: str, env: Sequence[tuple[str, str]] = (), secret: Sequence[str] = (), why: str = '') -> Run:
-        """One of its verbs; `env` and the variables named `secret` travel on stdin."""
+    def step(self, host: int, *words: str, env: Sequence[tuple[str, str]] = (), secret: Sequence[str] = (),
+             why: str = '') -> Run:
+        """One of its verbs; `env` (as a shell takes the values) and the variables named `secret` travel on stdin."""
         command = shlex.join(('sh', f'{self.folder}/remote.sh', *words))
         if not env and not secret:
             return Run(self.hosts.ssh(host, command), why=why)
@@ -163,3 +163,8 @@ class Script:
     def ask(self, host: int, *words: str, seconds: float = 30.0) -> str:
         """What a verb says; raises as `Hosts.execute`."""
         return self.hosts.execute(host, self.step(host, *words), seconds=seconds)
+
+
+def shell_path(path: str) -> str:
+    """A folder as a shell there takes it; '~/' is its home folder."""
+    return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith('~/') else shlex.quote(path)
