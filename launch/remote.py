@@ -112,7 +112,8 @@ class RemoteEngine(engine.Engine):
             pathlib.Path(file.path).parent.mkdir(parents=True, exist_ok=True)
             pathlib.Path(file.path).write_text(file.text)
         whole = (self.job.folder / 'code' / steps.place[0]).exists()  # another machine's launcher has sent it, where it is not
-        self._reached(hosts, again, lambda host: [hosts.execute(host, step, seconds=LONG) for step in steps.send(host, 'code' if whole else '')])
+        self._reached(hosts, again, lambda host: [hosts.execute(host, step, seconds=LONG)
+                                                  for step in steps.send(host, 'code' if whole else '')])
         self._starts += 1
         if 'mine' not in steps.script.ask(0, 'claim', str(self._starts)).split():
             return self._others(steps)

@@ -18,7 +18,7 @@ command -v rsync >/dev/null || {{ echo 'rsync: not found' >&2; exit 127; }}
 mkdir -p {base}/code {base}/jobs/{name}/claims && cd {base}/jobs && chmod 700 {name} || exit 1
 was=$(cat {name}/id 2>/dev/null)
 if [ "$was" != {id} ]; then
-  [ ! -f {name}/remote.sh ] || sh {name}/remote.sh show </dev/null | grep -qE ' (running|ended|elsewhere) ' && exit {in_use}
+  if sh {name}/remote.sh show </dev/null 2>/dev/null | grep -qE ' (running|ended|elsewhere) '; then exit {in_use}; fi
   rm -rf {name} && mkdir -p {name}/claims && chmod 700 {name} && echo {id} > {name}/id && echo new || exit 1
 elif [ -f {name}/stop ]; then exit {stopped}; fi
 """

@@ -31,8 +31,8 @@ def parse(kind: str, text: str, cls: type[T]) -> T:
             values[key] = _value(f'--on={kind}: {key}={value}', value if equals else 'yes', hints[key])
         else:
             if values and hints[first] == tuple[str, ...]:
-                raise UserError(f"--on={kind}:{text}: '{item}' stands after key=value; {first} come first, and a value with commas "
-                                "in quotes that the shell leaves alone: \"key='a, b'\"")
+                raise UserError(f"--on={kind}:{text}: '{item}' stands after key=value; {first} come first, and a value with "
+                                "commas in quotes that the shell leaves alone: \"key='a, b'\"")
             loose.append(item)
     if hints[first] == tuple[str, ...]:
         values.update({first: tuple(loose)} if loose else {})
