@@ -99,7 +99,7 @@ class RemoteEngine(engine.Engine):
                 *(steps.clear(host) for host in numbers),
                 *(steps.setup(host) for host in numbers if self.settings().setup),
                 *([steps.script.step(0, 'port', why='says a free PORT')] if port else []),
-                *(steps.start(p, self.variables(p, self._coordinator(hosts, port))) for p in steps.placed),
+                *(steps.start(p, 1, self.variables(p, self._coordinator(hosts, port))) for p in steps.placed),
                 *(steps.follow(host) for host in numbers if steps.on(host))]
 
     def start(self) -> engine.Group:
@@ -127,7 +127,7 @@ class RemoteEngine(engine.Engine):
                 hosts.each(lambda host: self._set_up(steps, host, values))
             port = steps.script.ask(0, 'port').split()[-1] if self._meets else ''
             place = self._coordinator(hosts, port)
-            hosts.each(lambda host: [hosts.execute(host, steps.start(p, self.variables(p, place)), values=values)
+            hosts.each(lambda host: [hosts.execute(host, steps.start(p, self._starts, self.variables(p, place)), values=values)
                                      for p in steps.on(host)])
         except BaseException as error:
             with contextlib.suppress(UserError, Failed):
@@ -165,7 +165,7 @@ class RemoteEngine(engine.Engine):
             answer, said = found[host], 'was not started'
             if isinstance(answer, Unreachable):
                 said = f'? ({answer})'
-            for number, state, group, code, size in answer if isinstance(answer, list) else ():
+            for number, state, group, code, size, _ in answer if isinstance(answer, list) else ():
                 if number == str(process):
                     said = {'running': f'runs (process group {group})', 'none': said,
                             'ended': f'ended with exit code {code}, and what it started still runs',
@@ -289,7 +289,8 @@ class RemoteEngine(engine.Engine):
         until = time.monotonic() + self.settings().wait
         while time.monotonic() < until:
             answers = self._ask_all(steps.hosts, lambda host: self._look(steps, host))
-            if all(isinstance(rows, list) and rows and all(row[1] == 'running' for row in rows) for rows in answers):
+            begun = [int(row[5]) for rows in answers if isinstance(rows, list) for row in rows if row[1] != 'none']
+            if len(begun) == len(steps.placed) and min(begun) >= self._starts:
                 return self._group(steps, Logs(self.job))
             time.sleep(AGAIN)
         raise UserError(f'{self.job.name}: another launcher was to start it again, and did not; attach to it again')

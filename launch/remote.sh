@@ -3,7 +3,8 @@
 # end, and tells it. POSIX shell and Linux's /proc; nothing is installed. It lies in the folder of its job and works there:
 #
 #   N.log     what process N has written, of all its starts, each after a line with its time
-#   N.pid     of its keeper and of its own group: number and start time of each; the boot and the name of the machine
+#   N.pid     of its keeper and of its own group: number and start time of each; the boot and the name of the machine; which
+#             start of the job it is
 #   N.rc      its exit code, and the machine's uptime in seconds when it ended
 #   stop      somebody has asked for the end: no launcher starts it again
 #   claims/   a folder for each start, made by the launcher that may start it
@@ -29,8 +30,8 @@ uptime_now() { read -r now _ < /proc/uptime; }
 # look N: sets `state` to none (never started), running, ended (it, or what it has started, may still be going), gone, or
 # elsewhere (another machine that shares this folder has it); and keeper, group: the numbers
 look() {
-  state=none keeper= group=
-  { read -r keeper keeper_since group group_since its_boot its_name < "$1.pid"; } 2>/dev/null || return 0
+  state=none keeper= group= its_start=
+  { read -r keeper keeper_since group group_since its_boot its_name its_start < "$1.pid"; } 2>/dev/null || return 0
   read -r boot < /proc/sys/kernel/random/boot_id
   if [ "$its_boot" != "$boot" ]; then
     state=gone
@@ -50,12 +51,12 @@ look() {
 
 numbers() { for file in *.pid; do [ ! -f "$file" ] || echo "${file%.pid}"; done; }
 
-# keep N GRACE FOLDER COMMAND…: the process that stays; it has a session of its own, and so has the command
+# keep N START GRACE FOLDER COMMAND…: the process that stays; it has a session of its own, and so has the command
 keep() {
-  me=$1 grace=$2
+  me=$1 its_start=$2 grace=$3
   trap 'told=1' TERM INT HUP  # a handler and no 'ignore', which the command would inherit
-  cd "$3" || exit 1
-  shift 3
+  cd "$4" || exit 1
+  shift 4
   echo "--- $(date +%Y-%m-%dT%H:%M:%S%z) process $me on $(hostname): $*"
   setsid "$@" &
   child=$!
@@ -63,7 +64,7 @@ keep() {
   mine=$since
   started "$child"
   read -r boot < /proc/sys/kernel/random/boot_id
-  echo "$$ $mine $child ${since:-0} $boot $(hostname)" > "$job/$me.pid.new"
+  echo "$$ $mine $child ${since:-0} $boot $(hostname) $its_start" > "$job/$me.pid.new"
   mv "$job/$me.pid.new" "$job/$me.pid"
   code=
   while :; do
@@ -89,13 +90,13 @@ end_group() {
   return 0
 }
 
-# start N GRACE FOLDER COMMAND…: returns when it runs, in FOLDER; its environment is the one that this is called with
+# start N START GRACE FOLDER COMMAND…: returns when it runs, in FOLDER; its environment is the one that this is called with
 start() {
   look "$1"
   case $state in running|ended) fail "process $1 is still there" ;; esac
   rm -f "$1.pid" "$1.rc"
-  cd "$3" || exit 1
-  command -v "$4" >/dev/null || fail "'$4': no such program there; name its folder with path=…"
+  cd "$4" || exit 1
+  command -v "$5" >/dev/null || fail "'$5': no such program there; name its folder with path=…"
   cd "$job" || exit 1
   setsid sh "$job/remote.sh" keep "$@" </dev/null >> "$1.log" 2>&1 &
   tenths=100
@@ -135,7 +136,7 @@ tell() {
   return 0
 }
 
-# show N…: a line each: N STATE GROUP CODE, then the size of its log
+# show N…: a line each: N STATE GROUP CODE, the size of its log, which start it is
 show() {
   [ $# -gt 0 ] || set -- $(numbers)
   for each in "$@"; do
@@ -144,7 +145,7 @@ show() {
     { read -r code _ < "$each.rc"; } 2>/dev/null
     size=0
     [ ! -f "$each.log" ] || size=$(($(wc -c < "$each.log")))
-    echo "$each $state ${group:--} ${code:--} $size"
+    echo "$each $state ${group:--} ${code:--} $size ${its_start:-0}"
   done
 }
 

@@ -123,12 +123,12 @@ class Steps:
         text += f'cd {shlex.quote(code)} || exit 1\n( {self.settings.setup}\n) </dev/null >&2 || exit 1\n'
         return Run(self.hosts.ssh(host, 'sh -s'), text, self.job.env, 'setup')
 
-    def start(self, process: int, told: Mapping[str, str]) -> Run:
-        """One process, detached; `told` is what it finds in its environment."""
+    def start(self, process: int, number: int, told: Mapping[str, str]) -> Run:
+        """One process, detached, for the start of that number; `told` is what it finds in its environment."""
         env = [*self._path(), *((name, shlex.quote(value)) for name, value in told.items())]
         folder = f"../../code/{self.place[0]}{'' if self.place[1] == '.' else '/' + self.place[1]}"
-        return self.script.step(self.placed[process], 'start', str(process), self.grace, folder, *self.job.command, env=env,
-                                secret=self.job.env)
+        return self.script.step(self.placed[process], 'start', str(process), str(number), self.grace, folder,
+                                *self.job.command, env=env, secret=self.job.env)
 
     def follow(self, host: int) -> Run:
         """From the first byte."""
