@@ -247,10 +247,10 @@ class Engine(engine.Engine):
             found = f"the cluster has no '{wanted}'{nearest(wanted, partitions)}" if wanted else 'there is no default one'
             return [*checks, Check('partition', False, found, f"write partition=…, one of {', '.join(partitions)}")]
         checks.append(Check('partition', partition.up, f"{wanted} is {'up' if partition.up else 'down'}", 'choose another one'))
-        able = [node for node in slurm_state.nodes(wanted) if node.up and self._fits(node)]
         up = [node for node in slurm_state.nodes(wanted) if node.up]
-        needs = ', '.join(filter(None, (f'{self.target.gpus} GPUs' if self._gpus else '', f'{self._cpus} CPUs',
-                                        f'memory {self.target.memory}' if self.target.memory else '')))
+        able = [node for node in up if self._fits(node)]
+        needs = ', '.join(filter(None, (f'{self.target.gpus} GPUs' if self._gpus else '', f'cpus={self._cpus}',
+                                        f'memory={self.target.memory}' if self.target.memory else '')))
         checks.append(Check('nodes', len(able) >= self.target.nodes,
                             f'{len(able)} of {len(up)} that are up have {needs}; {self.target.nodes} are asked for',
                             f'ask for less, or see what there is: sinfo --Node --partition={wanted} --format="%N %t %c %m %G"'))

@@ -17,6 +17,7 @@ CHUNK = 2**16  # bytes of a log that are read at once
 LAST = 4096  # bytes of a log that are shown of what was written before
 KILLED = {'TIMEOUT': 'it did not end within the notice before its time limit', 'DEADLINE': 'it is past its deadline',
           'OUT_OF_MEMORY': 'it used more memory than it asked for'}
+AGAIN = ('preempted', 'lost', 'failed')
 GONE = ('NODE_FAIL', 'BOOT_FAIL', 'PREEMPTED', 'REVOKED')
 
 
@@ -104,12 +105,13 @@ class Group:
         return ends
 
     def signal(self, number: int) -> None:
-        """SIGTERM: to the tasks of what runs, and what waits never runs. SIGKILL: the job is cancelled, which kills what is
-        left after SLURM's own KillWait."""
-        commands = [('--state=PENDING',), ('--signal=TERM',)] if number == signal.SIGTERM else [('--quiet',)]
-        for words in commands:
+        """SIGTERM: to the tasks of what runs, and what waits never runs. SIGKILL: srun's step is killed, and
+        the job is cancelled, which kills what else there is after SLURM's own KillWait."""
+        commands = {signal.SIGTERM: [('--state=PENDING', self._number), ('--signal=TERM', self._number)],
+                    signal.SIGKILL: [('--signal=KILL', f'{self._number}.0'), (self._number,)]}
+        for words in commands[number]:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # what is over cannot be cancelled
-                subprocess.run(['scancel', *words, self._number], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                subprocess.run(['scancel', '--quiet', *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, timeout=slurm_state.SECONDS, check=False)
         self._soon()
 
@@ -136,12 +138,13 @@ class Group:
         """What has happened to it meanwhile, from its file."""
         attempts = self._attempts(task)
         for count, attempt in enumerate(attempts[self._seen[task]:], self._seen[task] + 1):
-            if attempt.then in ('preempted', 'failed'):
+            if attempt.then in AGAIN:
                 failed = attempt.then == 'failed'
-                done = sum(other.then == attempt.then for other in attempts[:count])
+                done = sum(other.then in AGAIN and (other.then == 'failed') == failed for other in attempts[:count])
                 limit = self._job.restarts if failed else self._job.preemptions
-                say(f"{self._end(attempt, task)}; SLURM starts it again, in about two minutes: "
-                    f"{'restart' if failed else 'preemption'} {done} of {limit}")
+                cause = 'a node does not answer' if attempt.then == 'lost' else self._end(attempt, task)
+                say(f"{cause}; SLURM starts it again, in about two minutes: {'restart' if failed else 'preemption'} {done} of "
+                    f'{limit}')
             self._soon()
         self._seen[task] = len(attempts)
 
@@ -172,7 +175,7 @@ class Group:
         self._tell(task)
         attempts = self._attempts(task)
         failed = sum(attempt.then == 'failed' for attempt in attempts)
-        again = sum(attempt.then in ('failed', 'preempted') for attempt in attempts)
+        again = sum(attempt.then in AGAIN for attempt in attempts)
         restarts = last.restarts if last and last.restarts is not None else again
         self.again = self.again[0] + failed, self.again[1] + max(0, restarts - failed)
         name = last.name if last else ''

@@ -38,7 +38,8 @@ class Attempt:
     Attributes:
       code: the exit code, as a shell writes it (137: signal 9).
       seconds: how long it took.
-      then: 'over'; 'preempted' or 'failed' where it was requeued because of that; 'left' where SLURM decides.
+      then: 'over'; 'preempted', 'lost' (a node does not answer) or 'failed' where it was requeued because of that; 'left'
+        where SLURM decides.
       task: the process that is the cause.
       where: its node.
     """
@@ -52,7 +53,7 @@ class Attempt:
 
 def read_ends(text: str) -> list[Attempt]:
     """The attempts that the file `ends` tells of; a line that is not whole yet is left out."""
-    found = re.findall(r'^(\d+) (\d+) (over|preempted|failed|left) (\d+) (\S*)\n', text, re.MULTILINE)
+    found = re.findall(r'^(\d+) (\d+) (over|preempted|lost|failed|left) (\d+) (\S*)\n', text, re.MULTILINE)
     return [Attempt(int(code), int(seconds), then, int(task), where) for code, seconds, then, task, where in found]
 
 
@@ -73,17 +74,18 @@ def script(job: Job, options: Mapping[str, str | None], *, folder: pathlib.Path,
     asked = [f'#SBATCH --{name}' + ('' if value is None else f'={_quoted(value)}')
              for name, value in {**always, **options}.items()]
     asked += [f'#SBATCH {_quoted(word)}' for word in shlex.split(extra)]
-    srun = ['--nodes', str(nodes), '--ntasks', str(tasks), '--ntasks-per-node', str(tasks // nodes), '--export=ALL',
-            '--kill-on-bad-exit=0', '--open-mode=append', *(['--cpus-per-task', str(cpus)] if cpus else [])]
+    srun = [f'--nodes={nodes}', f'--ntasks={tasks}', f'--ntasks-per-node={tasks // nodes}', '--export=ALL',
+            '--kill-on-bad-exit=0', '--open-mode=append', *([f'--cpus-per-task={cpus}'] if cpus else [])]
     lines = [f'export PATH={shlex.quote(path)}:"$PATH"'] if path else []
     lines += [f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(devices)))}"] if devices else []
     lines += [f'export BIGJAX_SHARE="$SLURM_ARRAY_TASK_ID/{job.array}"'] if job.array else []
     values = {
         'ASKED': '\n'.join(asked), 'FOLDER': shlex.quote(str(folder)), 'LOGS': shlex.quote(str(logs)),
-        'PATTERN': shlex.quote(_pattern(logs)), 'SRUN': line(srun), 'TASKS': str(tasks), 'COUNT': str(job.array or tasks), 'COMMAND': line(job.command),
-        'ENVIRONMENT': '\n'.join(lines), 'SETUP': setup or ':', 'RESTARTS': str(job.restarts),
-        'PREEMPTIONS': str(job.preemptions), 'COURTESY': str(COURTESY), 'GRACE': str(math.ceil(job.grace)), 'QUICK': str(QUICK), 'ROW': str(QUICK_IN_A_ROW)}
-    return re.sub(r'@([A-Z]+)@', lambda match: values[match[1]], TEMPLATE)
+        'PATTERN': shlex.quote(_pattern(logs)), 'COMMAND': line(job.command), 'SRUN': line(srun), 'SETUP': setup or ':',
+        'ENVIRONMENT': '\n'.join(lines), 'TASKS': tasks, 'COUNT': job.array or tasks, 'RESTARTS': job.restarts,
+        'PREEMPTIONS': job.preemptions, 'GRACE': math.ceil(job.grace), 'COURTESY': COURTESY, 'QUICK': QUICK,
+        'ROW': QUICK_IN_A_ROW}
+    return re.sub(r'@([A-Z]+)@', lambda match: str(values[match[1]]), TEMPLATE)
 
 
 def _quoted(value: str) -> str:
@@ -109,11 +111,12 @@ logs=@LOGS@
 tasks=@TASKS@
 command=(@COMMAND@)
 share=${SLURM_ARRAY_TASK_ID:-}
+me=${share:+${SLURM_ARRAY_JOB_ID}_}${share:-$SLURM_JOB_ID}  # the number alone may mean the whole array
 ends=$folder/ends${share:+.$share}
 
 say() { printf 'launch: %s\n' "$*"; }
 
-# CODE NEXT: a line for this attempt. NEXT is over, preempted, failed (requeued because of that), or left (to SLURM).
+# CODE NEXT: a line for this attempt. NEXT is over, preempted, lost or failed (requeued because of that), or left (to SLURM).
 record() {
     printf '%s %s %s %s %s\n' "$1" "$SECONDS" "$2" "$task" "$where" >> "$ends"
 }
@@ -122,15 +125,15 @@ record() {
 decide() {
     local state
     case $1 in 0) echo over; return;; esac
-    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T 2>/dev/null)
+    state=$(squeue --noheader --jobs="$me" --format=%T 2>/dev/null)
     if [[ ${state:-RUNNING} != RUNNING || ( -z $state && -n $told ) ]]; then  # cancelled, or requeued by somebody
         echo left
     elif [[ -e $folder/stop ]]; then
         echo over
-    elif [[ $1 == 75 || -n $lost ]]; then
-        ((${SLURM_RESTART_COUNT:-0} - failures < @PREEMPTIONS@)) && echo preempted || echo over
     elif [[ $1 == [234] ]]; then
         echo over
+    elif [[ $1 == 75 ]]; then
+        ((${SLURM_RESTART_COUNT:-0} - failures < @PREEMPTIONS@)) && echo "${lost:-preempted}" || echo over
     elif ((SECONDS < @QUICK@ && quick + 1 >= @ROW@)); then
         echo over
     else
@@ -141,11 +144,12 @@ decide() {
 # CODE: never returns.
 finish() {
     local next
+    [[ -z $lost || $1 == [234] ]] || set -- 75  # the others have failed because of that
     next=$(decide "$1")
     record "$1" "$next"
-    if [[ $next == preempted || $next == failed ]]; then
+    if [[ $next == preempted || $next == lost || $next == failed ]]; then
         say "$next: requeued"
-        scontrol requeue "$SLURM_JOB_ID" && exit "$1"
+        scontrol requeue "$me" && exit "$1"
         say 'SLURM refuses to start it again'
         record "$1" over
     fi
@@ -213,12 +217,12 @@ while true; do
             esac
             case $code in 3|4|75) ((due = SECONDS + @COURTESY@));; *) due=$SECONDS;; esac
         fi
-        case $part in *'Node failure'*|*'Timed out waiting for job step'*) lost=yes;; esac
+        case $part in *'Node failure'*|*'Timed out waiting for job step'*) lost=lost;; esac
         part=
     fi
     if [[ -n $due ]] && ((tasks > 1 && SECONDS >= due)); then  # the other tasks
         if [[ -z $asked ]]; then
-            scancel --quiet --signal=TERM "$SLURM_JOB_ID"
+            scancel --quiet --signal=TERM "$me"
             asked=yes
             ((due = SECONDS + @GRACE@))
         else

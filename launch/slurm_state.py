@@ -105,7 +105,7 @@ def folder(number: str) -> str:
     """Where a job of ours keeps its record, '' where it is none of ours."""
     text = execute(Run(('scontrol', '--oneliner', 'show', 'job', number)), seconds=SECONDS)
     found = re.search(r' Comment=bigjax:(.*?)(?= \w+=| *$)', text, re.MULTILINE)
-    return found[1] if found else ''
+    return found[1].strip() if found else ''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,6 +103,8 @@ class Supervisor:
         finally:
             self._group = None
             group.close()
+        if self._engine.restarts:
+            self._restarts, self._preemptions = getattr(group, 'again', (0, 0))
         if self._engine.detached and self._stops and group.running:
             return outcome.DETACHED, '', time.monotonic() - began
         end = outcome.cause(ends, self._told)

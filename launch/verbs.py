@@ -52,8 +52,8 @@ def start(job: jobs.Job, *, detach: bool = False, dry_run: bool = False) -> int:
     if not detach:
         return _see_to(engine)
     engine.start().close()
-    say(f"{job.name} runs on {engine.name}; 'python -m launch attach {job.name}' follows it, and starts it again after a "
-        'preemption')
+    say(f"{job.name} runs on {engine.name}; 'python -m launch attach {job.name}' follows it"
+        + ('' if engine.restarts else ', and starts it again after a preemption'))
     return outcome.DONE
 
 
@@ -95,12 +95,15 @@ def status(options, names: Sequence[str], command: Sequence[str]) -> int:
 def kill(options, names: Sequence[str], command: Sequence[str]) -> int:
     """SIGTERM, so that an experiment saves its state, and SIGKILL after --grace; nothing is started again."""
     job = _job(options, names)
-    group = engines.engine(job).attach()
+    engine = engines.engine(job)
+    group = engine.attach()
     try:
         group.stop()
         gone = engines.stop(group, options.grace)
     finally:
         group.close()
+    if gone:
+        _finish(engine)
     say(f'{job.name}: stopped' if gone else f'{job.name}: does not end; look at it with python -m launch status {job.name}')
     return outcome.DONE if gone else outcome.FAILED
 
@@ -166,13 +169,28 @@ def last_line(engine: engines.Engine, result: Result) -> str:
 def _see_to(engine: engines.Engine, running: engines.Group | None = None) -> int:
     job = engine.job
     limits = Limits(job.restarts, job.preemptions, job.grace, alone=bool(job.array))
-    result = Supervisor(engine, limits, say).run(running)
+    try:
+        result = Supervisor(engine, limits, say).run(running)
+    except Exception:
+        if engine.detached:
+            say(f"{job.name}: if it goes on, 'python -m launch attach {job.name}' follows it, and 'python -m launch down "
+                f"{job.name}' removes it")
+        raise
     if result.code == outcome.DETACHED:
         say(f"{job.name} goes on without this launcher; 'python -m launch attach {job.name}' comes back to it (from another "
             f"machine with --on='{job.on}'), 'python -m launch kill {job.name}' stops it")
         return result.code
+    _finish(engine)
     say(last_line(engine, result))
     return result.code
+
+
+def _finish(engine: engines.Engine) -> None:
+    try:
+        for done in engine.finish():
+            say(f'{engine.job.name}: {done}')
+    except UserError as error:  # the job's own end is what counts
+        say(str(error))
 
 
 def _job(options, names: Sequence[str]) -> jobs.Job:
