@@ -1,14 +1,12 @@
 """The records of a run: the files of its workdir that are not checkpoints.
 
     config.json    the resolved config
-    source.patch   what of the code differed from the commit in run.json, if anything did
     run.json       command, versions, devices, status, and at the end the metrics beside what was expected
     metrics.jsonl  {"step": 100, "train/loss": 0.3}; of a population "m" is the mean, and "m/std" and "m/members" stand
                    beside it. Each (step, name) once, also after crashes. A value that is not finite is null.
     artifacts/     see `bigjax.train.artifacts`
 
-Only process 0 writes. In an object store metrics.jsonl and run.json are replaced whole every few seconds, by a thread
-(`bigjax.train.outbox`), and before a checkpoint is sealed.
+Only process 0 writes.
 """
 import contextlib
 import datetime
@@ -17,6 +15,7 @@ import math
 import os
 import pathlib
 import platform
+import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,13 +24,12 @@ import jax
 import numpy as np
 
 import bigjax
-from bigjax import UserError, storage
+from bigjax import UserError
 from bigjax.experiment import Expected
 from bigjax.parallel import mesh as meshes
 from bigjax.train import artifacts as artifact_files
-from bigjax.train import files, source
+from bigjax.train import files
 from bigjax.train.guard import Preempted
-from bigjax.train.outbox import Outbox
 from bigjax.train.phases import Clock
 from bigjax.train.recorded import lines_of, read_run
 from bigjax.train.sinks import Sinks
@@ -43,7 +41,6 @@ FINISHED = ('done', 'stopped early')
 SHARED_SECONDS = 30.0  # in which all hosts see what process 0 has written
 KEPT = 8  # checkpoints whose time is remembered
 REFRESH_SECONDS = 10.0  # between updates of run.json while a run goes on
-LAST_SECONDS = 10.0  # in which the last words of a run that failed must have reached a store
 
 
 class Records:
@@ -70,9 +67,8 @@ class Records:
     def __init__(self, workdir, *, experiment: str, variant: str, config: Mapping, command: str,
                  devices: Mapping | None = None, parameters: int = 0, seed: int = 0, population: int = 1,
                  info: Mapping | None = None, sinks: Sequence = (), clock: Clock | None = None):
-        self.workdir = storage.place(workdir)
+        self.workdir = pathlib.Path(workdir)
         self._writes = jax.process_index() == 0
-        self._outbox = Outbox() if self._writes and storage.remote(self.workdir) else None
         config = files.plain(config)
         before = self._previous(experiment, variant, config)
         self.finished = before.get('status') in FINISHED and before.get('config') == config
@@ -81,7 +77,7 @@ class Records:
             self.run, self._sinks = before, Sinks((), self.workdir, before)
             return
         self.run = {
-            'experiment': experiment, 'variant': variant, 'command': command, 'config': config, 'git': source.git(),
+            'experiment': experiment, 'variant': variant, 'command': command, 'config': config, 'git': git(),
             'versions': versions(), 'devices': files.plain(devices or {}), 'host_cpus': os.cpu_count(), 'seed': seed,
             'population': population, 'parameters': parameters,
             'started': before.get('started') or datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
@@ -94,7 +90,7 @@ class Records:
 
     def _previous(self, experiment, variant, config) -> dict:
         """The run.json that is there, after it has been found to be of the same run."""
-        if not storage.exists(self.workdir / 'run.json'):
+        if not (self.workdir / 'run.json').exists():
             return {}
         run = read_run(self.workdir)
         for key, mine in (('experiment', experiment), ('variant', variant)):
@@ -116,12 +112,9 @@ class Records:
         if not self._writes:
             return
         try:
-            storage.make(self.workdir)
+            self.workdir.mkdir(parents=True, exist_ok=True)
             files.write_json(self.workdir / 'config.json', self.run['config'])
-            if not storage.exists(self.workdir / source.PATCH) and (patch := source.patch()):
-                files.write_text(self.workdir / source.PATCH, patch)
             self._write_run()
-            self.flush()
         except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
             raise UserError(f'{self.workdir}: the workdir cannot be written ({error.strerror}); '
                             'choose another --workdir') from None
@@ -141,7 +134,7 @@ class Records:
             return
         finished = meshes.everywhere(int(self.finished))
         until = time.time() + SHARED_SECONDS
-        while not (there := storage.exists(self.workdir / 'config.json')) and time.time() < until:
+        while not (there := (self.workdir / 'config.json').exists()) and time.time() < until:
             time.sleep(0.5)  # a network file system may be slow to show what process 0 has written
         if len(set(finished)) > 1 or not all(meshes.everywhere(int(there))):
             raise UserError(f'{self.workdir}: the processes do not see the same workdir; it has to be on a file system that '
@@ -150,11 +143,7 @@ class Records:
     def _write_run(self):
         if self._writes:
             self._add_seconds()
-            text = files.dumps(self.run, indent=1) + '\n'
-            if self._outbox:
-                self._outbox.put(self.workdir / 'run.json', text)
-            else:
-                files.write_text(self.workdir / 'run.json', text)
+            files.write_json(self.workdir / 'run.json', self.run)
             self._shown = time.time()
 
     def _add_seconds(self):
@@ -189,10 +178,7 @@ class Records:
             self._speeds.append(speed)
         self.run['steps'] = int(step)
         if self._writes:
-            if self._outbox:
-                self._outbox.append(self.workdir / 'metrics.jsonl', files.dumps(line))
-            else:
-                append(self.workdir / 'metrics.jsonl', files.dumps(line))
+            append(self.workdir / 'metrics.jsonl', files.dumps(line))
             if time.time() - self._shown > REFRESH_SECONDS:
                 self._write_run()
         self._sinks.write(int(step), {k: v for k, v in scalars.items() if math.isfinite(v)})
@@ -205,27 +191,13 @@ class Records:
         """
         self._lose_after(step)
         path = self.workdir / 'metrics.jsonl'
-        if self._writes and storage.exists(path):
+        if self._writes and path.exists():
             judged = step - unjudged
             kept = [line for line in lines_of(path)
                     if line['step'] <= (step if any(k.startswith('train/') for k in line) else judged)]
-            text = ''.join(files.dumps(line) + '\n' for line in kept)
-            if self._outbox:
-                self._outbox.put(path, text)
-            else:
-                files.write_text(path, text)
+            files.write_text(path, ''.join(files.dumps(line) + '\n' for line in kept))
             self._speeds = [line['time/steps_per_second'] for line in kept if line.get('time/steps_per_second')]
         self.run['steps'] = int(step)
-
-    def flush(self) -> None:
-        """Returns when all that was recorded is on the disk, or in the store."""
-        if self._outbox:
-            self._outbox.flush()
-
-    def look(self) -> None:
-        """Raises where the store has failed for good; costs nothing."""
-        if self._outbox:
-            self._outbox.look()
 
     def _lose_after(self, step: int) -> None:
         """What earlier starts spent after the checkpoint of `step` is lost: it has to be done again."""
@@ -254,8 +226,6 @@ class Records:
                         steps_per_second=float(f'{np.median(self._speeds):.5g}') if self._speeds else None,
                         expected=files.plain(judge(final, expected)), compiled=dict(compiled or {}))
         self._write_run()
-        if self._outbox:
-            self._outbox.close()
         self._sinks.close()
 
     def fail(self, error: BaseException) -> None:
@@ -265,20 +235,19 @@ class Records:
                   'stopped' if isinstance(error, KeyboardInterrupt) else 'failed')
         text = ' '.join(str(error).split())[:500]
         self.run.update(status=status, error=f'{type(error).__name__}: {text}' if text else type(error).__name__)
-        with contextlib.suppress(OSError, UserError):
+        with contextlib.suppress(OSError):
             self._write_run()
-            if self._outbox:
-                self._outbox.close(LAST_SECONDS)
         self._sinks.close()
 
 
-def earlier_seconds(run: Mapping, workdir) -> dict[str, float]:
+def earlier_seconds(run: Mapping, workdir: pathlib.Path) -> dict[str, float]:
     """{phase: seconds} of the starts before this one, until their last sign of life; what no record tells is 'lost'."""
     if not run:
         return {}
     seconds = dict(run.get('seconds') or {'lost': run.get('wall_seconds') or 0.0})
-    told, sign = (storage.facts(workdir / name) for name in ('run.json', 'metrics.jsonl'))
-    seconds['lost'] = seconds.get('lost', 0.0) + (max(0.0, sign.when - told.when) if sign and told else 0.0)
+    told = (workdir / 'run.json').stat().st_mtime
+    signs = [p.stat().st_mtime for p in (workdir / 'metrics.jsonl',) if p.exists()]
+    seconds['lost'] = seconds.get('lost', 0.0) + max([0.0, *(s - told for s in signs)])
     return seconds
 
 
@@ -331,6 +300,21 @@ def flat(config: Mapping, prefix: str = '') -> dict:
     for key, value in config.items():
         found |= flat(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {f'{prefix}{key}': value}
     return found
+
+
+def git() -> dict:
+    """{'sha', 'dirty'} of the checkout that bigjax is imported from; None where it is not one."""
+    root = pathlib.Path(bigjax.__file__).resolve().parent.parent
+
+    def ask(*command):
+        return subprocess.run(['git', '-C', root, *command], capture_output=True, text=True, timeout=10,
+                              check=True).stdout.strip()
+    try:
+        if pathlib.Path(ask('rev-parse', '--show-toplevel')) != root:  # installed somewhere inside another checkout
+            return {'sha': None, 'dirty': None}
+        return {'sha': ask('rev-parse', 'HEAD'), 'dirty': bool(ask('status', '--porcelain', '--untracked-files=no'))}
+    except (OSError, subprocess.SubprocessError):
+        return {'sha': None, 'dirty': None}
 
 
 def versions() -> dict:
