@@ -6,7 +6,8 @@
     cluster.inside                 arguments in front of a command of a user of the cluster
     cluster.env                    what such a command finds in its environment
     cluster.show(number)           what scontrol says of a job, {field: value}
-    cluster.start(host)            slurmd again, on a host that has been switched on again
+    cluster.shared                 a folder that all nodes, and this machine, see under the same path
+    cluster.power_off(host)        a node, at once; power_on(host) starts it again
 
 The daemons read a configuration of their own, with a key of their own; nothing outside of one folder is written, and all of
 them end with the cluster.
@@ -78,7 +79,7 @@ class Cluster:
 
     def __init__(self, hosts: Hosts):
         self._hosts, self._running, self._undo = hosts, {}, contextlib.ExitStack()
-        self.inside = hosts.control
+        self.inside, self.shared = hosts.control, hosts.shared
 
     def __enter__(self) -> 'Cluster':
         with contextlib.ExitStack() as undo:
@@ -98,7 +99,7 @@ class Cluster:
             self._daemon('slurmctld', [*self.inside, 'unshare', '--uts', 'sh', '-c',
                                        'hostname control; exec slurmctld -D -c'])
             for host in range(len(self._hosts.names)):
-                self.start(host, wait=False)
+                self._start(host)
             self._until_idle()
             self._undo = undo.pop_all()
         return self
@@ -116,13 +117,19 @@ class Cluster:
         assert done.returncode == 0, (words, done.stderr)
         return done.stdout
 
-    def start(self, host: int, *, wait: bool = True) -> None:
-        """slurmd on a host, which may have been switched off and on again."""
+    def power_off(self, host: int) -> None:
+        """A node, at once."""
+        self._hosts.power_off(host)
+
+    def power_on(self, host: int) -> None:
+        """A node, and its slurmd."""
+        self._hosts.power_on(host)
+        self._start(host)
+
+    def _start(self, host: int) -> None:
         name = self._hosts.names[host]
         self._daemon(f'slurmd.{name}', [*self._hosts.inside(host), f"SLURM_CONF={self.env['SLURM_CONF']}", 'slurmd', '-D', '-N',
                                         name])
-        if wait:
-            self._until_idle()
 
     def _munged(self) -> None:
         folder = self._base / 'munge'
