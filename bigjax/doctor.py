@@ -227,7 +227,7 @@ def state_bytes(state: Shapes, experiment, settings: Settings, mesh) -> dict[str
 def resident_bytes(data, settings: Settings) -> int:
     """Of the sources that live on every device."""
     sources = [s for s in (data.train, *data.evals.values()) if keeps(s, data, settings.resident)]
-    members = 1 if settings.population_over == 'seed' else settings.population
+    members = 1 if settings.population_over == 'seed' or settings.members else settings.population
     return members * sum(a.nbytes for a in {id(a): a for s in sources for a in s.arrays.values()}.values())
 
 

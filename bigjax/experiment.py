@@ -133,7 +133,8 @@ def base_config() -> ml_collections.ConfigDict:
     config.eval_batch_size = 0  # 0: batch_size, or more where examples are small
     config.accumulate = 1  # micro-batches per step
     config.population = 1  # members trained at once by vmap
-    config.population_over = 'seed'  # the integer key in which members differ: base, base + 1, …
+    config.population_over = 'seed'  # the integer key in which members differ: base, base + 1, …; or all of them written out,
+    # 'optimizer.lr=0.1 seed=0; optimizer.lr=0.01 seed=0': numbers of the optimizer, and the seed
     config.data = ''  # a named set, or folder:PATH, jsonl:PATH, csv:PATH, parquet:PATH, npz:PATH, tfds:NAME, hf:NAME, fake
     config.data_dir = ''  # holds one folder a set; '' means the variable BIGJAX_DATA
     config.data_threads = 2  # reading threads where data is not kept on the device

@@ -6,6 +6,7 @@ the data, 6,000 steps; four seeds are trained at once where the paper has one.
 
     python -m experiments.mnist1d --workdir=/tmp/m1d                  the table, four seeds a row
     python -m experiments.mnist1d --workdir=/tmp/cnn --variant=cnn    one row
+    python -m launch sweep run --on=local:2 -- python -m experiments.mnist1d --workdir=/tmp/lr --variant=cnn
 """
 from functools import partial
 
@@ -13,6 +14,7 @@ from bigjax import cli
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
 from bigjax.models import cnn, mlp, rnn
+from bigjax.sweep import grid
 from bigjax.tasks import classification
 
 ROWS = {  # row: (model, its fields, the paper's accuracy)
@@ -36,6 +38,11 @@ def get_config(variant=''):
     config.population = 4
     config.optimizer = dict(name='adam', lr=1e-2)
     return config
+
+
+def sweep():
+    """Learning rates around the paper's, four seeds each."""
+    return grid({'optimizer.lr': (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)})
 
 
 def get_experiment(config):

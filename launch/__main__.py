@@ -3,6 +3,7 @@
     python -m launch run --on=local:4 --max_restarts=3 -- python -m experiments.mnist1d --workdir=/tmp/m1d
     python -m launch run --on=tpu_vm:v5e-16,zone=us-west4-a,spot --name=exp7 -- python -m experiments.vit_imagenet --workdir=…
     python -m launch status|logs|attach|kill|down [NAME]
+    python -m launch sweep run|table …, rerun WORKDIR
     python -m launch doctor|render --on=slurm:nodes=2,gpus=8 [-- COMMAND]
 
 exit 0 done · 2 the input is wrong · 3 a non-finite loss · 4 done, and the answer is no · 75 preempted, run it again ·
@@ -27,10 +28,11 @@ def main(argv: Sequence[str]) -> int:
             print(_help(options))
             return outcome.DONE
         verb, *names = words or ['']
-        if verb not in verbs.VERBS:
-            raise UserError(f"'{verb}': no such verb{target.nearest(verb, verbs.VERBS)}; the verbs are {', '.join(verbs.VERBS)}"
-                            if verb else f'a verb is missing; write for example {verbs.EXAMPLE}')
-        return verbs.VERBS[verb](options, names, command)
+        example = f'write for example {verbs.EXAMPLE}'
+        if verb not in VERBS:
+            raise UserError(f"'{verb}': no such verb{target.nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}"
+                            if verb else f'a verb is missing; {example}')
+        return VERBS[verb](options, names, command)
     except UserError as error:
         say(str(error))
         return outcome.USER
@@ -60,7 +62,13 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_boolean('follow', False, 'logs: go on until it ends', short_name='f', **flag)
     flags.DEFINE_integer('worker', -1, 'logs: of one process only', -1, **flag)
     flags.DEFINE_boolean('yes', False, 'down: do not ask', short_name='y', **flag)
-    flags.DEFINE_string('to', '', 'render: a folder for the files, instead of the terminal', **flag)
+    flags.DEFINE_string('to', '', 'a folder: for what render writes, the page of sweep, the run of rerun', **flag)
+    flags.DEFINE_multi_string('grid', [], 'sweep: KEY=VALUE,VALUE,… once for each key to vary', **flag)
+    flags.DEFINE_boolean('together', False, 'sweep: train arms that differ only in the seed and the numbers of the optimizer as '
+                         'one population', **flag)
+    flags.DEFINE_integer('parallel', 0, 'sweep: how many runs at once, by default as many as the engine has', 0, **flag)
+    flags.DEFINE_string('metric', '', "sweep: the metric of the table, by default the paper's", **flag)
+    flags.DEFINE_integer('losses', 20, 'rerun: how many training losses to compare; 0: all, to the end', 0, **flag)
     return values
 
 
@@ -73,7 +81,7 @@ def _parse(argv: Sequence[str]):
         words = values(['launch', *argv[:at]])[1:]
     except flags.Error as error:
         raise UserError(f'{str(error).splitlines()[0]}; --help shows the flags') from None
-    if len(words) > 2:
+    if len(words) > (3 if words[0] == 'sweep' else 2):
         raise UserError(f"'{words[2]}': the command to run stands after --; write for example {verbs.EXAMPLE}")
     return values, words, argv[at + 1:]
 
@@ -83,7 +91,7 @@ def _help(values) -> str:
     own = []
     if kind := values.on.partition(':')[0]:
         own = ['', f'--on={kind}:KEY=VALUE,…', *_table(target.describe(engine.module(kind).Target))]
-    return '\n'.join([__doc__.strip(), '', f"verbs: {', '.join(verbs.VERBS)}; engines: {', '.join(engine.ENGINES)}", '',
+    return '\n'.join([__doc__.strip(), '', f"verbs: {', '.join(VERBS)}; engines: {', '.join(engine.ENGINES)}", '',
                       *_table(rows), *own])
 
 
@@ -91,6 +99,18 @@ def _table(rows) -> list[str]:
     width = max(len(name) for name, _ in rows)
     return [f'  {name:{width}}  {meaning}' for name, meaning in rows]
 
+
+def _sweep(options, names: Sequence[str], command: Sequence[str]) -> int:
+    from launch import sweep  # needs JAX, which the other verbs start without
+    return sweep.verb(options, names, command)
+
+
+def _rerun(options, names: Sequence[str], command: Sequence[str]) -> int:
+    from launch import rerun
+    return rerun.verb(options, names, command)
+
+
+VERBS = {**verbs.VERBS, 'sweep': _sweep, 'rerun': _rerun}
 
 if __name__ == '__main__':
     sys.exit(main(sys.argv[1:]))

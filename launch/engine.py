@@ -30,6 +30,7 @@ class Group(Protocol):
       idle: all that was written until now has been passed on.
       stopped: somebody asked it to end ('launch kill', scancel): it is not started again.
       only: the one process whose output is passed on; None for all.
+      again: where the engine itself starts the job again: (restarts, preemptions) until now.
     """
 
     running: bool
@@ -79,6 +80,10 @@ class Engine:
         """How many processes there are, or machines where one cannot know."""
         raise NotImplementedError
 
+    def shares(self, runs: int) -> int:
+        """How many workers of an array run that many runs; by default each has its own."""
+        return runs
+
     def check(self) -> None:
         """Raises UserError where it cannot be: a program is missing, an accelerator that this engine does not have."""
 
@@ -105,6 +110,10 @@ class Engine:
     def status(self) -> list[str]:
         """A line for the job, then one for each worker."""
         raise UserError(f'{self.kind}: runs with its launcher, whose terminal shows it')
+
+    def finish(self) -> list[str]:
+        """When the job has ended and is not started again: removes what would go on to cost money; says what."""
+        return []
 
     def down(self) -> list[str]:
         """Removes all that the job has made and that costs money or space elsewhere; says what."""

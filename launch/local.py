@@ -59,6 +59,9 @@ class Engine(engine.Engine):
     def workers(self) -> int:
         return self.job.array or self.target.processes
 
+    def shares(self, runs: int) -> int:
+        return self.target.processes
+
     def check(self) -> None:
         if shutil.which(self.job.command[0]) is None:
             raise UserError(f"'{self.job.command[0]}': no such program here; check its name and PATH, or write its whole path")

@@ -61,7 +61,7 @@ class Loop:
         s = self._settings
         with self._phases.within('restore'):
             self._checkpoints = Checkpoints(workdir, keep=s.checkpoint_keep, best=s.best, higher=s.best_is_higher,
-                                            say=progress.say)
+                                            say=progress.say, before_seal=records.flush)
         records.damaged(self._checkpoints.damaged)
         self._pending, self._rounds = None, 0
         self._clock = time.perf_counter()
@@ -150,8 +150,9 @@ class Loop:
                 if self._profile:
                     self._profile.after(step, halted)
                 self._checkpoints.raise_error()
+                self._records.look()
                 self._flush(feed)
-                if unmoved and step >= fingerprint.STEPS and float(program.learning_rate(step - fingerprint.STEPS)) > 0:
+                if unmoved and step >= fingerprint.STEPS and np.min(program.learning_rate(step - fingerprint.STEPS)) > 0:
                     unmoved = unmoved.look(carry['state'].params)
                 carry = self._boundary(carry, step, halted, feed, self._asked())
                 if self._early(carry, step):
@@ -258,8 +259,7 @@ class Loop:
         values = {f'train/{k}': [float(x) for x in np.atleast_1d(t) / np.maximum(np.atleast_1d(c), 1e-8)]
                   for k, (t, c) in totals.items()}
         self._latest |= values
-        rate = float(self._program.learning_rate(max(0, step - 1)))
-        rates = [rate * float(factor) for factor in np.atleast_1d(plateau)]
+        rates = [float(rate) for rate in np.atleast_1d(self._program.learning_rate(max(0, step - 1)) * np.asarray(plateau))]
         rates_of_work = (self._work.rates(steps / seconds) if self._work else
                          {'examples_per_second': steps / seconds * self._settings.batch_size})
         timing = {'steps_per_second': steps / seconds, **rates_of_work, 'data_wait': waited}

@@ -176,7 +176,7 @@ def _single(spec, place, rules, run):
     decay = _number(spec, 'weight_decay', place, default=_default(arguments, 'weight_decay'))
     if name in DECAY_INSIDE and 'weight_decay' in arguments:
         kwargs['weight_decay'] = decay
-        if decay and factor:
+        if _given(decay) and factor:
             kwargs[_decay_mask(arguments, name, rules, place)] = lambda tree: _map_leaves(
                 lambda path, w: factor(path, w) > 0, tree)
         decay = 0.0
@@ -185,16 +185,16 @@ def _single(spec, place, rules, run):
 
     l2, l1 = _number(spec, 'l2', place), _number(spec, 'l1', place)
     chain = []
-    if l2 or l1:
+    if _given(l2) or _given(l1):
         chain += [_add(lambda path, w, _: (l2 * w + l1 * jnp.sign(w)) * (factor(path, w) if factor else 1.0))]
-    if value := _number(spec, 'clip_value', place):
+    if _given(value := _number(spec, 'clip_value', place)):
         chain += [optax.clip(value)]
-    if norm := _number(spec, 'clip_norm', place):
+    if _given(norm := _number(spec, 'clip_norm', place)):
         chain += [optax.clip_by_global_norm(norm)]
     chain += [constructor(**kwargs)]
     if name == 'sm3':
         chain += [optax.scale_by_schedule(schedule)]
-    if decay:
+    if _given(decay):
         chain += [_add(lambda path, w, step: -schedule(step) * decay * (factor(path, w) if factor else 1.0) * w)]
     last = []
     if mults := rules.get('lr_mults', {}):
@@ -202,7 +202,7 @@ def _single(spec, place, rules, run):
             lambda path, u: u * mults.get(path, 1.0), updates))]
     if schedule_name == 'plateau':
         last += [_plateau(option, lr, run, place)]
-    if radius := _number(spec, 'max_norm', place):
+    if _given(radius := _number(spec, 'max_norm', place)):
         last += [_max_norm(radius)]
     if last and name.startswith('schedule_free'):
         raise UserError(f'{place}: {name} keeps two iterates in step, so it cannot be combined with lr_mults, max_norm '
@@ -237,8 +237,10 @@ def _default(arguments, key):
     return 0.0 if value is inspect.Parameter.empty or value is None else value
 
 
-def _number(spec, key, place, default: Any = 0.0) -> float:
+def _number(spec, key, place, default: Any = 0.0) -> float | jax.Array:
     value = spec.get(key)
+    if isinstance(value, jax.Array):  # of one member of a population
+        return value
     if value is None:
         if default is inspect.Parameter.empty or default is None:
             raise UserError(f'{place}.{key} is missing: a number, such as 1e-3')
@@ -250,6 +252,11 @@ def _number(spec, key, place, default: Any = 0.0) -> float:
         return number
     except (TypeError, ValueError):
         raise UserError(f'{place}.{key}: {value!r} is not a number of at least 0') from None
+
+
+def _given(number) -> bool:
+    """Whether a number does anything; of one that is known only to the compiled step one cannot say that it does not."""
+    return isinstance(number, jax.Array) or bool(number)
 
 
 def _arguments(spec, name, arguments, place):

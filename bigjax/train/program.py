@@ -45,13 +45,14 @@ class Program:
         self.datas = [e.data for e in experiments]
         self.members = settings.population if settings.population > 1 else None
         over_seed = settings.population_over == 'seed'
-        self.seeds = [settings.seed + (m if over_seed else 0) for m in range(settings.population)]
+        self.seeds = ([int(member.get('seed', settings.seed)) for member in settings.members] or
+                      [settings.seed + (m if over_seed else 0) for m in range(settings.population)])
         self.apply = bind(self.experiment.model)
         params = parameter_shapes(self.experiment)
-        self.parameters = count(params)
-        self.tx, self.learning_rate = optimizers.make(
-            self.experiment.optimizer, params, total_steps=max(1, settings.steps),
-            steps_per_epoch=settings.steps_per_epoch, batch_size=settings.batch_size)
+        self.parameters, self._params = count(params), params
+        self.values = {key.partition('.')[2]: np.asarray([member[key] for member in settings.members], np.float32)
+                       for key in (settings.members or ({},))[0] if key != 'seed'}
+        self.tx, self._rate = self._optimizer({})  # what is wrong with it is said before any device is touched
         check()
         self.mesh = meshes.make(settings.mesh, devices)
         check_devices(settings, meshes.data_size(self.mesh))
@@ -59,6 +60,32 @@ class Program:
         self.cache = Resident(self.mesh)
         self.resident = keeps(self.datas[0].train, self.datas[0], settings.resident)
         self.steps_per_call = self._steps_per_call()
+
+    def _optimizer(self, values: dict) -> tuple:
+        """(transformation, learning rate by step), with some of its numbers given as arrays (of one member of a population)."""
+        s, spec = self.settings, self.experiment.optimizer
+
+        def explained(function):
+            def call(*args, **kwargs):
+                try:
+                    return function(*args, **kwargs)
+                except jax.errors.ConcretizationTypeError:
+                    raise UserError(f"config.population_over: {spec['name']} decides by one of {', '.join(values)} what it "
+                                    'computes; train members that differ in it one by one') from None
+            return call
+
+        make = explained(optimizers.make) if values else optimizers.make
+        tx, rate = make({**spec, **values} if values else spec, self._params, total_steps=max(1, s.steps),
+                        steps_per_epoch=s.steps_per_epoch, batch_size=s.batch_size)
+        return (optax.GradientTransformationExtraArgs(*map(explained, tx)) if values else tx), rate
+
+    def learning_rate(self, step: int) -> np.ndarray:
+        """[members], or one number where all have the same."""
+        return np.asarray(self._rates(self.values, step) if self.values else self._rate(step))
+
+    @functools.cached_property
+    def _rates(self):
+        return jax.jit(jax.vmap(lambda values, step: self._optimizer(values)[1](step), (0, None)))
 
     def _shapes(self, rows: int) -> dict:
         return batch_shapes(self.experiment.data, rows)
@@ -88,13 +115,18 @@ class Program:
         """`fn` of one member, over all of them."""
         return fn if self.members is None else jax.vmap(fn, in_axes=in_axes)
 
-    @functools.cached_property
-    def step(self):
-        """`step(state, batch) -> (state, metrics)` of one member: the shared train step with this experiment bound."""
+    def step(self, state, batch, values=None, across=None):
+        """`(state, metrics)` of one member: the shared train step with this experiment bound.
+
+        Args:
+          values: the member's own numbers of the optimizer, {key: array}.
+          across: as `train_step` has it.
+        """
         e, s = self.experiment, self.settings
-        return functools.partial(
-            train_step, apply=self.apply, loss=e.task.loss, tx=self.tx, accumulate=s.accumulate, ema=s.ema,
-            preprocess=e.data.preprocess, augment=e.data.augment, place=self._place)
+        return train_step(
+            state, batch, apply=self.apply, loss=e.task.loss, tx=self._optimizer(values)[0] if values else self.tx,
+            accumulate=s.accumulate, ema=s.ema, preprocess=e.data.preprocess, augment=e.data.augment, place=self._place,
+            across=across)
 
     def _place(self, grads):
         """Gradients go where the optimizer's state is, and are summed on the way (reduce-scatter, not all-reduce)."""
@@ -119,14 +151,15 @@ class Program:
         many, resident, source = self.steps_per_call, self.resident, self.datas[0].train
         rows = meshes.split(self.mesh, 0)
 
-        def one(state, totals, arrays, item):
+        def member(state, totals, arrays, item, values):
             batch = source.take(arrays, item) if resident else item
             batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), batch)
             with logical.using(self.mesh):
-                state, metrics = self.step(state, batch)
+                state, metrics = self.step(state, batch, values)
             return state, jax.tree.map(jnp.add, totals, metrics)
 
-        one = self._each(one, (0, 0, None if len(self.datas) == 1 else 0, 0))
+        members = self._each(member, (0, 0, None if len(self.datas) == 1 else 0, 0, 0))
+        one = lambda *parts: members(*parts, self.values)
 
         def call(state, totals, arrays, items):
             if not resident:
@@ -183,16 +216,17 @@ class Program:
     def _init(self, seeds) -> dict:
         model, ema = self.experiment.model, bool(self.settings.ema)
 
-        def one(seed):
-            state = init_state(model, example_inputs(self.experiment), self.tx, seed, ema=ema)
-            return {'state': state, 'totals': self._zeros(state), 'best': self._no_best(state)}
+        def one(seed, values):
+            tx = self._optimizer(values)[0] if values else self.tx
+            state = init_state(model, example_inputs(self.experiment), tx, seed, ema=ema)
+            return {'state': state, 'totals': self._zeros(state, values), 'best': self._no_best(state)}
 
         with logical.using(self.mesh):
-            return self._each(one)(seeds)
+            return self._each(one)(seeds, self.values)
 
-    def _zeros(self, state):
+    def _zeros(self, state, values):
         """Metrics before any step."""
-        metrics = jax.eval_shape(self.step, state, self._shapes(self.settings.batch_size))[1]
+        metrics = jax.eval_shape(self.step, state, self._shapes(self.settings.batch_size), values)[1]
         return jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
 
     def _no_best(self, state):

@@ -19,6 +19,7 @@ class Settings:
     accumulate: int
     population: int
     population_over: str
+    members: tuple[Mapping[str, float], ...]  # of a population that is written out: {key: value} of each
     data_threads: int
     data_workers: int
     resident: str
@@ -80,16 +81,50 @@ def read(config: Mapping, examples: int) -> Settings:
     ema = config['ema']
     if not 0 <= ema < 1:
         raise UserError(f'config.ema: a decay of {ema} is not in [0, 1)')
+    members = written_out(config)
     return Settings(
         seed=_at_least(config, 'seed', 0), steps=steps, batch_size=batch_size,
         eval_batch_size=_at_least(config, 'eval_batch_size', 0), accumulate=accumulate,
-        population=_at_least(config, 'population', 1), population_over=config['population_over'],
+        population=len(members) or _at_least(config, 'population', 1), population_over=config['population_over'],
+        members=members,
         data_threads=_at_least(config, 'data_threads', 1), data_workers=_at_least(config, 'data_workers', 0),
         resident=resident, mesh=config['mesh'], steps_per_call=_at_least(config, 'steps_per_call', 0),
         log_every=max(1, cadence('log_every')), eval_every=cadence('eval_every'),
         checkpoint_every=cadence('checkpoint_every'), checkpoint_keep=_at_least(config, 'checkpoint_keep', 1),
         best=config['best'], patience=cadence('patience'), ema=float(ema), steps_per_epoch=per_epoch,
         sinks=tuple(filter(None, config['sinks'].split(','))))
+
+
+def written_out(config: Mapping) -> tuple[dict[str, float], ...]:
+    """The members that `population_over` writes out: numbers of the optimizer, and the seed, which change no shape.
+
+    Raises:
+      UserError: a key that cannot differ between members that share one compiled step, or members of different keys.
+    """
+    text = config['population_over']
+    if '=' not in text:
+        return ()
+    members = []
+    for part in filter(str.strip, text.split(';')):
+        member = {}
+        for item in part.split():
+            key, _, value = item.partition('=')
+            section, _, name = key.rpartition('.')
+            now = config['optimizer'].get(name) if section == 'optimizer' and 'optimizer' in config else None
+            if key != 'seed' and (section != 'optimizer' or isinstance(now, bool) or not isinstance(now, int | float)):
+                raise UserError(f"config.population_over: '{key}' is neither the seed nor a number of the optimizer that the "
+                                'config sets (optimizer.lr); members that differ in more are runs of their own')
+            try:
+                member[key] = int(value) if key == 'seed' else float(value)
+            except ValueError:
+                raise UserError(f'config.population_over: {item} is not a number') from None
+        members.append(member)
+    if any(member.keys() != members[0].keys() for member in members):
+        raise UserError(f'config.population_over: the members set different keys, {", ".join(members[0])} and others')
+    if config['population'] not in (1, len(members)):
+        raise UserError(f"config.population: {config['population']} members, and config.population_over writes out "
+                        f'{len(members)}; leave config.population out')
+    return tuple(members)
 
 
 def check_devices(settings: Settings, parts: int) -> None:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from bigjax import UserError
 from bigjax.train.guard import Guard, Preempted
 from bigjax.train.progress import Progress
 from tests import tiny
@@ -63,6 +64,56 @@ def test_members_are_single_runs(tmp_path):
     rows = lines(tmp_path / 'all')
     assert len(rows[-1]['test/loss/members']) == 3
     np.testing.assert_allclose(rows[-1]['test/loss/std'], np.std(rows[-1]['test/loss/members'], ddof=1), rtol=1e-6)
+
+
+SCHEDULE = {'name': 'cosine', 'warmup': 3}
+
+
+@pytest.mark.parametrize(('spec', 'values'), [
+    ({'name': 'sgd', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.0},
+     ({'lr': 0.1, 'weight_decay': 0.0}, {'lr': 0.02, 'weight_decay': 0.1})),
+    ({'name': 'adamw', 'lr': 0.1, 'b1': 0.9, 'schedule': SCHEDULE}, ({'lr': 0.1, 'b1': 0.8}, {'lr': 0.01, 'b1': 0.95})),
+    ({'name': 'adam', 'lr': 0.1, 'clip_norm': 0.1, 'l2': 0.1}, ({'clip_norm': 0.05, 'l2': 0.0}, {'clip_norm': 5.0, 'l2': 0.3})),
+    ({'name': 'lamb', 'lr': 0.1, 'weight_decay': 0.1}, ({'lr': 0.1, 'weight_decay': 0.3}, {'lr': 0.01, 'weight_decay': 0.0}))])
+def test_members_written_out_are_single_runs(tmp_path, spec, values):
+    """Numbers of the optimizer, and seeds, that differ from member to member."""
+    text = lambda m, each: ' '.join([*(f'optimizer.{k}={v}' for k, v in each.items()), f'seed={5 + 3 * m}'])
+    over = '; '.join(text(m, each) for m, each in enumerate(values))
+    together, carry = tiny.train(tmp_path / 'all', [tiny.experiment(norm=False, optimizer=spec)], optimizer=spec,
+                                 population_over=over)
+    rates = []
+    for m, each in enumerate(values):
+        alone, single = tiny.train(tmp_path / str(m), [tiny.experiment(norm=False, optimizer={**spec, **each})], seed=5 + 3 * m)
+        np.testing.assert_allclose(together.final['test/loss'][m], alone.final['test/loss'][0], rtol=1e-4)
+        for all_, one in zip(tiny.leaves(carry['state'].params), tiny.leaves(single['state'].params), strict=True):
+            np.testing.assert_allclose(all_[m], one, rtol=1e-4, atol=1e-5)
+        rates.append([row['train/learning_rate'] for row in lines(tmp_path / str(m)) if 'train/learning_rate' in row])
+    shown = [row['train/learning_rate/members'] for row in lines(tmp_path / 'all') if 'train/learning_rate' in row]
+    np.testing.assert_allclose(shown, np.transpose(rates), rtol=1e-5)
+
+
+@pytest.mark.parametrize(('over', 'words'), [
+    ('batch_size=8; batch_size=16', "'batch_size' is neither the seed nor a number of the optimizer"),
+    ('optimizer.name=sgd', 'is neither the seed nor'), ('optimizer.nesterov=1', 'is neither the seed nor'),
+    ('optimizer.lr=x', 'optimizer.lr=x is not a number'), ('optimizer.lr=1; seed=1', 'the members set different keys'),
+    ('seed=1.5', 'seed=1.5 is not a number')])
+def test_members_that_cannot_share_a_step_are_refused(over, words):
+    with pytest.raises(UserError, match=words):
+        tiny.program(optimizer={'name': 'sgd', 'lr': 0.1, 'nesterov': True}, population_over=over)
+
+
+def test_as_many_members_as_are_written_out():
+    spec = {'name': 'sgd', 'lr': 0.1}
+    assert tiny.program(optimizer=spec, population_over='seed=1; seed=2; seed=5').seeds == [1, 2, 5]
+    with pytest.raises(UserError, match=r'4 members, and config\.population_over writes out 2'):
+        tiny.program(optimizer=spec, population=4, population_over='seed=1; seed=2')
+
+
+def test_a_number_that_decides_what_is_computed_cannot_differ():
+    spec = {'name': 'adafactor', 'lr': 0.1, 'min_dim_size_to_factor': 8}
+    over = 'optimizer.min_dim_size_to_factor=4; optimizer.min_dim_size_to_factor=8'
+    with pytest.raises(UserError, match='adafactor decides by one of min_dim_size_to_factor what it computes'):
+        tiny.program([tiny.experiment(optimizer=spec)], optimizer=spec, population_over=over).init()
 
 
 def test_members_with_data_of_their_own(tmp_path):

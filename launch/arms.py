@@ -1,0 +1,241 @@
+"""Runs the arms of a sweep that fall to one worker, one after the other; what is done is left alone.
+
+    python -m launch.arms --arms='[{"optimizer.lr": 0.1}, …]' [--together] -- python -m experiments.X --workdir=DIR …
+
+Which arms fall to it say BIGJAX_SHARE=i/N, SLURM's array, or a Kubernetes index; alone, all do. Each arm is the command with
+its own values and a folder of its own under DIR, where the experiment goes on by itself after a kill. With --together, arms
+that differ only in the seed and in numbers of the optimizer are one population, whose members they are. Two workers never
+run the same arm at once: who runs it holds a lock in DIR/.locks.
+
+exit 0: all of them are done, or another worker has them · 1: some have failed · 75: stopped, run it again
+"""
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import importlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+from bigjax import UserError, sweep
+from bigjax.train.files import write_json
+from launch.lines import say
+from launch.outcome import DONE, FAILED, NO, PREEMPTED, USER
+
+INDEX = (('SLURM_ARRAY_TASK_ID', 'SLURM_ARRAY_TASK_COUNT'), ('JOB_COMPLETION_INDEX', 'BIGJAX_SHARES'))
+FINISHED = ('done', 'stopped early')
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One run: the arms that it is (several are members of a population), its folder, its command.
+
+    Attributes:
+      members: of the population per arm; arm k has the members from k * members on. 0 where the arm is the whole run.
+    """
+
+    arms: tuple[int, ...]
+    folder: pathlib.Path
+    command: tuple[str, ...]
+    members: int = 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    at = argv.index('--') if '--' in argv else len(argv)
+    parser = argparse.ArgumentParser(prog='python -m launch.arms')
+    parser.add_argument('--arms', required=True)
+    parser.add_argument('--together', action='store_true')
+    options = parser.parse_args(argv[:at])
+    try:
+        arms = json.loads(options.arms)
+        work, root = plan(arms, argv[at + 1:], options.together), folder_of(argv[at + 1:])
+        index, count = share()
+        if index == 0:
+            keep(root, arms, argv[at + 1:], options.together)
+        return run([w for i, w in enumerate(work) if i % count == index], root)
+    except UserError as error:
+        say(str(error))
+        return USER
+
+
+def share() -> tuple[int, int]:
+    """(which worker this is, of how many)."""
+    index, _, count = os.environ.get('BIGJAX_SHARE', '').partition('/')
+    if count:
+        return int(index), int(count)
+    for mine, all_of_them in INDEX:
+        if mine in os.environ and all_of_them in os.environ:
+            return int(os.environ[mine]), int(os.environ[all_of_them])
+    return 0, 1
+
+
+def plan(arms: Sequence[Mapping], command: Sequence[str], together: bool) -> list[Work]:
+    """The runs of a sweep, the same on every worker.
+
+    Raises:
+      UserError: an arm that the experiment's config does not allow.
+    """
+    root, rest = folder_of(command), _without(command, 'workdir')
+    configs = [config_of(command, arm) for arm in arms]
+    if not together:
+        return [_alone(root, rest, arms, i) for i in range(len(arms))]
+    numbers = [f'optimizer.{key}' for config in configs for key, value in dict(config.optimizer).items()
+               if isinstance(value, int | float) and not isinstance(value, bool)]
+    return [_population(root, rest, arms, group, configs[group[0]]) if len(group) > 1 else _alone(root, rest, arms, group[0])
+            for group in sweep.together(arms, numbers)]
+
+
+def _alone(root, rest, arms, place: int) -> Work:
+    folder = root / sweep.name(arms[place])
+    return Work((place,), folder, (*rest, f'--workdir={folder}', *sweep.flags(arms[place])))
+
+
+def _population(root, rest, arms, group: Sequence[int], config) -> Work:
+    """A population of several arms, each with as many seeds as it would have alone."""
+    seeds, own = config.population, {'seed', *(key for key in arms[group[0]] if key.startswith('optimizer.'))}
+    members = []
+    for place in group:
+        arm = arms[place]
+        for k in range(seeds):
+            values = {**{key: arm[key] for key in arm if key in own}, 'seed': int(arm.get('seed', config.seed)) + k}
+            members.append(' '.join(f'{key}={value}' for key, value in values.items()))
+    shared = {key: value for key, value in arms[group[0]].items() if key not in own}
+    folder = root / f'together,{sweep.name({**shared, "arms": ";".join(sweep.name(arms[place]) for place in group)})}'
+    extra = (*sweep.flags(shared), '--config.population=1', f"--config.population_over={'; '.join(members)}")
+    return Work(tuple(group), folder, (*rest, f'--workdir={folder}', *extra), seeds)
+
+
+def config_of(command: Sequence[str], arm: Mapping):
+    """The config of one arm, with the command's own overrides.
+
+    Raises:
+      UserError: the command is no experiment, or a key or a value is not one of its config.
+    """
+    from bigjax import config as configs
+    from launch.job import Job
+    experiment = Job('', '', tuple(command)).experiment
+    if not experiment:
+        raise UserError("a sweep is of an experiment, 'python -m experiments.NAME …'; this is "
+                        f"{' '.join(command) or 'nothing'}")
+    try:
+        module = importlib.import_module(f'experiments.{experiment}')
+    except ModuleNotFoundError as error:
+        raise UserError(f'experiments.{experiment}: cannot be imported here ({error})') from None
+    given = dict(arg.lstrip('-').partition('=')[::2] for arg in command if arg.startswith('--') and '=' in arg)
+    variant = str(arm.get('variant', given.get('variant', '')))
+    if not variant and len(getattr(module, 'TABLE', ())) > 1:
+        raise UserError(f"{experiment}: a sweep is of one row; name it with --variant, one of {', '.join(module.TABLE)}, or "
+                        'sweep over variant')
+    overrides = {key.removeprefix('config.'): value for key, value in given.items() if key.startswith('config.')}
+    own = {key: str(value) for key, value in arm.items() if key != 'variant'}
+    return configs.override(module.get_config(variant), {**overrides, **own})
+
+
+def folder_of(command: Sequence[str]) -> pathlib.Path:
+    """The sweep's folder.
+
+    Raises:
+      UserError: the command names no --workdir.
+    """
+    from launch.job import Job
+    if not (name := Job('', '', tuple(command)).workdir):
+        raise UserError('--workdir is missing after --; the arms are written below it')
+    return pathlib.Path(name).expanduser()
+
+
+def _without(command: Sequence[str], flag: str) -> list[str]:
+    kept, drop = [], False
+    for arg in command:
+        if not drop and not arg.startswith(f'--{flag}'):
+            kept.append(arg)
+        drop = arg == f'--{flag}'
+    return kept
+
+
+def keep(root: pathlib.Path, arms: Sequence[Mapping], command: Sequence[str], together: bool) -> None:
+    """Writes sweep.json, which `sweep table` reads.
+
+    Raises:
+      UserError: the folder holds another sweep: other arms trained together, or another command.
+    """
+    path, new = root / 'sweep.json', {'command': list(command), 'together': together, 'arms': list(arms)}
+    try:
+        before = json.loads(path.read_text()) if path.exists() else None
+        if before and (before['command'] != new['command'] or before['together'] != together
+                       or (together and before['arms'] != new['arms'])):
+            raise UserError(f'{root}: it holds a sweep of another command, or of other arms together; choose another --workdir')
+        if before:  # arms may be added
+            names = {sweep.name(arm) for arm in new['arms']}
+            new['arms'] = [arm for arm in before['arms'] if sweep.name(arm) not in names] + new['arms']
+        root.mkdir(parents=True, exist_ok=True)
+        write_json(path, new)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror}); choose another --workdir') from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: is damaged ({error}); delete it, the runs beside it stay') from None
+
+
+def finished(folder: pathlib.Path) -> bool:
+    """Whether the run of this folder is done to its end."""
+    try:
+        return json.loads((folder / 'run.json').read_text())['status'] in FINISHED
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def run(work: Sequence[Work], root: pathlib.Path) -> int:
+    """Each that is not done, and that no other worker has; returns the exit code."""
+    failed = 0
+    for number, each in enumerate(work, 1):
+        with held(root / '.locks' / each.folder.name) as mine:
+            if not mine:
+                say(f'{each.folder.name}: another worker has it')
+                continue
+            if finished(each.folder):
+                say(f'{each.folder.name}: is done')
+                continue
+            say(f'run {number} of {len(work)}: {each.folder.name}')
+            code = _one(each.command)
+        if code == PREEMPTED:
+            return PREEMPTED
+        if code not in (DONE, NO):
+            say(f'{each.folder.name}: ended with {code}; the others go on')
+            failed += 1
+    return FAILED if failed else DONE
+
+
+def _one(command: Sequence[str]) -> int:
+    """The exit code; a signal to this worker reaches the run, and what comes of it is 75."""
+    stopped = []
+    process = subprocess.Popen(command)
+    before = {number: signal.signal(number, lambda n, _: (stopped.append(n), process.send_signal(signal.SIGTERM)))
+              for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return PREEMPTED if stopped else code
+
+
+@contextlib.contextmanager
+def held(path: pathlib.Path) -> Iterator[bool]:
+    """A lock, given back when its process ends, however that is; False where somebody else has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
