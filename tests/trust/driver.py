@@ -8,7 +8,8 @@ lines of metrics.jsonl) the process
     term    sends itself SIGTERM; int: SIGINT
     sleep   sleeps in the main thread
     raise   raises ValueError
-and `TRUST_LOG` names a file to which the phases are written as they are entered.
+`TRUST_LOG` names a file to which the phases are written as they are entered, and `TRUST_NAN` a training example that is made
+not a number.
 """
 import dataclasses
 import importlib
@@ -34,8 +35,12 @@ def with_ids(experiment):
     """The experiment, whose metrics also tell which examples a step saw: their numbers' sum and a sum that knows the order."""
     data, task = experiment.data, experiment.task
 
-    def numbered(source):
-        return ArraySource({**source.arrays, 'id': np.arange(len(source), dtype=np.int32)})
+    def numbered(source, broken=''):
+        arrays = dict(source.arrays)
+        if broken:
+            arrays['x'] = np.array(arrays['x'])
+            arrays['x'][int(broken)] = np.nan
+        return ArraySource({**arrays, 'id': np.arange(len(source), dtype=np.int32)})
 
     def loss(apply, variables, batch, rng, train):
         per_example, weights, aux = task.loss(apply, variables, batch, rng, train)
@@ -44,9 +49,9 @@ def with_ids(experiment):
         more = {k: (v.astype(jnp.float32), jnp.float32(1)) for k, v in sums.items()}
         return per_example, weights, aux._replace(metrics={**aux.metrics, **more})
 
-    return dataclasses.replace(
-        experiment, task=dataclasses.replace(task, loss=loss), data=dataclasses.replace(
-            data, train=numbered(data.train), evals={k: numbered(v) for k, v in data.evals.items()}))
+    train, evals = numbered(data.train, os.environ.get('TRUST_NAN')), {k: numbered(v) for k, v in data.evals.items()}
+    return dataclasses.replace(experiment, task=dataclasses.replace(task, loss=loss),
+                               data=dataclasses.replace(data, train=train, evals=evals))
 
 
 def harm(phase: str, seen: dict) -> None:

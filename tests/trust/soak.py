@@ -8,6 +8,7 @@ import pathlib
 import sys
 import threading
 
+from bigjax.nn import cpu
 from bigjax.train import records
 from bigjax.train.guard import Guard
 from bigjax.train.progress import Progress
@@ -23,6 +24,7 @@ def held() -> dict:
 
 def main(workdir: str, steps: int, saves: int) -> None:
     """Trains, saves and judges; WORKDIR/held.json has what was held at each evaluation."""
+    cpu.keep_memory()  # as every run of the command line
     found, metrics = [], records.Records.metrics
 
     def looked(self, step, values):

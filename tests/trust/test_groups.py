@@ -2,11 +2,14 @@
 
 Tried by breaking: nobody tells the others, the watch over phases left out.
 """
+import json
 import re
 import time
 
+import numpy as np
 import pytest
 
+from bigjax.train import checkpoint
 from tests.trust import runs
 
 KIND, HEARTBEAT = 'recurrent', 5
@@ -58,3 +61,21 @@ def test_a_stuck_process_ends_all_within_the_budget(tmp_path, record_property, p
     assert re.search(rf"process 1 on \S+ \(pid \d+\) is stuck: step \d+, '{name}' for 2[5-9] s", out), out[-2500:]
     assert 'in asleep' in out and 'most recent call first' in out
     record_property('trust', {'stuck processes': 1, 'ended': 1})
+
+
+def test_what_is_not_finite_on_one_process_stops_both_at_that_step(tmp_path):
+    """Example 78 is of the second half of step 9's batch (eight a step, in the order of the data): process 1 alone sees it."""
+    ended = runs.end(runs.start(KIND, tmp_path / 'run', processes=2, nan=78))
+    assert [code for code, _ in ended] == [3, 3], '\n---\n'.join(out[-2500:] for _, out in ended)
+    assert all('not finite at step 9; the step was not applied' in out for _, out in ended)
+    kept = tmp_path / 'run' / 'nonfinite'
+    assert json.loads((kept / 'info.json').read_text())['step'] == 9
+    runs.end(runs.start(KIND, tmp_path / 'straight', '--config.steps=9', processes=2))
+    before = checkpoint.arrays(checkpoint.newest(tmp_path / 'straight'))
+    state = checkpoint.arrays(kept / 'state')
+    params = [name for name in state if name.startswith('params/')]
+    assert params and int(state['step']) == 9
+    for name in params:
+        assert np.array_equal(state[name], before[f'state/{name}']), name
+    code, out = runs.run(KIND, tmp_path / 'unused', f'--replay={kept}')
+    assert code == 0 and re.search(r'step 9: the first thing that is not finite is .*x', out), out[-2000:]

@@ -67,6 +67,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     while not (tmp_path / 'log').exists() or (tmp_path / 'log').read_text().count('step ') < 15:
         assert process.poll() is None, process.communicate()[0][-2000:]
         time.sleep(0.05)
+    time.sleep(1)  # the step after is the one that sleeps
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
