@@ -65,6 +65,9 @@ class RemoteEngine(engine.Engine):
     def workers(self) -> int:
         return self.job.array or len(self.planned()) * self.settings().per_host
 
+    def shares(self, runs: int) -> int:
+        return len(self.planned()) * self.settings().per_host
+
     def placed(self, hosts: Hosts) -> dict[int, int]:
         """The number of each process -> that of its machine."""
         if self.job.array:
@@ -112,8 +115,7 @@ class RemoteEngine(engine.Engine):
             pathlib.Path(file.path).parent.mkdir(parents=True, exist_ok=True)
             pathlib.Path(file.path).write_text(file.text)
         whole = (self.job.folder / 'code' / steps.place[0]).exists()  # another machine's launcher has sent it, where it is not
-        self._reached(hosts, again, lambda host: [hosts.execute(host, step, seconds=LONG)
-                                                  for step in steps.send(host, 'code' if whole else '')])
+        self._reached(hosts, again, lambda host: self._send(steps, host, whole))
         self._starts += 1
         if 'mine' not in steps.script.ask(0, 'claim', str(self._starts)).split():
             return self._others(steps)
@@ -231,6 +233,13 @@ class RemoteEngine(engine.Engine):
                 raise UserError(f'{name}: stopped by somebody; it is not started again') from None
             raise UserError(f'{where}: {self.settings().code} cannot be used ({error}); name another folder with '
                             'code=…') from None
+
+    def _send(self, steps: Steps, host: int, whole: bool) -> None:
+        try:
+            for step in steps.send(host, 'code' if whole else ''):
+                steps.hosts.execute(host, step, seconds=LONG)
+        except Failed as error:
+            raise UserError(f'{steps.hosts.name(host)}: the code cannot be sent ({error}); is the disk full?') from None
 
     def _clear(self, steps: Steps, host: int) -> None:
         steps.hosts.execute(host, steps.clear(host), seconds=self.job.grace + 60.0)

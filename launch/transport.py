@@ -93,7 +93,7 @@ class Hosts:
         """What a failed step means, and how that is mended."""
         name, said, tool = self.name(host), error.stderr.strip(), error.step.argv[0]
         last = said.splitlines()[-1].strip() if said else ''
-        if tool == 'rsync' and re.search(r'rsync: (command )?not found|not found.*rsync', said):
+        if re.search(r'rsync: (command )?not found|not found.*rsync', said):
             return UserError(f'{name}: rsync is missing there; install it (apt install rsync)')
         if error.code is None:
             return Unreachable(f'{name}: no answer ({error}); is it up, and the network?')
