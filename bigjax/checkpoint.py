@@ -5,34 +5,34 @@
     python -m bigjax.checkpoint cat DIR [REGEX]    the arrays whose path matches: shape, dtype, mean, deviation, least, largest
     python -m bigjax.checkpoint diff DIR DIR       the arrays in which two differ, and by how much
 
-DIR is a workdir, its checkpoints folder, or one checkpoint; of several the newest good one is taken.
+DIR is a workdir (a folder, or gs://BUCKET/FOLDER), its checkpoints folder, or one checkpoint; of several the newest good one
+is taken.
 """
 import datetime
 import os
-import pathlib
 import re
 import sys
 
 import numpy as np
 
-from bigjax import UserError
+from bigjax import UserError, storage
 
-DONE, USER, DIFFERS = 0, 2, 4
+DONE, FAILED, USER, DIFFERS = 0, 1, 2, 4
 SHOWN = 50  # differing arrays
 
 
-def folders(path) -> list[pathlib.Path]:
+def folders(path) -> list:
     """The checkpoints that a path names, oldest first, finished or not.
 
     Raises:
       UserError: there is none.
     """
     from bigjax.train import checkpoint, manifest
-    path = pathlib.Path(path)
-    if (path / checkpoint.NAME).is_dir() or (path / manifest.NAME).is_file():
+    path = storage.place(path)
+    if storage.children(path / checkpoint.NAME) or storage.facts(path / manifest.NAME):
         return [path]
-    base = path / checkpoint.FOLDER if (path / checkpoint.FOLDER).is_dir() else path
-    found = sorted((p for p in base.glob('*') if p.name.isdigit()), key=lambda p: int(p.name))
+    base = path / checkpoint.FOLDER if storage.children(path / checkpoint.FOLDER) else path
+    found = [base / name for name in sorted((n for n in storage.children(base) if n.isdigit()), key=int)]
     if not found:
         raise UserError(f'{path}: no checkpoint there; name the workdir of a run that has saved one, or a checkpoint')
     return found
@@ -44,8 +44,8 @@ def ls(path: str) -> int:
     from bigjax.train.progress import table
     rows = []
     for folder in folders(path):
-        files = [p for p in folder.rglob('*') if p.is_file()]
-        size, when = sum(p.stat().st_size for p in files), max((p.stat().st_mtime for p in files), default=0)
+        files = storage.files(folder).values()
+        size, when = sum(f.size for f in files), max((f.when for f in files), default=0)
         rows.append([folder.name, f'{size / 2**20:.1f} MiB', f'{datetime.datetime.fromtimestamp(when):%Y-%m-%d %H:%M:%S}',
                      manifest.fault(folder, deep=False) or 'finished'])
     print(table(['step', 'size', 'written', ''], rows))
@@ -121,6 +121,9 @@ def main(argv: list[str]) -> int:
     except (UserError, re.error) as error:
         print(f'bigjax.checkpoint: {error}', file=sys.stderr)
         return USER
+    except storage.Broken as error:
+        print(f'bigjax.checkpoint: {error}', file=sys.stderr)
+        return FAILED
 
 
 if __name__ == '__main__':

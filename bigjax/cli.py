@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax import config as configs
 from bigjax.parallel import visible
 from bigjax.parallel.start import Flags, Start, start
@@ -40,12 +40,13 @@ def main() -> None:
 
 
 def _end_now(code: int) -> None:
-    """Ends a process of several that fails: at the end of a program JAX would wait minutes for the others.
+    """Ends a process of several that fails: at the end of a program JAX would wait minutes for the others. Also one that has
+    found its store broken, for which threads of libraries still wait.
 
     An exit that all of them reach together (0, 3, 4, 75) is not a failure of one; the guard has told the others.
     """
     import jax
-    if jax.distributed.is_initialized():
+    if jax.distributed.is_initialized() or storage.gave_up():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -110,6 +111,8 @@ def _storage(error: BaseException | None) -> str:
     for _ in range(20):
         if error is None:
             break
+        if isinstance(error, storage.Broken):
+            return str(error)
         for number, text in STORAGE.items():
             if (isinstance(error, OSError) and error.errno == number) or os.strerror(number) in str(error):
                 return f'{text} and run the same command again, finished checkpoints are intact'
@@ -156,7 +159,7 @@ def _define() -> flags.FlagValues:
     values = flags.FlagValues()
     text = lambda name, default, help: flags.DEFINE_string(name, default, help, flag_values=values)
     flags.DEFINE_boolean('help', False, 'show this', short_name='h', flag_values=values)
-    text('workdir', '', 'the folder of the run: everything it writes; started again, it goes on from there')
+    text('workdir', '', 'the folder of the run, or gs://BUCKET/FOLDER: all it writes; started again, it goes on from there')
     text('variant', '', 'which of the configs of the experiment; without it, all rows of its table')
     text('init_from', '', 'the workdir or checkpoint of another run whose weights this one starts from')
     text('replay', '', 'the nonfinite/ folder of a run that exited 3: repeat the step and name what broke')
@@ -254,19 +257,16 @@ class Job:
         """The variants to run."""
         return variants(self.module, self.flags.variant)
 
-    def workdir(self, row: str) -> pathlib.Path:
+    def workdir(self, row: str):
         """The folder of one row: a sub-folder where there are several."""
         return self.root / row.replace(',', '_').replace('/', '_') if len(self.rows) > 1 else self.root
 
     @property
-    def root(self) -> pathlib.Path:
+    def root(self):
         """What --workdir names."""
         if not self.flags.workdir:
             raise UserError('--workdir is missing; name a folder for the run, for example --workdir=/tmp/run')
-        if '://' in self.flags.workdir:
-            raise UserError(f'--workdir={self.flags.workdir}: a workdir is a folder of the file system; mount the bucket '
-                            '(gcsfuse, mountpoint-s3) and name the folder')
-        return pathlib.Path(self.flags.workdir).expanduser()
+        return storage.place(self.flags.workdir)
 
     def command(self, row: str) -> str:
         """The command that repeats one row."""

@@ -9,7 +9,7 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.charts import Series, chart, legend, logarithmic
 from bigjax.data.untrusted import printable
 from bigjax.page import page
@@ -65,12 +65,12 @@ def load(folders: Sequence) -> dict[str, tuple[pathlib.Path, dict]]:
     """
     found = {}
     for folder in folders:
-        folder = pathlib.Path(folder).expanduser()
-        if not folder.exists():
+        folder = storage.place(folder)
+        if not storage.exists(folder):
             raise UserError(f'{folder}: there is no such folder')
         for name, run in runs_in(folder).items():
             path = folder / name
-            found[path.resolve()] = (path, run)
+            found[storage.absolute(path)] = (path, run)
     depth = 1
     label = lambda path: '/'.join(path.parts[-depth:])
     while len({label(path) for path in found}) < len(found):

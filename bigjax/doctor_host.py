@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from bigjax import UserError, storage
 from bigjax.parallel.visible import PLUGINS, one_line
 from bigjax.plan.report import gib
 
@@ -166,8 +167,11 @@ def cache(folder: str | None) -> Check:
     return Check('cache', OK, f'compiled programs are kept in {folder}')
 
 
-def _probe(path: pathlib.Path) -> pathlib.Path:
-    """Writes a small file as a checkpoint is written: beside, to the disk itself, then renamed."""
+def _probe(path):
+    """Writes a small file as a checkpoint is written: beside, to the disk itself, then renamed; to a store, at once."""
+    if storage.remote(path):
+        storage.write(path, b'probe')
+        return path
     beside = path.with_name(f'{path.name}.tmp')
     try:
         with open(beside, 'wb') as file:
@@ -182,7 +186,7 @@ def _probe(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def workdir(folder: pathlib.Path, process: int, processes: int, gather: Callable[[int], list[int]],
+def workdir(folder, process: int, processes: int, gather: Callable[[int], list[int]],
             seconds: float = SHARED_SECONDS) -> list[Check]:
     """Whether all processes can write a folder and see each other there, and how far its clock is from this machine's.
 
@@ -192,22 +196,22 @@ def workdir(folder: pathlib.Path, process: int, processes: int, gather: Callable
     """
     token, error, skew = gather(secrets.randbits(30))[0], None, 0.0
     names = [folder / f'.doctor-{token}-{i}' for i in range(processes)]
-    made = [p for p in (folder, *folder.absolute().parents) if not p.exists()]
+    made = [] if storage.remote(folder) else [p for p in (folder, *folder.absolute().parents) if not p.exists()]
     before = time.time()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        written = _probe(names[process]).stat().st_mtime
+        storage.make(folder)
+        written = storage.facts(_probe(names[process])).when
         skew = min(0.0, written - before) + max(0.0, written - time.time())
-    except OSError as problem:
+    except (OSError, UserError) as problem:
         error = problem
     there = [i for i, fine in enumerate(gather(int(error is None))) if fine]
     unseen, until = there, time.monotonic() + seconds
-    while (unseen := [i for i in unseen if not names[i].exists()]) and time.monotonic() < until:
+    while (unseen := [i for i in unseen if not storage.exists(names[i])]) and time.monotonic() < until:
         time.sleep(0.1)
     gather(0)  # all have looked
     try:
         if error is None:
-            names[process].unlink()
+            storage.remove_file(names[process])
     except OSError as problem:
         error = problem
     gather(0)  # all are gone
@@ -215,7 +219,8 @@ def workdir(folder: pathlib.Path, process: int, processes: int, gather: Callable
         with contextlib.suppress(OSError):
             place.rmdir()
     if error is not None:
-        return [Check('workdir', FAILED, f'{folder}: it cannot be written ({error.strerror}); choose another --workdir')]
+        why = getattr(error, 'strerror', None) or error
+        return [Check('workdir', FAILED, f'{folder}: it cannot be written ({why}); choose another --workdir')]
     if unseen:
         return [Check('workdir', FAILED, f"{folder}: process {process} does not see the files of process "
                                          f"{', '.join(map(str, unseen))}; it has to be on a file system that all hosts share")]

@@ -6,7 +6,6 @@ import base64
 import html
 import json
 import math
-import pathlib
 import sys
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.charts import Series, chart, legend
 from bigjax.page import page
 from bigjax.spikes import spikes
@@ -29,13 +28,13 @@ LARGEST_CONFUSION = 26  # classes; above it, the most frequent confusions are li
 SPIKES = 10  # that are told in words; all are marked
 
 
-def write(workdir) -> pathlib.Path:
+def write(workdir):
     """Writes `report.html` of a run, or of a folder with a run in each sub-folder, and returns its path.
 
     Raises:
       UserError: the folder holds no run.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.place(workdir)
     runs = runs_in(workdir)
     text = _run_page(workdir, runs['']) if '' in runs else _table_page(workdir, runs)
     files.write_text(workdir / 'report.html', text)

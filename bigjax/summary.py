@@ -1,10 +1,9 @@
 """What a finished run comes to, in words and tables: shared by the command line, the report and the results."""
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.train.progress import clock
 from bigjax.train.recorded import read_metrics, read_run
 from bigjax.train.records import FINISHED
@@ -92,10 +91,10 @@ def runs_in(folder) -> dict[str, dict]:
             run['steps'] = lines[-1]['step']  # run.json is not written at every step
         return run
 
-    folder = pathlib.Path(folder)
-    if (folder / 'run.json').exists():
+    folder = storage.place(folder)
+    if storage.exists(folder / 'run.json'):
         return {'': read(folder)}
-    found = {path.parent.name: read(path.parent) for path in sorted(folder.glob('*/run.json'))}
+    found = {name: read(folder / name) for name in storage.children(folder) if storage.exists(folder / name / 'run.json')}
     if not found:
         raise UserError(f'{folder}: no run in it (neither run.json nor */run.json); name the --workdir of a run')
     return dict(sorted(found.items(), key=lambda item: item[1].get('started') or ''))

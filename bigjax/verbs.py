@@ -1,9 +1,8 @@
 """What an experiment can be told to do. Each verb takes a `bigjax.cli.Job` and returns its exit code."""
 import os
-import pathlib
 import time
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax import config as configs
 from bigjax.nn import cpu
 from bigjax.parallel import mesh as meshes
@@ -45,6 +44,8 @@ def _train_row(job, row: str) -> dict:
     guard = job.guard or Guard()
     guard.clock, guard.unsaved = Clock(), False
     workdir, config = job.workdir(row), job.config(row)
+    if job.flags.profile and storage.remote(workdir):
+        raise UserError('--profile: a trace is written to a folder of this machine; name one as --workdir of the run')
     progress = Progress(row, None if job.leads else open(os.devnull, 'w'))  # noqa: SIM115  as long as the process
     program, settings = job.program(row, config, watch=Watch(progress.say, job.flags.strict))
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
@@ -109,7 +110,7 @@ def evaluate(job) -> int:
 
 def _replay(job) -> int:
     """Repeats the step that was not applied, and names what is not finite."""
-    folder = pathlib.Path(job.flags.replay)
+    folder = storage.place(job.flags.replay)
     info, batch = replay.read(folder)
     row = info['variant']
     program, _ = job.program(row, job.stored_config(row, info['config']))

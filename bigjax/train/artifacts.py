@@ -1,5 +1,4 @@
 """What a run leaves beside its numbers: text, pictures, confusion matrices, one file each in `artifacts/`."""
-import pathlib
 import re
 import struct
 import zlib
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.data.untrusted import first_line, parsed
 from bigjax.experiment import Confusion
 from bigjax.train import files
@@ -16,21 +15,21 @@ from bigjax.train import files
 FOLDER = 'artifacts'
 
 
-def save(workdir, name: str, value: Any) -> pathlib.Path:
-    """Writes one artifact and returns its file.
+def save(workdir, name: str, value: Any):
+    """Writes one artifact and returns its path.
 
     Text becomes .txt, images [N, H, W, C] (float in 0..1 or uint8; C is 1 or 3) one .png grid, a `Confusion` and
     anything else that is data .json.
     """
-    folder = pathlib.Path(workdir) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = storage.place(workdir) / FOLDER
+    storage.make(folder)
     stem = folder / (re.sub(r'[^\w .,=+-]', '_', name).lstrip('.')[:100] or 'unnamed')  # a name may come from the data
     if isinstance(value, str):
         path = stem.with_name(stem.name + '.txt')
         files.write_text(path, value)
     elif np.ndim(value) == 4 and np.shape(value)[-1] in (1, 3):
         path = stem.with_name(stem.name + '.png')
-        path.write_bytes(png(grid(value)))
+        storage.write(path, png(grid(value)))
     else:
         if isinstance(value, Confusion):
             value = {'kind': 'confusion', 'classes': list(map(str, value.classes)), 'counts': np.asarray(value.counts)}
@@ -48,11 +47,12 @@ def load(workdir) -> dict[str, Any]:
       UserError: a file that cannot be read, or not as JSON.
     """
     found = {}
-    for path in sorted((pathlib.Path(workdir) / FOLDER).glob('*.*')):
-        if path.suffix not in ('.txt', '.png', '.json') or path.is_symlink() or not path.is_file():
+    folder = storage.place(workdir) / FOLDER
+    for path in (folder / name for name in storage.children(folder)):
+        if path.suffix not in ('.txt', '.png', '.json') or not storage.regular(path):
             continue
         try:
-            data = path.read_bytes() if path.suffix == '.png' else path.read_text(encoding='utf-8', errors='replace')
+            data = storage.read(path) if path.suffix == '.png' else storage.text(path)
             found[path.stem] = _confusion(parsed(data)) if path.suffix == '.json' else data
         except (OSError, ValueError) as error:
             raise UserError(f'{path}: it cannot be read ({first_line(error)}); remove it') from None

@@ -10,22 +10,20 @@ Which state a run starts from, first match wins:
   3. scratch: the model's initialisation from the seed.
 """
 import logging
-import os
-import pathlib
-import shutil
 import threading
 from collections.abc import Callable
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.parallel import mesh as meshes
 from bigjax.train import layers, manifest
 
 FOLDER, DAMAGED = 'checkpoints', 'damaged'
 NAME = 'state'
 UNFINISHED = '.orbax-checkpoint-tmp'
+LOOK_SECONDS = 20.0  # between two looks at a store that a save is waited for
 LEAST = 2  # checkpoints that stay: until the newest one is sealed, the one before it must be there
 
 
@@ -38,25 +36,30 @@ class Checkpoints:
       best: a metric whose best checkpoint stays too, '' for none.
       higher: whether more of that metric is better.
       say: told of checkpoints that are not what was written.
+      before_seal: called in process 0 when a checkpoint is written, before it counts.
 
     Attributes:
       damaged: [{'step', 'why'}] of checkpoints that were moved away.
     """
 
-    def __init__(self, workdir, *, keep: int = 2, best: str = '', higher: bool = False, say: Callable[[str], None] = print):
+    def __init__(self, workdir, *, keep: int = 2, best: str = '', higher: bool = False, say: Callable[[str], None] = print,
+                 before_seal: Callable[[], None] = lambda: None):
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(max(LEAST, keep))]
         if best:
             kept.append(policies.BestN(get_metric_fn=lambda m: m[best], reverse=not higher, n=1,
                                        keep_checkpoints_without_metrics=False))
-        logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells every move of every thread at INFO
-        self._best, self._folder = best, pathlib.Path(workdir).resolve() / FOLDER
+        logging.getLogger('absl').setLevel(  # Orbax tells every move of every thread at INFO, and what it raises at ERROR
+            logging.CRITICAL if storage.remote(workdir) else logging.ERROR)
+        self._best, self._folder, self._before_seal = best, storage.absolute(workdir) / FOLDER, before_seal
         self._writing, self._error = None, None
         self.damaged = set_aside(workdir, say) if jax.process_index() == 0 else []
         if jax.process_count() > 1:
             meshes.everywhere(len(self.damaged))  # nobody looks before process 0 has tidied up
-        self._orbax = ocp.training.Checkpointer(
-            self._folder, preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True)
+        with storage.blaming(self._folder):
+            self._orbax = ocp.training.Checkpointer(
+                self._folder, preservation_policy=policies.AnyPreservationPolicy(kept),
+                cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has asked the store strictly
 
     def save(self, step: int, tree, metrics: dict | None = None, unjudged: bool = False) -> None:
         """Starts writing; returns when the arrays are copied. Waits for the save before it, and raises its error.
@@ -67,8 +70,9 @@ class Checkpoints:
         """
         self.wait()
         known = metrics is not None and self._best in metrics
-        response = self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
-                                          metrics={self._best: float(metrics[self._best])} if known else None)
+        with storage.blaming(self._folder):
+            response = self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
+                                              metrics={self._best: float(metrics[self._best])} if known else None)
         self._writing = threading.Thread(target=self._finish, args=(response, step, unjudged), name='checkpoint')
         self._writing.start()
 
@@ -77,9 +81,10 @@ class Checkpoints:
         try:
             response.result()
             if jax.process_index() == 0:
+                self._before_seal()
                 manifest.seal(self._folder / str(step), step, unjudged)
         except BaseException as error:
-            self._error = error
+            self._error = storage.blamed(self._folder, error)
 
     @property
     def busy(self) -> bool:
@@ -95,9 +100,17 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when everything is on the disk, or raises why it is not."""
         if self._writing is not None:
-            self._writing.join()
+            self._join(self._writing)
             self._writing = None
         self.raise_error()
+
+    def _join(self, writing: threading.Thread) -> None:
+        """Waits for a save; one into a store that answers nobody any more is left alone, and the process ends (`Broken`)."""
+        while storage.remote(self._folder) and writing.is_alive():
+            writing.join(LOOK_SECONDS)
+            if writing.is_alive():
+                storage.children(self._folder)
+        writing.join()
 
     def steps(self) -> list[int]:
         """Sealed checkpoints, oldest first."""
@@ -116,12 +129,14 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._orbax.close()
+            if not storage.gave_up():  # it would wait for what can no longer be written
+                self._orbax.close()
 
 
 def steps(folder) -> list[int]:
     """The steps of the sealed checkpoints in a checkpoints folder, oldest first."""
-    return sorted(int(p.name) for p in pathlib.Path(folder).glob('*') if p.name.isdigit() and (p / manifest.NAME).is_file())
+    folder = storage.place(folder)
+    return sorted(int(n) for n in storage.children(folder) if n.isdigit() and storage.facts(folder / n / manifest.NAME))
 
 
 def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
@@ -129,35 +144,34 @@ def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
 
     What was never finished, or is half removed, is no damage, and goes without a word.
     """
-    base, found = pathlib.Path(workdir) / FOLDER, []
-    for path in list(base.glob('*')):
-        if path.name.endswith(UNFINISHED) or (path.name.isdigit() and not (path / manifest.NAME).exists()):
-            shutil.rmtree(path, ignore_errors=True)
+    base, found = storage.place(workdir) / FOLDER, []
+    for name in storage.children(base):
+        if name.endswith(UNFINISHED) or (name.isdigit() and not storage.facts(base / name / manifest.NAME)):
+            storage.remove(base / name)
     for step in reversed(steps(base)):
         path = base / str(step)
         if not (why := manifest.fault(path)):
             break
         target = base.parent / DAMAGED / path.name
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, target)
+        storage.remove(target)
+        storage.move(path, target, last=manifest.NAME)
         found.append({'step': int(path.name), 'why': why})
         say(f'warning: the checkpoint of step {path.name} is damaged: {why}; it is now {target}, and the one before it is used')
     return found
 
 
-def newest(folder, say: Callable[[str], None] = print) -> pathlib.Path:
+def newest(folder, say: Callable[[str], None] = print):
     """The newest good checkpoint of a workdir, of its checkpoints folder, or `folder` itself.
 
     Raises:
       UserError: there is none, or the one that is named is damaged.
     """
-    folder = pathlib.Path(folder)
-    if (folder / NAME).is_dir():
+    folder = storage.place(folder)
+    if storage.children(folder / NAME):
         if why := manifest.fault(folder):
             raise UserError(f'{folder}: the checkpoint is damaged: {why}; name another')
         return folder
-    base = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    base = folder / FOLDER if storage.children(folder / FOLDER) else folder
     for step in reversed(steps(base)):
         if not (why := manifest.fault(base / str(step))):
             return base / str(step)
@@ -192,30 +206,33 @@ def load(path, like):
     Raises:
       UserError: it holds another model; the first parameters that differ are named.
     """
-    path = pathlib.Path(path).resolve()
+    path = storage.absolute(path)
     if rows := differences(stored(path), _paths(like)):
         raise UserError(f'{path}: a checkpoint of another model: {rows}; use the config it was trained with, '
                         'or another --workdir')
-    return ocp.load(path, like, checkpointable_name=NAME)
+    with storage.blaming(path):
+        return ocp.load(path, like, checkpointable_name=NAME)
 
 
 def write(path, tree, step: int = 0) -> None:
     """One tree at a path, at once, replacing what was there."""
-    path = pathlib.Path(path).resolve()
-    ocp.save(path, tree, checkpointable_name=NAME, overwrite=True)
+    path = storage.absolute(path)
+    with storage.blaming(path):
+        ocp.save(path, tree, checkpointable_name=NAME, overwrite=True)
     if jax.process_index() == 0:
         manifest.seal(path, step)
 
 
 def stored(path) -> dict[str, tuple]:
     """{path of a leaf: its shape} of a checkpoint, without its arrays."""
-    return _paths(ocp.metadata(pathlib.Path(path).resolve(), checkpointable_name=NAME).metadata)
+    with storage.blaming(path):
+        return _paths(ocp.metadata(storage.absolute(path), checkpointable_name=NAME).metadata)
 
 
 def arrays(path) -> dict:
     """{path of a leaf: its array} of a checkpoint, on the CPU whatever wrote it, without the code of its model; keys of random
     numbers as their numbers."""
-    path = pathlib.Path(path).resolve()
+    path = storage.absolute(path)
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
     like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host),
                         ocp.metadata(path, checkpointable_name=NAME).metadata)

@@ -7,6 +7,8 @@ import pathlib
 import threading
 from typing import Any
 
+from bigjax import storage
+
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Replaces the file at once; a reader, a kill or a full disk never leaves half of it.
@@ -14,6 +16,9 @@ def write_text(path: pathlib.Path, text: str) -> None:
     Raises:
       OSError: as the system says, with the file's name; the file that stood there is intact.
     """
+    if storage.remote(path):
+        storage.write(path, text.encode())
+        return
     beside = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}.tmp')
     try:
         with open(beside, 'w', encoding='utf-8') as file:

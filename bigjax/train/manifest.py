@@ -6,11 +6,10 @@
 A folder without it was not finished; one that differs from it is damaged, or copied in part. It travels with the folder.
 """
 import concurrent.futures
-import hashlib
 import json
-import pathlib
 
 import bigjax
+from bigjax import storage
 from bigjax.train import files
 
 NAME = 'manifest.json'
@@ -24,10 +23,10 @@ def seal(folder, step: int, unjudged: bool = False) -> None:
     Args:
       unjudged: the evaluators that are due after this step have not run yet.
     """
-    folder = pathlib.Path(folder)
-    paths = _paths(folder)
+    folder = storage.place(folder)
+    paths = list(_files(folder))
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        sums = list(pool.map(lambda p: _sum(folder / p), paths))
+        sums = list(pool.map(lambda p: storage.sha256(folder / p), paths))
     listed = {p: {'bytes': size, 'sha256': digest} for p, (size, digest) in zip(paths, sums, strict=True)}
     files.write_json(folder / NAME, {'format': FORMAT, 'bigjax': bigjax.__version__, 'step': int(step),
                                      'unjudged': unjudged, 'files': listed})
@@ -39,21 +38,22 @@ def fault(folder, deep: bool = True) -> str:
     Args:
       deep: also reads every file; otherwise names and sizes alone are compared.
     """
-    folder = pathlib.Path(folder)
+    folder = storage.place(folder)
     try:
         listed = read(folder)['files']
     except FileNotFoundError:
         return f'{NAME} is missing: it was not written to its end'
+    except storage.Broken:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f'{NAME} cannot be read ({type(error).__name__})'
-    there = set(_paths(folder))
-    for missing in sorted(set(listed) - there):
+    there = _files(folder)
+    for missing in sorted(set(listed) - set(there)):
         return f'{missing} is missing'
-    for strange in sorted(there - set(listed)):
+    for strange in sorted(set(there) - set(listed)):
         return f'{strange} does not belong to it'
     for name, facts in listed.items():
-        size = (folder / name).stat().st_size
-        if size != facts['bytes']:
+        if (size := there[name].size) != facts['bytes']:
             return f"{name} has {size:,} bytes instead of {facts['bytes']:,}"
     if not deep:
         return ''
@@ -72,26 +72,21 @@ def read(folder) -> dict:
     Raises:
       OSError, ValueError: there is none, or it is not one.
     """
-    found = json.loads((pathlib.Path(folder) / NAME).read_text(encoding='utf-8'))
+    found = json.loads(storage.read(storage.place(folder) / NAME).decode())
     if not isinstance(found, dict) or found.get('format') != FORMAT or not isinstance(found.get('files'), dict):
         raise ValueError('not a manifest of this format')
     return found
 
 
-def _paths(folder: pathlib.Path) -> list[str]:
+def _files(folder) -> dict[str, storage.Facts]:
     """The files of a folder but the manifest, relative, sorted."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*')
-                  if p.is_file() and p != folder / NAME)
+    return {name: facts for name, facts in storage.files(folder).items() if name != NAME}
 
 
-def _sum(path: pathlib.Path) -> tuple[int, str]:
-    with open(path, 'rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
-        return file.tell(), digest
-
-
-def _readable_sum(path: pathlib.Path) -> str:
+def _readable_sum(path) -> str:
     try:
-        return _sum(path)[1]
+        return storage.sha256(path)[1]
+    except storage.Broken:
+        raise
     except OSError:
         return ''

@@ -3,12 +3,11 @@
 A run record may come from another machine, or from a disk that was full. Pages and tables rely on what is checked here.
 """
 import json
-import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.data.untrusted import first_line, shallow
 
 CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # what moves a cursor, or no file can hold
@@ -65,11 +64,13 @@ def read_run(workdir) -> dict:
     Raises:
       UserError: there is none, it is not one of a run, or a field is not of its kind.
     """
-    path = pathlib.Path(workdir) / 'run.json'
+    path = storage.place(workdir) / 'run.json'
     try:
-        run = json.loads(path.read_text(encoding='utf-8'))
+        run = json.loads(storage.read(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f'{workdir}: it holds no run (run.json is missing); name the --workdir of one') from None
+    except storage.Broken:
+        raise
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f'{path}: it cannot be read as a run record ({first_line(error)}); remove it or fetch it again'
                         ) from None
@@ -87,9 +88,11 @@ def read_metrics(workdir) -> list[dict]:
     Raises:
       UserError: the file cannot be read.
     """
-    path, merged = pathlib.Path(workdir) / 'metrics.jsonl', {}
+    path, merged = storage.place(workdir) / 'metrics.jsonl', {}
     try:
-        lines = lines_of(path) if path.exists() else []
+        lines = lines_of(path)
+    except storage.Broken:
+        raise
     except (OSError, RecursionError) as error:
         raise UserError(f'{path}: it cannot be read ({first_line(error)}); remove it or fetch it again') from None
     for line in lines:
@@ -99,9 +102,13 @@ def read_metrics(workdir) -> list[dict]:
 
 
 def lines_of(path) -> list[dict]:
-    """The whole lines of a metrics file."""
+    """The whole lines of a metrics file; none where it is not there."""
+    try:
+        text = storage.text(path)
+    except FileNotFoundError:
+        return []
     found = []
-    for written in path.read_text(encoding='utf-8', errors='replace').splitlines():
+    for written in text.splitlines():
         try:
             line = json.loads(written)
         except ValueError:

@@ -6,7 +6,8 @@
                    beside it. Each (step, name) once, also after crashes. A value that is not finite is null.
     artifacts/     see `bigjax.train.artifacts`
 
-Only process 0 writes.
+Only process 0 writes. In an object store metrics.jsonl and run.json are replaced whole every few seconds, by a thread
+(`bigjax.train.outbox`), and before a checkpoint is sealed.
 """
 import contextlib
 import datetime
@@ -24,12 +25,13 @@ import jax
 import numpy as np
 
 import bigjax
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.experiment import Expected
 from bigjax.parallel import mesh as meshes
 from bigjax.train import artifacts as artifact_files
 from bigjax.train import files
 from bigjax.train.guard import Preempted
+from bigjax.train.outbox import Outbox
 from bigjax.train.phases import Clock
 from bigjax.train.recorded import lines_of, read_run
 from bigjax.train.sinks import Sinks
@@ -41,6 +43,7 @@ FINISHED = ('done', 'stopped early')
 SHARED_SECONDS = 30.0  # in which all hosts see what process 0 has written
 KEPT = 8  # checkpoints whose time is remembered
 REFRESH_SECONDS = 10.0  # between updates of run.json while a run goes on
+LAST_SECONDS = 10.0  # in which the last words of a run that failed must have reached a store
 
 
 class Records:
@@ -67,8 +70,9 @@ class Records:
     def __init__(self, workdir, *, experiment: str, variant: str, config: Mapping, command: str,
                  devices: Mapping | None = None, parameters: int = 0, seed: int = 0, population: int = 1,
                  info: Mapping | None = None, sinks: Sequence = (), clock: Clock | None = None):
-        self.workdir = pathlib.Path(workdir)
+        self.workdir = storage.place(workdir)
         self._writes = jax.process_index() == 0
+        self._outbox = Outbox() if self._writes and storage.remote(self.workdir) else None
         config = files.plain(config)
         before = self._previous(experiment, variant, config)
         self.finished = before.get('status') in FINISHED and before.get('config') == config
@@ -90,7 +94,7 @@ class Records:
 
     def _previous(self, experiment, variant, config) -> dict:
         """The run.json that is there, after it has been found to be of the same run."""
-        if not (self.workdir / 'run.json').exists():
+        if not storage.exists(self.workdir / 'run.json'):
             return {}
         run = read_run(self.workdir)
         for key, mine in (('experiment', experiment), ('variant', variant)):
@@ -112,9 +116,10 @@ class Records:
         if not self._writes:
             return
         try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
+            storage.make(self.workdir)
             files.write_json(self.workdir / 'config.json', self.run['config'])
             self._write_run()
+            self.flush()
         except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
             raise UserError(f'{self.workdir}: the workdir cannot be written ({error.strerror}); '
                             'choose another --workdir') from None
@@ -134,7 +139,7 @@ class Records:
             return
         finished = meshes.everywhere(int(self.finished))
         until = time.time() + SHARED_SECONDS
-        while not (there := (self.workdir / 'config.json').exists()) and time.time() < until:
+        while not (there := storage.exists(self.workdir / 'config.json')) and time.time() < until:
             time.sleep(0.5)  # a network file system may be slow to show what process 0 has written
         if len(set(finished)) > 1 or not all(meshes.everywhere(int(there))):
             raise UserError(f'{self.workdir}: the processes do not see the same workdir; it has to be on a file system that '
@@ -143,7 +148,11 @@ class Records:
     def _write_run(self):
         if self._writes:
             self._add_seconds()
-            files.write_json(self.workdir / 'run.json', self.run)
+            text = files.dumps(self.run, indent=1) + '\n'
+            if self._outbox:
+                self._outbox.put(self.workdir / 'run.json', text)
+            else:
+                files.write_text(self.workdir / 'run.json', text)
             self._shown = time.time()
 
     def _add_seconds(self):
@@ -178,7 +187,10 @@ class Records:
             self._speeds.append(speed)
         self.run['steps'] = int(step)
         if self._writes:
-            append(self.workdir / 'metrics.jsonl', files.dumps(line))
+            if self._outbox:
+                self._outbox.append(self.workdir / 'metrics.jsonl', files.dumps(line))
+            else:
+                append(self.workdir / 'metrics.jsonl', files.dumps(line))
             if time.time() - self._shown > REFRESH_SECONDS:
                 self._write_run()
         self._sinks.write(int(step), {k: v for k, v in scalars.items() if math.isfinite(v)})
@@ -191,13 +203,27 @@ class Records:
         """
         self._lose_after(step)
         path = self.workdir / 'metrics.jsonl'
-        if self._writes and path.exists():
+        if self._writes and storage.exists(path):
             judged = step - unjudged
             kept = [line for line in lines_of(path)
                     if line['step'] <= (step if any(k.startswith('train/') for k in line) else judged)]
-            files.write_text(path, ''.join(files.dumps(line) + '\n' for line in kept))
+            text = ''.join(files.dumps(line) + '\n' for line in kept)
+            if self._outbox:
+                self._outbox.put(path, text)
+            else:
+                files.write_text(path, text)
             self._speeds = [line['time/steps_per_second'] for line in kept if line.get('time/steps_per_second')]
         self.run['steps'] = int(step)
+
+    def flush(self) -> None:
+        """Returns when all that was recorded is on the disk, or in the store."""
+        if self._outbox:
+            self._outbox.flush()
+
+    def look(self) -> None:
+        """Raises where the store has failed for good; costs nothing."""
+        if self._outbox:
+            self._outbox.look()
 
     def _lose_after(self, step: int) -> None:
         """What earlier starts spent after the checkpoint of `step` is lost: it has to be done again."""
@@ -226,6 +252,8 @@ class Records:
                         steps_per_second=float(f'{np.median(self._speeds):.5g}') if self._speeds else None,
                         expected=files.plain(judge(final, expected)), compiled=dict(compiled or {}))
         self._write_run()
+        if self._outbox:
+            self._outbox.close()
         self._sinks.close()
 
     def fail(self, error: BaseException) -> None:
@@ -235,19 +263,20 @@ class Records:
                   'stopped' if isinstance(error, KeyboardInterrupt) else 'failed')
         text = ' '.join(str(error).split())[:500]
         self.run.update(status=status, error=f'{type(error).__name__}: {text}' if text else type(error).__name__)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):
             self._write_run()
+            if self._outbox:
+                self._outbox.close(LAST_SECONDS)
         self._sinks.close()
 
 
-def earlier_seconds(run: Mapping, workdir: pathlib.Path) -> dict[str, float]:
+def earlier_seconds(run: Mapping, workdir) -> dict[str, float]:
     """{phase: seconds} of the starts before this one, until their last sign of life; what no record tells is 'lost'."""
     if not run:
         return {}
     seconds = dict(run.get('seconds') or {'lost': run.get('wall_seconds') or 0.0})
-    told = (workdir / 'run.json').stat().st_mtime
-    signs = [p.stat().st_mtime for p in (workdir / 'metrics.jsonl',) if p.exists()]
-    seconds['lost'] = seconds.get('lost', 0.0) + max([0.0, *(s - told for s in signs)])
+    told, sign = (storage.facts(workdir / name) for name in ('run.json', 'metrics.jsonl'))
+    seconds['lost'] = seconds.get('lost', 0.0) + (max(0.0, sign.when - told.when) if sign and told else 0.0)
     return seconds
 
 

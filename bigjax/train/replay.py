@@ -3,15 +3,15 @@
 Kept in `workdir/nonfinite/`: `info.json` (step, member, config), `batch.npz` (the batch as it came from the data) and
 `state/` (the state before the step).
 """
+import io
 import json
-import pathlib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.data.untrusted import archive, first_line, parsed
 from bigjax.train import checkpoint, step
 from bigjax.train.state import TrainState
@@ -25,14 +25,17 @@ class NonFinite(Exception):
     shared = True  # all processes of a run find it at the same step
 
 
-def keep(workdir, state: TrainState, batch, *, member: int, facts: dict) -> pathlib.Path:
+def keep(workdir, state: TrainState, batch, *, member: int, facts: dict):
     """Writes the state before the step and the batch that broke it."""
-    folder = pathlib.Path(workdir) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = storage.place(workdir) / FOLDER
+    storage.make(folder)
     checkpoint.write(folder / 'state', state)
     if jax.process_index() == 0:
-        np.savez(folder / 'batch.npz', **{k: np.asarray(v) for k, v in batch.items()})
-        (folder / 'info.json').write_text(json.dumps({'step': int(state.halted), 'member': member, **facts}, indent=1))
+        packed = io.BytesIO()
+        np.savez(packed, **{k: np.asarray(v) for k, v in batch.items()})
+        storage.write(folder / 'batch.npz', packed.getvalue())
+        info = {'step': int(state.halted), 'member': member, **facts}
+        storage.write(folder / 'info.json', json.dumps(info, indent=1).encode())
     return folder
 
 
@@ -42,12 +45,12 @@ def read(folder) -> tuple[dict, dict]:
     Raises:
       UserError: the folder does not hold one, or its files are damaged.
     """
-    folder = pathlib.Path(folder)
+    folder = storage.place(folder)
     for name in ('info.json', 'batch.npz', 'state'):
-        if not (folder / name).exists():
+        if not storage.exists(folder / name):
             raise UserError(f'--replay={folder}: {name} is missing; name the {FOLDER}/ folder of a run that exited 3')
     try:
-        info = parsed((folder / 'info.json').read_text(encoding='utf-8'))
+        info = parsed(storage.read(folder / 'info.json').decode())
     except (OSError, ValueError) as error:
         raise UserError(f'--replay={folder}: info.json cannot be read ({first_line(error)}); run the command of that run '
                         'again') from None
@@ -55,7 +58,7 @@ def read(folder) -> tuple[dict, dict]:
     wrong = [key for key, kind in kinds.items() if not isinstance(info, dict) or not isinstance(info.get(key), kind)]
     if wrong:
         raise UserError(f'--replay={folder}: info.json says no {wrong[0]}; name the {FOLDER}/ folder of a run that exited 3')
-    return info, archive(folder / 'batch.npz')
+    return info, archive(storage.fetched(folder / 'batch.npz'))
 
 
 def first_nonfinite(call) -> str | None:

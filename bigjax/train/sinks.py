@@ -3,9 +3,10 @@
 A sink is `write(step, {name: float})` and `close()`. One that raises is dropped with a warning; the run goes on.
 """
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 
-from bigjax import UserError
+from bigjax import UserError, storage
 
 
 class TensorBoard:
@@ -35,7 +36,8 @@ class WandB:
             import wandb
         except ImportError:
             raise UserError("the sink 'wandb' needs wandb: pip install 'bigjax[wandb]'") from None
-        self._run = wandb.init(project='bigjax', group=run['experiment'], name=workdir.name, dir=str(workdir),
+        folder = tempfile.mkdtemp() if storage.remote(workdir) else str(workdir)
+        self._run = wandb.init(project='bigjax', group=run['experiment'], name=workdir.name, dir=folder,
                                config=run['config'])
 
     def write(self, step, values):
