@@ -150,8 +150,8 @@ finish() {
     if [[ $next == preempted || $next == lost || $next == failed ]]; then
         say "$next: requeued"
         scontrol requeue "$me" && exit "$1"
-        say 'SLURM refuses to start it again'
-        record "$1" over
+        say 'SLURM does not requeue it, or has done so already'
+        record "$1" left
     fi
     exit "$1"
 }

@@ -122,9 +122,10 @@ class Cluster:
         self._hosts.power_off(host)
 
     def power_on(self, host: int) -> None:
-        """A node, and its slurmd."""
+        """A node, and its slurmd; returns when all nodes are up and have nothing to do."""
         self._hosts.power_on(host)
         self._start(host)
+        self._until_idle()
 
     def _start(self, host: int) -> None:
         name = self._hosts.names[host]

@@ -49,7 +49,7 @@ class User:
         """The arguments that run an experiment of two processes."""
         return ('run', '--on=slurm:nodes=2,cpus=1', f'--name={name}', f"--env={','.join(self.told)}", *flags, '--',
                 sys.executable, '-m', 'experiments.mnist1d', f'--workdir={self.folder}/{name}', '--variant=mlp',
-                '--config.data=fake', '--config.population=1', '--config.steps=300', '--config.checkpoint_every=20',
+                '--config.data=fake', '--config.population=1', '--config.steps=200', '--config.checkpoint_every=20',
                 '--config.log_every=2', '--config.eval_every=100')
 
     def number(self, name):
@@ -59,12 +59,17 @@ class User:
     def until_step(self, name, step):
         """Waits until a run has come to a step."""
         path = self.folder / name / 'metrics.jsonl'
-        until(lambda: path.exists() and f'"step": {step}' in path.read_text(), 60)
+        until(lambda: path.exists() and f'"step": {step}' in path.read_text(), 120)
+
+    def until_pending(self, name):
+        """Waits until SLURM has put a job back."""
+        until(lambda: self.cluster.show(self.number(name))['JobState'] == 'PENDING', 90)
 
     def at_once(self, name):
-        """A job that SLURM has put back waits for two minutes; this one does not."""
+        """A job that SLURM has put back waits for two minutes, so that all of its last start has ended; this one for less."""
         number = self.number(name)
-        until(lambda: self.cluster.show(number)['JobState'] == 'PENDING', 60)
+        self.until_pending(name)
+        time.sleep(3)
         self.cluster.run('scontrol', 'update', f'JobId={number}', 'StartTime=now')
 
     def numbers(self, name):
@@ -159,8 +164,9 @@ def test_a_node_that_is_switched_off(user, straight):
     process = user.start(*user.train('lost'))
     user.until_step('lost', 40)
     user.cluster.power_off(1)
-    user.at_once('lost')
+    user.until_pending('lost')
     user.cluster.power_on(1)
+    user.at_once('lost')
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0 and '0 restarts, 1 preemption · done' in err.splitlines()[-1], err
     assert 'resuming from step' in user.log('lost')
