@@ -8,7 +8,7 @@ from bigjax.nn import cpu
 from bigjax.parallel import mesh as meshes
 from bigjax.parallel import rules
 from bigjax.summary import paper, spread
-from bigjax.train import checkpoint, fingerprint, profile, replay, work
+from bigjax.train import checkpoint, fingerprint, profile, replay, source, work
 from bigjax.train import loop as loops
 from bigjax.train.compiled import Watch
 from bigjax.train.guard import Guard
@@ -50,7 +50,7 @@ def _train_row(job, row: str) -> dict:
     program, settings = job.program(row, config, watch=Watch(progress.say, job.flags.strict))
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
-                      population=settings.population, info=dict(program.experiment.data.info), sinks=settings.sinks,
+                      population=settings.population, info=_facts(program), sinks=settings.sinks,
                       clock=guard.clock)
     records.agree()
     if records.finished:
@@ -74,6 +74,12 @@ def _train_row(job, row: str) -> dict:
     if len(job.rows) > 1 and job.leads:
         report.write(workdir)
     return records.run
+
+
+def _facts(program) -> dict:
+    """What there is to say of the data: what its set says, and a sample of each split, to know it again."""
+    data = program.experiment.data
+    return {**data.info, 'sample': {name: source.sample(split) for name, split in {'train': data.train, **data.evals}.items()}}
 
 
 def _table(job, rows: dict) -> str:

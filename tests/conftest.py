@@ -66,7 +66,7 @@ class Trust:
                 self._counts[name] = round(max(before, count), 1) if name.startswith('seconds') else before + count
 
     def pytest_sessionfinish(self):
-        from bigjax.train.records import git
+        from bigjax.train.source import git
         kept = {'commit': git()['sha'] or '', 'jax': jax.__version__, 'tests': self._outcomes, 'counts': self._counts}
         self._path.write_text(json.dumps(kept, indent=1, sort_keys=True) + '\n')
 
@@ -84,7 +84,7 @@ class Modes:
             modes[facts['mode']] = modes.get(facts['mode'], True) and report.passed
 
     def pytest_sessionfinish(self):
-        from bigjax.train.records import git
+        from bigjax.train.source import git
         kept = {'commit': git()['sha'] or '', 'jax': jax.__version__, 'equal': self._found}
         self._path.write_text(json.dumps(kept, indent=1, sort_keys=True) + '\n')
 

@@ -1,6 +1,7 @@
 """The records of a run: the files of its workdir that are not checkpoints.
 
     config.json    the resolved config
+    source.patch   what of the code differed from the commit in run.json, if anything did
     run.json       command, versions, devices, status, and at the end the metrics beside what was expected
     metrics.jsonl  {"step": 100, "train/loss": 0.3}; of a population "m" is the mean, and "m/std" and "m/members" stand
                    beside it. Each (step, name) once, also after crashes. A value that is not finite is null.
@@ -16,7 +17,6 @@ import math
 import os
 import pathlib
 import platform
-import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,7 +29,7 @@ from bigjax import UserError, storage
 from bigjax.experiment import Expected
 from bigjax.parallel import mesh as meshes
 from bigjax.train import artifacts as artifact_files
-from bigjax.train import files
+from bigjax.train import files, source
 from bigjax.train.guard import Preempted
 from bigjax.train.outbox import Outbox
 from bigjax.train.phases import Clock
@@ -81,7 +81,7 @@ class Records:
             self.run, self._sinks = before, Sinks((), self.workdir, before)
             return
         self.run = {
-            'experiment': experiment, 'variant': variant, 'command': command, 'config': config, 'git': git(),
+            'experiment': experiment, 'variant': variant, 'command': command, 'config': config, 'git': source.git(),
             'versions': versions(), 'devices': files.plain(devices or {}), 'host_cpus': os.cpu_count(), 'seed': seed,
             'population': population, 'parameters': parameters,
             'started': before.get('started') or datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
@@ -118,6 +118,8 @@ class Records:
         try:
             storage.make(self.workdir)
             files.write_json(self.workdir / 'config.json', self.run['config'])
+            if not storage.exists(self.workdir / source.PATCH) and (patch := source.patch()):
+                files.write_text(self.workdir / source.PATCH, patch)
             self._write_run()
             self.flush()
         except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
@@ -329,21 +331,6 @@ def flat(config: Mapping, prefix: str = '') -> dict:
     for key, value in config.items():
         found |= flat(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {f'{prefix}{key}': value}
     return found
-
-
-def git() -> dict:
-    """{'sha', 'dirty'} of the checkout that bigjax is imported from; None where it is not one."""
-    root = pathlib.Path(bigjax.__file__).resolve().parent.parent
-
-    def ask(*command):
-        return subprocess.run(['git', '-C', root, *command], capture_output=True, text=True, timeout=10,
-                              check=True).stdout.strip()
-    try:
-        if pathlib.Path(ask('rev-parse', '--show-toplevel')) != root:  # installed somewhere inside another checkout
-            return {'sha': None, 'dirty': None}
-        return {'sha': ask('rev-parse', 'HEAD'), 'dirty': bool(ask('status', '--porcelain', '--untracked-files=no'))}
-    except (OSError, subprocess.SubprocessError):
-        return {'sha': None, 'dirty': None}
 
 
 def versions() -> dict:

@@ -14,7 +14,7 @@ import pytest
 
 from bigjax import UserError
 from bigjax.experiment import Confusion, Expected
-from bigjax.train import artifacts, files, recorded, records
+from bigjax.train import artifacts, files, recorded, records, source
 from bigjax.train.records import Records, judge
 
 CONFIG = {'steps': 100, 'log_every': '1 epoch', 'seed': 0, 'optimizer': {'name': 'adam', 'lr': 0.1}, 'sizes': (3, 4)}
@@ -340,7 +340,7 @@ def test_a_population_sums_its_confusion_and_shows_the_first_members_samples():
 def test_git_names_this_checkout():
     root = pathlib.Path(records.__file__).parents[2]
     if not (root / '.git').exists():
-        assert records.git() == {'sha': None, 'dirty': None}
+        assert source.git() == {'sha': None, 'dirty': None}
     else:
         head = subprocess.run(['git', '-C', root, 'rev-parse', 'HEAD'], capture_output=True, text=True).stdout.strip()
-        assert records.git()['sha'] == head
+        assert source.git()['sha'] == head

@@ -1,0 +1,73 @@
+"""What a run was made of: the commit of the code, what differed from it, and what the data was."""
+import hashlib
+import json
+import pathlib
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import bigjax
+
+PATCH = 'source.patch'
+SENT = '.commit.json'  # in code that a launcher has sent without its repository
+SAMPLES = 32
+LARGEST = 10_000_000  # bytes of a patch
+
+
+def git() -> dict:
+    """{'sha', 'dirty'} of the checkout that bigjax is imported from; None where it is not one."""
+    root = _root()
+    try:
+        if _top() != root:
+            sent = json.loads((root / SENT).read_text())
+            return {'sha': str(sent['sha']), 'dirty': bool(sent['dirty'])}
+        return {'sha': _ask('rev-parse', 'HEAD').decode().strip(),
+                'dirty': bool(_ask('status', '--porcelain', '--untracked-files=no').strip())}
+    except (OSError, ValueError, KeyError, TypeError, subprocess.SubprocessError):
+        return {'sha': None, 'dirty': None}
+
+
+def patch() -> str:
+    """What `git apply` makes of the commit to have this code: changed files, and new ones that git does not ignore; '' where
+    nothing differs, where there is no commit, where it is larger than 10 MB or no text."""
+    try:
+        if _top() != _root():
+            return ''
+        changed = _ask('diff', '--binary', 'HEAD')
+        new = _ask('ls-files', '-z', '--others', '--exclude-standard', '--', '*.py').split(b'\0')
+        for name in filter(None, new):  # a difference is exit 1
+            changed += subprocess.run(['git', '-C', _root(), 'diff', '--binary', '--no-index', '--', '/dev/null', name],
+                                      capture_output=True, timeout=10, check=False).stdout
+        return changed.decode() if len(changed) <= LARGEST else ''
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ''
+
+
+def sample(source: Any) -> str:
+    """Twelve digits that stand for a source: its length, and some of its examples at even distances."""
+    digest, length = hashlib.sha256(str(len(source)).encode()), len(source)
+    for i in sorted({length * k // SAMPLES for k in range(SAMPLES)} if length else ()):
+        example: Mapping = source[i]
+        for name in sorted(example):
+            value = np.asarray(example[name])
+            digest.update(f'{name} {value.dtype} {value.shape} '.encode() + (
+                str(value.tolist()).encode() if value.dtype.kind in 'OUS' else value.tobytes()))
+    return digest.hexdigest()[:12]
+
+
+def _root() -> pathlib.Path:
+    return pathlib.Path(bigjax.__file__).resolve().parent.parent
+
+
+def _top() -> pathlib.Path | None:
+    """The top of the repository that the code is in: another folder than its own where it is installed inside another's."""
+    try:
+        return pathlib.Path(_ask('rev-parse', '--show-toplevel').decode().strip())
+    except subprocess.CalledProcessError:
+        return None
+
+
+def _ask(*command: str) -> bytes:
+    return subprocess.run(['git', '-C', _root(), *command], capture_output=True, timeout=10, check=True).stdout
