@@ -306,7 +306,7 @@ class Job:
         if config.data != self.module.get_config(row).data:  # the paper says nothing of other data
             experiments = [dataclasses.replace(experiments[0], expected=())]
         settings = settings_module.read(reader, len(experiments[0].data.train))
-        if settings.population_over != 'seed':
+        if settings.population_over != 'seed' and not settings.members:
             over = settings.population_over
             if not isinstance(configs.leaves(config).get(over), int):
                 raise UserError(f"config.population_over: '{over}' is not an integer key of the config"
