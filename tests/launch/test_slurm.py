@@ -41,7 +41,8 @@ FAKES = {
     'sinfo': '''
         case "$*" in
             *%P*) printf '%s\\n' 'gpu*|up|2-00:00:00' 'cpu|up|infinite' 'old|down|1:00:00';;
-            *) printf '%s\\n' 'n1|idle|64|512000|gpu:a100:8(S:0-1)' 'n2|mix|64|512000|gpu:4' 'n3|down*|64|512000|gpu:8';;
+            *) printf '%s\\n' 'n1|idle|64|512000|gpu:a100:8(S:0-1)' 'n2|mix|64|512000|gpu:4' 'n3|down|64|512000|gpu:8' \
+                'n4|idle*|64|512000|gpu:8';;
         esac''',
 }
 
@@ -252,13 +253,14 @@ def launch(capfd, *argv):
     return code, *capfd.readouterr()
 
 
-@pytest.mark.parametrize(('code', 'kind'), [(0, 'done'), (4, 'the answer is no'), (7, 'failed')])
+@pytest.mark.parametrize(('code', 'kind'), [(0, 'done'), (4, 'the answer is no'), (7, 'failed (process 0 on host1 ended '),
+                                          (137, 'failed (process 0 on host1 was killed by SIGKILL)')])
 def test_a_job_from_its_start_to_its_end(fake, capfd, monkeypatch, code, kind):
     monkeypatch.setenv('TOKEN', 'open sesame')
     monkeypatch.setattr('launch.slurm_group.SOON', 0.2)
     found, out, err = launch(capfd, 'run', '--on=slurm', '--name=exp7', '--env=TOKEN', '--', 'sh', '-c',
                              f'echo hello $TOKEN; exit {code}')
-    assert found == (1 if code == 7 else code) and f' · {kind}' in err.splitlines()[-1], err
+    assert found == (1 if code > 4 else code) and f' · {kind}' in err.splitlines()[-1], err
     assert 'hello open sesame' in out and 'exp7 is SLURM job 7' in err and 'SLURM job 7: RUNNING on host1' in err
     folder = pathlib.Path(os.environ['BIGJAX_JOBS']) / 'exp7'
     assert err.splitlines()[-1].endswith(f'logs {folder}/logs · nothing is left that costs money')
