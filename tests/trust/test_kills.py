@@ -2,7 +2,9 @@
 
 Tried by breaking: the seed left out of the checkpoint, the save before the evaluators, lines of later steps not dropped.
 """
+import json
 import random
+import time
 
 import pytest
 
@@ -43,3 +45,21 @@ def test_killed_and_started_again_it_is_the_run_that_was_left_alone(straight, tm
     runs.assert_same(tmp_path / 'run', straight(kind))
     record_property('trust', {'kills tried': kills, 'kills survived': kills,
                               'of them resumed from a checkpoint': int('resuming from step' in out)})
+
+
+@pytest.mark.trust
+def test_five_failures_and_the_time_of_all_starts_adds_up(tmp_path):
+    """Goodput: five starts die between two checkpoints, after so many steps of theirs, and the sixth ends the run."""
+    outside, starts = 0.0, (6, 5, 3, 5, 4)
+    for done in (*starts, None):
+        began = time.monotonic()
+        code, out = runs.run('recurrent', tmp_path / 'run', trust=f'step:{2 * done}:kill' if done else '')
+        outside += time.monotonic() - began
+        assert code == (-9 if done else 0), out[-3000:]
+    run = json.loads((tmp_path / 'run' / 'run.json').read_text())
+    parts = run['seconds']
+    assert run['starts'] == 6 and run['status'] == 'done'
+    assert sum(parts.values()) == pytest.approx(run['wall_seconds'], rel=0.01)
+    assert parts['lost'] > 0 and set(parts) >= {'compile', 'restore', 'data', 'step', 'evaluation', 'save', 'lost'}
+    imports = 6 * 10.0  # before the clock of a start begins
+    assert run['wall_seconds'] <= outside <= run['wall_seconds'] + imports, (outside, run['wall_seconds'], parts)
