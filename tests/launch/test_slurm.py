@@ -20,8 +20,8 @@ from launch.job import Job
 FAKES = {
     'sbatch': '''
         [ -z "$REFUSE" ] || { echo "sbatch: error: $REFUSE" >&2; exit 1; }
-        (SLURM_JOB_ID=7 SLURMD_NODENAME=host1 bash "$2" > "$FAKE/out" 2>&1; rm "$FAKE/running") > /dev/null 2>&1 &
-        touch "$FAKE/running"; echo "7;cluster"''',
+        touch "$FAKE/running"; echo "7;cluster"
+        (SLURM_JOB_ID=7 SLURMD_NODENAME=host1 bash "$2" > "$FAKE/out" 2>&1; rm "$FAKE/running") > /dev/null 2>&1 &''',
     'srun': '''
         while [[ $1 == --* ]]; do [[ $1 != --output=* ]] || out=${1#--output=}; shift; done
         touch "$FAKE/srun"
@@ -32,7 +32,7 @@ FAKES = {
     'squeue': '''
         case "$*" in
             *--format=%T) echo "$STATE";;
-            *--jobs=*) [ ! -e "$FAKE/running" ] || echo '7|RUNNING|None|host1|0:01|1:00';;
+            *--jobs=*) touch "$FAKE/asked"; [ ! -e "$FAKE/running" ] || echo '7|RUNNING|None|host1|0:01|1:00';;
         esac''',
     'scontrol': '''
         echo "$@" >> "$FAKE/scontrol"
@@ -259,7 +259,7 @@ def test_a_job_from_its_start_to_its_end(fake, capfd, monkeypatch, code, kind):
     monkeypatch.setenv('TOKEN', 'open sesame')
     monkeypatch.setattr('launch.slurm_group.SOON', 0.2)
     found, out, err = launch(capfd, 'run', '--on=slurm', '--name=exp7', '--env=TOKEN', '--', 'sh', '-c',
-                             f'echo hello $TOKEN; exit {code}')
+                             f'until [ -e "$FAKE/asked" ]; do sleep 0.1; done; echo hello $TOKEN; exit {code}')
     assert found == (1 if code > 4 else code) and f' · {kind}' in err.splitlines()[-1], err
     assert 'hello open sesame' in out and 'exp7 is SLURM job 7' in err and 'SLURM job 7: RUNNING on host1' in err
     folder = pathlib.Path(os.environ['BIGJAX_JOBS']) / 'exp7'
