@@ -81,7 +81,7 @@ def _parse(argv: Sequence[str]):
         words = values(['launch', *argv[:at]])[1:]
     except flags.Error as error:
         raise UserError(f'{str(error).splitlines()[0]}; --help shows the flags') from None
-    if len(words) > (3 if words[0] == 'sweep' else 2):
+    if len(words) > (3 if words[:1] == ['sweep'] else 2):
         raise UserError(f"'{words[2]}': the command to run stands after --; write for example {verbs.EXAMPLE}")
     return values, words, argv[at + 1:]
 
