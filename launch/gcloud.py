@@ -76,7 +76,8 @@ def queue(name: str, where: dict[str, str]) -> Run:
 
 def nodes(name: str, where: dict[str, str]) -> Run:
     """The command that lists the machines of a name, which is also the beginning of the names of several slices."""
-    return _run('list', 'tpu-vm', '', where | {'filter': f'name~/nodes/{name}(-[0-9]+)?$', 'format': 'json'})
+    # A filter with parentheses that are not quoted finds nothing, and says nothing.
+    return _run('list', 'tpu-vm', '', where | {'filter': f'name~/nodes/{name}', 'format': 'json'})
 
 
 def keys(node: str, user: str, where: dict[str, str], *, internal: bool) -> Run:
@@ -230,7 +231,11 @@ def refused(step: Run, code: int, text: str) -> Refused:
 def _message(text: str) -> str:
     """The error among progress, warnings and details in YAML."""
     _, error, rest = text.partition('ERROR: ')
-    text = re.split(r'\n- |\n\s*[\'"]?@type|\nTo search the help|\nTo troubleshoot', rest if error else text)[0]
+    if not error:  # 'tpu-vm ssh' ends with what ssh has said, ten times, and a traceback
+        lines = [line for line in text.splitlines() if line.strip()]
+        ssh = [line for line in lines if re.match(r'ssh: |\S+: Permission denied|Host key', line)]
+        rest = '\n'.join(ssh[-1:] or lines[-2:])
+    text = re.split(r'\n- |\n\s*[\'"]?@type|\nTo search the help|\nTo troubleshoot', rest)[0]
     return re.sub(r'^\(gcloud[\w.-]*\)\s*', '', text)
 
 

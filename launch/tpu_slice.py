@@ -183,7 +183,6 @@ class Allocation:
                 creations, paid, pause = creations + 1, None, FIRST_PAUSE
             elif state == DEAD:
                 failed = found.queue_state == 'FAILED' and creations
-                say(f'{self._job.name}: is deleted')
                 self.delete(dead=True)
                 if failed:
                     raise Refused(gcloud.QUOTA if 'uota' in found.failure else '',
@@ -232,7 +231,7 @@ class Allocation:
         while True:
             now = time.monotonic()
             try:
-                found = self.look(whole=True)
+                found = self.look()
                 mine = [] if dead and found.state != DEAD else self.mine(found)
             except Refused as error:
                 mine, trouble = None, error
@@ -249,6 +248,7 @@ class Allocation:
                 gone[name, queue] = True
                 goes_along = not queue and any(other for _, other in mine)
                 if not goes_along and now >= asked.get(name, now):
+                    say(f'{self._job.name}: deletes {kind(queue)} {name}')
                     asked[name] = now + 60.0
                     trouble = self._ask_for_deletion(name, queue)
             time.sleep(pause)
@@ -285,14 +285,12 @@ class Allocation:
     def _clear(self, error: BaseException, keep: bool) -> None:
         if not self._record.exists():
             return  # nothing was asked for
-        word = 'stopped' if isinstance(error, KeyboardInterrupt) else 'this cannot go on'
+        word = 'stopped' if isinstance(error, KeyboardInterrupt) else f'{error or type(error).__name__}'
         try:
-            found = self.look(whole=True)
-            if keep and found.state == READY:
+            if keep and (found := self.look()).state == READY:
                 say(f'{self._job.name}: {word}; is kept, and costs money ({found})')
                 return
-            if self._unsure or self.mine(found):
-                say(f'{self._job.name}: {word}; what was made is deleted')
+            say(f'{self._job.name}: {word}; looks for what was made')
             for done in self.delete():
                 say(f'{self._job.name}: {done}')
         except UserError as trouble:
@@ -305,13 +303,13 @@ class Allocation:
         times = f'{self._slices} x ' if self._slices > 1 else ''
         say(f"{self._job.name}: asks for {times}{self._slice.type} in {self._where['zone']}")
         self._unsure = True  # until the command has ended by itself
-        code, out, errors = gcloud.execute(step, gcloud.LONGEST_CREATE, lambda: bool(self.mine(self.look(whole=True))))
+        code, out, errors = gcloud.execute(step, gcloud.LONGEST_CREATE, lambda: bool(self.mine(self.look())))
         self._unsure = code == 124
         if code:
             error = gcloud.refused(step, code, errors or out)
             if error.status != gcloud.TAKEN:
                 raise error
-            found = self.look(whole=True)
+            found = self.look()
             self._own(found, error.said)
             if not self.mine(found):
                 raise error

@@ -134,14 +134,14 @@ class Engine(RemoteEngine):
             raise UserError(f'{self._name}: there are no machines to talk to ({state}); {self._hint(state)}')
         places = [(f'{tpu_slice.short(node)}:{number}', inside if self.target.internal_ips else outside or inside)
                   for node in self._found.nodes for number, (inside, outside) in enumerate(tpu_slice.endpoints(node))]
-        return self._reached_as(tuple(address for _, address in places), tuple(name for name, _ in places))
+        return self._machines(tuple(address for _, address in places), tuple(name for name, _ in places))
 
     def planned(self) -> Hosts:
         count = self._slice.workers if self._slice else 1
         names = tuple(f'{node}:{number}' for node in self._allocation.nodes for number in range(count))
-        return self._reached_as(tuple(f"ADDRESS-OF-{name.replace(':', '-')}" for name in names), names)
+        return self._machines(tuple(f"ADDRESS-OF-{name.replace(':', '-')}" for name in names), names)
 
-    def _reached_as(self, addresses: tuple[str, ...], names: tuple[str, ...]) -> Hosts:
+    def _machines(self, addresses: tuple[str, ...], names: tuple[str, ...]) -> Hosts:
         # Addresses are given to somebody else's machine tomorrow: every slice has known hosts of its own.
         options = 'StrictHostKeyChecking=accept-new', f'UserKnownHostsFile={self._known}'
         return Hosts(addresses, user=self.target.user, identity=self.target.identity, options=options, names=names)
@@ -255,7 +255,8 @@ class Engine(RemoteEngine):
             try:
                 gcloud.do(gcloud.keys(node, self.target.user, self._where, internal=self.target.internal_ips), 600.0)
             except gcloud.Refused as error:
-                if error.status or any(word in error.said for word in ('ssh-add', 'assphrase', 'SSH key', 'gcloud auth')):
+                if error.status or any(word in error.said for word in (
+                        'not present in the SSH agent', 'gcloud auth', 'crashed', 'Permission denied')):
                     raise
                 raise Unreachable(f'{node}: does not answer to ssh ({error.said})') from None
         for old in self.job.folder.glob('known_hosts.*'):

@@ -82,6 +82,8 @@ class Cloud:
         """One request; `path` begins after the location: 'queuedResources/exp7'."""
         with self.lock:
             kind, _, name = path.partition('/')
+            if name.endswith(':getGuestAttributes'):
+                return {'guestAttributes': []}
             if method != 'GET':
                 self.log.append(f"{method} {kind}/{name or query.get('queuedResourceId') or query.get('nodeId')}")
             if refused := self.refuse.get(f'{method} {kind}'):
@@ -114,9 +116,6 @@ class Cloud:
         return answer
 
     def _get_nodes(self, name, query, body):
-        name, _, action = name.partition(':')
-        if action:
-            return {'guestAttributes': []}
         answer = self._public(self.nodes, name, 'nodes')
         for key in [name] if name else list(self.nodes):
             self._moves(self.nodes, key, self.nodes[key])
@@ -125,7 +124,7 @@ class Cloud:
     def _delete_queuedResources(self, name, query, body):
         queue = self._known(self.queues, name, 'queuedResources')
         own = self._nodes_of(name)
-        if own and query.get('force') != 'true' and queue['state']['state'] not in ('SUSPENDED', 'FAILED'):
+        if own and query.get('force', '').lower() != 'true' and queue['state']['state'] not in ('SUSPENDED', 'FAILED'):
             raise Error(400, 'FAILED_PRECONDITION', f'{name} has nodes')
         queue['state'], queue['path'] = {'state': 'DELETING'}, ['DELETING'] * self.deletion_looks + ['']
         return self._operation(f'queuedResources/{name}')
@@ -161,7 +160,7 @@ class Cloud:
         kind, _, key = thing.partition('/')
         busy = kind == 'nodes' and key in self.nodes and self.nodes[key]['state'] == 'CREATING'
         return {'name': f'operations/{name}', 'done': not busy, **({} if busy else {'response': {
-            '@type': 'type.googleapis.com/google.protobuf.Empty'}})}
+            '@type': 'type.googleapis.com/google.cloud.tpu.v2.Node', 'name': thing}})}
 
     # the states
 

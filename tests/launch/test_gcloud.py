@@ -71,6 +71,8 @@ to obtain new credentials."""
      "PERMISSION_DENIED: Permission 'tpu.nodes.create' denied; switch the API on with 'gcloud services enable tpu.google"),
     ("ERROR: (gcloud.compute.tpus.tpu-vm.create) unrecognized arguments:\n  --sport\n\nTo search the help text of gcloud "
      'commands, run:\n  gcloud help -- SEARCH_TERMS', 2, '', 'unrecognized arguments: --sport; this gcloud does not know that'),
+    ('Retrying: SSH command error\nssh: connect to host 10.0.0.1 port 22: Connection refused\nException in thread\n  File', 1,
+     '', 'ssh: connect to host 10.0.0.1 port 22: Connection refused'),
     ('', 3, '', 'gcloud ended with exit code 3 and said nothing'),
 ])
 def test_the_message_of_the_api_comes_first(text, code, status, says):

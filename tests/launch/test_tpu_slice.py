@@ -148,7 +148,7 @@ def test_quota(world, queued):
                                         r'https://\S+project=p, or'), made.or_nothing(False):
         made.ensure()
     assert world.cloud.live == [] and not world.record.exists()
-    assert not any('deleted' in line for line in world.said)
+    assert not any('deletes' in line for line in world.said)
 
 
 @pytest.mark.parametrize('queued', [True, False])
@@ -206,7 +206,7 @@ def test_interrupted_in_the_command_that_makes_it(world, monkeypatch, after):
     with pytest.raises(KeyboardInterrupt), made.or_nothing(False):
         made.ensure()
     assert world.cloud.live == [] and not world.record.exists()
-    assert any('deleted' in line for line in world.said)
+    assert any('looks for what was made' in line for line in world.said)
 
 
 def test_it_comes_after_the_first_look(world, monkeypatch):
