@@ -82,8 +82,8 @@ class Logs:
                 self._files[process] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             except OSError as error:
                 raise UserError(f'{path}: cannot be written ({error.strerror}); name another folder with --logs') from None
-            if str(process) not in self._begins:
-                size = os.fstat(self._files[process]).st_size
+            size = os.fstat(self._files[process]).st_size
+            if self._begins.get(str(process), [0, size + 1])[1] > size:  # new, or somebody has deleted it here
                 self._begins[str(process)] = [size, size]
                 self._save()
         return self._files[process]

@@ -60,7 +60,7 @@ def _read(name: str, said: str, now: float, base: str, command: str, python: str
               'it must be Linux, with util-linux'),
         Check(f'{name}: disk', free >= NEEDED, f'{free:.0f} GB free' if 'folder' in values else f'{base}: no such place',
               'remove old code and jobs there with launch down, or name another folder with code=…'),
-        Check(f'{name}: clock', abs(skew) <= SKEW, f'{skew:+.0f} s from here', 'set it: timedatectl set-ntp true'),
+        Check(f'{name}: clock', abs(skew) <= SKEW, f'{skew:+.1f} s from here', 'set it: timedatectl set-ntp true'),
         Check(f'{name}: {command}', bool(values.get('command')), values.get('command') or 'is not on PATH there',
               'name its folder with path=…, for example path=~/venv/bin'),
         Check(f'{name}: packages', works and not missing,

@@ -1,5 +1,4 @@
 """The engine `ssh` with two real hosts, a real sshd on each, power that fails and cables that are pulled."""
-import contextlib
 import json
 import os
 import pathlib
@@ -12,12 +11,12 @@ import time
 import pytest
 
 from tests.launch.hosts import hosts  # noqa: F401, a fixture
-from tests.parallel.test_processes import MLP, assert_same, train
+from tests.parallel.test_processes import MLP, metrics, train
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.engines
 SOON = 90.0
-STEPS = 300
+STEPS = 200
 RUN = (*MLP, f'--config.steps={STEPS}')
 PROGRAM = """
 import os, pathlib, signal, sys, time
@@ -230,16 +229,17 @@ def test_doctor_finds_what_is_missing(shell):
 def cache(shell):
     """Compiled programs are kept for both hosts; said by variables, as a user would."""
     values = {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(shell.hosts.shared / 'jax'), 'MPLBACKEND': 'Agg',
-              'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+              'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+              **{name: os.environ[name] for name in ('NPROC', 'XLA_FLAGS')}}  # the same programs as in the straight run
     return f"--env={','.join(values)}", values
 
 
 @pytest.mark.parametrize('event', ['power', 'cable'])
-def test_a_host_that_goes_away_and_comes_back_changes_no_number(shell, tmp_path_factory, event):
-    """The same metrics as those of one process that nobody disturbed."""
+def test_a_host_that_goes_away_and_comes_back_changes_no_number(shell, event):
+    """The same metrics as those of two processes that nobody disturbed."""
     straight = shell.hosts.shared / 'straight'
     if not straight.exists():
-        train(1, straight, 'mnist1d', *RUN)
+        train(2, straight, 'mnist1d', *RUN)
     flag, values = cache(shell)
     workdir = shell.seen / 'run'
     run = shell.start('run', f'--on={shell.on}', '--name=away', flag, '--grace=20', '--max_restarts=2', '--', 'python', '-m',
@@ -258,9 +258,5 @@ def test_a_host_that_goes_away_and_comes_back_changes_no_number(shell, tmp_path_
     said = run.said()
     assert ('1 preemption' if event == 'power' else ' 1 ') in said.splitlines()[-1], said
     assert 'all 2 processes are here: host1: 0 · host2: 1' in said
-    assert_same(workdir, straight)
-    run_json = json.loads((workdir / 'run.json').read_text())
-    head = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    assert run_json['status'] == 'done' and len(head) == 40
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        shell('down', 'away', '--yes')
+    assert metrics(workdir) == metrics(straight) and len(metrics(workdir)) > 100
+    assert json.loads((workdir / 'run.json').read_text())['status'] == 'done'

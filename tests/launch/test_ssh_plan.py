@@ -504,6 +504,8 @@ def test_logs_go_on_where_they_are(tmp_path, monkeypatch):
     assert logs.offset(0) == 4 and logs.first(0) == 15
     assert follow.Logs(dataclasses.replace(job, created='2')).offset(0) == 0
     assert (tmp_path / 'logs' / '0.log').read_text() == 'of another job\none\ntwo\n'
+    (tmp_path / 'logs' / '0.log').unlink()
+    assert follow.Logs(job).offset(0) == 0
 
 
 def test_a_place_with_an_odd_name(tmp_path):
