@@ -18,11 +18,12 @@ import time
 import pytest
 
 from bigjax import UserError
-from launch import gcloud
+from launch import gcloud, target
 from launch.engine import engine
 from launch.job import Job
 from launch.outcome import LOST
 from launch.steps import Run
+from launch.tpu_vm import Target, find
 from tests.launch.fake_tpu import Cloud, Error, serve
 from tests.launch.hosts import hosts  # noqa: F401, a fixture
 
@@ -134,14 +135,20 @@ def test_attach_to_what_was_taken_away(monkeypatch):
 
 
 def test_found_from_elsewhere_before_its_machines_answer(monkeypatch):
-    from launch.tpu_vm import find
     cloud = Cloud(queue_path=['WAITING_FOR_RESOURCES'])
+    monkeypatch.setattr(time, 'sleep', lambda seconds: None)
     monkeypatch.setattr(gcloud, 'execute', cloud.gcloud)
     with pytest.raises(UserError, match="no job 'exp7' is in us-west4-a"):
         find('exp7', ON)
     gcloud.do(commands()[0])
     found = engine(find('exp7', ON))
     assert found.exists() and found.down() == ['queued resource exp7 deleted'] and cloud.live == []
+
+
+@pytest.mark.parametrize('text', ['v5e-16,zone=z,spot=yes', "v5e-16,queued=no,slices=2,setup='a, b=c'", 'node=mine', ''])
+def test_written_as_it_is_read(text):
+    read = target.parse('tpu_vm', text, Target)
+    assert target.write(read) == text and target.parse('tpu_vm', target.write(read), Target) == read
 
 
 # From here on the real gcloud.
