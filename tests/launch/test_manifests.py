@@ -145,9 +145,10 @@ def compared(manifest):
     replicated = manifest['spec']['replicatedJobs'][0]
     job = replicated['template']['spec']
     pod = job['template']['spec']
+    labels = pod['nodeSelector'] or {}
     return {'slices': replicated['replicas'], 'parallelism': job['parallelism'], 'completions': job['completions'],
             'backoff': job['backoffLimit'], 'restarts': manifest['spec']['failurePolicy']['maxRestarts'],
-            'labels': {key: value for key, value in pod['nodeSelector'].items() if re.search('accelerator|topology', key)},
+            'labels': {key: value for key, value in labels.items() if re.search('accelerator|topology', key)},
             'limits': pod['containers'][0]['resources']['limits'], 'restart': pod['restartPolicy'],
             'grace': pod['terminationGracePeriodSeconds'],
             'tolerated': {row['key'] for row in pod['tolerations'] if row['operator'] == 'Exists'}}
