@@ -268,8 +268,8 @@ def world(hosts, tmp_path):  # noqa: F811
 
 def train(workdir):
     return ('python', '-m', 'experiments.mnist1d', f'--workdir={workdir}', '--variant=mlp', '--platform=cpu',
-            '--config.data=fake', '--config.population=1', '--config.steps=40', '--config.checkpoint_every=4',
-            '--config.log_every=2', '--config.eval_every=10')
+            '--config.data=fake', '--config.population=1', '--config.steps=100', '--config.checkpoint_every=10',
+            '--config.log_every=2', '--config.eval_every=20')
 
 
 def numbers(workdir):
@@ -288,7 +288,7 @@ def test_taken_away_made_anew_and_resumed(world):
 
     run = world.launch('run', '--name=exp7', '--', *train(taken), on=',spot')
     metrics = taken / 'metrics.jsonl'
-    world.until(run, lambda: metrics.exists() and '"step": 14' in metrics.read_text(), 120)
+    world.until(run, lambda: metrics.exists() and '"step": 24' in metrics.read_text(), 120)
     assert world.cloud.live == ['nodes/exp7', 'queuedResources/exp7']
     assert world.cloud.bodies[0]['tpu']['nodeSpec'][0]['node']['acceleratorType'] == 'v5litepod-16'
     assert world.cloud.bodies[0]['spot'] == {}
