@@ -193,6 +193,7 @@ def test_what_is_sent(project, tmp_path):
 
 @pytest.mark.parametrize('change', ['content', 'name', 'mode', 'commit'])
 def test_code_that_differs_has_another_hash(project, change):
+    (project / 'new.py').write_text('')  # so that 'there are changes' is so before and after
     before = bundle.collect(project).hash
     assert bundle.collect(project / 'sub').hash == before
     if change == 'content':
@@ -281,7 +282,7 @@ class There:
         return int(keeper), int(group)
 
 
-@pytest.fixture(params=[shell for shell in SHELLS if shell != 'sh'])
+@pytest.fixture(params=[pytest.param(shell, marks=[pytest.mark.slow] * (shell == 'bash')) for shell in SHELLS if shell != 'sh'])
 def there(request, tmp_path):
     if not shutil.which('setsid'):
         pytest.skip('needs setsid')
@@ -298,6 +299,12 @@ def test_the_script_keeps_the_exit_code_and_the_log(there, text, wanted):
     assert there.said() == [wanted, 'G', 'Q']
     assert ('hi\n' in (there.folder / '0.log').read_text()) == ('hi' in text)
     assert there('show').split()[:2] == ['0', 'gone']
+
+
+def test_a_keeper_that_is_told_to_end_stays_until_the_command_has(there):
+    there.start('sleep 0.7; exit 6')
+    os.kill(there.pids[0], signal.SIGTERM)
+    assert there.said() == ['E6', 'G', 'Q']
 
 
 def test_the_script_ends_a_group_and_only_that(there):
@@ -330,6 +337,7 @@ def test_without_its_keeper_a_process_is_seen_and_ended(there):
     assert not lives(group)
 
 
+@pytest.mark.slow
 def test_after_a_boot_nothing_is_taken_for_ours(there):
     there.start('sleep 60')
     path = there.folder / '0.pid'
