@@ -57,6 +57,11 @@ def test_yaml_that_is_written_reads_back_the_same(value):
     assert yaml.safe_load(dump(value)) == (value or {})
 
 
+@pytest.mark.parametrize('word', ['y', 'N', 'yes', 'On', 'off', 'TRUE', 'null', '~', '012', '1_0', '0o7'])
+def test_words_that_some_reader_takes_for_something_else_stand_in_quotes(word):
+    assert dump({word: word}) == f'"{word}": "{word}"\n'  # kubectl reads y as true, PyYAML does not
+
+
 @pytest.mark.parametrize('value', [{'a': object()}, {1: 'a'}, {'a': float('nan')}])
 def test_what_is_no_manifest_is_refused(value):
     with pytest.raises(TypeError):
