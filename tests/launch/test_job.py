@@ -27,15 +27,15 @@ class Slice:
 
 
 @pytest.mark.parametrize(('text', 'expected'), [
-    ('', Hosts()), ('a', Hosts(('a',))), ('a,b,port=2,c', Hosts(('a', 'b', 'c'), 2)), ('spot,a', Hosts(('a',), spot=True)),
-    ('spot=no, a', Hosts(('a',))), ('a,setup="x, y=1"', Hosts(('a',), setup='x, y=1')), ('hosts=a+b', Hosts(('a', 'b')))])
+    ('', Hosts()), ('a', Hosts(('a',))), ('a,b,c,port=2', Hosts(('a', 'b', 'c'), 2)), ('a,spot', Hosts(('a',), spot=True)),
+    ('a, spot=no', Hosts(('a',))), ('a,setup="x, y=1"', Hosts(('a',), setup='x, y=1')), ('hosts=a+b', Hosts(('a', 'b')))])
 def test_a_target_is_read(text, expected):
     assert target.parse('kind', text, Hosts) == expected
 
 
 @pytest.mark.parametrize(('cls', 'text', 'words'), [
     (Hosts, 'a,ports=2', "no 'ports'; the nearest is port; there are hosts, port, spot, setup"),
-    (Hosts, 'port=x', 'port=x is not a whole number'), (Hosts, 'spot=perhaps', 'spot=perhaps is neither yes nor no'),
+    (Hosts, 'a,port=2,b', "'b' stands after key=value"), (Hosts, 'port=x', 'port=x is not a whole number'), (Hosts, 'spot=perhaps', 'spot=perhaps is neither yes nor no'),
     (Hosts, 'setup="a', 'the quote " is not closed'), (Slice, 'zone=a', 'type is missing (the accelerator)'),
     (Slice, 'v5e-8,zon', "'zon' is not key=value; the nearest is zone"), (Slice, 'v5e-8,hours=long', 'is not a number')])
 def test_a_wrong_target_is_one_line(cls, text, words):
