@@ -64,7 +64,7 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_boolean('yes', False, 'down: do not ask', short_name='y', **flag)
     flags.DEFINE_string('to', '', 'a folder: for what render writes, the page of sweep, the run of rerun', **flag)
     flags.DEFINE_multi_string('grid', [], 'sweep: KEY=VALUE,VALUE,… once for each key to vary', **flag)
-    flags.DEFINE_boolean('together', False, 'sweep: train arms that differ only in the seed and the numbers of the optimizer as '
+    flags.DEFINE_boolean('together', False, 'sweep: train arms that differ only in seed and numbers of the optimizer as '
                          'one population', **flag)
     flags.DEFINE_integer('parallel', 0, 'sweep: how many runs at once, by default as many as the engine has', 0, **flag)
     flags.DEFINE_string('metric', '', "sweep: the metric of the table, by default the paper's", **flag)

@@ -35,7 +35,8 @@ def test_a_target_is_read(text, expected):
 
 @pytest.mark.parametrize(('cls', 'text', 'words'), [
     (Hosts, 'a,ports=2', "no 'ports'; the nearest is port; there are hosts, port, spot, setup"),
-    (Hosts, 'a,port=2,b', "'b' stands after key=value"), (Hosts, 'port=x', 'port=x is not a whole number'), (Hosts, 'spot=perhaps', 'spot=perhaps is neither yes nor no'),
+    (Hosts, 'a,port=2,b', "'b' stands after key=value"),
+    (Hosts, 'port=x', 'port=x is not a whole number'), (Hosts, 'spot=perhaps', 'spot=perhaps is neither yes nor no'),
     (Hosts, 'setup="a', 'the quote " is not closed'), (Slice, 'zone=a', 'type is missing (the accelerator)'),
     (Slice, 'v5e-8,zon', "'zon' is not key=value; the nearest is zone"), (Slice, 'v5e-8,hours=long', 'is not a number')])
 def test_a_wrong_target_is_one_line(cls, text, words):
