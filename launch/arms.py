@@ -2,7 +2,7 @@
 
     python -m launch.arms --arms='[{"optimizer.lr": 0.1}, …]' [--together] -- python -m experiments.X --workdir=DIR …
 
-Which arms fall to it say BIGJAX_SHARE=i/N, SLURM's array, or a Kubernetes index; alone, all do. Each arm is the command with
+Which arms fall to it says BIGJAX_SHARE=i/N; without it, all do. Each arm is the command with
 its own values and a folder of its own under DIR, where the experiment goes on by itself after a kill. With --together, arms
 that differ only in the seed and in numbers of the optimizer are one population, whose members they are. Two workers never
 run the same arm at once: who runs it holds a lock in DIR/.locks.
@@ -27,7 +27,6 @@ from bigjax.train.files import write_json
 from launch.lines import say
 from launch.outcome import DONE, FAILED, NO, PREEMPTED, USER
 
-INDEX = (('SLURM_ARRAY_TASK_ID', 'SLURM_ARRAY_TASK_COUNT'), ('JOB_COMPLETION_INDEX', 'BIGJAX_SHARES'))
 FINISHED = ('done', 'stopped early')
 
 
@@ -66,13 +65,10 @@ def main(argv: Sequence[str]) -> int:
 
 def share() -> tuple[int, int]:
     """(which worker this is, of how many)."""
-    index, _, count = os.environ.get('BIGJAX_SHARE', '').partition('/')
-    if count:
-        return int(index), int(count)
-    for mine, all_of_them in INDEX:
-        if mine in os.environ and all_of_them in os.environ:
-            return int(os.environ[mine]), int(os.environ[all_of_them])
-    return 0, 1
+    index, _, count = os.environ.get('BIGJAX_SHARE', '0/1').partition('/')
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UserError(f"BIGJAX_SHARE={index}/{count}: is not i/N; the launcher's engine sets it")
+    return int(index), int(count)
 
 
 def plan(arms: Sequence[Mapping], command: Sequence[str], together: bool) -> list[Work]:

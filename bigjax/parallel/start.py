@@ -86,6 +86,8 @@ def decide(environ: Mapping[str, str], flags: Flags = Flags(), *, metadata: Call
              'processes': _first(flags.processes, _number(environ, 'BIGJAX_PROCESSES')),
              'process': _first(flags.process, _number(environ, 'BIGJAX_PROCESS'))}
     given = {key: value for key, value in given.items() if value not in (None, '')}
+    if given.get('processes') == 1:  # a run of its own, whatever its place among others is
+        given.setdefault('process', 0)
     if {'processes', 'process'} <= set(given):
         found = Start(reason='flags', hosts=None)
     else:

@@ -91,15 +91,19 @@ def test_a_sweep_of_an_experiment_without_one():
     assert len(verb.arms_of([], shlex.split(MLP))) == 5
 
 
-@pytest.mark.parametrize(('env', 'expected'), [
-    ({}, (0, 1)), ({'BIGJAX_SHARE': '2/5'}, (2, 5)), ({'SLURM_ARRAY_TASK_ID': '3', 'SLURM_ARRAY_TASK_COUNT': '6'}, (3, 6)),
-    ({'JOB_COMPLETION_INDEX': '1', 'BIGJAX_SHARES': '4'}, (1, 4)), ({'SLURM_ARRAY_TASK_ID': '3'}, (0, 1))])
-def test_the_share_of_a_worker(monkeypatch, env, expected):
-    for name in ('BIGJAX_SHARE', 'BIGJAX_SHARES', *itertools.chain(*workers.INDEX)):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize(('share', 'expected'), [(None, (0, 1)), ('2/5', (2, 5)), ('0/1', (0, 1))])
+def test_the_share_of_a_worker(monkeypatch, share, expected):
+    monkeypatch.delenv('BIGJAX_SHARE', raising=False)
+    if share:
+        monkeypatch.setenv('BIGJAX_SHARE', share)
     assert workers.share() == expected
+
+
+@pytest.mark.parametrize('share', ['5/5', 'a/b', '-1/2', '3', '/'])
+def test_a_share_that_is_none(monkeypatch, share):
+    monkeypatch.setenv('BIGJAX_SHARE', share)
+    with pytest.raises(UserError, match='is not i/N'):
+        workers.share()
 
 
 def test_shares_are_all_of_it_once(tmp_path, monkeypatch):

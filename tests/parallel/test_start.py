@@ -67,6 +67,7 @@ POD = {'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '3', 'BIGJ
     ({'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_WORKER_ID': '0'}, ALONE),
     (POD, ('train-w-0-0.train.ns.svc:55527', 4, 3, None)),
     ({**POD, 'BIGJAX_PROCESSES': '1', 'JOB_COMPLETION_INDEX': '0'}, ALONE),
+    ({**POD, 'BIGJAX_PROCESSES': '1'}, ALONE),
     ({'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, ALONE),
     ({'BIGJAX_COORDINATOR': 'a:1', 'BIGJAX_PROCESSES': '2', 'BIGJAX_PROCESS': '1'}, ('a:1', 2, 1, None)),
     (slurm(9, 1, JAX_COORDINATOR_ADDRESS='login:99', CUDA_VISIBLE_DEVICES=EIGHT), ('login:99', 16, 9, (1,)))])
