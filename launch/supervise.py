@@ -119,7 +119,7 @@ class Supervisor:
         self._say(cause)
         if code != outcome.PREEMPTED:
             tail = group.tail(end.process)
-            self._say('its last lines of stderr:' if tail else 'it wrote nothing to stderr')
+            self._say('its last lines:' if tail else 'it wrote nothing')
             for line in tail:
                 self._say(f'  {line}')
         return code, cause, time.monotonic() - began
