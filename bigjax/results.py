@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import bigjax
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.summary import commit, device, number, paper, runs_in, seconds, spread
 from bigjax.train import files
 from bigjax.train.recorded import read_metrics, read_run
@@ -170,7 +170,7 @@ def add(workdir, root) -> list[pathlib.Path]:
     Raises:
       UserError: there is no run, or one is not finished; then nothing is kept.
     """
-    workdir = pathlib.Path(workdir).expanduser()
+    workdir = storage.place(workdir)
     runs = runs_in(workdir)
     for name, run in runs.items():
         if run['status'] not in FINISHED:

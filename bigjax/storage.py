@@ -18,18 +18,20 @@ import pathlib
 import random
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from bigjax import UserError
-from bigjax.data.untrusted import first_line
+from bigjax.data.untrusted import first_line, printable
 
 SCHEME = 'gs://'
 SHORTEST, LONGEST = 0.5, 30.0  # seconds of a pause; gcsfs has tried six times before, with pauses of its own
 SILENCE = 60  # seconds without a byte after which a connection is given up
 PART = 32 << 20  # bytes that are read at a time
 THREADS = 8
+UNFINISHED = '.part'
 
 
 class Broken(OSError):
@@ -151,11 +153,13 @@ def _theirs(error: BaseException) -> bool:
 
 def blamed(path, error: BaseException) -> BaseException:
     """What a library's own client of a store fails with, after all that it has tried, as `Broken`; any other error as it is."""
-    if not remote(path) or isinstance(error, UserError | Broken):
-        return error
-    if _theirs(error) or '/storage/v1/' in str(error):  # TensorStore's errors are ValueErrors that name the address
-        return _broken(path, error, 'all tries of its client')
-    return error
+    return _broken(path, error, 'all tries of its client') if _given_up or passing(path, error) else error
+
+
+def passing(path, error: BaseException) -> bool:
+    """Whether an error of a library is the store's fault, and the store has not been given up."""
+    theirs = _theirs(error) or SCHEME in str(error) or '/storage/v1/' in str(error)  # TensorStore's: ValueErrors that name it
+    return remote(path) and theirs and not isinstance(error, UserError | Broken) and not gave_up()
 
 
 @contextlib.contextmanager
@@ -257,8 +261,8 @@ def sha256(path) -> tuple[int, str]:
             digest = hashlib.file_digest(file, 'sha256').hexdigest()
             return file.tell(), digest
     size, digest = (facts(path) or Facts(0, 0)).size, hashlib.sha256()
-    for start in range(0, size, PART):
-        digest.update(insist(lambda start=start: _store().cat_file(str(path), start, min(size, start + PART)), path))
+    for part in _parts(path, size):
+        digest.update(part)
     return size, digest.hexdigest()
 
 
@@ -306,6 +310,56 @@ def fetched(path) -> pathlib.Path:
     folder = pathlib.Path(tempfile.mkdtemp(prefix='bigjax-'))
     (folder / path.name).write_bytes(read(path))
     return folder / path.name
+
+
+def copied(path) -> pathlib.Path:
+    """A file or folder of a store as one of this machine: a copy in the user's cache, of which only what is missing, of another
+    size or older is fetched. Several processes may ask at once.
+
+    Raises:
+      UserError: there is nothing, or a name that is no path below it.
+    """
+    listed = files(path) or ({'': one} if (one := facts(path)) else {})
+    if not listed:
+        raise UserError(f'{path}: there is nothing; check the path')
+    strange = next((name for name in listed if not {'..', '.', ''}.isdisjoint(name.split('/')) and name), None)
+    if strange:
+        raise UserError(f'{path}: {printable(strange)} is no name of a file below it; rename it')
+    root = cache(path)
+    if '' not in listed:
+        for mine in files(root):
+            if mine not in listed and not mine.endswith(UNFINISHED):
+                (root / mine).unlink(missing_ok=True)
+    _each(lambda name: _fetch(path / name if name else path, listed[name], root / name), listed)
+    return root
+
+
+def cache(path) -> pathlib.Path:
+    """Where this machine keeps its copy of what is in a store."""
+    home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+    return home / 'bigjax' / 'store' / _key(path)
+
+
+def _fetch(path, about: Facts, target: pathlib.Path) -> None:
+    mine = facts(target)
+    if mine and mine.size == about.size and mine.when >= about.when - 1:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f'.{target.name}.{os.getpid()}.{threading.get_ident()}{UNFINISHED}')
+    try:
+        with open(beside, 'wb') as file:
+            for part in _parts(path, about.size):
+                file.write(part)
+        os.utime(beside, (about.when, about.when))
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _parts(path, size: int):
+    """The contents of an object, a part at a time."""
+    for start in range(0, size, PART):
+        yield insist(lambda start=start: _store().cat_file(str(path), start, min(size, start + PART)), path)
 
 
 def _key(path) -> str:

@@ -82,8 +82,8 @@ def test_workdir_is_asked_for(capsys):
 
 def test_a_workdir_that_is_no_folder(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, '--workdir=gs://bucket/run')
-    assert code == 2 and 'mount the bucket' in err and not list(tmp_path.iterdir())
+    code, _, err = run(capsys, '--workdir=s3://bucket/run')
+    assert code == 2 and 'mount another kind of bucket' in err and not list(tmp_path.iterdir())
 
 
 def test_a_run_and_its_evaluation_and_another_run_in_its_place(capsys, tmp_path):

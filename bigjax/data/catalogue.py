@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.data import finders, formats, libraries
 from bigjax.data.fake import Shapes, fake
 from bigjax.data.sources import ArraySource, Splits
@@ -202,12 +202,25 @@ def lookup(name: str, *, known: bool = False) -> tuple[Named, str]:
     raise UserError(f'there is no data set {name!r}: {hint}')
 
 
+def here(data_dir: str, name: str) -> str:
+    """The same data_dir, or where in this machine's cache the folder of one set has been copied to from a store."""
+    if '://' not in data_dir:
+        return data_dir
+    folder = storage.place(data_dir) / name.partition('/')[0]
+    if storage.children(folder):
+        return str(storage.copied(folder).parent)
+    empty = storage.cache(folder.parent)
+    empty.mkdir(parents=True, exist_ok=True)
+    return str(empty)
+
+
 def load(name: str, data_dir: str = '', **options) -> Splits:
     """A named data set, from the first place that has it.
 
     Args:
       name: 'mnist', 'ucr/Coffee', …; see `names()`.
-      data_dir: holds one folder a set; '' means the variable BIGJAX_DATA.
+      data_dir: holds one folder a set, which of gs://BUCKET/FOLDER is copied to this machine; '' means the variable
+        BIGJAX_DATA.
       **options: `length` of the window (tiny_shakespeare), `split` (uci), `seed`, `test_fraction` (breast_cancer).
 
     Raises:
@@ -216,16 +229,17 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
     named, variant = lookup(name)
     _check_options(name, named, options)
     data_dir = str(data_dir) or os.environ.get('BIGJAX_DATA', '')
+    given, data_dir = data_dir, here(data_dir, name)
     if data_dir and not os.path.isdir(data_dir):
         raise UserError(f'data_dir {data_dir} is not a folder: give one that holds a folder a data set')
     for finder in named.finders:
         splits = finder(named, name, variant, data_dir, **options)
         if splits is not None:
             return splits
-    place = f'not in {data_dir}' if data_dir else 'no data_dir given and BIGJAX_DATA not set'
+    place = f'not in {given}' if given else 'no data_dir given and BIGJAX_DATA not set'
     close = [f'{name.partition("/")[0]}/{v}' for v in difflib.get_close_matches(variant, named.variants, n=1)]
     hint = f'; or did you mean {close[0]}?' if close and close[0] != name else ''
-    command = named.get.format(data_dir=data_dir or '$BIGJAX_DATA', variant=variant or name)
+    command = named.get.format(data_dir=given or '$BIGJAX_DATA', variant=variant or name)
     raise UserError(f'{name} was not found ({place}, nor in the TFDS folder, nor in an installed package); '
                     f'get it with: {command}{hint}')
 

@@ -8,6 +8,7 @@ The text is a name ('mnist', 'ucr/Coffee'), or KIND:PLACE with one of
   fake    made-up data like a named set (`fake` alone: like the experiment's own)
 A file or folder without a split of its own gives a held-out part, the same every time. A place may also be a folder
 with `train` and `val` or `test` in it: sub-folders for pictures, train.csv and test.csv (…) for tables.
+A place, or the folder of the named sets, may be gs://BUCKET/…: what is asked for is copied to this machine's cache.
 """
 import functools
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.data import catalogue, files, formats, images, libraries, text
 from bigjax.data.catalogue import load, nearest, standardize
 from bigjax.data.sources import ArraySource, Map, Splits, WindowSource, check_labels, held_out, labels, subset
@@ -51,6 +52,8 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
     """
     spec = str(spec) or like
     kind, colon, place = spec.partition(':')
+    if kind in OWN and storage.remote(place):
+        place = str(storage.copied(storage.place(place)))
     if kind == 'fake':
         if not (place or like):
             raise UserError('config.data=fake: no named set to imitate here: write fake:NAME, such as fake:mnist')
@@ -70,7 +73,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
             raise UserError(f'config.data={spec}: there is no train.bin or train.npy; write the folder that has it')
         return splits
     else:
-        parts, found, info = OWN[kind](place, data_dir, image_size)
+        parts, found, info = OWN[kind](place, catalogue.here(data_dir, place) if kind == 'tfds' else data_dir, image_size)
         splits = _own(spec, found, parts, info, image_size)
     fraction = (0.0 if splits.evals else 0.1) if val_fraction is None else val_fraction
     if fraction and 'val' not in splits.evals:

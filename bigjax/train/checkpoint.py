@@ -9,6 +9,7 @@ Which state a run starts from, first match wins:
      the step counter, the optimizer and the seed are the new run's;
   3. scratch: the model's initialisation from the seed.
 """
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from bigjax import UserError, storage
+from bigjax.data.untrusted import first_line
 from bigjax.parallel import mesh as meshes
 from bigjax.train import layers, manifest
 
@@ -24,6 +26,7 @@ FOLDER, DAMAGED = 'checkpoints', 'damaged'
 NAME = 'state'
 UNFINISHED = '.orbax-checkpoint-tmp'
 LOOK_SECONDS = 20.0  # between two looks at a store that a save is waited for
+TRIES = 5  # of one save into a store
 LEAST = 2  # checkpoints that stay: until the newest one is sealed, the one before it must be there
 
 
@@ -52,13 +55,18 @@ class Checkpoints:
         logging.getLogger('absl').setLevel(  # Orbax tells every move of every thread at INFO, and what it raises at ERROR
             logging.CRITICAL if storage.remote(workdir) else logging.ERROR)
         self._best, self._folder, self._before_seal = best, storage.absolute(workdir) / FOLDER, before_seal
-        self._writing, self._error = None, None
+        self._writing, self._error, self._say = None, None, say
+        self._lost, self._tries = None, 0
         self.damaged = set_aside(workdir, say) if jax.process_index() == 0 else []
         if jax.process_count() > 1:
             meshes.everywhere(len(self.damaged))  # nobody looks before process 0 has tidied up
+        self._kept = policies.AnyPreservationPolicy(kept)
+        self._open()
+
+    def _open(self) -> None:
         with storage.blaming(self._folder):
             self._orbax = ocp.training.Checkpointer(
-                self._folder, preservation_policy=policies.AnyPreservationPolicy(kept),
+                self._folder, preservation_policy=self._kept,
                 cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has asked the store strictly
 
     def save(self, step: int, tree, metrics: dict | None = None, unjudged: bool = False) -> None:
@@ -68,7 +76,7 @@ class Checkpoints:
           metrics: the newest values, for the choice of the best.
           unjudged: the evaluators that are due after this step have not run yet.
         """
-        self.wait()
+        self.lost(wait=True)
         known = metrics is not None and self._best in metrics
         with storage.blaming(self._folder):
             response = self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
@@ -83,8 +91,31 @@ class Checkpoints:
             if jax.process_index() == 0:
                 self._before_seal()
                 manifest.seal(self._folder / str(step), step, unjudged)
+            self._tries = 0
         except BaseException as error:
-            self._error = storage.blamed(self._folder, error)
+            self._tries += 1
+            if self._tries < TRIES and jax.process_count() == 1 and storage.passing(self._folder, error):
+                self._lost = step, error
+            else:
+                self._error = storage.blamed(self._folder, error)
+
+    def lost(self, wait: bool = False) -> bool:
+        """Whether a save into a store came to nothing by the store's fault, so that another one is due; told once.
+
+        TensorStore takes its own write for another's where the answer to it was lost, and gives up. (Of several processes one
+        alone sees it: there the run ends, and is started again.)
+        """
+        if wait:
+            self.wait()
+        if self._lost is None:
+            return False
+        (step, error), self._lost = self._lost, None
+        self._say(f'warning: the checkpoint of step {step} was not written ({first_line(error)}); the state is saved anew')
+        with contextlib.suppress(Exception):  # the same error once more
+            self._orbax.close()
+        storage.remove(self._folder / str(step), first=manifest.NAME)
+        self._open()
+        return True
 
     @property
     def busy(self) -> bool:
@@ -128,6 +159,8 @@ class Checkpoints:
         """As `wait`; afterwards nothing more can be saved."""
         try:
             self.wait()
+            if self._lost is not None:
+                raise storage.blamed(self._folder, self._lost[1])
         finally:
             if not storage.gave_up():  # it would wait for what can no longer be written
                 self._orbax.close()

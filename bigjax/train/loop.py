@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 
-from bigjax import UserError
+from bigjax import UserError, storage
 from bigjax.parallel import mesh as meshes
 from bigjax.train import fingerprint, optimizers, replay
 from bigjax.train.checkpoint import Checkpoints
@@ -80,6 +80,7 @@ class Loop:
             with self._phases.within('restore'):
                 carry, step, unjudged = self._start()
             carry, step, status = self._train(carry, step, unjudged)
+            self._settle(carry, step)
             with self._phases.within('evaluation'):
                 final, artifacts = self._judged or self._evaluate(self._program.variables(carry))
                 artifacts[0].update(self._samples(carry))
@@ -193,7 +194,7 @@ class Loop:
           Preempted: where the run is asked to stop, once the state is saved.
         """
         s, program = self._settings, self._program
-        evaluators, save = self._evaluators(step), self._due(step, s.checkpoint_every)
+        evaluators, save = self._evaluators(step), self._checkpoints.lost() or self._due(step, s.checkpoint_every)
         if self._due(step, s.log_every):
             self._pending = (step, carry['totals'], halted, optimizers.plateau_factor(carry['state'].opt_state) + 0)
             if s.best.startswith('train/'):
@@ -233,7 +234,13 @@ class Loop:
     def _save_and_leave(self, carry, step, unjudged: bool):
         """Saves before the evaluators have run (`unjudged`), and ends the run."""
         self._save(carry, step, unjudged)
+        self._settle(carry, step, unjudged)
         raise Preempted(f'{self._guard.asked or "SIGTERM"} at step {step}: the state is saved; run the same command again')
+
+    def _settle(self, carry, step, unjudged: bool = False):
+        """The last save into a store is there before the state is gone."""
+        while storage.remote(self._workdir) and self._checkpoints.lost(wait=True):
+            self._save(carry, step, unjudged)
 
     def _save(self, carry, step, unjudged: bool = False):
         best = {k: float(np.mean(v)) for k, v in self._latest.items()}

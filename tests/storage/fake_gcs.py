@@ -90,7 +90,8 @@ class FakeGCS:
     def env(self) -> dict[str, str]:
         """The variables that make clients come here, without credentials."""
         return {'STORAGE_EMULATOR_HOST': self.url, 'TENSORSTORE_GCS_HTTP_URL': self.url, 'GCE_METADATA_ROOT': self.url[7:],
-                'NO_GCE_CHECK': 'true', 'GOOGLE_APPLICATION_CREDENTIALS': '', 'CLOUDSDK_CONFIG': '/nonexistent'}
+                'FSSPEC_GCS_TOKEN': 'anon', 'FSSPEC_GS_TOKEN': 'anon', 'NO_GCE_CHECK': 'true',
+                'GOOGLE_APPLICATION_CREDENTIALS': '', 'CLOUDSDK_CONFIG': '/nonexistent'}
 
     def put(self, bucket: str, name: str, data: bytes) -> Object:
         """Replaces an object."""

@@ -1,7 +1,9 @@
 """Files in a store and on the disk, asked in one way; a store that fails is tried again, and never taken for an empty one."""
 import hashlib
+import io
 import time
 
+import numpy as np
 import pytest
 
 from bigjax import UserError, storage
@@ -154,3 +156,44 @@ def test_the_outbox_sends_by_itself_and_fails_aloud(gcs):
         box.flush()
     with pytest.raises(UserError, match='no such bucket'):
         box.look()
+
+
+def test_data_in_a_store_is_copied_once_and_again_when_it_changes(gcs, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    root = storage.place('gs://bucket/data/set')
+    fill(root, train__a=b'one', train__b=b'', test=b'two')
+    here = storage.copied(root)
+    assert here.is_relative_to(tmp_path) and {n: (here / n).read_bytes() for n in storage.files(here)} == {
+        'test': b'two', 'train/a': b'one', 'train/b': b''}
+    gcs.requests.clear()
+    assert storage.copied(root) == here and not [p for _, p in gcs.requests if 'alt=media' in p]
+    time.sleep(1.1)
+    fill(root, test=b'new')
+    storage.remove_file(root / 'train' / 'b')
+    assert list(storage.files(storage.copied(root))) == ['test', 'train/a'] and (here / 'test').read_bytes() == b'new'
+    assert storage.copied(root / 'test').read_bytes() == b'new'
+    with pytest.raises(UserError, match='there is nothing'):
+        storage.copied(root / 'none')
+
+
+def test_no_object_is_written_outside_of_its_folder(gcs, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    gcs.put('bucket', 'data/../../../../../../out', b'x')
+    with pytest.raises(UserError, match='no name of a file below it'):
+        storage.copied(storage.place('gs://bucket/data'))
+    assert not list(tmp_path.rglob('out'))
+
+
+def test_named_sets_and_files_of_ones_own_are_read_from_a_store(gcs, tmp_path, monkeypatch):
+    from bigjax.data.datasets import open_data
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    packed, x = io.BytesIO(), np.arange(40, dtype=np.float32).reshape(20, 2)
+    np.savez(packed, x=x, label=np.arange(20) % 2)
+    gcs.put('bucket', 'mine/set.npz', packed.getvalue())
+    found = open_data('npz:gs://bucket/mine/set.npz', val_fraction=0.0)
+    assert np.array_equal(np.stack([found.train[i]['x'] for i in range(20)]), x)
+    gcs.put('bucket', 'data/tiny_shakespeare/input.txt', b'to be or not to be ' * 100)
+    found = open_data('', like='tiny_shakespeare', data_dir='gs://bucket/data', length=16)
+    assert len(found.train) > 10
+    with pytest.raises(UserError, match=r'not in gs://bucket/data.*gs://bucket/data'):
+        open_data('', like='scan/simple', data_dir='gs://bucket/data')
