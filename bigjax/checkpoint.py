@@ -15,7 +15,8 @@ import sys
 
 import numpy as np
 
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 
 DONE, FAILED, USER, DIFFERS = 0, 1, 2, 4
 SHOWN = 50  # differing arrays

@@ -17,8 +17,9 @@ from typing import Any
 
 from absl import flags
 
-from bigjax import UserError, storage
+from bigjax import UserError
 from bigjax import config as configs
+from bigjax.data import storage
 from bigjax.parallel import visible
 from bigjax.parallel.start import Flags, Start, start
 

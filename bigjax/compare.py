@@ -9,8 +9,9 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from bigjax import UserError, storage
+from bigjax import UserError
 from bigjax.charts import Series, chart, legend, logarithmic
+from bigjax.data import storage
 from bigjax.data.untrusted import printable
 from bigjax.page import page
 from bigjax.report import escape, section, table_html

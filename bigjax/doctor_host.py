@@ -10,7 +10,8 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 from bigjax.parallel.visible import PLUGINS, one_line
 from bigjax.plan.report import gib
 

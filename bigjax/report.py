@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import UserError, storage
+from bigjax import UserError
 from bigjax.charts import Series, chart, legend
+from bigjax.data import storage
 from bigjax.page import page
 from bigjax.spikes import spikes
 from bigjax.summary import commit, device, number, paper, runs_in, seconds, spread, title, verdict

@@ -20,7 +20,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import bigjax
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 from bigjax.summary import commit, device, number, paper, runs_in, seconds, spread
 from bigjax.train import files
 from bigjax.train.recorded import read_metrics, read_run

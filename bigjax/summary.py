@@ -3,7 +3,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 from bigjax.train.progress import clock
 from bigjax.train.recorded import read_metrics, read_run
 from bigjax.train.records import FINISHED

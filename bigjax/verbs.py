@@ -2,8 +2,9 @@
 import os
 import time
 
-from bigjax import UserError, storage
+from bigjax import UserError
 from bigjax import config as configs
+from bigjax.data import storage
 from bigjax.nn import cpu
 from bigjax.parallel import mesh as meshes
 from bigjax.parallel import rules

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import UserError, storage
-from bigjax.data import finders, formats, libraries
+from bigjax import UserError
+from bigjax.data import finders, formats, libraries, storage
 from bigjax.data.fake import Shapes, fake
 from bigjax.data.sources import ArraySource, Splits
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import UserError, storage
-from bigjax.data import catalogue, files, formats, images, libraries, text
+from bigjax import UserError
+from bigjax.data import catalogue, files, formats, images, libraries, storage, text
 from bigjax.data.catalogue import load, nearest, standardize
 from bigjax.data.sources import ArraySource, Map, Splits, WindowSource, check_labels, held_out, labels, subset
 

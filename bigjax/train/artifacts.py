@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 from bigjax.data.untrusted import first_line, parsed
 from bigjax.experiment import Confusion
 from bigjax.train import files

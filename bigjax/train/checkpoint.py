@@ -17,7 +17,8 @@ from collections.abc import Callable
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 from bigjax.data.untrusted import first_line
 from bigjax.parallel import mesh as meshes
 from bigjax.train import layers, manifest

@@ -7,7 +7,7 @@ import pathlib
 import threading
 from typing import Any
 
-from bigjax import storage
+from bigjax.data import storage
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -12,7 +12,8 @@ import time
 import jax
 import numpy as np
 
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 from bigjax.parallel import mesh as meshes
 from bigjax.train import fingerprint, optimizers, replay
 from bigjax.train.checkpoint import Checkpoints

@@ -9,7 +9,7 @@ import concurrent.futures
 import json
 
 import bigjax
-from bigjax import storage
+from bigjax.data import storage
 from bigjax.train import files
 
 NAME = 'manifest.json'

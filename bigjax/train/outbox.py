@@ -2,7 +2,7 @@
 import threading
 import time
 
-from bigjax import storage
+from bigjax.data import storage
 
 
 class Outbox:

@@ -25,7 +25,8 @@ import jax
 import numpy as np
 
 import bigjax
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 from bigjax.experiment import Expected
 from bigjax.parallel import mesh as meshes
 from bigjax.train import artifacts as artifact_files

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 from bigjax.data.untrusted import archive, first_line, parsed
 from bigjax.train import checkpoint, step
 from bigjax.train.state import TrainState

@@ -6,7 +6,8 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 
 
 class TensorBoard:

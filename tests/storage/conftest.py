@@ -10,7 +10,7 @@ from tests.storage.fake_gcs import FakeGCS, Faults
 def server():
     """One server a session: clients look for their address once."""
     pytest.importorskip('gcsfs', reason="object stores need gcsfs: pip install 'bigjax[gcs]'")
-    from bigjax import storage
+    from bigjax.data import storage
     with FakeGCS() as gcs:
         before = {name: os.environ.get(name) for name in gcs.env()}
         os.environ.update(gcs.env())
@@ -25,7 +25,7 @@ def server():
 @pytest.fixture
 def gcs(server, monkeypatch):
     """The server, empty and without faults; nothing is given up yet."""
-    from bigjax import storage
+    from bigjax.data import storage
     monkeypatch.setattr(storage, '_given_up', [])
     server.objects.clear()
     server.requests.clear()

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from bigjax import storage
+from bigjax.data import storage
 from bigjax.train import checkpoint, manifest
 from tests.storage.fake_gcs import Faults
 from tests.trust import runs

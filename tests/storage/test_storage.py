@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from bigjax import UserError, storage
+from bigjax import UserError
+from bigjax.data import storage
 from bigjax.train.outbox import Outbox
 from tests.storage.fake_gcs import Faults
 
