@@ -6,15 +6,13 @@ The code is the commit in WORKDIR/run.json with WORKDIR/source.patch on it, in a
 with another workdir. It is stopped when as many training losses are recorded as are compared; --losses=0 lets it end.
 exit 0: equal to the last bit · 4: not
 """
-import io
-import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -62,21 +60,18 @@ def code_of(workdir: pathlib.Path, run: dict, to: pathlib.Path) -> pathlib.Path:
         say('the run knows no commit: the code is what is installed here')
         return ROOT
     try:
-        archive = subprocess.run(['git', '-C', ROOT, 'archive', sha], capture_output=True, check=True).stdout
+        for command in (('clone', '-q', '--shared', '--no-checkout', str(ROOT), str(to)),
+                        ('-C', str(to), 'checkout', '-q', '--detach', sha)):
+            subprocess.run(['git', *command], capture_output=True, check=True)
     except FileNotFoundError:
         raise UserError('git: no such program here; install it: the code of the run is a commit') from None
     except subprocess.CalledProcessError as error:
         words = ' '.join(error.stderr.decode(errors='replace').split())
         raise UserError(f'commit {sha}: not in {ROOT} ({words}); git fetch it, or run this in a clone that has it') from None
-    to.mkdir(parents=True)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(to, filter='data')
-    (to / '.commit.json').write_text(json.dumps({'sha': sha, 'dirty': (run.get('git') or {}).get('dirty')}))
     patch = workdir / 'source.patch'
     if patch.exists():
-        outside = {**os.environ, 'GIT_CEILING_DIRECTORIES': str(to.parent)}  # of any repository
-        done = subprocess.run(['git', 'apply', '--whitespace=nowarn', str(patch.absolute())], cwd=to, capture_output=True,
-                              text=True, env=outside, check=False)
+        done = subprocess.run(['git', '-C', str(to), 'apply', '--whitespace=nowarn', str(patch.absolute())],
+                              capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(f"{patch}: cannot be put on commit {sha[:10]} ({' '.join(done.stderr.split())})")
     elif (run.get('git') or {}).get('dirty'):
@@ -91,7 +86,7 @@ def command_of(run: dict, to: pathlib.Path) -> list[str]:
       UserError: it has none.
     """
     words = shlex.split(run.get('command') or '')
-    if words[:2] != ['python', '-m'] or len(words) < 3:
+    if words[:2] != ['python', '-m'] or not re.fullmatch(r'experiments\.\w+', ' '.join(words[2:3])):  # a record is data
         raise UserError(f"the run's command is {run.get('command')!r}: not one of an experiment")
     rest, skip = [], False
     for word in words[3:]:

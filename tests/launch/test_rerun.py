@@ -26,7 +26,8 @@ def test_the_command_with_another_workdir(command, expected):
     assert argv[:2] == [sys.executable, '-m'] and argv[3:] == expected
 
 
-@pytest.mark.parametrize('command', ['', None, 'rm -rf /', 'python script.py', 'python -m'])
+@pytest.mark.parametrize('command', [
+    '', None, 'rm -rf /', 'python script.py', 'python -m', 'python -m os', 'python -m experiments.a.b'])
 def test_a_command_of_something_else_is_not_run(command):
     with pytest.raises(UserError, match='not one of an experiment'):
         rerun.command_of({'command': command}, pathlib.Path('/new'))
