@@ -32,6 +32,7 @@ def test_good_samples(digits):
     assert found['classes_of_samples'].count('10.0%') == 10
 
 
+@pytest.mark.slow
 def test_two_sample_is_leave_one_out(digits):
     neighbors = pytest.importorskip('sklearn.neighbors')
     from sklearn.model_selection import LeaveOneOut, cross_val_score
@@ -67,7 +68,8 @@ def classes_of(good, examples):
     return ((good.reshape(COUNT, 1, -1) - means) ** 2).sum(-1).argmin(1)
 
 
-@pytest.mark.parametrize(('still', 'moving'), [('generator', 'discriminator'), ('discriminator', 'generator')])
+@pytest.mark.parametrize(('still', 'moving'), [
+    ('generator', 'discriminator'), pytest.param('discriminator', 'generator', marks=pytest.mark.slow)])
 def test_each_network_has_its_own_optimizer(still, moving):
     groups = f"(('{still}/.*', {{'lr': 0.0}}), ('{moving}/.*', {{}}))"
     p = program('gan_mnist', 'small', **{'optimizer.groups': groups})

@@ -8,6 +8,7 @@ from bigjax.train import optimizers
 from experiments import mnist
 
 
+@pytest.mark.slow
 def test_inputs_are_kept_with_08_and_hidden_units_with_05():
     model = mnist.ROWS['dropout'][0](**mnist.get_config('dropout').model)
     x = jnp.ones((64, 28, 28, 1))

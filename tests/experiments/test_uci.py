@@ -52,6 +52,7 @@ def test_weight_decay_is_that_of_the_authors_code():
 
 
 @real
+@pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(uci.EXACT))
 def test_least_squares_is_the_stated_number(name):
     found = []
@@ -64,6 +65,7 @@ def test_least_squares_is_the_stated_number(name):
     assert np.mean(found) == pytest.approx(uci.EXACT[name], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_scikit_learn_gives_the_stated_number():
     linear_model = pytest.importorskip('sklearn.linear_model', reason='scikit-learn is the reference')
     found = []

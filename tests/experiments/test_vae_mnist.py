@@ -31,7 +31,7 @@ def test_schedule_of_burda():
     np.testing.assert_allclose(schedule(np.arange(3280 * 10)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('latent', [2, 3])
+@pytest.mark.parametrize('latent', [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_pictures(latent):
     """Originals stand beside their own reconstructions; only two latents have a manifold."""
     model = vae.VAE(shape=(4, 4, 1), hidden=(8,), latent=latent)

@@ -57,6 +57,7 @@ def test_mnist1d_equals_torch():
     np.testing.assert_allclose(model.apply(variables, x, train=False), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_population_is_its_members():
     model = CNN(channels=(4, 5), kernels=(3, 3), dense=(6,), num_classes=3)
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 2)).astype(np.float32)
@@ -76,6 +77,7 @@ def test_wrong_fields_are_the_users_error(fields, text):
         parameters(CNN(**fields), jnp.zeros((1, 8, 8, 1)))
 
 
+@pytest.mark.slow
 def test_low_precision():
     x = np.random.default_rng(0).normal(size=(2, 28, 28, 1)).astype(np.float32)
     model = CNN(**VARIANTS['lenet5'], dtype=jnp.bfloat16)

@@ -85,6 +85,7 @@ def test_generator_equals_a_formula(train):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_low_precision_keeps_float32_statistics():
     model = SMALL.clone(dtype='bfloat16')
     variables = init(model, IMAGES)

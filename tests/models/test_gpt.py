@@ -117,6 +117,7 @@ def test_sees_only_the_past(dropout):
     assert not np.allclose(before[:, 5:], after[:, 5:], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_initial_scales():
     model = GPT(vocab_size=200, block_size=64, num_layers=8, num_heads=2, width=64, bias=True)
     window = jnp.zeros((1, 4), jnp.int32)
@@ -195,7 +196,8 @@ def test_a_population_is_its_members():
         np.testing.assert_allclose(one, model.apply(variables, TOKENS, train=False), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(('remat', 'scan', 'growth'), [('none', True, 1), ('full', True, 1), ('none', False, 2.5)])
+@pytest.mark.parametrize(('remat', 'scan', 'growth'), [
+    ('none', True, 1), pytest.param('full', True, 1, marks=pytest.mark.slow), ('none', False, 2.5)])
 def test_stacked_layers_are_compiled_once_whatever_the_depth(remat, scan, growth):
     def instructions(depth):
         model = GPT(**{**SMALL, 'num_layers': depth}, scan=scan, remat=remat)

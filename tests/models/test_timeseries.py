@@ -74,6 +74,7 @@ def test_equals_torch(fields, cls, train):
             np.testing.assert_allclose(ours['var'], 0.99 * before['var'] + 0.01 * batch, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_low_precision_keeps_float32_statistics():
     x = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
     model = FCN(channels=(8, 8), kernels=(5, 3), dtype='bfloat16')

@@ -13,7 +13,7 @@ def still(**changes):
     return tiny.program([tiny.experiment(norm=False, dropout=0.0, augment=None)], **changes)
 
 
-@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize('accumulate', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_three_steps_on_four_devices_are_those_of_jit_on_one(accumulate):
     p = still(accumulate=accumulate)
     carry, feed, devices = p.init(), p.feed(0), jax.devices()[:4]

@@ -70,11 +70,13 @@ SCHEDULE = {'name': 'cosine', 'warmup': 3}
 
 
 @pytest.mark.parametrize(('spec', 'values'), [
-    ({'name': 'sgd', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.0},
-     ({'lr': 0.1, 'weight_decay': 0.0}, {'lr': 0.02, 'weight_decay': 0.1})),
-    ({'name': 'adamw', 'lr': 0.1, 'b1': 0.9, 'schedule': SCHEDULE}, ({'lr': 0.1, 'b1': 0.8}, {'lr': 0.01, 'b1': 0.95})),
-    ({'name': 'adam', 'lr': 0.1, 'clip_norm': 0.1, 'l2': 0.1}, ({'clip_norm': 0.05, 'l2': 0.0}, {'clip_norm': 5.0, 'l2': 0.3})),
-    ({'name': 'lamb', 'lr': 0.1, 'weight_decay': 0.1}, ({'lr': 0.1, 'weight_decay': 0.3}, {'lr': 0.01, 'weight_decay': 0.0}))])
+    ({'name': 'sgd', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.0, 'clip_norm': 0.1, 'l2': 0.1, 'schedule': SCHEDULE},
+     ({'lr': 0.1, 'weight_decay': 0.0, 'momentum': 0.8, 'clip_norm': 0.05, 'l2': 0.0},
+      {'lr': 0.02, 'weight_decay': 0.1, 'momentum': 0.9, 'clip_norm': 5.0, 'l2': 0.3})),
+    pytest.param({'name': 'adamw', 'lr': 0.1, 'b1': 0.9}, (
+        {'lr': 0.1, 'b1': 0.8}, {'lr': 0.01, 'b1': 0.95}), marks=pytest.mark.slow),
+    pytest.param({'name': 'lamb', 'lr': 0.1, 'weight_decay': 0.1}, (
+        {'lr': 0.1, 'weight_decay': 0.3}, {'lr': 0.01, 'weight_decay': 0.0}), marks=pytest.mark.slow)])
 def test_members_written_out_are_single_runs(tmp_path, spec, values):
     """Numbers of the optimizer, and seeds, that differ from member to member."""
     text = lambda m, each: ' '.join([*(f'optimizer.{k}={v}' for k, v in each.items()), f'seed={5 + 3 * m}'])
@@ -126,7 +128,7 @@ def test_members_with_data_of_their_own(tmp_path):
         np.testing.assert_allclose(together.final['test/loss'][m], alone.final['test/loss'][0], rtol=1e-4)
 
 
-@pytest.mark.parametrize('mesh', ['data:4', 'data:8'])
+@pytest.mark.parametrize('mesh', [pytest.param('data:4', marks=pytest.mark.slow), 'data:8'])
 def test_devices_change_nothing(tmp_path, mesh):
     one, carry = tiny.train(tmp_path / 'one')
     many, again = tiny.train(tmp_path / 'many', mesh=mesh)
