@@ -56,11 +56,13 @@ class Logs:
         """How much of the log there is kept here."""
         return os.fstat(self._file(process)).st_size - self._begins[str(process)][1]
 
-    def write(self, process: int, data: bytes) -> None:
-        """What comes next."""
+    def write(self, process: int, data: bytes, at: int) -> None:
+        """What stands at `at` in the log there: at its own place, so that two launchers that follow it may both write it."""
         fd, rest = self._file(process), memoryview(data)
+        place = self._begins[str(process)][1] + at
         while rest:
-            rest = rest[os.write(fd, rest):]
+            done = os.pwrite(fd, rest, place)
+            rest, place = rest[done:], place + done
 
     def renew(self, process: int) -> None:
         """The log there begins anew: its next byte is its first."""
@@ -79,7 +81,7 @@ class Logs:
             path = self.path(process)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._files[process] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+                self._files[process] = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
             except OSError as error:
                 raise UserError(f'{path}: cannot be written ({error.strerror}); name another folder with --logs') from None
             size = os.fstat(self._files[process]).st_size
@@ -131,7 +133,7 @@ class Link:
         self.ssh: subprocess.Popen | None = None
         self.heard, self.before, self.made, self.asked = now, now, now, now
         self.again, self.pause, self.idle, self.greeted = now, 1.0, False, False
-        self.buffer, self.left, self.writer = b'', 0, workers[0]
+        self.buffer, self.left, self.at, self.writer = b'', 0, 0, workers[0]
         self.wanted, self.told, self.sending, self.tell_again = 0, 0, 0, now
         self.teller: subprocess.Popen | None = None
         self.question: concurrent.futures.Future | None = None
@@ -331,7 +333,8 @@ class Group:
                 part, link.buffer = link.buffer[:link.left], link.buffer[link.left:]
                 link.left -= len(part)
                 link.heard = time.monotonic()
-                self._logs.write(link.writer.process, part)
+                self._logs.write(link.writer.process, part, link.at)
+                link.at += len(part)
                 link.writer.lines.feed(part)
             else:
                 line, newline, rest = link.buffer.partition(b'\n')
@@ -350,7 +353,7 @@ class Group:
         fresh, link.heard = now < link.made + 5.0, now
         link.idle = what == b'I'
         if what == b'D':
-            link.writer, link.left = worker, int(words[3])
+            link.writer, link.left, link.at = worker, int(words[3]), int(words[2])
             if int(words[2]) != self._logs.offset(worker.process):
                 self._retry(link)
         elif what == b'T':

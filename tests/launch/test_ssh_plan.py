@@ -503,12 +503,16 @@ def test_logs_go_on_where_they_are(tmp_path, monkeypatch):
     (tmp_path / 'logs' / '0.log').write_text('of another job\n')
     logs = follow.Logs(job)
     assert logs.offset(0) == 0
-    logs.write(0, b'one\n')
+    other = follow.Logs(job)  # of a second launcher, which is at the same place
+    assert other.offset(0) == 0
+    logs.write(0, b'one\n', 0)
+    other.write(0, b'on', 0)
+    other.close()
     logs.close()
     logs = follow.Logs(job)
     assert logs.offset(0) == 4 and logs.first(0) == 15
     logs.renew(0)
-    logs.write(0, b'two\n')
+    logs.write(0, b'two\n', 0)
     assert logs.offset(0) == 4 and logs.first(0) == 15
     assert follow.Logs(dataclasses.replace(job, created='2')).offset(0) == 0
     assert (tmp_path / 'logs' / '0.log').read_text() == 'of another job\none\ntwo\n'
