@@ -6,6 +6,7 @@ A module of an engine has
     find(name, on)    the `Job` of that name that another machine has started there, as that left it on the engine;
                       UserError where there is none (detached engines only)
 """
+import abc
 import dataclasses
 import importlib
 import signal
@@ -54,7 +55,7 @@ class Group(Protocol):
         """A group of `local` is killed; that of a detached engine goes on, and only its logs are not followed any more."""
 
 
-class Engine:
+class Engine(abc.ABC):
     """One job on one engine.
 
     Attributes:
@@ -76,28 +77,28 @@ class Engine:
         return self.job.on
 
     @property
+    @abc.abstractmethod
     def workers(self) -> int:
         """How many processes there are, or machines where one cannot know."""
-        raise NotImplementedError
 
     def shares(self, runs: int) -> int:
         """How many workers of an array run that many runs; by default each has its own."""
         return runs
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027  an engine that needs no look has none
         """Raises UserError where it cannot be: a program is missing, an accelerator that this engine does not have."""
 
+    @abc.abstractmethod
     def plan(self) -> Sequence[Step]:
         """Exactly what `start` does; needs no credentials, and touches nothing."""
-        raise NotImplementedError
 
     def files(self) -> dict[str, str]:
         """{name: text} of what another tool is given (a script, a manifest), for `render`."""
         return {}
 
+    @abc.abstractmethod
     def start(self) -> Group:
         """All of the processes, or none. KeyboardInterrupt while it waits leaves nothing behind that costs money."""
-        raise NotImplementedError
 
     def attach(self, *, whole: bool = False) -> Group:
         """The processes that `start` started, from any machine; `whole`: their logs from the beginning.

@@ -7,6 +7,7 @@ log and exit code (`remote.sh`), a group follows them (`launch.follow`). On a ma
     ~/.bigjax/code/HASH/        what was sent
     ~/.bigjax/jobs/NAME/        job.json  remote.sh  id  code  stop  claims/  0.log  0.pid  0.rc
 """
+import abc
 import contextlib
 import json
 import pathlib
@@ -45,13 +46,13 @@ class RemoteEngine(engine.Engine):
         self._bundle: bundle.Bundle | None = None
         self._place = '', '.'
 
+    @abc.abstractmethod
     def hosts(self) -> Hosts:
         """The machines as they are now; may ask a cloud. Asked again at each start and attach."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def settings(self) -> Settings:
         """Made of the target."""
-        raise NotImplementedError
 
     def planned(self) -> Hosts:
         """The machines as a plan writes them; asks nobody."""

@@ -7,6 +7,7 @@ import pathlib
 
 from bigjax import UserError
 from launch import remote
+from launch import target as target_
 from launch.bundle import LIMIT
 from launch.job import Job
 from launch.remote import RemoteEngine, Settings
@@ -81,31 +82,11 @@ def find(name: str, on: str) -> Job:
     """
     asked = Engine(Job(name, on, ('python',)))
     found = remote.find(asked)
-    theirs = dataclasses.replace(found, on=f"ssh:{found.on.partition(':')[2]}")
-    before = Target(**{**_plain(theirs.on)})
+    before = target_.parse('ssh', found.target, Target)
     if len(before.hosts) != len(asked.target.hosts):
         raise UserError(f'--on={on}: {name} was started on {found.on}; name the same hosts in the same order')
     merged = dataclasses.replace(asked.target, **{key: getattr(before, key) for key in KEPT})
-    return dataclasses.replace(found, on=_written(merged))
-
-
-def _plain(on: str) -> dict:
-    from launch import target
-    return dataclasses.asdict(target.parse('ssh', on.partition(':')[2], Target))
-
-
-def _written(target: Target) -> str:
-    """As --on writes it."""
-    items = [_quoted(host) for host in target.hosts]
-    for field in dataclasses.fields(Target)[1:]:
-        if (value := getattr(target, field.name)) != field.default:
-            items.append(f'{field.name}={_quoted(str(value))}')
-    return f"ssh:{','.join(items)}"
-
-
-def _quoted(text_: str) -> str:
-    quote = '"' if "'" in text_ else "'"
-    return f'{quote}{text_}{quote}' if any(letter in text_ for letter in ',\'"') else text_
+    return dataclasses.replace(found, on=f'ssh:{target_.write(merged)}')
 
 
 def _addresses(item: str, on: str) -> list[str]:

@@ -48,18 +48,23 @@ def parse(kind: str, text: str, cls: type[T]) -> T:
 
 
 def write(value: Any) -> str:
-    """What --on says after the engine's name for a dataclass whose first field is text; the inverse of `parse`."""
+    """What --on says after the engine's name for a target; the inverse of `parse`."""
     items = []
     for number, field in enumerate(dataclasses.fields(value)):
         this = getattr(value, field.name)
-        if this != field.default:
+        if not number and isinstance(this, tuple):
+            items += map(_quoted, this)
+        elif this != field.default:
             words = '+'.join(this) if isinstance(this, tuple) else str(this)
             if isinstance(this, bool):
                 words = 'yes' if this else 'no'
-            quote = '"' if "'" in words else "'"
-            words = f'{quote}{words}{quote}' if any(letter in words for letter in ',\'"') else words
-            items.append(words if not number else f'{field.name}={words}')
+            items.append(_quoted(words) if not number else f'{field.name}={_quoted(words)}')
     return ','.join(items)
+
+
+def _quoted(words: str) -> str:
+    quote = '"' if "'" in words else "'"
+    return f'{quote}{words}{quote}' if any(letter in words for letter in ',\'"') else words
 
 
 def describe(cls: type) -> list[tuple[str, str]]:
