@@ -41,6 +41,7 @@ def test_lenet5_equals_torch():
     np.testing.assert_allclose(model.apply(variables, x, train=False), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mnist1d_equals_torch():
     torch = pytest.importorskip('torch', reason='torch is the reference')
     model = CNN(**VARIANTS['mnist1d'])

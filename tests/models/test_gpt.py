@@ -197,7 +197,8 @@ def test_a_population_is_its_members():
 
 
 @pytest.mark.parametrize(('remat', 'scan', 'growth'), [
-    ('none', True, 1), pytest.param('full', True, 1, marks=pytest.mark.slow), ('none', False, 2.5)])
+    ('none', True, 1), pytest.param('full', True, 1, marks=pytest.mark.slow),
+    pytest.param('none', False, 2.5, marks=pytest.mark.slow)])
 def test_stacked_layers_are_compiled_once_whatever_the_depth(remat, scan, growth):
     def instructions(depth):
         model = GPT(**{**SMALL, 'num_layers': depth}, scan=scan, remat=remat)

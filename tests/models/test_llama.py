@@ -63,7 +63,8 @@ def test_llama_equals_torch():
 
 
 @pytest.mark.parametrize(('fields', 'remat'), [
-    (SMALL, 'none'), (LLAMA, 'dots'), pytest.param(dict(SMALL, experts=4), 'full', marks=pytest.mark.slow),
+    pytest.param(SMALL, 'none', marks=pytest.mark.slow), (LLAMA, 'dots'),
+    pytest.param(dict(SMALL, experts=4), 'full', marks=pytest.mark.slow),
     pytest.param(SMALL, 'named', marks=pytest.mark.slow)], ids=['gpt', 'llama', 'moe', 'named'])
 def test_stacked_layers_and_remat_change_nothing(fields, remat):
     params = init(GPT(**fields), TOKENS)['params']

@@ -122,6 +122,7 @@ def test_wrong_fields_are_the_users_error(fields, text):
         parameters(ResNet(**fields), jnp.zeros((1, 8, 8, 1)))
 
 
+@pytest.mark.slow
 def test_blocks_that_start_as_the_identity():
     """With the last scale at zero a block of equal shapes is relu(x), and the gradient still reaches the scale."""
     model = ResNet(blocks=(2,), widths=(4,), zero_last=True, num_classes=3)

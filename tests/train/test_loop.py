@@ -30,8 +30,8 @@ class Stops(Progress):
 
 
 @pytest.mark.parametrize('options', [
-    {}, {'population': 2}, {'steps_per_call': 3, 'eval_every': 3, 'checkpoint_every': 6}, {'resident': 'no'},
-    {'best': 'test/accuracy'}], ids=str)
+    {}, {'population': 2}, {'best': 'test/accuracy'}, pytest.param({'resident': 'no'}, marks=pytest.mark.slow),
+    pytest.param({'steps_per_call': 3, 'eval_every': 3, 'checkpoint_every': 6}, marks=pytest.mark.slow)], ids=str)
 def test_killed_and_resumed_is_straight(tmp_path, options):
     straight, carry = tiny.train(tmp_path / 'straight', **options)
     with pytest.raises(RuntimeError, match='killed'):
@@ -118,6 +118,7 @@ def test_a_number_that_decides_what_is_computed_cannot_differ():
         tiny.program([tiny.experiment(optimizer=spec)], optimizer=spec, population_over=over).init()
 
 
+@pytest.mark.slow
 def test_members_with_data_of_their_own(tmp_path):
     mine = [tiny.experiment(), tiny.experiment(test=17)]
     object.__setattr__(mine[1], 'data', tiny.experiment().data.__class__(tiny.source(53, 9), {'test': tiny.source(17, 8)}))
@@ -182,7 +183,7 @@ def test_an_interval_is_the_mean_over_its_examples(tmp_path):
     np.testing.assert_allclose(np.reshape(each, (3, 4)).mean(1), four, rtol=1e-6)
 
 
-@pytest.mark.parametrize('population', [1, 2])
+@pytest.mark.parametrize('population', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_logged_learning_rate_has_the_plateaus_factor(tmp_path, population):
     schedule = dict(name='plateau', factor=0.5, patience='1 epoch', atol=100.0)  # no loss is good enough
     experiment = tiny.experiment(optimizer=dict(name='sgd', lr=0.1, schedule=schedule))

@@ -26,7 +26,7 @@ def test_an_interval_is_one_line_with_everything_in_it():
 
 def test_waiting_is_warned_of_once_and_the_slow_stage_named(tmp_path):
     def slow(example, rng, train):
-        time.sleep(0.02)
+        time.sleep(0.005)
         return example
 
     out = io.StringIO()
