@@ -36,3 +36,17 @@ def test_attention_is_its_equation(platform, causal, heads, scale):
     with cpu.lowering_for(platform):
         out = attention(q, k, v, causal=causal, mask=mask, scale=scale)
     np.testing.assert_allclose(out, expected, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(('queries', 'keys'), [(150, 150), (300, 300), (150, 100)])
+def test_long_causal_windows_in_blocks(queries, keys):
+    """Values against the equation; gradients against the library's attention, which is another program."""
+    shapes = (1, queries, 4, 4), (1, keys, 2, 4), (1, keys, 2, 4), (1, queries, 4, 4)
+    q, k, v, dy = (np.asarray(jax.random.normal(key, shape)) for key, shape in zip(
+        jax.random.split(jax.random.key(1), 4), shapes, strict=True))
+    seen = np.broadcast_to(np.tril(np.ones((queries, keys), bool)), (1, 4, queries, keys))
+    out, pull = jax.vjp(lambda *x: attention(*x, causal=True), q, k, v)
+    expected = reference(q, *(np.repeat(x, 2, axis=2) for x in (k, v)), seen, 0.5)
+    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=1e-5)
+    _, other = jax.vjp(lambda *x: jax.nn.dot_product_attention(*x, mask=seen[:, :1], scale=0.5), q, k, v)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), pull(dy), other(dy))
