@@ -141,6 +141,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.data_workers = 0  # reading processes, instead of threads
     config.resident = 'auto'  # keep the data on the device: 'auto' (up to 2 GB), 'yes', 'no'
     config.dtype = 'float32'  # of the computation; parameters, statistics and losses stay float32
+    config.reduce_dtype = ''  # 'float32' or 'bfloat16': gradients summed over devices once a step, in it; '': by the compiler
     config.mesh = 'data:-1'  # axis:size, …; -1 takes the remaining devices
     config.steps_per_call = 0  # steps per dispatch; 0: 1 on CPU, many on GPU and TPU
     config.log_every = duration('1 epoch')

@@ -83,6 +83,7 @@ def parse(text: str, engine: str) -> Slice:
         raise UserError(f'{where}: {word} is a GPU, and {engine} has none; use --on=slurm:…, --on=ssh:… or --on=jobset:…')
     if word not in NAMES or not match:
         near = nearest(word, NAMES) if word not in NAMES else ''
+        near = re.sub(r'\S+$', lambda alias: NAMES[alias[0]], near)
         raise UserError(f'{where}: not the name of a TPU slice{near}; write for example v5e-16, v5p-8, v4-32 or v6e-8')
     name, number = NAMES[word], int(match[2])
     found = GENERATIONS[name]

@@ -89,6 +89,15 @@ def column_sums(x_MxC: jax.Array, like: jax.Array) -> jax.Array:
     return jax.lax.dot_general(ones(x_MxC.shape[0], like), x_MxC, (((0,), (0,)), ((), ())))[0]
 
 
+def global_norm(tree) -> jax.Array:
+    """The Euclidean norm of all leaves together; on CPU in two stages, which the compiler may not join into a slow one."""
+    def squares(x):
+        sums = jnp.sum(jnp.square(x), axis=tuple(range(x.ndim - 1)))
+        return jnp.sum(jax.lax.optimization_barrier(sums) if on_cpu() else sums)
+
+    return jnp.sqrt(sum(map(squares, jax.tree.leaves(tree))))
+
+
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """y [..., F] + bias [F]; on CPU such that the gradient of the bias is a product."""
     if not on_cpu():

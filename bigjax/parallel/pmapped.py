@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from bigjax import UserError
+from bigjax.parallel.sums import refuse_statistics
 
 AXIS = 'devices'
 
@@ -26,9 +27,7 @@ def pmapped(program, devices=None) -> Callable:
     if program.mesh.size > 1 or program.members:
         raise UserError('pmap: it divides the batch itself and knows no members; give it a program of --config.mesh=data:1')
     state, *_ = program.arguments()
-    if state.model_state:
-        raise UserError('pmap: the model keeps batch statistics, which each device would have of its own part; '
-                        'use --config.mesh=data:N')
+    refuse_statistics(state.model_state, 'pmap')
 
     def one(state, batch):
         return program.step(state, batch, across=lambda sums: jax.lax.psum(sums, AXIS))

@@ -12,7 +12,7 @@ from bigjax import UserError
 from bigjax.experiment import Experiment
 from bigjax.nn import cpu, logical
 from bigjax.parallel import mesh as meshes
-from bigjax.parallel import rules
+from bigjax.parallel import rules, sums
 from bigjax.tasks import bind
 from bigjax.train import checkpoint, optimizers, work
 from bigjax.train.compiled import Watch
@@ -123,10 +123,13 @@ class Program:
           across: as `train_step` has it.
         """
         e, s = self.experiment, self.settings
-        return train_step(
-            state, batch, apply=self.apply, loss=e.task.loss, tx=self._optimizer(values)[0] if values else self.tx,
-            accumulate=s.accumulate, ema=s.ema, preprocess=e.data.preprocess, augment=e.data.augment, place=self._place,
-            across=across)
+        step = functools.partial(
+            train_step, apply=self.apply, loss=e.task.loss, tx=self._optimizer(values)[0] if values else self.tx,
+            accumulate=s.accumulate, ema=s.ema, preprocess=e.data.preprocess, augment=e.data.augment)
+        if s.reduce_dtype:
+            own = lambda state, batch, across: step(state, batch, across=across)
+            return sums.by_hand(own, self.mesh, s.reduce_dtype)(state, batch)
+        return step(state, batch, place=self._place, across=across)
 
     def _place(self, grads):
         """Gradients go where the optimizer's state is, and are summed on the way (reduce-scatter, not all-reduce)."""

@@ -3,6 +3,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from bigjax import UserError
+from bigjax.parallel.sums import DTYPES
 from bigjax.train import durations
 
 HIGHER = ('accuracy', 'auc', 'f1', 'match', 'likelihood', 'bleu', 'score', 'precision', 'recall')
@@ -24,6 +25,7 @@ class Settings:
     data_workers: int
     resident: str
     mesh: str
+    reduce_dtype: str
     steps_per_call: int
     log_every: int
     eval_every: int
@@ -78,6 +80,9 @@ def read(config: Mapping, examples: int) -> Settings:
     resident = config['resident']
     if resident not in ('auto', 'yes', 'no'):
         raise UserError(f"config.resident: {resident!r} is none of 'auto', 'yes', 'no'")
+    reduce_dtype = config['reduce_dtype']
+    if reduce_dtype not in ('', *DTYPES):
+        raise UserError(f"config.reduce_dtype: {reduce_dtype!r} is none of '', {', '.join(map(repr, DTYPES))}")
     ema = config['ema']
     if not 0 <= ema < 1:
         raise UserError(f'config.ema: a decay of {ema} is not in [0, 1)')
@@ -88,7 +93,7 @@ def read(config: Mapping, examples: int) -> Settings:
         population=len(members) or _at_least(config, 'population', 1), population_over=config['population_over'],
         members=members,
         data_threads=_at_least(config, 'data_threads', 1), data_workers=_at_least(config, 'data_workers', 0),
-        resident=resident, mesh=config['mesh'], steps_per_call=_at_least(config, 'steps_per_call', 0),
+        resident=resident, mesh=config['mesh'], reduce_dtype=reduce_dtype, steps_per_call=_at_least(config, 'steps_per_call', 0),
         log_every=max(1, cadence('log_every')), eval_every=cadence('eval_every'),
         checkpoint_every=cadence('checkpoint_every'), checkpoint_keep=_at_least(config, 'checkpoint_keep', 1),
         best=config['best'], patience=cadence('patience'), ema=float(ema), steps_per_epoch=per_epoch,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bigjax.nn.cpu import global_norm
 from bigjax.tasks import LOSSES
 from bigjax.train.state import TrainState
 
@@ -88,7 +89,7 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
         grads, weight, total, metrics = across((grads, weight, total, metrics))
     grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads if place is None else place(grads))
     value = total / jnp.maximum(weight, 1e-8)
-    norm = optax.tree.norm(grads)
+    norm = global_norm(grads)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params, value=value)
     params = optax.apply_updates(state.params, updates)

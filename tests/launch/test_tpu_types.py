@@ -34,6 +34,7 @@ def test_names(name, type, chips, workers, runtime):
     ('v4-24', r'there is no slice of 24 \(TensorCores, two a chip\); the nearest is v4-16'),
     ('v5p-99999', r'the nearest is v5p-12288'),
     ('v5w-8', r'not the name of a TPU slice; the nearest is v5'),
+    ('v9-8', r'the nearest is v6e;'),
     ('v5e', r'write for example v5e-16'),
     ('v5e:4x4', r'not the name of a TPU slice'),
     ('nonsense-9', r'not the name of a TPU slice'),
