@@ -63,7 +63,7 @@ class Trust:
             self._outcomes[report.outcome] = self._outcomes.get(report.outcome, 0) + 1
             for name, count in dict(report.user_properties).get('trust', {}).items():
                 before = self._counts.get(name, 0)
-                self._counts[name] = round(max(before, count), 1) if name.startswith('seconds') else before + count
+                self._counts[name] = round(max(before, count), 1) if ': most ' in name else before + count
 
     def pytest_sessionfinish(self):
         from bigjax.train.source import git

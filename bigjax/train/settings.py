@@ -93,9 +93,10 @@ def read(config: Mapping, examples: int) -> Settings:
         population=len(members) or _at_least(config, 'population', 1), population_over=config['population_over'],
         members=members,
         data_threads=_at_least(config, 'data_threads', 1), data_workers=_at_least(config, 'data_workers', 0),
-        resident=resident, mesh=config['mesh'], reduce_dtype=reduce_dtype, steps_per_call=_at_least(config, 'steps_per_call', 0),
-        log_every=max(1, cadence('log_every')), eval_every=cadence('eval_every'),
-        checkpoint_every=cadence('checkpoint_every'), checkpoint_keep=_at_least(config, 'checkpoint_keep', 1),
+        resident=resident, mesh=config['mesh'], reduce_dtype=reduce_dtype,
+        steps_per_call=_at_least(config, 'steps_per_call', 0), log_every=max(1, cadence('log_every')),
+        eval_every=cadence('eval_every'), checkpoint_every=cadence('checkpoint_every'),
+        checkpoint_keep=_at_least(config, 'checkpoint_keep', 1),
         best=config['best'], patience=cadence('patience'), ema=float(ema), steps_per_epoch=per_epoch,
         sinks=tuple(filter(None, config['sinks'].split(','))))
 

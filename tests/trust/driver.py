@@ -8,8 +8,8 @@ lines of metrics.jsonl) the process
     term    sends itself SIGTERM; int: SIGINT
     sleep   sleeps in the main thread
     raise   raises ValueError
-`TRUST_LOG` names a file to which the phases are written as they are entered, and `TRUST_NAN` a training example that is made
-not a number.
+`TRUST_LOG` names a file to which the phases are written as they are entered, and when a signal was sent; `TRUST_NAN` a training
+example that is made not a number.
 """
 import dataclasses
 import importlib
@@ -63,6 +63,9 @@ def harm(phase: str, seen: dict) -> None:
     if process and process != os.environ.get('BIGJAX_PROCESS'):
         return
     if action in ('kill', 'term', 'int'):
+        if log := os.environ.get('TRUST_LOG'):
+            with open(log, 'a') as file:
+                file.write(f'signal {time.time()}\n')
         number = {'kill': signal.SIGKILL, 'term': signal.SIGTERM, 'int': signal.SIGINT}[action]
         threading.Timer(float(seconds or 0), os.kill, (os.getpid(), number)).start()
         if not float(seconds or 0):

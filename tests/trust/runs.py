@@ -12,9 +12,9 @@ import numpy as np
 from bigjax.train import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 24
+STEPS, EVERY = 24, 4  # a run's, and between its checkpoints
 SHORT = ('--config.data=fake', f'--config.steps={STEPS}', '--config.batch_size=8', '--config.log_every=1',
-         '--config.eval_every=6', '--config.checkpoint_every=4', '--config.eval_batch_size=64', '--config.mesh=data:-1')
+         '--config.eval_every=6', f'--config.checkpoint_every={EVERY}', '--config.eval_batch_size=64', '--config.mesh=data:-1')
 KINDS = {
     'batch statistics': ('cifar10', '--variant=resnet20', '--config.model.blocks=(1, 1, 1)'),
     'dropout and ema': ('mnist', '--variant=dropout', '--config.model.features=(16, 16, 16)', '--config.ema=0.9'),
@@ -76,6 +76,13 @@ def assert_same(workdir, straight) -> None:
     assert numbers(workdir) == numbers(straight)
     runs = [json.loads((pathlib.Path(w) / 'run.json').read_text()) for w in (workdir, straight)]
     assert runs[0]['final'] == runs[1]['final'] and runs[0]['status'] == runs[1]['status'] == 'done'
+
+
+def reached(workdir) -> int:
+    """The last step that was logged, whole lines only; 0 for none."""
+    path = pathlib.Path(workdir) / 'metrics.jsonl'
+    lines = path.read_text().split('\n')[:-1] if path.exists() else []
+    return max((json.loads(line)['step'] for line in lines), default=0)
 
 
 def saved(workdir) -> int:

@@ -4,6 +4,7 @@ Tried by breaking: the seed left out of the checkpoint, the save before the eval
 """
 import json
 import random
+import re
 import time
 
 import pytest
@@ -40,11 +41,15 @@ def test_killed_and_started_again_it_is_the_run_that_was_left_alone(straight, tm
         code, out = runs.run(kind, tmp_path / 'run', trust=f'{phase}:{rng.randint(1, MOMENTS[phase])}:kill:{delay:.3f}')
         assert code == -9 or (code == 0 and delay), out[-3000:]  # a late one may come after the end
         kills += code == -9
+    reached = runs.reached(tmp_path / 'run')
     code, out = runs.run(kind, tmp_path / 'run')
     assert code == 0, out[-3000:]
     runs.assert_same(tmp_path / 'run', straight(kind))
-    record_property('trust', {'kills tried': kills, 'kills survived': kills,
-                              'of them resumed from a checkpoint': int('resuming from step' in out)})
+    resumed = re.search(r'resuming from step (\d+)', out)
+    lost = max(0, reached - int(resumed[1]) if resumed else reached)
+    assert lost <= 2 * runs.EVERY, (reached, out[-3000:])  # the newest save may have been under way
+    record_property('trust', {'kills: tried': kills, 'kills: survived': kills,
+                              'kills: resumed from a checkpoint': int(bool(resumed)), 'kills: most steps done again': lost})
 
 
 @pytest.mark.trust

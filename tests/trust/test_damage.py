@@ -1,0 +1,49 @@
+"""Random damage to the newest checkpoint of a real run: found, named, and passed over for the one before.
+
+Tried by breaking: the checksum left out, the size left out, unfinished folders taken for checkpoints.
+"""
+import os
+import random
+import shutil
+
+import pytest
+
+from bigjax.train import checkpoint, manifest
+from tests.trust.test_kills import straight  # noqa: F401  a fixture
+
+pytestmark = pytest.mark.trust
+
+
+def flip(path, rng):
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def cut(path, rng):
+    os.truncate(path, rng.randrange(path.stat().st_size))
+
+
+def remove(path, rng):
+    path.unlink()
+
+
+@pytest.mark.parametrize('harm', [flip, cut, remove])
+def test_it_is_found_and_the_one_before_is_used(straight, tmp_path, record_property, battery, harm):  # noqa: F811
+    workdir, many = straight('recurrent'), 200 if battery == 'full' else 20
+    older, newest = checkpoint.steps(workdir / checkpoint.FOLDER)[-2:]
+    files = sorted(p for p in (workdir / checkpoint.FOLDER / str(newest)).rglob('*') if p.is_file() and p.stat().st_size)
+    rng = random.Random(harm.__name__)
+    for i in range(many):
+        run = tmp_path / str(i)
+        shutil.copytree(workdir, run)
+        path = run / rng.choice(files).relative_to(workdir)
+        harm(path, rng)
+        said = []
+        keeper = checkpoint.Checkpoints(run, say=said.append)
+        assert keeper.steps()[-1] == older, path
+        if path.exists() or path.name != manifest.NAME:  # without its manifest it was never finished
+            assert len(said) == 1 and f'the checkpoint of step {newest} is damaged' in said[0], (path, said)
+        keeper.close()
+        shutil.rmtree(run)
+    record_property('trust', {'damage to checkpoints: tried': many, 'damage to checkpoints: found': many})
