@@ -9,7 +9,8 @@ between `<!-- results:begin -->` (all experiments) or `<!-- results:begin NAME N
 and `<!-- results:end -->`. What a paper reports stands in the column "paper" and nowhere else. The matrix of modes, between
 `<!-- modes:begin -->` and `<!-- modes:end -->`, shows experiments/results/modes.json, which
 `pytest -m equivalence --modes=experiments/results/modes.json` writes; between `<!-- trust:begin -->` and `<!-- trust:end -->`
-stands what `pytest -m trust --trust=experiments/results/trust.json` counted.
+stands what `pytest -m trust --trust=experiments/results/trust.json` counted, and between `<!-- bench:begin -->` and
+`<!-- bench:end -->` what `python -m bigjax.bench --against=torch --out=experiments/results/bench/MACHINE.json` measured.
 """
 import argparse
 import ast
@@ -29,8 +30,6 @@ from bigjax.train.records import FINISHED, judge
 
 PAGES = ('README.md', 'experiments/README.md')
 BLOCK = re.compile(r'(<!-- results:begin(?P<names>[^>]*?) ?-->\n).*?(<!-- results:end -->)', re.DOTALL)
-MODES = re.compile(r'(<!-- modes:begin -->\n).*?(<!-- modes:end -->)', re.DOTALL)
-TRUST = re.compile(r'(<!-- trust:begin -->\n).*?(<!-- trust:end -->)', re.DOTALL)
 ORDER = {axis: i for i, axis in enumerate(('data', 'zero1', 'fsdp', 'tensor', 'seq', 'expert', 'stage'))}
 LINES = 60  # of training metrics, and of evaluations, that a kept record has at most
 PATH = re.compile(r'(?<![\w/.])/(?:[\w.+~-]+/)+(?=[\w.+~-])')  # the folders before a file's own name
@@ -90,8 +89,10 @@ def pages(root) -> dict[str, str]:
             raise UserError(f'{page}: a <!-- results:begin … --> without its <!-- results:end --> on a line below')
         if BLOCK.search(text):
             text = BLOCK.sub(lambda m, page=page: m[1] + _block(m['names'].split(), kept, root, page) + m[3], text)
-            text = MODES.sub(lambda m: m[1] + modes(root) + m[2], text)
-            wanted[page] = TRUST.sub(lambda m: m[1] + trust(root) + m[2], text)
+            for name, made in (('modes', modes), ('trust', trust), ('bench', bench)):
+                place = re.compile(rf'(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)', re.DOTALL)
+                text = place.sub(lambda m, made=made: m[1] + made(root) + m[2], text)
+            wanted[page] = text
     return wanted
 
 
@@ -118,6 +119,27 @@ def trust(root) -> str:
     lines += [_line(name, number(count)) for name, count in kept['counts'].items()]
     outcomes = ', '.join(f'{count} {name}' for name, count in sorted(kept['tests'].items()))
     return '\n'.join(lines) + f"\n\nTests: {outcomes}, at `{kept['commit'][:10]}` with jax {kept['jax']}.\n"
+
+
+def bench(root) -> str:
+    """Step times beside the peer's, a table for each machine."""
+    from bigjax.bench import CASES  # models and JAX, which nothing else here needs
+    tables = []
+    for path in sorted((pathlib.Path(root) / 'experiments' / 'results' / 'bench').glob('*.json')):
+        rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and row['case'] in CASES]
+        if not rows:
+            continue
+        lines = [_line(path.stem, 'parameters', 'batch', 'ours, ms', 'PyTorch, ms', 'ours / PyTorch', 'at most', ''),
+                 '|---|--:|--:|--:|--:|--:|--:|---|']
+        for row in rows:
+            target = CASES[row['case']].target
+            lines.append(_line(
+                row['case'], number(row['parameters']), row['batch_size'], f"{row['ours_ms']:.1f}", f"{row['peer_ms']:.1f}",
+                f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})", f'{target:g}',
+                '✓' if row['ratio'] <= target else '**missed**'))
+        versions = rows[0]['versions']
+        tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {versions['jax']}, PyTorch {versions['peer']}.\n")
+    return '\n'.join(tables)
 
 
 def _block(names, kept, root, page) -> str:

@@ -100,6 +100,22 @@ def test_check_says_what_is_out_of_date_and_changes_nothing(tree, tmp_path, caps
     assert results.main(['--check'], tree) == 0
 
 
+def test_step_times_beside_their_targets(tree):
+    """A case that is slower than its target is shown as missed, one without a peer is not shown."""
+    page = tree / 'README.md'
+    page.write_text(page.read_text() + '<!-- bench:begin -->\nold\n<!-- bench:end -->\n')
+    row = {'parameters': 61706, 'batch_size': 64, 'ours_ms': 9.0, 'peer_ms': 10.0, 'ratio': 0.9, 'ratio_min': 0.8,
+           'ratio_max': 1.2, 'versions': {'jax': '1', 'peer': '2'}}
+    rows = [{**row, 'case': 'lenet5'}, {**row, 'case': 'gpt'}, {**row, 'case': 'mlp', 'ratio': None}]
+    (tree / 'experiments' / 'results' / 'bench').mkdir(parents=True)
+    (tree / 'experiments' / 'results' / 'bench' / 'a-machine.json').write_text(json.dumps(rows))
+    assert results.main([], tree) == 0
+    text = page.read_text()
+    assert 'old' not in text and '| a-machine |' in text and '| mlp |' not in text
+    assert cells(text, 'lenet5')[1:] == ['61,706', '64', '9.0', '10.0', '0.90 (0.80 to 1.20)', '1', '✓']
+    assert cells(text, 'gpt')[-2:] == ['0.8', '**missed**']
+
+
 def test_without_records_or_pages_there_is_nothing_to_check(tmp_path, tree):
     assert results.main(['--check'], tmp_path) == 0
     assert results.main([], tree) == 0
