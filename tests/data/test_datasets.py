@@ -192,6 +192,7 @@ def test_mnist1d_is_the_published_set_and_leaves_global_randomness_alone():
     np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_core_imports_stay_light():
     """Neither TensorFlow nor the optional packages are imported by importing the data modules."""
     code = ('import sys, bigjax.data.datasets, bigjax.data.augment, bigjax.data.builders; '

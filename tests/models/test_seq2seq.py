@@ -6,6 +6,7 @@ import pytest
 from model_helpers import abstract, dense_to_torch, init, parameters, paths, recurrent_to_torch
 
 from bigjax.models.seq2seq import VARIANTS, Seq2Seq
+from tests import tiers
 
 SOURCE = np.array([[1, 5, 6, 2, 0, 0], [1, 7, 4, 3, 8, 2], [1, 2, 0, 0, 0, 0]], np.int32)
 TARGET = np.array([[1, 3, 4, 2, 0], [1, 5, 3, 3, 2], [1, 4, 2, 0, 0]], np.int32)
@@ -61,7 +62,7 @@ def test_equals_torch(attention, cell):
     np.testing.assert_allclose(found, np.stack(rows), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('attention', [True, False])
+@pytest.mark.parametrize('attention', tiers.first(1, [True, False]))
 def test_decoding_is_teacher_forcing_on_its_own_output(attention):
     rng = np.random.default_rng(0)
     source = np.where(np.arange(6) < rng.integers(1, 7, 40)[:, None], rng.integers(3, 9, (40, 6)), 0).astype(np.int32)
@@ -92,6 +93,7 @@ def test_dropout_acts_in_training_only():
     np.testing.assert_allclose(model.apply(variables, SOURCE, TARGET, train=False), plain, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_population_decodes_as_its_members():
     model = small()
     members = [init(model, SOURCE, TARGET, seed=s) for s in range(2)]

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from bigjax.nn.upsample import ConvTranspose
+from tests import tiers
 
 
-@pytest.mark.parametrize(('kernel', 'stride'), [
-    ((5, 5), (2, 2)), ((4, 4), (2, 2)), ((3, 3), (2, 2)), ((2, 2), (2, 2)), ((3, 3), (1, 1)), ((2, 3), (3, 2)),
-    ((1, 7), (2, 4)), ((6, 4), (3, 1))])
+@pytest.mark.parametrize(('kernel', 'stride'), tiers.first(3, [
+    ((5, 5), (2, 2)), ((1, 7), (2, 4)), ((6, 4), (3, 1)), ((4, 4), (2, 2)), ((3, 3), (2, 2)), ((2, 2), (2, 2)),
+    ((3, 3), (1, 1)), ((2, 3), (3, 2))]))
 def test_equals_linen(kernel, stride):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 4, 5, 3)), jnp.float32)

@@ -108,6 +108,7 @@ def terms(params, state, key):
     return d, g
 
 
+@pytest.mark.slow
 def test_each_group_gets_the_gradient_of_its_own_term(gan):
     params, state = gan['params'], {'batch_stats': gan['batch_stats']}
     key = jax.random.key(5)

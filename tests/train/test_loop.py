@@ -8,7 +8,7 @@ import pytest
 from bigjax import UserError
 from bigjax.train.guard import Guard, Preempted
 from bigjax.train.progress import Progress
-from tests import tiny
+from tests import tiers, tiny
 
 
 def lines(workdir):
@@ -29,9 +29,9 @@ class Stops(Progress):
             raise RuntimeError('killed')
 
 
-@pytest.mark.parametrize('options', [
-    {}, {'population': 2}, {'best': 'test/accuracy'}, pytest.param({'resident': 'no'}, marks=pytest.mark.slow),
-    pytest.param({'steps_per_call': 3, 'eval_every': 3, 'checkpoint_every': 6}, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize('options', tiers.first(2, [
+    {}, {'population': 2}, {'best': 'test/accuracy'}, {'resident': 'no'},
+    {'steps_per_call': 3, 'eval_every': 3, 'checkpoint_every': 6}]), ids=str)
 def test_killed_and_resumed_is_straight(tmp_path, options):
     straight, carry = tiny.train(tmp_path / 'straight', **options)
     with pytest.raises(RuntimeError, match='killed'):
@@ -69,14 +69,13 @@ def test_members_are_single_runs(tmp_path):
 SCHEDULE = {'name': 'cosine', 'warmup': 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('spec', 'values'), [
     ({'name': 'sgd', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 0.0, 'clip_norm': 0.1, 'l2': 0.1, 'schedule': SCHEDULE},
      ({'lr': 0.1, 'weight_decay': 0.0, 'momentum': 0.8, 'clip_norm': 0.05, 'l2': 0.0},
       {'lr': 0.02, 'weight_decay': 0.1, 'momentum': 0.9, 'clip_norm': 5.0, 'l2': 0.3})),
-    pytest.param({'name': 'adamw', 'lr': 0.1, 'b1': 0.9}, (
-        {'lr': 0.1, 'b1': 0.8}, {'lr': 0.01, 'b1': 0.95}), marks=pytest.mark.slow),
-    pytest.param({'name': 'lamb', 'lr': 0.1, 'weight_decay': 0.1}, (
-        {'lr': 0.1, 'weight_decay': 0.3}, {'lr': 0.01, 'weight_decay': 0.0}), marks=pytest.mark.slow)])
+    ({'name': 'adamw', 'lr': 0.1, 'b1': 0.9}, ({'lr': 0.1, 'b1': 0.8}, {'lr': 0.01, 'b1': 0.95})),
+    ({'name': 'lamb', 'lr': 0.1, 'weight_decay': 0.1}, ({'lr': 0.1, 'weight_decay': 0.3}, {'lr': 0.01, 'weight_decay': 0.0}))])
 def test_members_written_out_are_single_runs(tmp_path, spec, values):
     """Numbers of the optimizer, and seeds, that differ from member to member."""
     text = lambda m, each: ' '.join([*(f'optimizer.{k}={v}' for k, v in each.items()), f'seed={5 + 3 * m}'])
@@ -129,7 +128,8 @@ def test_members_with_data_of_their_own(tmp_path):
         np.testing.assert_allclose(together.final['test/loss'][m], alone.final['test/loss'][0], rtol=1e-4)
 
 
-@pytest.mark.parametrize('mesh', [pytest.param('data:4', marks=pytest.mark.slow), 'data:8'])
+@pytest.mark.slow
+@pytest.mark.parametrize('mesh', ['data:4', 'data:8'])
 def test_devices_change_nothing(tmp_path, mesh):
     one, carry = tiny.train(tmp_path / 'one')
     many, again = tiny.train(tmp_path / 'many', mesh=mesh)

@@ -11,6 +11,7 @@ import pytest
 
 from bigjax import UserError
 from bigjax.train import optimizers
+from tests import tiers
 
 RUN = {'total_steps': 20, 'steps_per_epoch': 5, 'batch_size': 4}
 STEPS = 20
@@ -350,7 +351,7 @@ def problem(params):
     return sum(jnp.sum(jnp.square(x - 0.5)) for x in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize('name', optimizers.names())
+@pytest.mark.parametrize('name', tiers.first(0, optimizers.names()))
 def test_every_optimizer_of_optax(name):
     """Under jit, vmap and scan: two members differ, stay finite, improve, and the state is arrays of a fixed shape."""
     schedule = 'constant' if name == 'rprop' else {'name': 'linear', 'warmup': 2}
