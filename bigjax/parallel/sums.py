@@ -20,8 +20,8 @@ AXIS = 'data'
 def refuse_statistics(model_state, where: str) -> None:
     """Raises UserError where the model has a state, which each device would have of its own part."""
     if model_state:
-        raise UserError(f'{where}: the model keeps batch statistics, which each device would have of its own part; leave the sums '
-                        'to the compiler, --config.mesh=data:N')
+        raise UserError(f'{where}: the model keeps batch statistics, which each device would have of its own part; leave '
+                        'the sums to the compiler, --config.mesh=data:N')
 
 
 def by_hand(step: Callable, mesh: Mesh, dtype: str) -> Callable:
