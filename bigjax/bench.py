@@ -58,7 +58,7 @@ CASES = {
 
 def program(case: str) -> Program:
     """The case as an experiment on one made-up batch, through the shared train step."""
-    model, batch, shape, vocab = CASES[case]
+    model, batch, shape, vocab, _ = CASES[case]
     rng = np.random.default_rng(0)
     if vocab:
         tokens = rng.integers(0, vocab, (batch, shape[0] + 1)).astype(np.int32)
