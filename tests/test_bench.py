@@ -13,7 +13,7 @@ from bigjax import bench
 def test_the_peer_is_the_same_model(case):
     pytest.importorskip('torch', reason='PyTorch is not installed: pip install bigjax[parity]')
     from bigjax import bench_peer
-    model, _, shape, vocab = bench.CASES[case]
+    model, _, shape, vocab, _ = bench.CASES[case]
     x = jax.numpy.zeros((1, *shape), 'int32' if vocab else 'float32')
     mine = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))['params']
     assert sum(x.size for x in jax.tree.leaves(mine)) == bench_peer.parameters(case)
