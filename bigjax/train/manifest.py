@@ -45,7 +45,7 @@ def fault(folder, deep: bool = True) -> str:
         return f'{NAME} is missing: it was not written to its end'
     except storage.Broken:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f'{NAME} cannot be read ({type(error).__name__})'
     there = _files(folder)
     for missing in sorted(set(listed) - set(there)):
@@ -70,11 +70,14 @@ def read(folder) -> dict:
     """The manifest of a checkpoint.
 
     Raises:
-      OSError, ValueError: there is none, or it is not one.
+      OSError, ValueError, RecursionError: there is none, or it is not one.
     """
     found = json.loads(storage.read(storage.place(folder) / NAME).decode())
     if not isinstance(found, dict) or found.get('format') != FORMAT or not isinstance(found.get('files'), dict):
         raise ValueError('not a manifest of this format')
+    for facts in found['files'].values():
+        if not isinstance(facts, dict) or type(facts.get('bytes')) is not int or not isinstance(facts.get('sha256'), str):
+            raise ValueError('not sizes and checksums of files')
     return found
 
 

@@ -1,6 +1,7 @@
 """The readers: valid files to damage, and what is called with a damaged one."""
 import contextlib
 import gzip
+import hashlib
 import io
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ from bigjax import compare, config, report, results
 from bigjax.data import files, formats, images, libraries, untrusted
 from bigjax.experiment import base_config
 from bigjax.train import files as run_files
-from bigjax.train import recorded, replay
+from bigjax.train import manifest, recorded, replay
 from tests import workdirs
 
 
@@ -73,6 +74,28 @@ def _read_replay(path):
         if name != path.name:
             (path.parent / name).write_bytes(data)
     replay.read(path.parent)
+
+
+CHECKPOINT = {'state/array': b'0123456789', 'state/tree.json': b'{}', 'empty': b''}
+
+
+def _manifest(folder):
+    for name, data in CHECKPOINT.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    manifest.seal(folder, 3)
+    return {manifest.NAME: (folder / manifest.NAME).read_bytes()}
+
+
+def _read_manifest(path):
+    """A checkpoint passes only where its manifest lists what is there."""
+    listed = {name: {'bytes': len(data), 'sha256': hashlib.sha256(data).hexdigest()} for name, data in CHECKPOINT.items()}
+    for name, data in CHECKPOINT.items():
+        (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / name).write_bytes(data)
+    for deep in (False, True):
+        fault = manifest.fault(path.parent, deep)
+    assert fault or manifest.read(path.parent)['files'] == listed, 'passed with another list'
 
 
 def _jsonl(folder):
@@ -173,6 +196,7 @@ READERS = {
     'idx': Reader(_idx, lambda path: formats.idx(path, 3)),
     'npz': Reader(_npz, _read_npz),
     'replay': Reader(_replay, _read_replay),
+    'manifest': Reader(_manifest, _read_manifest),
     'jsonl': Reader(_jsonl, lambda path: _read_examples(files.jsonl(path)[0])),
     'csv': Reader(_csv, lambda path: _read_examples(files.csv(path)[0])),
     'tsv': Reader(_tsv, lambda path: formats.table(path, '\t')),
