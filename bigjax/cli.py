@@ -30,6 +30,7 @@ def main() -> None:
     """Runs the experiment script that Python was started with, and exits."""
     module = sys.modules['__main__']
     name = module.__spec__.name if module.__spec__ else pathlib.Path(module.__file__).stem
+    sys.excepthook = _shown
     try:
         code = run(module, name, sys.argv[1:])
     except Exception:
@@ -40,17 +41,22 @@ def main() -> None:
     sys.exit(code)
 
 
-def _end_now(code: int) -> None:
-    """Ends a process of several that fails: at the end of a program JAX would wait minutes for the others. Also one that has
-    found its store broken, for which threads of libraries still wait.
+def _shown(kind, error, trace) -> None:
+    """An exception that nobody caught; but not those of a library's writers when the first of them has ended their save, which
+    print pages over the line that says why."""
+    if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
+        sys.__excepthook__(kind, error, trace)
 
-    An exit that all of them reach together (0, 3, 4, 75) is not a failure of one; the guard has told the others.
+
+def _end_now(code: int) -> None:
+    """Ends a process that fails without waiting for anybody: at the end of a program JAX would wait minutes for the other
+    processes, and threads of libraries for a disk or a store that answers nobody any more.
+
+    An exit that all processes reach together (0, 3, 4, 75) is not a failure of one; the guard has told the others.
     """
-    import jax
-    if jax.distributed.is_initialized() or storage.gave_up():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run(module, name: str, argv: Sequence[str]) -> int:

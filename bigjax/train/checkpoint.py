@@ -10,6 +10,7 @@ Which state a run starts from, first match wins:
   3. scratch: the model's initialisation from the seed.
 """
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -53,8 +54,8 @@ class Checkpoints:
         if best:
             kept.append(policies.BestN(get_metric_fn=lambda m: m[best], reverse=not higher, n=1,
                                        keep_checkpoints_without_metrics=False))
-        logging.getLogger('absl').setLevel(  # Orbax tells every move of every thread at INFO, and what it raises at ERROR
-            logging.CRITICAL if storage.remote(workdir) else logging.ERROR)
+        # Orbax tells every move of every thread at INFO, and at ERROR the stacks of what it raises as well.
+        logging.getLogger('absl').setLevel(logging.CRITICAL)
         self._best, self._folder, self._before_seal = best, storage.absolute(workdir) / FOLDER, before_seal
         self._writing, self._error, self._say = None, None, say
         self._lost, self._tries = None, 0
@@ -79,16 +80,26 @@ class Checkpoints:
         """
         self.lost(wait=True)
         known = metrics is not None and self._best in metrics
-        with storage.blaming(self._folder):
-            response = self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
-                                              metrics={self._best: float(metrics[self._best])} if known else None)
-        self._writing = threading.Thread(target=self._finish, args=(response, step, unjudged), name='checkpoint')
+
+        def begin(tree):
+            jax.block_until_ready(tree)  # without Python's lock, which the next step needs now
+            return self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
+                                          metrics={self._best: float(metrics[self._best])} if known else None)
+
+        if jax.process_count() == 1 and jax.default_backend() == 'cpu':
+            # Orbax thinks for 25 ms before it has a copy of its own, for which steps of a small model would wait.
+            begin = functools.partial(begin, jax.device_put(tree, may_alias=False))
+        else:
+            with storage.blaming(self._folder):
+                response = begin(tree)
+            begin = lambda: response
+        self._writing = threading.Thread(target=self._finish, args=(begin, step, unjudged), name='checkpoint')
         self._writing.start()
 
-    def _finish(self, response, step: int, unjudged: bool) -> None:
+    def _finish(self, begin: Callable, step: int, unjudged: bool) -> None:
         """Waits for the files of a step, and seals them; in a thread of its own."""
         try:
-            response.result()
+            begin().result()
             if jax.process_index() == 0:
                 self._before_seal()
                 manifest.seal(self._folder / str(step), step, unjudged)

@@ -30,6 +30,7 @@ PREEMPTED, FAILED, USER, INTERRUPTED = 75, 1, 2, 130
 GRACE = 30.0
 TICK = 0.2  # seconds between two looks at the clock
 PATIENCE = 3.0  # seconds in which the cause of a broken collective becomes known
+LAST_WORDS = 12.0  # seconds that the last words may take; a disk that answers nobody may be why the process ends
 FAREWELL = 5.0  # seconds that process 0 waits for the others' end
 MODESTY = 5.0  # seconds by which a process that waits for others in a library calls itself stuck later than they do
 LIBRARIES = ('jax', 'jaxlib', 'orbax', 'grain')
@@ -197,13 +198,18 @@ class Guard:
             return
         if text:
             self._say(text)
-        with contextlib.suppress(Exception):
-            self.last_words(error)
+        words = threading.Thread(target=self._speak, args=(error,), name='last words', daemon=True)
+        words.start()
+        words.join(LAST_WORDS)
         if self._lifeline:
             self._lifeline.end(FAREWELL)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
         os._exit(code)
+
+    def _speak(self, error: BaseException) -> None:
+        with contextlib.suppress(Exception):
+            self.last_words(error)
 
 
 def _nothing(number, frame) -> None:

@@ -17,6 +17,7 @@ import math
 import os
 import pathlib
 import platform
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -78,6 +79,7 @@ class Records:
         before = self._previous(experiment, variant, config)
         self.finished = before.get('status') in FINISHED and before.get('config') == config
         self._clock, self._earlier, self._shown = clock or Clock(), earlier_seconds(before, self.workdir), 0.0
+        self._text, self._flushing = '', threading.Lock()
         if self.finished:
             self.run, self._sinks = before, Sinks((), self.workdir, before)
             return
@@ -121,7 +123,7 @@ class Records:
             files.write_json(self.workdir / 'config.json', self.run['config'])
             if not storage.exists(self.workdir / source.PATCH) and (patch := source.patch()):
                 files.write_text(self.workdir / source.PATCH, patch)
-            self._write_run()
+            self._note_run()
             self.flush()
         except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
             raise UserError(f'{self.workdir}: the workdir cannot be written ({error.strerror}); '
@@ -150,13 +152,17 @@ class Records:
 
     def _write_run(self):
         if self._writes:
-            self._add_seconds()
-            text = files.dumps(self.run, indent=1) + '\n'
-            if self._outbox:
-                self._outbox.put(self.workdir / 'run.json', text)
-            else:
-                files.write_text(self.workdir / 'run.json', text)
+            self._note_run()
+            if not self._outbox:
+                self.flush()
             self._shown = time.time()
+
+    def _note_run(self):
+        """What run.json is to hold, from the next `flush` on."""
+        self._add_seconds()
+        self._text = files.dumps(self.run, indent=1) + '\n'
+        if self._outbox:
+            self._outbox.put(self.workdir / 'run.json', self._text)
 
     def _add_seconds(self):
         """Where the time of all starts went."""
@@ -166,10 +172,14 @@ class Records:
         self.run['wall_seconds'] = round(sum(seconds.values()), 3)
 
     def saved(self, step: int) -> None:
-        """A checkpoint of `step` has its copy of the state: what was spent until here is not lost with this process."""
+        """A checkpoint of `step` has its copy of the state: what was spent until here is not lost with this process.
+
+        It is on the disk with the next `flush`, which is when the checkpoint is sealed.
+        """
         self._add_seconds()
         self.run['saved'] = dict([*self.run['saved'].items(), (str(step), self.run['seconds'])][-KEPT:])
-        self._write_run()
+        if self._writes:
+            self._note_run()
 
     def damaged(self, found: Sequence[Mapping]) -> None:
         """Checkpoints that were not what had been written."""
@@ -219,9 +229,12 @@ class Records:
         self.run['steps'] = int(step)
 
     def flush(self) -> None:
-        """Returns when all that was recorded is on the disk, or in the store."""
+        """Returns when all that was recorded is on the disk, or in the store; for any thread."""
         if self._outbox:
             self._outbox.flush()
+        elif self._text:
+            with self._flushing:  # whoever comes last writes what is newest
+                files.write_text(self.workdir / 'run.json', self._text)
 
     def look(self) -> None:
         """Raises where the store has failed for good; costs nothing."""

@@ -8,6 +8,7 @@ lines of metrics.jsonl) the process
     term    sends itself SIGTERM; int: SIGINT
     sleep   sleeps in the main thread
     raise   raises ValueError
+    shell   runs the command in TRUST_SHELL
 `TRUST_LOG` names a file to which the phases are written as they are entered, and when a signal was sent; `TRUST_NAN` a training
 example that is made not a number.
 """
@@ -15,6 +16,7 @@ import dataclasses
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -72,6 +74,8 @@ def harm(phase: str, seen: dict) -> None:
             time.sleep(0.05)  # the signal is there before the phase goes on
     elif action == 'sleep':
         asleep()
+    elif action == 'shell':
+        subprocess.run(os.environ['TRUST_SHELL'], shell=True)
     elif action == 'raise':
         raise ValueError('injected')
 

@@ -1,0 +1,51 @@
+"""A disk that is full, and one that becomes read-only, while a run goes on: a clear stop, and nothing is lost.
+
+Tried by breaking: an error in the background kept for the end of the run, the checkpoint before removed too early.
+"""
+import subprocess
+
+import pytest
+
+from bigjax.train import checkpoint, manifest
+from tests.trust import runs
+from tests.trust.test_kills import straight  # noqa: F401  a fixture
+
+pytestmark = pytest.mark.trust
+KIND, SIZE = 'recurrent', '8m'
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small file system of its own."""
+    place = tmp_path / 'disk'
+    place.mkdir()
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={SIZE}', 'tmpfs', place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f'no file system can be mounted here: {mounted.stderr.strip()}')
+    yield place
+    subprocess.run(['umount', '--lazy', place], check=True)
+
+
+HARMS = {
+    'full': ('cat /dev/zero > {disk}/filler', 'rm {disk}/filler', 'no space left'),
+    'read-only': ('until mount -o remount,ro {disk}; do sleep 0.05; done', 'mount -o remount,rw {disk}', 'read-only'),
+}
+
+
+@pytest.mark.parametrize('at', ['save:3', 'lines:15', 'restore:1'])
+@pytest.mark.parametrize('harm', HARMS)
+def test_a_disk_that_cannot_be_written_stops_the_run_and_nothing_is_lost(straight, disk, harm, at):  # noqa: F811
+    harmful, mend, named = (text.format(disk=disk) for text in HARMS[harm])
+    code, out = runs.run(KIND, disk / 'run', trust=f'{at}:shell', shell=harmful)
+    last = out.strip().splitlines()[-1]
+    assert code == 1 and named in last.lower() and 'Traceback' not in out, out[-3000:]
+    good = checkpoint.steps(disk / 'run' / checkpoint.FOLDER)
+    assert bool(good) == (at != 'restore:1')
+    assert not any(manifest.fault(disk / 'run' / checkpoint.FOLDER / str(step)) for step in good)
+    subprocess.run(mend, shell=True, check=True)
+    reached = runs.reached(disk / 'run')
+    code, out = runs.run(KIND, disk / 'run')
+    assert code == 0, out[-3000:]
+    assert not good or f'resuming from step {good[-1]}' in out
+    assert reached - max([0, *good]) <= 2 * runs.EVERY
+    runs.assert_same(disk / 'run', straight(KIND))
