@@ -88,7 +88,7 @@ class Checkpoints:
 
         if jax.process_count() == 1 and jax.default_backend() == 'cpu':
             # Orbax thinks for 25 ms before it has a copy of its own, for which steps of a small model would wait.
-            begin = functools.partial(begin, jax.device_put(tree, may_alias=False))
+            begin = functools.partial(begin, copy(tree))
         else:
             with storage.blaming(self._folder):
                 response = begin(tree)
@@ -176,6 +176,12 @@ class Checkpoints:
         finally:
             if not storage.gave_up():  # it would wait for what can no longer be written
                 self._orbax.close()
+
+
+def copy(tree):
+    """The same arrays in memory of their own."""
+    copied = jax.device_put(tree, may_alias=False)  # shares that of a replicated key all the same
+    return jax.tree.map(lambda x, c: x.copy() if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else c, tree, copied)
 
 
 def steps(folder) -> list[int]:
