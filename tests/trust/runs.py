@@ -30,7 +30,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(kind: str, workdir, *options, trust: str = '', processes: int = 1, log='', nan='', shell='') -> list[subprocess.Popen]:
+def start(kind: str, workdir, *options, trust: str = '', processes: int = 1, log='', nan='',
+          shell='') -> list[subprocess.Popen]:
     """The processes of one run; `trust`, `log`, `nan` and `shell` are the driver's."""
     name, *own = KINDS[kind]
     command = [sys.executable, '-m', 'tests.trust.driver', name, *own, *SHORT, f'--workdir={workdir}', *options]

@@ -35,7 +35,7 @@ def main(workdir: str, steps: int, saves: int) -> None:
     records.Records.metrics = looked
     every = steps // saves
     cadence = dict.fromkeys(('log_every', 'eval_every', 'checkpoint_every'), every)
-    program = tiny.program([tiny.experiment(train=512, test=256)], steps=steps, batch_size=64, **cadence)
+    program = tiny.program([tiny.experiment(train=8192, test=256)], steps=steps, batch_size=1024, **cadence)
     with Guard() as guard, open(os.devnull, 'w') as quiet:
         tiny.run(program, pathlib.Path(workdir), Progress(stream=quiet), guard)
         spent = guard.clock.spent()
