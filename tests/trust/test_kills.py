@@ -38,7 +38,8 @@ def test_killed_and_started_again_it_is_the_run_that_was_left_alone(straight, tm
     for again in range(4 if battery == 'full' else 1):
         phase = rng.choices(list(MOMENTS), [1, 1, 3, 6, 3, 3, 1, 6])[0]
         delay = rng.choice([0, rng.uniform(0, 0.3)])
-        code, out = runs.run(kind, tmp_path / 'run', trust=f'{phase}:{rng.randint(1, MOMENTS[phase])}:kill:{delay:.3f}')
+        left = MOMENTS[phase] * (runs.STEPS - runs.saved(tmp_path / 'run')) // runs.STEPS
+        code, out = runs.run(kind, tmp_path / 'run', trust=f'{phase}:{rng.randint(1, max(1, left))}:kill:{delay:.3f}')
         assert code == -9 or (code == 0 and (delay or again)), out[-3000:]  # it may come after the end of what was left
         kills += code == -9
     reached, ended = runs.reached(tmp_path / 'run'), code == 0
