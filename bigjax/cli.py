@@ -30,7 +30,6 @@ def main() -> None:
     """Runs the experiment script that Python was started with, and exits."""
     module = sys.modules['__main__']
     name = module.__spec__.name if module.__spec__ else pathlib.Path(module.__file__).stem
-    sys.excepthook = _shown
     try:
         code = run(module, name, sys.argv[1:])
     except Exception:
@@ -39,13 +38,6 @@ def main() -> None:
     if code in (FAILED, USER):
         _end_now(code)
     sys.exit(code)
-
-
-def _shown(kind, error, trace) -> None:
-    """An exception that nobody caught; but not those of a library's writers when the first of them has ended their save, which
-    print pages over the line that says why."""
-    if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
-        sys.__excepthook__(kind, error, trace)
 
 
 def _end_now(code: int) -> None:
@@ -82,7 +74,7 @@ def run(module, name: str, argv: Sequence[str]) -> int:
         else:
             compiled.keep_in(options.compile_cache)
             joined = _join(options, name, argv)
-        with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name) as guard:
+        with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage) as guard:
             if verb not in ('plan', 'shard', 'doctor'):
                 visible.refuse_cpu(options.platform, say=print if joined.process == 0 else lambda _: None)
             return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0, guard))

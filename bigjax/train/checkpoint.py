@@ -13,6 +13,7 @@ import contextlib
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 import jax
@@ -29,6 +30,7 @@ NAME = 'state'
 UNFINISHED = '.orbax-checkpoint-tmp'
 LOOK_SECONDS = 20.0  # between two looks at a store that a save is waited for
 TRIES = 5  # of one save into a store
+LAST_CRIES = 0.5  # seconds in which the library's other writers print what they think of a failed save, before a line says why
 LEAST = 2  # checkpoints that stay: until the newest one is sealed, the one before it must be there
 
 
@@ -105,6 +107,7 @@ class Checkpoints:
                 manifest.seal(self._folder / str(step), step, unjudged)
             self._tries = 0
         except BaseException as error:
+            time.sleep(LAST_CRIES)
             self._tries += 1
             if self._tries < TRIES and jax.process_count() == 1 and storage.passing(self._folder, error):
                 self._lost = step, error
@@ -167,8 +170,16 @@ class Checkpoints:
         """The tree at `step`; `like` has the same structure, with arrays or `jax.ShapeDtypeStruct`s."""
         return load(self._folder / str(step), like)
 
-    def close(self) -> None:
-        """As `wait`; afterwards nothing more can be saved."""
+    def close(self, seconds: float | None = None) -> None:
+        """As `wait`; afterwards nothing more can be saved.
+
+        Args:
+          seconds: a save that lasts longer is left unfinished; the process has to end without waiting for its threads.
+        """
+        if seconds is not None and self._writing is not None:
+            self._writing.join(seconds)
+            if self._writing.is_alive():
+                return
         try:
             self.wait()
             if self._lost is not None:

@@ -54,6 +54,7 @@ class Guard:
       budgets: {phase: seconds}.
       lifeline: to the other processes, where there are any.
       name: of this process, for messages: 'process 1 on node2 (pid 77)'.
+      explain: an exception in a line for the other processes, '' where its traceback says more.
 
     Attributes:
       clock: of the run that is going on; replaced for each.
@@ -63,10 +64,11 @@ class Guard:
     """
 
     def __init__(self, *, grace: float = GRACE, budgets: Mapping[str, float] | None = None, lifeline: Lifeline | None = None,
-                 name: str = ''):
+                 name: str = '', explain: Callable[[BaseException], str] = lambda error: ''):
         self.clock, self.asked, self.unsaved = Clock(), '', False
         self.last_words: Callable[[BaseException], None] = lambda error: None
         self._grace, self._budgets, self._lifeline, self._name = grace, dict(budgets or {}), lifeline, name
+        self._explain = explain
         self._until, self._interrupts, self._thread, self._forward = None, 0, None, None
         self._ended = False
 
@@ -113,7 +115,7 @@ class Guard:
         if self.asked:
             self._leave(PREEMPTED, f'{self.asked}: the other processes have left; run the same command again',
                         Preempted(self.asked))
-        self._lifeline.tell('failed', ''.join(traceback.format_exception(error)))
+        self._lifeline.tell('failed', self._explain(error) or ''.join(traceback.format_exception(error)))
 
     def _watch(self) -> None:
         while not self._ended:

@@ -7,6 +7,7 @@ evaluate or save. A run that is asked to stop saves before its evaluators have r
 """
 import dataclasses
 import pathlib
+import sys
 import time
 
 import jax
@@ -24,6 +25,7 @@ from bigjax.train.profile import Profile
 from bigjax.train.program import Program, abstract, member
 from bigjax.train.work import Work
 
+LEAVING = 5.0  # seconds that a process of several which fails waits for its save, of which the others may know nothing
 
 class _Halted(Exception):
     """(step, member) of a step that was not applied."""
@@ -91,7 +93,7 @@ class Loop:
                             ) from None
         finally:
             with self._phases.within('save'):
-                self._checkpoints.close()
+                self._checkpoints.close(None if _together(sys.exception()) else LEAVING)
 
     def _asked(self) -> bool:
         """Whether to stop here; several processes all say so after the same step."""
@@ -306,6 +308,11 @@ def evaluate(program: Program, variables, names=None, stop=None) -> tuple[dict, 
         for mine, more in zip(artifacts, extra, strict=True):
             mine |= more
     return metrics, artifacts
+
+
+def _together(error: BaseException | None) -> bool:
+    """Whether all processes are leaving, or there is one alone."""
+    return error is None or getattr(error, 'shared', False) or jax.process_count() == 1
 
 
 def _check(halted) -> None:
