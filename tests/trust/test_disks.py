@@ -14,6 +14,7 @@ from tests.trust.test_kills import straight  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.trust
 KIND, SIZE = 'recurrent', '8m'
+COUNTED = {'disks full or read-only: tried': 1, 'disks full or read-only: a line, exit 1, gone on': 1}
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ HARMS = {
 
 @pytest.mark.parametrize('at', ['save:3', 'lines:15', 'restore:1'])
 @pytest.mark.parametrize('harm', HARMS)
-def test_a_disk_that_cannot_be_written_stops_the_run_and_nothing_is_lost(straight, disk, battery, harm, at):  # noqa: F811
+def test_a_disk_that_cannot_be_written_stops_the_run(straight, disk, battery, record_property, harm, at):  # noqa: F811
     if battery == 'short' and at == 'lines:15':
         pytest.skip('with --battery=full')
     harmful, mend, named = (text.format(disk=disk) for text in HARMS[harm])
@@ -53,10 +54,11 @@ def test_a_disk_that_cannot_be_written_stops_the_run_and_nothing_is_lost(straigh
     assert not good or f'resuming from step {good[-1]}' in out
     assert reached - max([0, *good]) <= 2 * runs.EVERY
     runs.assert_same(disk / 'run', straight(KIND))
+    record_property('trust', COUNTED)
 
 
 @pytest.mark.parametrize('harm', HARMS)
-def test_of_two_processes_both_end_in_a_line(disk, harm):
+def test_of_two_processes_both_end_in_a_line(disk, record_property, harm):
     """The save of the third checkpoint is under way in both when process 0 finds that it cannot write its records."""
     harmful, mend, named = (text.format(disk=disk) for text in HARMS[harm])
     began = time.monotonic()
@@ -69,3 +71,4 @@ def test_of_two_processes_both_end_in_a_line(disk, harm):
     subprocess.run(mend, shell=True, check=True)
     ended = runs.end(runs.start(KIND, disk / 'run', processes=2))
     assert [code for code, _ in ended] == [0, 0] and f'resuming from step {good[-1]}' in ended[0][1], ended[0][1][-3000:]
+    record_property('trust', COUNTED)

@@ -69,7 +69,7 @@ PROTECTIONS = [
                'ok = jnp.isfinite(value) & jnp.isfinite(norm) & (state.halted < 0)', 'ok = norm == norm',
                'train/test_step.py::test_a_step_that_is_not_finite_changes_nothing_and_stays_so'),
     Protection('a failed process waits for nobody', 'cli.py', 'os._exit(code)', 'pass',
-               'trust/test_disks.py::test_a_disk_that_cannot_be_written_stops_the_run_and_nothing_is_lost[read-only-save:3]'),
+               'trust/test_disks.py::test_a_disk_that_cannot_be_written_stops_the_run[read-only-save:3]'),
     Protection('no silent CPU', 'parallel/visible.py', "raise UserError(f'{shown} is there", "say(f'{shown} is there",
                'parallel/test_visible.py::test_the_cpu_beside_an_accelerator_is_refused_with_the_cause'),
 ]
