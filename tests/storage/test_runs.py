@@ -79,7 +79,7 @@ def test_faults_of_every_kind_change_nothing(gcs, straight):
     assert (gcs.objects['bucket', 'run/report.html'].data or b'').startswith(b'<!')
 
 
-@pytest.mark.trust
+@pytest.mark.slow
 @pytest.mark.parametrize('at', ['step:34', 'save:2', 'report:1'])
 def test_killed_and_started_again_it_is_the_run_that_was_left_alone(gcs, straight, at):
     gcs.faults = Faults(0.03, ['429', '503', 'cut', 'lost'], seed=3)
@@ -95,7 +95,7 @@ def test_killed_and_started_again_it_is_the_run_that_was_left_alone(gcs, straigh
     assert_same(straight)
 
 
-@pytest.mark.trust
+@pytest.mark.slow
 def test_a_lost_answer_costs_no_run(gcs, straight):
     """TensorStore takes its own write for another's then, and fails."""
     class Once(Faults):
@@ -109,7 +109,7 @@ def test_a_lost_answer_costs_no_run(gcs, straight):
     assert_same(straight)
 
 
-@pytest.mark.trust
+@pytest.mark.slow
 @pytest.mark.parametrize('when', ['between saves', 'in a save'])
 def test_a_store_that_stays_broken_ends_the_run_in_a_line_and_nothing_is_lost(gcs, straight, monkeypatch, when):
     monkeypatch.setenv('BIGJAX_STORE_SECONDS', '5')
@@ -133,7 +133,7 @@ def test_a_store_that_stays_broken_ends_the_run_in_a_line_and_nothing_is_lost(gc
     assert_same(straight)
 
 
-@pytest.mark.trust
+@pytest.mark.slow
 def test_a_checkpoint_whose_upload_was_cut_does_not_count(gcs, straight):
     gcs.faults = Faults(1.0, ['cut'], where=IN_SAVE)
     [process] = runs.start(KIND, WORKDIR, *LONG)
@@ -147,7 +147,7 @@ def test_a_checkpoint_whose_upload_was_cut_does_not_count(gcs, straight):
     assert_same(straight)
 
 
-@pytest.mark.trust
+@pytest.mark.slow
 @pytest.mark.parametrize('harm', ['cut in half', 'one bit'])
 def test_a_damaged_object_is_found_and_the_checkpoint_before_is_used(gcs, straight, harm):
     [process] = runs.start(KIND, WORKDIR, *LONG)
