@@ -4,6 +4,7 @@
 
 exit 0 done · 2 the input is wrong · 3 a non-finite loss · 4 done, and the answer is no · 75 preempted, run it again
 """
+import contextlib
 import dataclasses
 import errno
 import os
@@ -46,8 +47,9 @@ def _end_now(code: int) -> None:
 
     An exit that all processes reach together (0, 3, 4, 75) is not a failure of one; the guard has told the others.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a pipe that nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

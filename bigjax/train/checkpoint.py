@@ -10,7 +10,6 @@ Which state a run starts from, first match wins:
   3. scratch: the model's initialisation from the seed.
 """
 import contextlib
-import functools
 import logging
 import threading
 import time
@@ -84,24 +83,25 @@ class Checkpoints:
         known = metrics is not None and self._best in metrics
 
         def begin(tree):
-            jax.block_until_ready(tree)  # without Python's lock, which the next step needs now
             return self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
                                           metrics={self._best: float(metrics[self._best])} if known else None)
 
         if jax.process_count() == 1 and jax.default_backend() == 'cpu':
-            # Orbax thinks for 25 ms before it has a copy of its own, for which steps of a small model would wait.
-            begin = functools.partial(begin, copy(tree))
+            # Orbax thinks for 25 ms before it has a copy of its own, for which steps of a small model would wait. The thread
+            # waits for ours without Python's lock, which the next step needs now.
+            copied = copy(tree)
+            begun = lambda: begin(jax.block_until_ready(copied))
         else:
             with storage.blaming(self._folder):
                 response = begin(tree)
-            begin = lambda: response
-        self._writing = threading.Thread(target=self._finish, args=(begin, step, unjudged), name='checkpoint')
+            begun = lambda: response
+        self._writing = threading.Thread(target=self._finish, args=(begun, step, unjudged), name='checkpoint')
         self._writing.start()
 
-    def _finish(self, begin: Callable, step: int, unjudged: bool) -> None:
+    def _finish(self, begun: Callable, step: int, unjudged: bool) -> None:
         """Waits for the files of a step, and seals them; in a thread of its own."""
         try:
-            begin().result()
+            begun().result()
             if jax.process_index() == 0:
                 self._before_seal()
                 manifest.seal(self._folder / str(step), step, unjudged)

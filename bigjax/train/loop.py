@@ -27,6 +27,7 @@ from bigjax.train.work import Work
 
 LEAVING = 5.0  # seconds that a process of several which fails waits for its save, of which the others may know nothing
 
+
 class _Halted(Exception):
     """(step, member) of a step that was not applied."""
 
