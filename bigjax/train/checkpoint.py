@@ -145,18 +145,24 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything is on the disk, or raises why it is not."""
-        if self._writing is not None:
-            self._join(self._writing)
-            self._writing = None
+        self.rest()
         self.raise_error()
 
-    def _join(self, writing: threading.Thread) -> None:
-        """Waits for a save; one into a store that answers nobody any more is left alone, and the process ends (`Broken`)."""
-        while storage.remote(self._folder) and writing.is_alive():
-            writing.join(LOOK_SECONDS)
-            if writing.is_alive():
+    def rest(self) -> None:
+        """Returns when nothing is being written any more; why a save failed is raised by the next call that raises.
+
+        Whoever writes with Orbax beside a `Checkpoints` rests it first: of two saves at a time, each takes the other's
+        unfinished folders for its own. One into a store that answers nobody any more is left alone, and the process ends
+        (`Broken`).
+        """
+        if self._writing is None:
+            return
+        while storage.remote(self._folder) and self._writing.is_alive():
+            self._writing.join(LOOK_SECONDS)
+            if self._writing.is_alive():
                 storage.children(self._folder)
-        writing.join()
+        self._writing.join()
+        self._writing = None
 
     def steps(self) -> list[int]:
         """Sealed checkpoints, oldest first."""

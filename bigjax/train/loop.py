@@ -177,6 +177,8 @@ class Loop:
     def _keep_evidence(self, carry, feed, step, index) -> replay.NonFinite:
         """The batch and the state of the step that was not applied; every later step left the state alone."""
         state = member(carry['state'], index, self._program.members)
+        with self._phases.within('save'):
+            self._checkpoints.rest()
         folder = replay.keep(self._workdir, state, feed.host_batch(step, index), member=index, facts=self._records.facts())
         who = f' of member {index}' if self._program.members else ''
         return replay.NonFinite(f'the loss or a gradient{who} is not finite at step {step}; the step was not applied, its '

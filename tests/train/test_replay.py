@@ -1,4 +1,6 @@
 """A loss that is not finite: the evidence, and what replaying it names."""
+import time
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from bigjax import UserError
 from bigjax.experiment import Data
 from bigjax.tasks import bind, classification
-from bigjax.train import checkpoint, replay
+from bigjax.train import checkpoint, manifest, replay
 from bigjax.train.program import member
 from tests import tiny
 
@@ -59,6 +61,28 @@ def test_the_loop_stops_keeps_the_evidence_and_applies_nothing(tmp_path, populat
     tiny.close(state.params, carry['state'].params, rtol=1e-5, atol=1e-6)
     what = replay.explain(state, batch, apply=p.apply, loss=p.experiment.task.loss)
     assert "'x' is not finite in row" in what
+
+
+def test_the_evidence_is_written_when_no_save_is_under_way(tmp_path, monkeypatch):
+    """Two of Orbax's saves at a time break each other."""
+    seal, write, sealed = manifest.seal, checkpoint.write, []
+
+    def slow(*args):
+        time.sleep(0.3)
+        seal(*args)
+
+    def looked(*args):
+        sealed.extend(checkpoint.steps(tmp_path / checkpoint.FOLDER))
+        write(*args)
+
+    monkeypatch.setattr(manifest, 'seal', slow)
+    monkeypatch.setattr(checkpoint, 'write', looked)
+    with pytest.raises(replay.NonFinite):
+        tiny.train(tmp_path, [poisoned()], log_every=1, checkpoint_every=1)
+    step = replay.read(tmp_path / 'nonfinite')[0]['step']
+    assert step > 0 and sealed[-1] == step
+    for folder in (tmp_path / 'nonfinite' / 'state', tmp_path / checkpoint.FOLDER / str(step)):
+        assert not manifest.fault(folder)
 
 
 def test_the_first_module_is_named():
