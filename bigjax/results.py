@@ -115,10 +115,15 @@ def trust(root) -> str:
     if not path.exists():
         return ''
     kept = json.loads(path.read_text(encoding='utf-8'))
-    lines = [_line('counted by the battery', ''), '|---|--:|']
-    lines += [_line(name, number(count)) for name, count in kept['counts'].items()]
+    lines = [_line('done to a run', 'times', 'what has to hold', 'held', 'worst', 'exit codes'), '|---|--:|---|--:|---|---|']
+    for what, row in sorted(kept['rows'].items()):
+        held = number(row['held']) if row['held'] == row['tried'] else f"**{number(row['held'])}**"
+        lines.append(_line(what, number(row['tried']), row['means'], held,
+                           ', '.join(f'{value:g} {unit}' for unit, value in row['worst'].items()),
+                           ', '.join(row['exits'])))
     outcomes = ', '.join(f'{count} {name}' for name, count in sorted(kept['tests'].items()))
-    return '\n'.join(lines) + f"\n\nTests: {outcomes}, at `{kept['commit'][:10]}` with jax {kept['jax']}.\n"
+    return '\n'.join(lines) + (f"\n\nTests of the {kept['battery']} battery: {outcomes}, at `{kept['commit'][:10]}` with jax "
+                               f"{kept['jax']}.\n")
 
 
 def bench(root) -> str:

@@ -1,4 +1,5 @@
 """Eight fake devices and a persistent compile cache for every test; nothing compiled outlives its file."""
+import contextlib
 import gc
 import json
 import os
@@ -42,7 +43,7 @@ def pytest_runtest_teardown(item, nextitem):
 
 def pytest_addoption(parser):
     parser.addoption('--battery', default='short', choices=('short', 'full'), help='how many kills the trust tests try')
-    parser.addoption('--trust', help='a JSON file for what the trust tests count: {what: how many}')
+    parser.addoption('--trust', help='a JSON file for what the trust tests tally')
     parser.addoption('--modes', help='a JSON file for what the equality tests find: {experiment: {mode: all cases passed}}')
 
 
@@ -52,22 +53,55 @@ def battery(request):
     return request.config.getoption('--battery')
 
 
-class Trust:
-    """Adds up what the trust tests count; the largest of what is measured in seconds."""
+@pytest.fixture
+def tally(record_property):
+    """`with tally('SIGKILL while saving', 'a complete checkpoint is there') as note:` is one harm, done on purpose: tried when
+    the block is entered, held when it is left without an error. `note(worst={'s to the exit': 1.5}, exits=[75])` adds what was
+    seen on the way, and `note(times=4)` how many harms the block does, where it is not one.
+    """
+    @contextlib.contextmanager
+    def counted(what: str, means: str):
+        row = {'what': what, 'means': means, 'tried': 1, 'held': 0, 'worst': {}, 'exits': []}
 
-    def __init__(self, path):
-        self._path, self._counts, self._outcomes = pathlib.Path(path), {}, {}
+        def note(times=None, worst=None, exits=()):
+            row['tried'] = row['tried'] if times is None else times
+            row['worst'] |= worst or {}
+            row['exits'] += exits
+
+        try:
+            yield note
+            row['held'] = row['tried']
+        finally:
+            record_property('tally', row)
+
+    return counted
+
+
+class Trust:
+    """Adds up what the trust tests tally, a row for each kind of harm; the worst of what is measured."""
+
+    def __init__(self, path, battery):
+        self._path, self._battery, self._rows, self._outcomes = pathlib.Path(path), battery, {}, {}
 
     def pytest_runtest_logreport(self, report):
-        if report.when == 'call':
-            self._outcomes[report.outcome] = self._outcomes.get(report.outcome, 0) + 1
-            for name, count in dict(report.user_properties).get('trust', {}).items():
-                before = self._counts.get(name, 0)
-                self._counts[name] = round(max(before, count), 1) if ': most ' in name else before + count
+        if report.when != 'call':
+            return
+        self._outcomes[report.outcome] = self._outcomes.get(report.outcome, 0) + 1
+        for name, found in report.user_properties:
+            if name == 'tally':
+                row = self._rows.setdefault(found['what'], {'means': found['means'], 'tried': 0, 'held': 0, 'worst': {},
+                                                            'exits': {}})
+                row['tried'] += found['tried']
+                row['held'] += found['held']
+                for what, value in found['worst'].items():
+                    row['worst'][what] = round(max(value, row['worst'].get(what, value)), 1)
+                for code in map(str, found['exits']):
+                    row['exits'][code] = row['exits'].get(code, 0) + 1
 
     def pytest_sessionfinish(self):
         from bigjax.train.source import git
-        kept = {'commit': git()['sha'] or '', 'jax': jax.__version__, 'tests': self._outcomes, 'counts': self._counts}
+        kept = {'commit': git()['sha'] or '', 'jax': jax.__version__, 'battery': self._battery, 'tests': self._outcomes,
+                'rows': self._rows}
         self._path.write_text(json.dumps(kept, indent=1, sort_keys=True) + '\n')
 
 
@@ -91,6 +125,6 @@ class Modes:
 
 def pytest_configure(config):
     if config.getoption('--trust') and not hasattr(config, 'workerinput'):
-        config.pluginmanager.register(Trust(config.getoption('--trust')))
+        config.pluginmanager.register(Trust(config.getoption('--trust'), config.getoption('--battery')))
     if config.getoption('--modes') and not hasattr(config, 'workerinput'):
         config.pluginmanager.register(Modes(config.getoption('--modes')))

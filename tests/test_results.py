@@ -116,6 +116,22 @@ def test_step_times_beside_their_targets(tree):
     assert cells(text, 'gpt')[-2:] == ['0.8', '**missed**']
 
 
+def test_what_did_not_hold_is_shown(tree):
+    page = tree / 'README.md'
+    page.write_text(page.read_text() + '<!-- trust:begin -->\nold\n<!-- trust:end -->\n')
+    row = {'means': 'it goes on', 'tried': 200, 'held': 200, 'worst': {'s to the exit': 1.5, 'steps lost': 0},
+           'exits': {'75': 200}}
+    kept = {'commit': 'f2182517cb4ef3', 'jax': '1', 'battery': 'full', 'tests': {'passed': 3, 'failed': 1},
+            'rows': {'SIGTERM': row, 'SIGKILL': {**row, 'held': 199, 'worst': {}, 'exits': {}}}}
+    (tree / 'experiments' / 'results').mkdir(parents=True)
+    (tree / 'experiments' / 'results' / 'trust.json').write_text(json.dumps(kept))
+    assert results.main([], tree) == 0
+    text = page.read_text()
+    assert '\nold\n' not in text and 'the full battery: 1 failed, 3 passed, at `f2182517cb` with jax 1' in text
+    assert cells(text, 'SIGTERM')[1:] == ['200', 'it goes on', '200', '1.5 s to the exit, 0 steps lost', '75']
+    assert cells(text, 'SIGKILL')[1:] == ['200', 'it goes on', '**199**', '', '']
+
+
 def test_without_records_or_pages_there_is_nothing_to_check(tmp_path, tree):
     assert results.main(['--check'], tmp_path) == 0
     assert results.main([], tree) == 0

@@ -28,8 +28,11 @@ def remove(path, rng):
     path.unlink()
 
 
-@pytest.mark.parametrize('harm', [flip, cut, remove])
-def test_it_is_found_and_the_one_before_is_used(straight, tmp_path, record_property, battery, harm):  # noqa: F811
+HARMS = {flip: 'a flipped bit', cut: 'a file cut short', remove: 'a missing file'}
+
+
+@pytest.mark.parametrize('harm', HARMS)
+def test_it_is_found_and_the_one_before_is_used(straight, tmp_path, tally, battery, harm):  # noqa: F811
     workdir, many = straight('recurrent'), 200 if battery == 'full' else 20
     older, newest = checkpoint.steps(workdir / checkpoint.FOLDER)[-2:]
     files = sorted(p for p in (workdir / checkpoint.FOLDER / str(newest)).rglob('*') if p.is_file() and p.stat().st_size)
@@ -40,10 +43,10 @@ def test_it_is_found_and_the_one_before_is_used(straight, tmp_path, record_prope
         path = run / rng.choice(files).relative_to(workdir)
         harm(path, rng)
         said = []
-        keeper = checkpoint.Checkpoints(run, say=said.append)
-        assert keeper.steps()[-1] == older, path
-        if path.exists() or path.name != manifest.NAME:  # without its manifest it was never finished
-            assert len(said) == 1 and f'the checkpoint of step {newest} is damaged' in said[0], (path, said)
-        keeper.close()
+        with tally(f'a checkpoint with {HARMS[harm]}', 'found, named in a line, and the one before it used'):
+            keeper = checkpoint.Checkpoints(run, say=said.append)
+            assert keeper.steps()[-1] == older, path
+            if path.exists() or path.name != manifest.NAME:  # without its manifest it was never finished
+                assert len(said) == 1 and f'the checkpoint of step {newest} is damaged' in said[0], (path, said)
+            keeper.close()
         shutil.rmtree(run)
-    record_property('trust', {'damage to checkpoints: tried': many, 'damage to checkpoints: found': many})

@@ -14,7 +14,7 @@ from tests.trust.test_kills import straight  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.trust
 KIND, SIZE = 'recurrent', '8m'
-COUNTED = {'disks full or read-only: tried': 1, 'disks full or read-only: a line, exit 1, gone on': 1}
+HELD = 'a line, older checkpoints intact, and the next start goes on'
 
 
 @pytest.fixture
@@ -37,40 +37,42 @@ HARMS = {
 
 @pytest.mark.parametrize('at', ['save:3', 'lines:15', 'restore:1'])
 @pytest.mark.parametrize('harm', HARMS)
-def test_a_disk_that_cannot_be_written_stops_the_run(straight, disk, battery, record_property, harm, at):  # noqa: F811
+def test_a_disk_that_cannot_be_written_stops_the_run(straight, disk, battery, tally, harm, at):  # noqa: F811
     if battery == 'short' and at != 'save:3':
         pytest.skip('with --battery=full')
     harmful, mend, named = (text.format(disk=disk) for text in HARMS[harm])
-    code, out = runs.run(KIND, disk / 'run', trust=f'{at}:shell', shell=harmful)
-    assert code == 1 and re.match(rf'mnist1d: .*{named}', out.strip().splitlines()[-1]), out[-3000:]
-    assert 'Traceback' not in out or at == 'save:3', out[-3000:]  # the writers of TensorStore cannot be kept quiet
-    good = checkpoint.steps(disk / 'run' / checkpoint.FOLDER)
-    assert bool(good) == (at != 'restore:1')
-    assert not any(manifest.fault(disk / 'run' / checkpoint.FOLDER / str(step)) for step in good)
-    subprocess.run(mend, shell=True, check=True)
-    reached = runs.reached(disk / 'run')
-    code, out = runs.run(KIND, disk / 'run')
-    assert code == 0, out[-3000:]
-    assert not good or f'resuming from step {good[-1]}' in out
-    assert reached - max([0, *good]) <= 2 * runs.EVERY
-    runs.assert_same(disk / 'run', straight(KIND))
-    record_property('trust', COUNTED)
+    with tally(f'a disk that becomes {harm}', HELD) as note:
+        code, out = runs.run(KIND, disk / 'run', trust=f'{at}:shell', shell=harmful)
+        note(exits=[code])
+        assert code == 1 and re.match(rf'mnist1d: .*{named}', out.strip().splitlines()[-1]), out[-3000:]
+        assert 'Traceback' not in out or at == 'save:3', out[-3000:]  # the writers of TensorStore cannot be kept quiet
+        good = checkpoint.steps(disk / 'run' / checkpoint.FOLDER)
+        assert bool(good) == (at != 'restore:1')
+        assert not any(manifest.fault(disk / 'run' / checkpoint.FOLDER / str(step)) for step in good)
+        subprocess.run(mend, shell=True, check=True)
+        reached = runs.reached(disk / 'run')
+        code, out = runs.run(KIND, disk / 'run')
+        assert code == 0, out[-3000:]
+        assert not good or f'resuming from step {good[-1]}' in out
+        assert reached - max([0, *good]) <= 2 * runs.EVERY
+        runs.assert_same(disk / 'run', straight(KIND))
 
 
 @pytest.mark.parametrize('harm', HARMS)
-def test_of_two_processes_both_end_in_a_line(disk, battery, record_property, harm):
+def test_of_two_processes_both_end_in_a_line(disk, battery, tally, harm):
     """The save of the third checkpoint is under way in both when process 0 finds that it cannot write its records."""
     if battery == 'short' and harm == 'full':
         pytest.skip('with --battery=full')
     harmful, mend, named = (text.format(disk=disk) for text in HARMS[harm])
-    began = time.monotonic()
-    ended = runs.end(runs.start(KIND, disk / 'run', processes=2, trust='save:3:shell:0:0', shell=harmful))
-    assert [code for code, _ in ended] == [1, 1] and time.monotonic() - began < 120
-    for _, out in ended:
-        assert named in out.strip().splitlines()[-1], out[-3000:]
-    good = checkpoint.steps(disk / 'run' / checkpoint.FOLDER)
-    assert good and not any(manifest.fault(disk / 'run' / checkpoint.FOLDER / str(step)) for step in good)
-    subprocess.run(mend, shell=True, check=True)
-    ended = runs.end(runs.start(KIND, disk / 'run', processes=2))
-    assert [code for code, _ in ended] == [0, 0] and f'resuming from step {good[-1]}' in ended[0][1], ended[0][1][-3000:]
-    record_property('trust', COUNTED)
+    with tally(f'a disk that becomes {harm}', HELD) as note:
+        began = time.monotonic()
+        ended = runs.end(runs.start(KIND, disk / 'run', processes=2, trust='save:3:shell:0:0', shell=harmful))
+        note(exits=[code for code, _ in ended])
+        assert [code for code, _ in ended] == [1, 1] and time.monotonic() - began < 120
+        for _, out in ended:
+            assert named in out.strip().splitlines()[-1], out[-3000:]
+        good = checkpoint.steps(disk / 'run' / checkpoint.FOLDER)
+        assert good and not any(manifest.fault(disk / 'run' / checkpoint.FOLDER / str(step)) for step in good)
+        subprocess.run(mend, shell=True, check=True)
+        ended = runs.end(runs.start(KIND, disk / 'run', processes=2))
+        assert [code for code, _ in ended] == [0, 0] and f'resuming from step {good[-1]}' in ended[0][1], ended[0][1][-3000:]

@@ -30,43 +30,56 @@ def harmed(tmp_path, trust, *options, processes=2):
 
 @pytest.mark.parametrize('rank', [0, 1])
 @pytest.mark.parametrize('at', ['step:7', 'evaluation:2', 'compile:1'])
-def test_a_dead_process_is_named_and_the_others_end(tmp_path, record_property, rank, at):
-    ended, seconds = harmed(tmp_path, f'{at}:kill:0:{rank}')
+def test_a_dead_process_is_named_and_the_others_end(tmp_path, tally, rank, at):
+    with tally('one of two processes killed', 'it is named with its host, and the other one ends') as note:
+        ended, seconds = harmed(tmp_path, f'{at}:kill:0:{rank}')
+        note(worst={'s until both were gone': seconds}, exits=[code for code, _ in ended])
+        look_dead(ended, seconds, rank)
+
+
+def look_dead(ended, seconds, rank):
     assert ended[rank][0] == -9 and ended[1 - rank][0] in (1, -6), ended[1 - rank][1][-3000:]
     assert seconds < HEARTBEAT + 15
     named = rf'process {rank} on \S+ \(pid \d+\) is gone'
     if rank == 0 and ended[1][0] == -6:  # while Python is busy, JAX may abort first, which it does when process 0 dies
         named = 'the leader task was preempted/died'
     assert re.search(named, ended[1 - rank][1]), ended[1 - rank][1][-3000:]
-    record_property('trust', {'dead processes: tried': 1, 'dead processes: named first': 1,
-                              'dead processes: most seconds until the others ended': seconds})
 
 
 @pytest.mark.parametrize('rank', [0, 1])
-def test_an_exception_of_one_ends_the_others_with_its_traceback_first(tmp_path, rank):
-    ended, seconds = harmed(tmp_path, f'step:7:raise:0:{rank}')
-    assert ended[rank][0] == 1 and ended[1 - rank][0] == 1 and seconds < 15
-    out = ended[1 - rank][1]
-    assert re.search(rf'process {rank} on \S+ \(pid \d+\) failed:', out), out[-3000:]
-    assert 'ValueError: injected' in out and out.count('Traceback') == 1
+def test_an_exception_of_one_ends_the_others_with_its_traceback_first(tmp_path, tally, rank):
+    with tally('an exception in one of two processes', 'both end, its traceback is shown first') as note:
+        ended, seconds = harmed(tmp_path, f'step:7:raise:0:{rank}')
+        note(worst={'s until both were gone': seconds}, exits=[code for code, _ in ended])
+        assert ended[rank][0] == 1 and ended[1 - rank][0] == 1 and seconds < 15
+        out = ended[1 - rank][1]
+        assert re.search(rf'process {rank} on \S+ \(pid \d+\) failed:', out), out[-3000:]
+        assert 'ValueError: injected' in out and out.count('Traceback') == 1
 
 
 @pytest.mark.parametrize('phase', ['compile:1', 'restore:1', 'step:7', 'evaluation:2', 'save:2', 'data:5'])
-def test_a_stuck_process_ends_all_within_the_budget(tmp_path, record_property, phase):
+def test_a_stuck_process_ends_all_within_the_budget(tmp_path, tally, phase):
     name = phase.split(':')[0]
-    began = time.monotonic()
-    ended, _ = harmed(tmp_path, f'{phase}:sleep:0:1', f'--budgets={name}:25', '--heartbeat=60')
-    out = ended[1][1]
-    assert [code for code, _ in ended] == [1, 1], '\n---\n'.join(o[-2500:] for _, o in ended)
-    assert time.monotonic() - began < 25 + 60
-    assert re.search(rf"process 1 on \S+ \(pid \d+\) is stuck: step \d+, '{name}' for 2[5-9] s", out), out[-2500:]
-    assert 'in asleep' in out and 'most recent call first' in out
-    record_property('trust', {'stuck processes: tried': 1, 'stuck processes: named and ended': 1})
+    with tally('one of two processes asleep', 'rank, host, step, phase and stacks are shown, both end') as note:
+        began = time.monotonic()
+        ended, _ = harmed(tmp_path, f'{phase}:sleep:0:1', f'--budgets={name}:25', '--heartbeat=60')
+        note(exits=[code for code, _ in ended])
+        out = ended[1][1]
+        assert [code for code, _ in ended] == [1, 1], '\n---\n'.join(o[-2500:] for _, o in ended)
+        assert time.monotonic() - began < 25 + 60
+        assert re.search(rf"process 1 on \S+ \(pid \d+\) is stuck: step \d+, '{name}' for 2[5-9] s", out), out[-2500:]
+        assert 'in asleep' in out and 'most recent call first' in out
 
 
-def test_what_is_not_finite_on_one_process_stops_both_at_that_step(tmp_path):
+def test_what_is_not_finite_on_one_process_stops_both_at_that_step(tmp_path, tally):
     """Example 78 is of the second half of step 9's batch (eight a step, in the order of the data): process 1 alone sees it."""
-    ended = runs.end(runs.start(KIND, tmp_path / 'run', processes=2, nan=78))
+    with tally('a number that is not finite in one of two processes', 'both stop at that step, which is not applied') as note:
+        ended = runs.end(runs.start(KIND, tmp_path / 'run', processes=2, nan=78))
+        note(exits=[code for code, _ in ended])
+        look_not_finite(tmp_path, ended)
+
+
+def look_not_finite(tmp_path, ended):
     assert [code for code, _ in ended] == [3, 3], '\n---\n'.join(out[-2500:] for _, out in ended)
     assert all('not finite at step 9; the step was not applied' in out for _, out in ended)
     kept = tmp_path / 'run' / 'nonfinite'

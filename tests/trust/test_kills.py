@@ -13,6 +13,7 @@ from tests.trust import runs
 
 MOMENTS = {'restore': 1, 'compile': 1, 'data': 48, 'step': 46, 'save': 6, 'evaluation': 4, 'report': 1, 'lines': 28}
 SEEDS = 5
+KILLED = 'SIGKILL at a random moment', 'the next start ends bit for bit as the run that was left alone'
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +34,7 @@ def straight(tmp_path_factory):
 @pytest.mark.trust
 @pytest.mark.parametrize('seed', range(SEEDS))
 @pytest.mark.parametrize('kind', runs.KINDS)
-def test_killed_and_started_again_it_is_the_run_that_was_left_alone(straight, tmp_path, record_property, battery, kind, seed):
+def test_killed_and_started_again_it_is_the_run_that_was_left_alone(straight, tmp_path, tally, battery, kind, seed):
     rng, kills = random.Random(f'{kind} {seed} {battery}'), 0
     for again in range(4 if battery == 'full' else 1):
         phase = rng.choices(list(MOMENTS), [1, 1, 3, 6, 3, 3, 1, 6])[0]
@@ -43,14 +44,15 @@ def test_killed_and_started_again_it_is_the_run_that_was_left_alone(straight, tm
         assert code == -9 or (code == 0 and (delay or again)), out[-3000:]  # it may come after the end of what was left
         kills += code == -9
     reached, ended = runs.reached(tmp_path / 'run'), code == 0
-    code, out = runs.run(kind, tmp_path / 'run')
-    assert code == 0, out[-3000:]
-    runs.assert_same(tmp_path / 'run', straight(kind))
-    resumed = re.search(r'resuming from step (\d+)', out)
-    lost = 0 if ended else max(0, reached - int(resumed[1]) if resumed else reached)
-    assert lost <= 2 * runs.EVERY, (reached, out[-3000:])  # the newest save may have been under way
-    record_property('trust', {'kills: tried': kills, 'kills: survived': kills,
-                              'kills: resumed from a checkpoint': int(bool(resumed)), 'kills: most steps done again': lost})
+    with tally(*KILLED) as note:
+        note(times=kills, exits=[-9] * kills)
+        code, out = runs.run(kind, tmp_path / 'run')
+        assert code == 0, out[-3000:]
+        runs.assert_same(tmp_path / 'run', straight(kind))
+        resumed = re.search(r'resuming from step (\d+)', out)
+        lost = 0 if ended else max(0, reached - int(resumed[1]) if resumed else reached)
+        assert lost <= 2 * runs.EVERY, (reached, out[-3000:])  # the newest save may have been under way
+        note(worst={'steps done again': lost})
 
 
 @pytest.mark.trust

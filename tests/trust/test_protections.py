@@ -88,7 +88,7 @@ def broken(tmp_path, protection: Protection) -> str:
 
 
 @pytest.mark.parametrize('protection', PROTECTIONS, ids=lambda p: p.name)
-def test_without_it_the_named_test_fails(tmp_path, record_property, battery, protection):
+def test_without_it_the_named_test_fails(tmp_path, tally, battery, protection):
     if battery == 'short' and protection not in PROTECTIONS[:4]:
         pytest.skip('with --battery=full')
     tree = broken(tmp_path, protection)
@@ -101,5 +101,5 @@ def test_without_it_the_named_test_fails(tmp_path, record_property, battery, pro
     finally:
         with contextlib.suppress(ProcessLookupError):  # a test that is stopped leaves its processes behind
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 1 and (' failed' in out.splitlines()[-1] or 'Timeout' in out), out[-3000:]
-    record_property('trust', {'protections: taken away': 1, 'protections: its absence found by the named test': 1})
+    with tally('a protection taken out of the code', 'the test that is named beside it fails'):
+        assert process.returncode == 1 and (' failed' in out.splitlines()[-1] or 'Timeout' in out), out[-3000:]

@@ -31,19 +31,20 @@ def killed_after(workdir, seconds: float) -> list[str]:
     return lines
 
 
-def test_kills_during_saving(tmp_path, record_property, battery):
+def test_kills_during_saving(tmp_path, tally, battery):
     rng, newest = random.Random(0), 0
     many = 200 if battery == 'full' else 20
     for _ in range(many):
-        lines = killed_after(tmp_path, rng.uniform(0.0, 0.6))
-        assert lines[0] == f'found {newest}', lines
-        told = [int(line.split()[1]) for line in lines if line.startswith('saved')]
-        found = checkpoint.steps(tmp_path / checkpoint.FOLDER) or [0]  # the first kill may come before the first save
-        assert found[-1] in range(max([newest, *told]), max([newest, *told]) + 3)
-        assert not found[-1] or not manifest.fault(tmp_path / checkpoint.FOLDER / str(found[-1]))
-        newest = found[-1]
+        with tally('SIGKILL while saving and tidying up', 'a complete checkpoint is there, no leftovers stay') as note:
+            lines = killed_after(tmp_path, rng.uniform(0.0, 0.6))
+            note(exits=[-9])
+            assert lines[0] == f'found {newest}', lines
+            told = [int(line.split()[1]) for line in lines if line.startswith('saved')]
+            found = checkpoint.steps(tmp_path / checkpoint.FOLDER) or [0]  # the first kill may come before the first save
+            assert found[-1] in range(max([newest, *told]), max([newest, *told]) + 3)
+            assert not found[-1] or not manifest.fault(tmp_path / checkpoint.FOLDER / str(found[-1]))
+            newest = found[-1]
     keeper = checkpoint.Checkpoints(tmp_path)
     keeper.close()
     left = {p.name for p in (tmp_path / checkpoint.FOLDER).iterdir()}
     assert left == {str(step) for step in keeper.steps()} and newest > 0 and not (tmp_path / checkpoint.DAMAGED).exists()
-    record_property('trust', {'kills while saving: tried': many, 'kills while saving: a complete checkpoint found': many})

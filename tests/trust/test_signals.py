@@ -14,39 +14,41 @@ from tests.trust.test_kills import straight  # noqa: F401  a fixture
 GRACE = 20.0
 PHASES = ['compile:1', 'data:1', 'data:9', 'step:7', 'evaluation:2', 'save:2', 'restore:1']
 KIND = 'recurrent'
-COUNTED = {'signals: tried': 1, 'signals: answered by exit 75': 1}
+HELD = 'the state is saved, and the next start ends as if nothing had been'
 
 
 @pytest.mark.trust
 @pytest.mark.parametrize(('at', 'name'), [*((at, 'term') for at in PHASES), ('compile:1', 'int'), ('step:7', 'int')])
-def test_a_process_saves_and_leaves(straight, tmp_path, record_property, at, name):  # noqa: F811
+def test_a_process_saves_and_leaves(straight, tmp_path, tally, at, name):  # noqa: F811
     (tmp_path / 'log').touch()
-    code, out = runs.run(KIND, tmp_path / 'run', f'--grace={GRACE}', trust=f'{at}:{name}', log=tmp_path / 'log')
-    assert code == 75 and f'SIG{name.upper()}' in out, out[-2000:]
-    seconds, lines = time.time(), [line.split() for line in (tmp_path / 'log').read_text().splitlines()]
-    seconds -= next(float(value) for what, value in lines if what == 'signal')
-    lost = max([0, *(int(step) for what, step in lines if what == 'step')]) - runs.saved(tmp_path / 'run')
-    assert lost <= 1 and seconds < GRACE
-    assert json.loads((tmp_path / 'run' / 'run.json').read_text())['status'] == 'preempted'
-    code, out = runs.run(KIND, tmp_path / 'run')
-    assert code == 0, out[-2000:]
-    runs.assert_same(tmp_path / 'run', straight(KIND))
-    record_property('trust', {**COUNTED, 'signals: most steps lost': max(0, lost), 'signals: most seconds to exit': seconds})
+    with tally(f'SIG{name.upper()}', HELD) as note:
+        code, out = runs.run(KIND, tmp_path / 'run', f'--grace={GRACE}', trust=f'{at}:{name}', log=tmp_path / 'log')
+        assert code == 75 and f'SIG{name.upper()}' in out, out[-2000:]
+        seconds, lines = time.time(), [line.split() for line in (tmp_path / 'log').read_text().splitlines()]
+        seconds -= next(float(value) for what, value in lines if what == 'signal')
+        lost = max([0, *(int(step) for what, step in lines if what == 'step')]) - runs.saved(tmp_path / 'run')
+        note(worst={'steps lost': max(0, lost), 's to the exit': seconds}, exits=[code])
+        assert lost <= 1 and seconds < GRACE
+        assert json.loads((tmp_path / 'run' / 'run.json').read_text())['status'] == 'preempted'
+        code, out = runs.run(KIND, tmp_path / 'run')
+        assert code == 0, out[-2000:]
+        runs.assert_same(tmp_path / 'run', straight(KIND))
 
 
 @pytest.mark.trust
 @pytest.mark.parametrize(('at', 'which'), [
     ('step:7', [0]), ('step:7', [1]), ('step:7', [0, 1]), ('evaluation:2', [1]), ('compile:1', [0]), ('save:2', [1])])
-def test_all_processes_save_the_same_step(straight, tmp_path, record_property, at, which):  # noqa: F811
-    running = runs.start(KIND, tmp_path / 'run', f'--grace={GRACE}', processes=2, log=tmp_path / 'log',
-                         trust=f'{at}:term:0:{which[0] if len(which) == 1 else ""}')
-    ended = runs.end(running)
-    assert [code for code, _ in ended] == [75, 75], '\n---\n'.join(out[-2500:] for _, out in ended)
-    code, out = runs.run(KIND, tmp_path / 'run')
-    assert code == 0 and (runs.saved(tmp_path / 'run') == runs.STEPS), out[-2000:]
-    straightly, ours = runs.numbers(straight(KIND)), runs.numbers(tmp_path / 'run')
-    assert [(row['step'], sorted(row)) for row in ours] == [(row['step'], sorted(row)) for row in straightly]
-    record_property('trust', COUNTED)
+def test_all_processes_save_the_same_step(straight, tmp_path, tally, at, which):  # noqa: F811
+    with tally('SIGTERM to one or both of two processes', HELD) as note:
+        running = runs.start(KIND, tmp_path / 'run', f'--grace={GRACE}', processes=2, log=tmp_path / 'log',
+                             trust=f'{at}:term:0:{which[0] if len(which) == 1 else ""}')
+        ended = runs.end(running)
+        note(exits=[code for code, _ in ended])
+        assert [code for code, _ in ended] == [75, 75], '\n---\n'.join(out[-2500:] for _, out in ended)
+        code, out = runs.run(KIND, tmp_path / 'run')
+        assert code == 0 and (runs.saved(tmp_path / 'run') == runs.STEPS), out[-2000:]
+        straightly, ours = runs.numbers(straight(KIND)), runs.numbers(tmp_path / 'run')
+        assert [(row['step'], sorted(row)) for row in ours] == [(row['step'], sorted(row)) for row in straightly]
 
 
 @pytest.mark.trust
