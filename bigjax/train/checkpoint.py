@@ -76,7 +76,7 @@ class Checkpoints:
         """Starts writing; returns when the arrays are copied. Waits for the save before it, and raises its error.
 
         Args:
-          metrics: the newest values, for the choice of the best.
+          metrics: what was measured of these weights, for the choice of the best.
           unjudged: the evaluators that are due after this step have not run yet.
         """
         self.lost(wait=True)

@@ -68,9 +68,10 @@ class Loop:
                                             say=progress.say, before_seal=records.flush)
         records.damaged(self._checkpoints.damaged)
         self._pending, self._rounds = None, 0
+        self._saved = None  # (step, unjudged) of the newest checkpoint of this start
         self._clock = time.perf_counter()
         self._judged = None  # (metrics, artifacts) of the reported weights, where the last boundary has them already
-        self._latest = {}  # the newest value of every metric, for the choice of the best
+        self._latest = {}  # {name: (step, values)}, for the choice of the best checkpoint
 
     def run(self) -> Outcome:
         """Trains to the end and evaluates the reported weights.
@@ -139,7 +140,9 @@ class Loop:
         try:
             if unjudged:
                 carry = self._judge(carry, step, self._evaluators(step))
-            while step < total:
+                self._save(carry, step)  # else the checkpoint would go on without what was judged, and at the end for ever
+            early = step > 0 and self._early(carry, step)
+            while step < total and not early:
                 self._phases.enter('data', step)
                 items = feed.at(step, many)
                 self._phases.enter(phase, step)
@@ -160,10 +163,10 @@ class Loop:
                 if unmoved and step >= fingerprint.STEPS and np.min(program.learning_rate(step - fingerprint.STEPS)) > 0:
                     unmoved = unmoved.look(carry['state'].params)
                 carry = self._boundary(carry, step, halted, feed, self._asked())
-                if self._early(carry, step):
-                    status = 'stopped early'
-                    self._save(carry, step)
-                    break
+                early = self._early(carry, step)
+            if early:
+                status = 'stopped early'
+                self._save(carry, step)
             self._flush(feed)
         except _Halted as halted:
             raise self._keep_evidence(carry, feed, *halted.args) from None
@@ -228,7 +231,7 @@ class Loop:
             values, artifacts = self._evaluate(carry['state'].variables(), evaluators)
         if step == s.steps and not s.best:
             self._judged = values, artifacts
-        self._latest |= values
+        self._latest |= {name: (step, value) for name, value in values.items()}
         self._records.metrics(step, values)
         self._progress.metrics(step, values)
         if s.best not in values:
@@ -246,13 +249,18 @@ class Loop:
     def _settle(self, carry, step, unjudged: bool = False):
         """The last save into a store is there before the state is gone."""
         while storage.remote(self._workdir) and self._checkpoints.lost(wait=True):
+            self._saved = None
             self._save(carry, step, unjudged)
 
     def _save(self, carry, step, unjudged: bool = False):
-        best = {k: float(np.mean(v)) for k, v in self._latest.items()}
+        """A checkpoint counts for the best by what was measured of its own weights; twice the same one is written once."""
+        if (step, unjudged) == self._saved:
+            return
+        measured = {name: float(np.mean(values)) for name, (at, values) in self._latest.items() if at == step}
         with self._phases.within('save'):
-            self._checkpoints.save(step, carry, best, unjudged)
+            self._checkpoints.save(step, carry, measured, unjudged)
             self._records.saved(step)
+        self._saved = step, unjudged
 
     def _flush(self, feed):
         """Reads and logs the metrics of the interval that ended last; by now the next step is under way."""
@@ -271,7 +279,7 @@ class Loop:
         self._clock, self._since = now, step
         values = {f'train/{k}': [float(x) for x in np.atleast_1d(t) / np.maximum(np.atleast_1d(c), 1e-8)]
                   for k, (t, c) in totals.items()}
-        self._latest |= values
+        self._latest |= {name: (step, value) for name, value in values.items()}
         rates = [float(rate) for rate in np.atleast_1d(self._program.learning_rate(max(0, step - 1)) * np.asarray(plateau))]
         rates_of_work = (self._work.rates(steps / seconds) if self._work else
                          {'examples_per_second': steps / seconds * self._settings.batch_size})

@@ -1,11 +1,15 @@
 """The loop: resuming, populations, dispatches of several steps, the host pipeline, stopping early."""
 import io
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
 
 from bigjax import UserError
+from bigjax.train import checkpoint, manifest
 from bigjax.train.guard import Guard, Preempted
 from bigjax.train.progress import Progress
 from tests import tiers, tiny
@@ -15,6 +19,25 @@ def lines(workdir):
     """metrics.jsonl without the wall clock."""
     rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     return [{k: v for k, v in row.items() if not k.startswith('time/')} for row in rows]
+
+
+def assert_same(workdir, other):
+    """The same lines, and the same checkpoints kept."""
+    assert lines(workdir) == lines(other)
+    assert checkpoint.steps(workdir / checkpoint.FOLDER) == checkpoint.steps(other / checkpoint.FOLDER)
+
+
+class Asks(Progress):
+    """Asks the run to stop when it has seen training metrics of a step."""
+
+    def __init__(self, at):
+        super().__init__(stream=io.StringIO())
+        self.at = at
+
+    def metrics(self, step, values):
+        if step == self.at and 'train/loss' in values:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)  # the guard has heard it
 
 
 class Stops(Progress):
@@ -38,7 +61,7 @@ def test_killed_and_resumed_is_straight(tmp_path, options):
         tiny.train(tmp_path / 'killed', progress=Stops(9), **options)
     resumed, again = tiny.train(tmp_path / 'killed', **options)
     assert straight.final == resumed.final
-    assert lines(tmp_path / 'straight') == lines(tmp_path / 'killed')
+    assert_same(tmp_path / 'straight', tmp_path / 'killed')
     assert tiny.equal(carry, again)
     names = [(row['step'], k) for row in lines(tmp_path / 'killed') for k in row if k != 'step']
     assert len(names) == len(set(names))
@@ -158,21 +181,58 @@ def test_stopping_early(tmp_path):
     assert outcome.status == 'stopped early' and outcome.step == 5
 
 
-def test_a_signal_saves_and_the_same_command_goes_on(tmp_path):
-    import os
-    import signal
+def test_a_run_that_stopped_early_is_not_trained_on_when_it_is_started_again(tmp_path):
+    """Killed after its last save, in the final evaluation or while the report was written."""
+    options = dict(best='test/accuracy', eval_every=1, patience=3, steps=200, checkpoint_every=50)
+    straight, carry = tiny.train(tmp_path, **options)
+    written, kept = lines(tmp_path), checkpoint.steps(tmp_path / checkpoint.FOLDER)
+    assert straight.status == 'stopped early' and 0 < straight.step < 200
+    again, same = tiny.train(tmp_path, **options)
+    assert (again.status, again.step, again.final) == (straight.status, straight.step, straight.final)
+    assert lines(tmp_path) == written and checkpoint.steps(tmp_path / checkpoint.FOLDER) == kept and tiny.equal(carry, same)
 
-    class Asks(Progress):
-        def metrics(self, step, values):
-            if step == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
 
-    straight, carry = tiny.train(tmp_path / 'straight')
+@pytest.mark.parametrize('at', [3, 9, 12])  # in a step; where a save and no evaluation is near; before the last evaluation
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, at):
+    options = dict(best='test/loss', checkpoint_every=4)
+    straight, carry = tiny.train(tmp_path / 'straight', **options)
     with pytest.raises(Preempted, match='SIGTERM at step'), Guard() as guard:
-        tiny.train(tmp_path / 'asked', progress=Asks(stream=io.StringIO()), guard=guard)
-    resumed, again = tiny.train(tmp_path / 'asked')
-    assert resumed.final == straight.final and tiny.equal(carry['state'], again['state'])
+        tiny.train(tmp_path / 'asked', progress=Asks(at), guard=guard, **options)
+    resumed, again = tiny.train(tmp_path / 'asked', **options)
+    assert resumed.final == straight.final and tiny.equal(carry, again)
     assert lines(tmp_path / 'straight') == lines(tmp_path / 'asked')
+    assert not manifest.read(tmp_path / 'asked' / checkpoint.FOLDER / '12')['unjudged']
+
+
+@pytest.mark.parametrize('killed', [14, 18, 22])
+def test_the_checkpoint_that_is_kept_as_the_best_does_not_depend_on_kills(tmp_path, killed):
+    """Its metric is what was measured of its own weights; where nothing was, it is no candidate."""
+    worse = tiny.experiment(norm=False, dropout=0.0)
+    label = worse.data.evals['test'].arrays['label']
+    label[:] = (label + 1) % 3  # of what is judged, all labels are wrong: the first evaluation is the best
+    options = dict(best='test/loss', eval_every=6, checkpoint_every=2, log_every=1, steps=24)
+    tiny.train(tmp_path / 'straight', [worse], **options)
+    assert checkpoint.steps(tmp_path / 'straight' / checkpoint.FOLDER) == [6, 22, 24]
+    with pytest.raises(RuntimeError, match='killed'):
+        tiny.train(tmp_path / 'killed', [worse], progress=Stops(killed), **options)
+    tiny.train(tmp_path / 'killed', [worse], **options)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed')
+
+
+def test_a_save_that_failed_ends_the_run_at_the_next_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, 'seal', lambda *args: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    monkeypatch.setattr(checkpoint, 'LAST_CRIES', 0.0)
+    seen = []
+
+    class Slow(Progress):
+        def metrics(self, step, values):
+            seen.append(step)
+            time.sleep(0.2 * (step > 2))
+
+    with pytest.raises(OSError, match='No space left'):
+        tiny.train(tmp_path, progress=Slow(stream=io.StringIO()), log_every=1, checkpoint_every=2, eval_every=50, steps=50,
+                   best='')
+    assert max(seen) < 10
 
 
 def test_an_interval_is_the_mean_over_its_examples(tmp_path):
