@@ -7,6 +7,7 @@ number of examples; the few values that fall outside are walked round the cycle 
 import numpy as np
 
 ROUNDS = 6
+FITS_INT32 = 2**31 - 1  # the longest data whose examples an int32 numbers, as devices count
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -39,7 +40,7 @@ def permute(index: np.ndarray, length: int, seed: int, epoch: np.ndarray) -> np.
 
 
 def batch_indices(seed: int, first_step: int, steps: int, batch_size: int, length: int, shuffle: bool) -> np.ndarray:
-    """[steps, batch_size] int32: the examples of batches first_step … first_step + steps - 1.
+    """[steps, batch_size]: the examples of batches first_step … first_step + steps - 1, int64 where int32 cannot count them.
 
     Epochs follow one another without a gap: a batch may hold the end of one and the start of the next.
     """
@@ -47,4 +48,4 @@ def batch_indices(seed: int, first_step: int, steps: int, batch_size: int, lengt
     epoch, index = np.divmod(position, length)
     if shuffle:
         index = permute(index, length, seed, epoch)
-    return index.reshape(steps, batch_size).astype(np.int32)
+    return index.reshape(steps, batch_size).astype(np.int32 if length <= FITS_INT32 else np.int64)

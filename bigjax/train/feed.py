@@ -25,6 +25,12 @@ def keeps(source, data: Data, resident: str) -> bool:
       UserError: it was asked to and cannot.
     """
     able = hasattr(source, 'arrays') and hasattr(source, 'take') and data.transform is None
+    longest = max([len(source), *map(len, source.arrays.values())]) if able else 0
+    if longest > order.FITS_INT32:
+        if resident == 'yes':
+            raise UserError(f'config.resident: {source!r} counts to {longest:,}, and devices to {order.FITS_INT32:,}; '
+                            'write --config.resident=auto')
+        return False
     if resident == 'yes' and not able:
         raise UserError(f'config.resident: {source!r} is read example by example and cannot live on the device; '
                         "write --config.resident=auto")

@@ -38,6 +38,27 @@ def test_a_batch_does_not_depend_on_where_the_reading_started(shuffle):
     assert all(np.array_equal(np.sort(epoch), np.arange(67)) for epoch in each)
 
 
+@pytest.mark.parametrize('shuffle', [True, False])
+def test_long_data_is_read_to_its_end(shuffle):
+    """A stream of more tokens than an int32 counts: every ninth of it gives its share, and no example comes twice."""
+    length, start = 9_000_000_000, 0 if shuffle else 8_999_990_000 // 100
+    index = order.batch_indices(0, start, 900, 100, length, shuffle)
+    assert index.dtype == np.int64 and index.min() >= 0 and index.max() < length
+    first = index if shuffle else index[:100]  # the second epoch begins behind it
+    assert len(np.unique(first)) == first.size
+    if shuffle:
+        shares = np.bincount(index.ravel() // 10**9, minlength=9)
+        assert len(shares) == 9 and np.abs(shares - 10_000).max() < 5 * np.sqrt(10_000)
+    else:
+        assert np.array_equal(index.ravel(), (start * 100 + np.arange(90_000)) % length)
+
+
+@pytest.mark.parametrize(('length', 'kind'), [(2**31 - 1, np.int32), (2**31, np.int64)])
+def test_numbers_are_as_short_as_they_can_be(length, kind):
+    index = order.batch_indices(0, length // 8 - 3, 4, 8, length, False)
+    assert index.dtype == kind and index.min() >= 0 and index.max() == length - 1
+
+
 def test_far_steps_do_not_overflow():
     far = order.batch_indices(0, 10**9, 2, 4096, 1_281_167, True)
     assert far.min() >= 0 and far.max() < 1_281_167
