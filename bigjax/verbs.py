@@ -9,7 +9,7 @@ from bigjax.nn import cpu
 from bigjax.parallel import mesh as meshes
 from bigjax.parallel import rules
 from bigjax.summary import paper, spread
-from bigjax.train import checkpoint, fingerprint, profile, replay, source, work
+from bigjax.train import alike, checkpoint, fingerprint, profile, replay, source, work
 from bigjax.train import loop as loops
 from bigjax.train.compiled import Watch
 from bigjax.train.guard import Guard
@@ -49,6 +49,7 @@ def _train_row(job, row: str) -> dict:
         raise UserError('--profile: a trace is written to a folder of this machine; name one as --workdir of the run')
     progress = Progress(row, None if job.leads else open(os.devnull, 'w'))  # noqa: SIM115  as long as the process
     program, settings = job.program(row, config, watch=Watch(progress.say, job.flags.strict))
+    alike.same_data(program.datas)
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program), sinks=settings.sinks,

@@ -10,9 +10,11 @@ import tempfile
 import time
 
 import jax
+import numpy as np
 import pytest
 
 from bigjax import UserError
+from bigjax.data import images
 from bigjax.data.datasets import open_data
 from tests.parallel import worker
 
@@ -32,10 +34,11 @@ def environment():
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
 
 
-def together(commands, seconds=600):
-    """[(exit code, what it printed)] of commands that run side by side; none outlives the test."""
-    running = [subprocess.Popen([sys.executable, '-m', *command], cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True) for command in commands]
+def together(commands, seconds=600, folders=None):
+    """[(exit code, what it printed)] of commands that run side by side, each in its folder; none outlives the test."""
+    running = [subprocess.Popen([sys.executable, '-m', *command], cwd=folder, env=environment(), stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True)
+               for command, folder in zip(commands, folders or [ROOT] * len(commands), strict=True)]
     try:
         return [(p.wait() if out is None else p.returncode, out) for p, out in
                 [(p, p.communicate(timeout=seconds)[0]) for p in running]]
@@ -170,3 +173,55 @@ def test_one_process_that_fails_ends_the_others(tmp_path, wrong):
     assert time.monotonic() - began < 90 and [code for code, _ in results] == [2, 2], results
     assert 'mnist1d: data_dir /nowhere' in results[wrong][1].splitlines()[-1]
     assert f'process {wrong} on ' in results[1 - wrong][1].splitlines()[-1]
+
+
+def hosts(tmp_path, counts, write):
+    """What processes print that each find, under the same relative path, a data set of their own; seconds of all."""
+    folders = [tmp_path / f'host{i}' for i in range(len(counts))]
+    port, commands = free_port(), []
+    for i, (folder, count) in enumerate(zip(folders, counts, strict=True)):
+        folder.mkdir()
+        spec = write(folder, count)
+        commands.append(['experiments.mnist', '--variant=dropout', f'--config.data={spec}', '--config.steps=2',
+                         '--config.batch_size=6', f'--workdir={tmp_path}/run', f'--coordinator=127.0.0.1:{port}',
+                         f'--processes={len(counts)}', f'--process={i}'])
+    began = time.monotonic()
+    return together(commands, 120, folders), time.monotonic() - began
+
+
+def pictures(folder, count, seed=0):
+    """So many of two classes; the folders of the classes are there without any, too."""
+    rng = np.random.default_rng(seed)
+    for i in range(2):
+        (folder / 'shard' / 'ab'[i]).mkdir(parents=True)
+    for i in range(count):
+        image = rng.integers(0, 255, (28, 28, 1), dtype=np.uint8)
+        (folder / 'shard' / 'ab'[i % 2] / f'{i}.png').write_bytes(images.encode_png(image))
+    return 'folder:shard'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('counts', 'words'), [
+    ((10, 7), 'of train there are 8 records'), ((10, 7, 0), 'no pictures in its sub-folders')])
+def test_hosts_with_other_files_are_refused(tmp_path, counts, words):
+    """Shards of 10, 7 and no files, a tenth of each class held out; who has none says so, and nobody waits for it."""
+    results, seconds = hosts(tmp_path, counts, pictures)
+    assert [code for code, _ in results] == [2] * len(counts) and seconds < 60, results
+    for _, out in results:
+        assert words in out.splitlines()[-1] and 'Traceback' not in out, out
+    last = results[0][1].splitlines()[-1]
+    if 0 in counts:
+        assert f'process {counts.index(0)} on {socket.gethostname()}' in last and 'put .jpg or .png files in' in last
+    else:
+        assert '5 records (sample ' in last and f'process 1 on {socket.gethostname()}; put the same files on every' in last
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('same', [True, False])
+def test_hosts_with_as_many_files_need_the_same(tmp_path, same):
+    seeds = iter([0, 0 if same else 1])
+    results, _ = hosts(tmp_path, (12, 12), lambda folder, count: pictures(folder, count, next(seeds)))
+    assert [code for code, _ in results] == [0 if same else 2] * 2, results
+    if not same:
+        assert all('the processes do not have the same data: of train there are' in out for _, out in results)
