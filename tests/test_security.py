@@ -1,6 +1,8 @@
 """What bigjax reads may come from anybody, and what it writes may be shown to anybody."""
 import ast
+import bz2
 import gzip
+import importlib.util
 import io
 import json
 import os
@@ -26,9 +28,14 @@ from tests import workdirs
 
 ROOT = pathlib.Path(report.__file__).resolve().parent.parent
 SOURCES = sorted(p for folder in ('bigjax', 'experiments', 'launch') for p in (ROOT / folder).rglob('*.py'))
-BAD_MODULES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'yaml', 'tarfile'}
+BAD_MODULES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'yaml', 'tarfile', 'runpy', 'imp'}
 OWN = {'bigjax/data/pipeline.py': {'pickle'}}  # asks whether an error of its own can be sent to another process
-BAD_CALLS = {'eval', 'exec', 'execfile', 'os.system', 'os.popen', 'shutil.unpack_archive', 'np.fromfile', 'pd.read_pickle'}
+BAD_CALLS = {'eval', 'exec', 'execfile', 'os.system', 'os.popen', 'shutil.unpack_archive', 'np.fromfile', 'pd.read_pickle',
+             'compile', 'builtins.compile', '__import__', 'builtins.__import__', 'importlib.__import__',
+             'importlib.util.module_from_spec', 'module_from_spec'}
+IMPORTS = {  # modules of bigjax itself that a command names, below a folder that is written there
+    'launch/engine.py': "f'launch.{kind}'", 'launch/sweep.py': "f'experiments.{experiment}'",
+    'launch/arms.py': "f'experiments.{experiment}'"}
 EVIL = ('<script>alert(1)</script>', '"onload="alert(1)', "'onload='alert(1)")
 
 
@@ -50,6 +57,9 @@ def test_no_source_can_run_what_it_reads(path):
             if called(node) in ('np.load', 'numpy.load', 'np.lib.format.read_array'):
                 assert keywords.get('allow_pickle') == 'False', f'line {node.lineno}: pickles are not refused'
             assert not called(node).endswith(('.extractall', '.extract')), f'line {node.lineno}: an archive is unpacked'
+            if called(node).split('.')[-1] == 'import_module' and not isinstance(node.args[0], ast.Constant):
+                known = IMPORTS.get(str(path.relative_to(ROOT)))
+                assert ast.unparse(node.args[0]) == known, f'line {node.lineno}: it imports what something else names'
 
 
 class Bomb:
@@ -106,6 +116,97 @@ def test_a_prepared_data_set_cannot_name_code(tmp_path, key):
         libraries.tfds_builder('mine', tmp_path)
 
 
+OWN_CLASS = 'tensorflow_datasets.core.features.features_dict.FeaturesDict'
+LEGACY = {'type': 'harmful.X', 'content': {}}
+TODAY = {'pythonClassName': 'harmful.X', 'featuresDict': {'features': {}}}
+GOOD = {'pythonClassName': OWN_CLASS, 'featuresDict': {'features': {'type': {'pythonClassName': OWN_CLASS}}}}
+IN_TEXT = {'pythonClassName': 'tensorflow_datasets.core.features.sequence_feature.Sequence',
+           'jsonFeature': {'json': json.dumps({'feature': LEGACY, 'length': None})}}
+IN_LEGACY = {'type': OWN_CLASS, 'proto_cls': 'tensorflow_datasets.FeaturesDict',
+             'content': json.dumps({'features': {'x': TODAY}})}
+SPLIT = {'name': 'train', 'shardLengths': ['1'], 'numBytes': '1',
+         'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'}
+INFO = {'name': 'mine', 'version': '1.0.0', 'fileFormat': 'array_record', 'splits': [SPLIT]}
+
+
+def _prepared(folder, features, /, **info):
+    folder.mkdir(parents=True)
+    (folder / 'features.json').write_text(json.dumps(features))
+    (folder / 'dataset_info.json').write_text(json.dumps({**INFO, 'version': folder.name, **info}))
+    return folder
+
+
+def _linked(root):
+    _prepared(root / 'mine' / '1.0.0', GOOD)
+    (root / 'mine' / '2.0.0').symlink_to(_prepared(root / 'elsewhere' / '2.0.0', TODAY))
+
+
+def _default_config(root):
+    _prepared(root / 'mine' / 'own' / '1.0.0', GOOD)
+    _prepared(root / 'elsewhere' / '1.0.0', TODAY)
+    (root / 'mine' / '.config').mkdir()
+    (root / 'mine' / '.config' / 'metadata.json').write_text('{"default_config_name": "../elsewhere"}')
+
+
+CODE = {name: lambda root, made=made: _prepared(root / 'mine' / '1.0.0', made)
+        for name, made in (('legacy', LEGACY), ('today', TODAY), ('in-text', IN_TEXT), ('in-legacy', IN_LEGACY))}
+CODE |= {'info': lambda root: _prepared(root / 'mine' / '1.0.0', GOOD, features=TODAY), 'linked': _linked,
+         'default-config': _default_config}
+
+
+@pytest.mark.parametrize('form', CODE)
+def test_a_prepared_data_set_runs_no_code(tmp_path, form, monkeypatch):
+    pytest.importorskip('tensorflow_datasets')
+    (tmp_path / 'modules').mkdir()
+    (tmp_path / 'modules' / 'harmful.py').write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path / 'modules')
+    CODE[form](tmp_path)
+    with pytest.raises(UserError, match='use a copy that was prepared by TFDS itself'):
+        libraries.tfds_builder('mine', tmp_path)
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_descriptions_that_name_nothing_strange_pass(tmp_path):
+    _prepared(tmp_path / 'mine' / '1.0.0', GOOD, description='a {brace, "type": "x"', schema={'feature': [{'type': 'BYTES'}]})
+    (tmp_path / 'mine' / 'circle').symlink_to(tmp_path / 'mine')
+    libraries.check_classes(tmp_path / 'mine')
+
+
+@pytest.mark.parametrize('name', ['kaggle:titanic', 'huggingface:x', '../mine', 'mine/../x', 'mine/data_dir=x', '', '/etc',
+                                  'mine:experimental_latest', 'x' * 3000 + ':y'])
+def test_a_tfds_name_with_a_namespace_reaches_no_downloaded_code(tmp_path, name):
+    _prepared(tmp_path / 'kaggle' / '1.0.0', GOOD)
+    with pytest.raises(UserError, match='not the name of a data set of TFDS') as error:
+        libraries.tfds_builder(name, tmp_path)
+    assert len(str(error.value)) < 500
+
+
+class OldDatasets:
+    """Of Hugging Face, when `load_dataset` still ran the scripts of the hub."""
+
+    __version__ = '3.6.0'
+
+    @staticmethod
+    def load_dataset(path, trust_remote_code=None):
+        return {'train': [path, trust_remote_code]}
+
+
+class OlderDatasets(OldDatasets):
+    __version__ = '2.10.0'
+
+    @staticmethod
+    def load_dataset(path):
+        raise AssertionError('it may run a script')
+
+
+def test_a_loading_script_is_never_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'datasets', OldDatasets)
+    assert libraries.hf('a/b') == {'train': ['a/b', False]}
+    monkeypatch.setitem(sys.modules, 'datasets', OlderDatasets)
+    with pytest.raises(UserError, match='runs code that comes with the data'):
+        libraries.hf('a/b')
+
+
 # Sizes: what a header announces is held against what is there, before memory is given to it.
 
 def _idx(*shape):
@@ -116,6 +217,19 @@ def _npy(shape, count):
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(out, {'descr': '<f8', 'fortran_order': False, 'shape': shape})
     return out.getvalue() + bytes(8 * count)
+
+
+def _npz_of_bz2(size):
+    """One array of a MiB, says the archive; `size` MiB come out of it."""
+    content = _npy((1 << 17,), 1 << 17)
+    packed = bz2.compress(content + bytes((size - 1) << 20))
+    name = b'x.npy'
+    sums = struct.pack('<III', 0, len(packed), len(content))
+    local = struct.pack('<4sHHHHH', b'PK\3\4', 46, 0, 12, 0, 33) + sums + struct.pack('<HH', len(name), 0) + name
+    listed = struct.pack('<4sHHHHHH', b'PK\1\2', 46, 46, 0, 12, 0, 33) + sums
+    listed += struct.pack('<HHHHHII', len(name), *[0] * 6) + name
+    end = struct.pack('<4sHHHHIIH', b'PK\5\6', 0, 0, 1, 1, len(listed), len(local) + len(packed), 0)
+    return local + packed + listed + end
 
 
 def _zip(content, kind=zipfile.ZIP_DEFLATED):
@@ -145,6 +259,7 @@ LIES = {
     'e.npz': (_zip(_npy((2**40,), 3)), files.npz, 'announced'),
     'f.npz': (_zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), files.npz, 'announced'),
     'g.npz': (_zip(bytes(300 << 20)), files.npz, 'unpack to'),
+    'g2.npz': (_npz_of_bz2(800), files.npz, 'packed in a way that numpy does not'),
     'h.png': (_png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'unpack to'),
     'i.png': (_png_chunk(), lambda p: images.read_image(p, 'record 0'), 'not a picture')}
 
@@ -174,6 +289,37 @@ def test_a_parquet_file_of_one_value_many_times(tmp_path):
         files.parquet(tmp_path / 'a.parquet')
 
 
+def test_a_parquet_file_of_one_long_text_many_times(tmp_path):
+    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    for rows in (40, 1500):
+        array = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(['x' * (1 << 20)]))
+        pq.write_table(pa.table({'text': array}), tmp_path / f'{rows}.parquet', compression='zstd', store_schema=False,
+                       dictionary_pagesize_limit=1 << 30)
+    assert len(files.parquet(tmp_path / '40.parquet')[39]['text']) == 1 << 20
+    source, before = files.parquet(tmp_path / '1500.parquet'), pa.default_memory_pool().max_memory()
+    for read in (lambda: source[0], lambda: source.column('text')):
+        with pytest.raises(UserError, match=r'1500\.parquet: .* bytes unpack to') as error:
+            read()
+        assert str(error.value).isprintable()
+    assert pa.default_memory_pool().max_memory() - before < 600 << 20
+
+
+@pytest.mark.parametrize('label', [[1.7, 2.0], [float('nan'), 1.0], ['a', 'b']])
+def test_labels_that_are_not_whole_are_not_rounded_in_silence(tmp_path, label):
+    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    pq.write_table(pa.table({'text': ['a', 'b'], 'label': label}), tmp_path / 'a.parquet')
+    with pytest.raises(UserError, match=r'a\.parquet: column label holds .* numbers'):
+        _ = files.parquet(tmp_path / 'a.parquet').labels
+
+
+@pytest.mark.parametrize('values', [[1, 2], ['a', 'b']])
+def test_two_columns_of_one_name_are_one_line(tmp_path, values):
+    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    pq.write_table(pa.Table.from_arrays([pa.array(values)] * 2, names=['x\n'] * 2), tmp_path / 'a.parquet')
+    with pytest.raises(UserError, match=r'a\.parquet: two of its columns are named x\\n: rename one'):
+        files.parquet(tmp_path / 'a.parquet')
+
+
 @pytest.mark.parametrize('kind', ['.jpg', '.png', '.webp', '.bmp', '.tiff', '.ppm', '.gif'])
 def test_the_size_of_every_kind_of_picture_is_known_before_it_is_decoded(kind):
     cv2 = pytest.importorskip('cv2')
@@ -191,7 +337,7 @@ def test_what_never_ends_is_not_read(tmp_path, make):
     with pytest.raises(UserError, match='no regular file'):
         images.read_image(tmp_path / 'a.png', 'record 0')
     (tmp_path / 'a.jsonl').write_text('{"file": "a.png", "label": 1}\n')
-    with pytest.raises(UserError, match=r'record 0 of .*no regular file'):
+    with pytest.raises(UserError, match=r'record 0 of .*(no regular file|outside the folder)'):
         files.jsonl(tmp_path / 'a.jsonl')[0][0]
 
 
@@ -230,6 +376,33 @@ def test_a_kept_record_stays_in_its_folder(tmp_path, key, value):
         return
     new = _everything(tmp_path) - before
     assert len(new) == 2 and all(pathlib.Path(p).match('root/experiments/results/mnist1d/*/*') for p in new), new
+
+
+@pytest.mark.parametrize('name', ['../private.png', 'ABSOLUTE', 'link.png', 'in/../../private.png'])
+def test_a_record_shows_no_picture_outside_the_folder_of_its_table(tmp_path, name):
+    pytest.importorskip('cv2')
+    (tmp_path / 'private.png').write_bytes(images.encode_png(np.full((4, 4, 3), 77, np.uint8)))
+    folder = tmp_path / 'set'
+    (folder / 'in').mkdir(parents=True)
+    (folder / 'link.png').symlink_to(tmp_path / 'private.png')
+    (folder / 'own.png').write_bytes((tmp_path / 'private.png').read_bytes())
+    name = name.replace('ABSOLUTE', str(tmp_path / 'private.png'))
+    made = {'a.jsonl': lambda name: (folder / 'a.jsonl').write_text(json.dumps({'file': name, 'label': 0})),
+            'a.csv': lambda name: (folder / 'a.csv').write_text(f'file,label\n{name},0\n')}
+    readers = {'a.jsonl': lambda path: files.jsonl(path)[0], 'a.csv': lambda path: files.csv(path)[0]}
+    if importlib.util.find_spec('pyarrow'):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        kind = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
+        made['a.parquet'] = lambda name: pq.write_table(
+            pa.table({'image': pa.array([{'bytes': None, 'path': name}], kind)}), folder / 'a.parquet')
+        readers['a.parquet'] = files.parquet
+    for table, make in made.items():
+        make(name)
+        with pytest.raises(UserError, match=r'record 0.*outside the folder of the table: put the pictures beside the table'):
+            readers[table](folder / table)[0]
+        make('in/../own.png')
+        assert readers[table](folder / table)[0]['image'].shape == (4, 4, 3)
 
 
 # Pages: everything on them is text.

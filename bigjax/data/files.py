@@ -16,6 +16,7 @@ from bigjax.data.untrusted import first_line
 
 PARQUET_IN_MEMORY = 1 << 30  # bytes
 PARQUET_GROUP = 1 << 24  # values of one row group, decoded together
+PARQUET_ROWS = 64  # that are unpacked before it is seen how large they are
 
 
 class TableSource:
@@ -43,7 +44,7 @@ class TableSource:
         example = {name: values[index] for name, values in self.columns.items()}
         for name in self.pictures:
             record = f'record {index} of {self.where}'
-            example[name] = images.read_image(self.folder / example[name], record, self.image_size)
+            example[name] = images.read_image(untrusted.beside(self.folder, example[name], record), record, self.image_size)
         return example
 
     def __repr__(self) -> str:
@@ -53,6 +54,19 @@ class TableSource:
 def integers(values: np.ndarray, where: str, name: str) -> np.ndarray:
     if values.size and (values.max() > 2**31 - 1 or values.min() < -2**31):
         raise UserError(f'{where}: column {name} holds whole numbers beyond 32 bits: write them as text')
+    return values.astype(np.int32)
+
+
+def whole_labels(values: Any, where: str) -> np.ndarray:
+    """The column 'label' as int32 [N].
+
+    Raises:
+      UserError: it holds text, or numbers with a fraction, which nobody wants rounded in silence.
+    """
+    kind = 'text' if isinstance(values, list) else values.dtype.name
+    if isinstance(values, list) or values.dtype.kind not in 'iub':
+        raise UserError(f'{where}: column label holds {kind}, and needs whole numbers: number the classes from 0, or give '
+                        'the column another name')
     return values.astype(np.int32)
 
 
@@ -213,9 +227,11 @@ class ParquetSource:
     def __init__(self, path: str | os.PathLike, image_size: int | None = None, keep: int = 8):
         self.path, self.image_size, self.keep = pathlib.Path(path), image_size, keep
         meta = _parquet(self.path).metadata
+        self._sizes: dict[int, int] = {}  # bytes of the row groups that were read
         rows = [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
         if min(rows, default=0) < 0 or any(_values(meta, g) > PARQUET_GROUP for g in range(len(rows))):
             raise UserError(f'{path}: a row group of {PARQUET_GROUP:,} values or more: write row groups of 100 to 1,000 rows')
+        _check_size(self.path, sum(meta.row_group(g).total_byte_size for g in range(len(rows))))
         self._ends = np.cumsum(rows)
         self._group = functools.lru_cache(keep)(self._read)
 
@@ -230,7 +246,12 @@ class ParquetSource:
 
     def _read(self, group: int):
         try:
-            return _parquet(self.path).read_row_group(group)  # its own handle: readers are not shared between threads
+            others = sum(size for g, size in list(self._sizes.items()) if g != group)
+            table = _measured(self.path, others, row_groups=[group])
+            self._sizes[group] = table.nbytes
+            return table
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(f'{self.path}: row group {group} (from record {self._first(group)}) cannot be read '
                             f'({first_line(error)}): write the file again') from error
@@ -252,7 +273,7 @@ class ParquetSource:
         where = f'{self.path} (record {index}, column {name})'
         if isinstance(value, dict) and 'bytes' in value:
             if value['bytes'] is None and isinstance(value.get('path'), str):
-                return images.read_image(self.path.parent / value['path'], where, self.image_size)
+                return images.read_image(untrusted.beside(self.path.parent, value['path'], where), where, self.image_size)
             value = value['bytes']
         if isinstance(value, bytes):
             return images.decode(value, where, self.image_size)
@@ -268,15 +289,17 @@ class ParquetSource:
 
     def _read_column(self, name: str):
         try:
-            return _parquet(self.path).read([name]).column(name)
+            return _measured(self.path, columns=[name]).column(name)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(f'{self.path}: column {untrusted.printable(name)} cannot be read ({first_line(error)}): '
                             'write the file again') from error
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """The column 'label', int32 [N], or None."""
-        return self.column('label').astype(np.int32) if 'label' in _parquet(self.path).schema_arrow.names else None
+        """The column 'label', int32 [N], or None; raises a UserError where it holds something else than whole numbers."""
+        return whole_labels(self.column('label'), str(self.path)) if 'label' in _parquet(self.path).schema_arrow.names else None
 
     def __repr__(self) -> str:
         return f'ParquetSource({str(self.path)!r}, {len(self)} records)'
@@ -288,11 +311,44 @@ def _parquet(path: pathlib.Path):
     except ImportError as error:
         raise UserError("reading Parquet needs pyarrow: pip install 'bigjax[parquet]'") from error
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(path)
+        names = file.schema_arrow.names
     except FileNotFoundError as error:
         raise UserError(f'{path}: there is no such file: check the path') from error
     except Exception as error:  # pyarrow's own errors have no common ancestor but Exception
         raise UserError(f'{path}: not a complete Parquet file ({first_line(error)}): write it again') from error
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f'{path}: two of its columns are named {untrusted.printable(twice)}: rename one')
+    return file
+
+
+def _measured(path: pathlib.Path, held: int = 0, **which):
+    """A table of some row groups or columns, read as long as it and `held` bytes are no more than the file may unpack to."""
+    import pyarrow
+    file, batches = _parquet(path), []  # its own handle: readers are not shared between threads
+    names = which.get('columns', file.schema_arrow.names)
+    if all(_number(file.schema_arrow.field(name).type) for name in names):  # so many bytes a row, and the rows were counted
+        return file.read_row_groups(**which) if 'row_groups' in which else file.read(**which)
+    for batch in file.iter_batches(PARQUET_ROWS, **which):
+        batches.append(batch)
+        held += sum(_size(column) for column in batch.columns)
+        _check_size(path, held)
+    return pyarrow.Table.from_batches(batches) if batches else file.schema_arrow.empty_table()
+
+
+def _size(column) -> int:
+    """Bytes of a column of a batch; batches share the dictionary of a column that has one."""
+    return getattr(column, 'indices', column).nbytes
+
+
+def _check_size(path: pathlib.Path, size: int) -> None:
+    untrusted.check_unpacked(str(path), size, os.path.getsize(path), 'write it again without what is there so often')
+
+
+def _number(kind) -> bool:
+    """Whether a type of pyarrow is one of single numbers."""
+    import pyarrow.types as pt
+    return pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind)
 
 
 def parquet(path: str | os.PathLike, image_size: int | None = None) -> Any:
@@ -309,15 +365,15 @@ def parquet(path: str | os.PathLike, image_size: int | None = None) -> Any:
         raise UserError(f'{path}: not a complete Parquet file ({first_line(error)}): write it again') from error
 
     def number(kind) -> bool:
-        if pt.is_list(kind) or pt.is_fixed_size_list(kind) or pt.is_large_list(kind):
-            kind = kind.value_type
-        return pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind)
+        return _number(kind.value_type if pt.is_list(kind) or pt.is_fixed_size_list(kind) or pt.is_large_list(kind) else kind)
 
     size = sum(max(meta.row_group(g).total_byte_size, 8 * _values(meta, g)) for g in range(meta.num_row_groups))
     if size > PARQUET_IN_MEMORY or not all(number(field.type) for field in schema):
         return ParquetSource(path, image_size)
     try:
-        table = file.read()
+        table = _measured(pathlib.Path(path))
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f'{path}: cannot be read ({first_line(error)}): write the file again') from error
     return ArraySource({name: _whole_column(name, table.column(name), str(path)) for name in table.column_names})
@@ -337,9 +393,7 @@ def _whole_column(name: str, column, where: str) -> np.ndarray:
     Raises:
       UserError: a missing value, text, or lists of other lengths.
     """
-    import pyarrow.types as pt
-    numbers = pt.is_integer(column.type) or pt.is_floating(column.type) or pt.is_boolean(column.type)
-    if numbers and not column.null_count:
+    if _number(column.type) and not column.null_count:
         array = column.to_numpy()
         return array.astype(np.float32) if array.dtype.kind == 'f' else integers(array, where, name)
     try:

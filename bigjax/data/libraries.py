@@ -1,19 +1,23 @@
 """Data sets of other libraries as sources: TFDS (without TensorFlow) and Hugging Face."""
 import functools
+import inspect
 import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from bigjax import UserError
 from bigjax.data import images, untrusted
-from bigjax.data.files import first_line, typed_column
+from bigjax.data.files import first_line, typed_column, whole_labels
 from bigjax.data.sources import Map
 
+CONFIG = r'\w[\w.+-]*'
+TFDS_NAME = re.compile(rf'\w+(/{CONFIG})?(:[\d*]+(\.[\d*]+)*)?', re.ASCII)
+DESCRIPTIONS = ('features.json', 'dataset_info.json', 'metadata.json')
 
 def prepare_command(name: str) -> str:
     """The command that prepares a TFDS data set in the format that is read without TensorFlow."""
@@ -56,8 +60,12 @@ def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
     """The read-only builder of a prepared TFDS data set.
 
     Raises:
-      UserError: not prepared in any TFDS folder, with the command that does it.
+      UserError: not prepared in any TFDS folder, with the command that does it; a name with a namespace, for which TFDS
+        downloads code.
     """
+    if not TFDS_NAME.fullmatch(name):
+        raise UserError(f'tfds:{untrusted.printable(name)}: not the name of a data set of TFDS; write tfds:NAME, '
+                        'tfds:NAME/CONFIG or tfds:NAME:1.0.0')
     library, folder, command = tfds_module(), tfds_folder(name, data_dir), prepare_command(name)
     if folder is None:
         raise UserError(f'tfds:{name} is not prepared in {" or ".join(tfds_folders(data_dir))}; '
@@ -71,17 +79,59 @@ def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
 
 
 def check_classes(folder: pathlib.Path) -> None:
-    """TFDS imports whatever module `features.json` names; raises a UserError where it is not one of its own."""
-    for path in folder.rglob('features.json'):
+    """TFDS imports whatever module the descriptions of a prepared data set name.
+
+    Raises:
+      UserError: a class that is not of TFDS itself, or a default config that lies in another folder.
+    """
+    for path in _descriptions(folder):
+        where = untrusted.printable(path)
+        try:
+            objects = _objects(untrusted.content(path).decode('utf-8'))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f'{where}: it is not JSON ({first_line(error)}): prepare the data set again') from error
+        for name in (name for value in objects for name in _classes(value)):
+            if not re.fullmatch(r'tensorflow_datasets\.[\w.]+', name):
+                raise UserError(f'{where}: it names the class {untrusted.printable(name)}, whose code is not of '
+                                'tensorflow_datasets: use a copy that was prepared by TFDS itself')
+        for config in (value['default_config_name'] for value in objects if value.get('default_config_name')):
+            if not re.fullmatch(CONFIG, str(config)):
+                raise UserError(f'{where}: its default config, {untrusted.printable(config)}, is no name of a folder: use a '
+                                'copy that was prepared by TFDS itself')
+
+
+def _descriptions(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The files in which TFDS looks for classes, also behind links, which it follows."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()  # a circle
+            continue
+        seen.add(real)
+        yield from (pathlib.Path(place, name) for name in DESCRIPTIONS if name in names)
+
+
+def _objects(text: str) -> list[dict]:
+    """Every object of a JSON text, and of the JSON texts in it, as which TFDS keeps features of its older forms."""
+    found, queue = [], [text]
+    while queue:
         objects: list[dict] = []
         try:
-            json.loads(path.read_text(encoding='utf-8'), object_hook=objects.append)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f'{path}: it is not JSON ({first_line(error)}): prepare the data set again') from error
-        for name in (o[key] for o in objects for key in ('pythonClassName', 'python_class_name') if key in o):
-            if not re.fullmatch(r'tensorflow_datasets\.[\w.]+', str(name)):
-                raise UserError(f'{path}: it names the class {untrusted.printable(name)}, whose code is not of '
-                                'tensorflow_datasets: use a copy that was prepared by TFDS itself')
+            json.loads(queue.pop(), object_hook=objects.append)
+        except ValueError:
+            if not found:
+                raise
+            continue  # a description in words
+        found += objects or [{}]
+        queue += [value for o in objects for value in o.values() if isinstance(value, str) and '{' in value]
+    return found
+
+
+def _classes(value: dict) -> list[str]:
+    """The classes that an object names: in the form of today, or as {'type', 'content', 'proto_cls'}."""
+    named = [value[key] for key in ('pythonClassName', 'python_class_name') if key in value]
+    older = [value[key] for key in ('type', 'proto_cls') if value.get(key)] if 'content' in value else []
+    return [str(name) for name in [*named, *(name for name in older if isinstance(name, str))]]
 
 
 def _numbers32(example: dict[str, Any]) -> dict[str, Any]:
@@ -131,11 +181,27 @@ def hf(name_or_path: str) -> Mapping[str, Any]:
         raise UserError("hf: needs Hugging Face datasets: pip install 'bigjax[hf]'") from error
     try:
         on_disk = pathlib.Path(name_or_path).is_dir() and any(pathlib.Path(name_or_path).glob('*.json'))
-        data = datasets.load_from_disk(name_or_path) if on_disk else datasets.load_dataset(name_or_path)
+        load = datasets.load_from_disk if on_disk else functools.partial(datasets.load_dataset, **_no_scripts(datasets))
+        data = load(name_or_path)
+    except UserError:
+        raise
     except Exception as error:  # the package raises many kinds
-        raise UserError(f'hf:{name_or_path} cannot be loaded ({first_line(error)}): check the name, or give a folder '
-                        'written by save_to_disk') from error
+        raise UserError(f'hf:{untrusted.printable(name_or_path)} cannot be loaded ({first_line(error)}): check the name, or '
+                        'give a folder written by save_to_disk') from error
     return data if isinstance(data, dict) else {'train': data}
+
+
+def _no_scripts(library) -> dict[str, bool]:
+    """What keeps `load_dataset` from running a script that comes with the data: nothing from version 4, which runs none.
+
+    Raises:
+      UserError: a version that cannot be kept from it.
+    """
+    if 'trust_remote_code' in inspect.signature(library.load_dataset).parameters:
+        return {'trust_remote_code': False}
+    if int(getattr(library, '__version__', '4').partition('.')[0]) < 4:
+        raise UserError(f"hf: datasets {library.__version__} runs code that comes with the data: pip install 'datasets>=4'")
+    return {}
 
 
 class HFSource:
@@ -163,8 +229,13 @@ class HFSource:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """The column 'label', int32 [N], or None."""
-        return np.asarray(self.data['label'], np.int32) if 'label' in self.data.column_names else None
+        """The column 'label', int32 [N], or None.
+
+        Raises:
+          UserError: it holds something else than whole numbers.
+        """
+        return whole_labels(typed_column('label', list(self.data['label']), self.where), self.where) if (
+            'label' in self.data.column_names) else None
 
     def __repr__(self) -> str:
         return f'HFSource({self.where!r}, {len(self)} records)'

@@ -43,6 +43,22 @@ def printable(text) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
+def beside(folder: str | os.PathLike, name: str, record: str) -> pathlib.Path:
+    """The file that a record of a table in `folder` names.
+
+    Raises:
+      UserError: it is not in that folder, where a record could show any file of this machine.
+    """
+    path = pathlib.Path(folder) / name
+    try:
+        inside = path.resolve().is_relative_to(pathlib.Path(folder).resolve())
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a null character, in a circle: reading it says so
+        inside = '..' not in path.parts and not pathlib.Path(name).is_absolute()
+    if not inside:
+        raise UserError(f'{printable(path)} ({record}): outside the folder of the table: put the pictures beside the table')
+    return path
+
+
 def check_unpacked(where: str, size: int, packed: int, mend: str) -> None:
     """Raises a UserError where `packed` bytes announce more than data does: a file made to fill the memory."""
     if size > max(UNPACKED, RATIO * packed):
@@ -88,6 +104,8 @@ def archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
             check_unpacked(str(path), announced, os.path.getsize(path), 'write it again with numpy.savez')
             for member in members.infolist():
                 name = member.filename.removesuffix('.npy')
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without measure
+                    raise ValueError('packed in a way that numpy does not')
                 with members.open(member) as file:
                     _check_header(file, member.file_size)
                 with members.open(member) as file:
