@@ -1,6 +1,6 @@
 """Step times: of the cases that peers are compared on, and of any experiment.
 
-    python -m bigjax.bench [--case=mlp,resnet,gpt] [--against=torch] [--pairs=9] [--out=FILE.json]
+    python -m bigjax.bench [--case=mlp,resnet,gpt] [--against=torch] [--pairs=9] [--platform=cpu] [--out=FILE.json]
     python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
 
 A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn in one process, and
@@ -9,6 +9,7 @@ the medians of the pairs are compared, so a machine that slows down slows both. 
 import argparse
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 import time
@@ -25,6 +26,7 @@ from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Experiment, base_config
 from bigjax.models import cnn, gpt, mlp, resnet, rnn
 from bigjax.nn import cpu
+from bigjax.parallel import visible
 from bigjax.tasks import classification, language
 from bigjax.train import settings as settings_module
 from bigjax.train import work
@@ -167,6 +169,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--case', default=','.join(CASES), help='with commas')
     parser.add_argument('--against', default='', help="'torch'")
     parser.add_argument('--pairs', type=int, default=9)
+    parser.add_argument('--platform', default='', help='cpu, cuda or tpu instead of the best there is')
     parser.add_argument('--out', default='', help='a JSON file')
     try:
         options = parser.parse_args(argv)
@@ -178,6 +181,9 @@ def main(argv: Sequence[str]) -> int:
             if case not in CASES:
                 raise UserError(f"--case={case}: there are {', '.join(CASES)}")
         peer = peer_of(options.against)
+        if options.platform:
+            jax.config.update('jax_platforms', options.platform)
+        visible.refuse_cpu(options.platform)
         cpu.keep_memory()
         rows = []
         for case in cases:
@@ -188,9 +194,11 @@ def main(argv: Sequence[str]) -> int:
         show(rows, options.out)
         return 0
     except UserError as error:
-        print(f'bench: {error}', file=sys.stderr)
+        print(f'bench: {error}', file=sys.stderr, flush=True)
         return 2
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if code:
+        os._exit(code)  # a driver that does not answer can hold up the usual end of a program

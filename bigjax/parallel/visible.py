@@ -2,7 +2,10 @@
 import importlib.metadata
 import os
 import pathlib
+import queue
 import re
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from bigjax import UserError
@@ -12,6 +15,8 @@ PLUGINS = {'cuda': r'jax-cuda\d+-plugin', 'tpu': 'libtpu', 'rocm': r'jax-rocm\d*
 GET = {'cuda': "pip install 'bigjax[cuda]'", 'tpu': "pip install 'bigjax[tpu]'", 'rocm': "install JAX's plugin for ROCm"}
 HIDING = {'cuda': 'CUDA_VISIBLE_DEVICES', 'rocm': 'ROCR_VISIBLE_DEVICES'}
 ON_PURPOSE = '--platform=cpu to run on the CPU on purpose'
+LIMIT, TOGETHER = 14.0, 120.0  # seconds in which devices must have started: of one process, of several, which wait for another
+SECONDS = 'BIGJAX_DEVICE_SECONDS'  # the variable that says otherwise
 
 
 def accelerators(root: pathlib.Path = pathlib.Path('/')) -> dict[str, list[str]]:
@@ -60,7 +65,8 @@ def refuse_cpu(platform: str = '', *, root: pathlib.Path = pathlib.Path('/'), de
       environ: JAX_PLATFORMS=cpu is on purpose too, and told to `say`: it may have been forgotten there.
 
     Raises:
-      UserError: an accelerator shows, and JAX's devices are the CPU's, or none.
+      UserError: an accelerator shows, and JAX's devices are the CPU's, or none, or do not answer. In that last case a thread stays
+        behind in the driver, which can hold up the usual end of a program: leave by `os._exit`.
     """
     found = accelerators(root)
     if not found or platform.split(',')[0] == 'cpu':
@@ -69,29 +75,54 @@ def refuse_cpu(platform: str = '', *, root: pathlib.Path = pathlib.Path('/'), de
     shown = files[0] if len(files) == 1 else f'{files[0]} and {len(files) - 1} more'
     for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME'):
         if not platform and environ.get(name, '').split(',')[0] == 'cpu':
-            say(f'note: {name}={environ[name]} in the environment: this runs on the CPU, though {shown} is there; unset it, or '
-                'say --platform=cpu')
+            say(f'warning: {name}={environ[name]} in the environment: this runs on the CPU, though {shown} is there; unset it, '
+                'or say --platform=cpu')
             return
+    limit = LIMIT
     if devices is None:
         import jax
-        devices = jax.devices
-    failure = _failure(devices)
-    if failure is None:
-        return
-    packages = installed() if packages is None else packages
-    raise UserError(f'{shown} is there and JAX does not compute on it: {_cause(kind, failure, devices, packages, environ)}, or '
-                    f'{ON_PURPOSE}')
-
-
-def _failure(devices: Callable[..., Sequence], *kind: str) -> str | None:
-    """What JAX says of devices that it cannot start; '' where it starts the CPU's; None where it has others."""
+        devices, limit = jax.devices, TOGETHER if jax.distributed.is_initialized() else LIMIT
+    limit = float(environ.get(SECONDS) or limit)
+    until = time.monotonic() + limit
     try:
-        return None if devices(*kind)[0].platform != 'cpu' else ''
-    except RuntimeError as error:
-        return str(error)
+        failure = _failure(devices, until)
+        if failure is None:
+            return
+        cause = _cause(kind, failure, devices, until, installed() if packages is None else packages, environ)
+    except TimeoutError:
+        raise UserError(
+            f'{shown} is there and JAX got no answer from it in {limit:.0f} s: its driver is stuck, or somebody else has it; '
+            f'free or mend the device, give it more time ({SECONDS}=60), or {ON_PURPOSE}') from None
+    raise UserError(f'{shown} is there and JAX does not compute on it: {cause}, or {ON_PURPOSE}')
 
 
-def _cause(kind: str, failure: str, devices, packages: Mapping[str, str], environ: Mapping[str, str]) -> str:
+def _failure(devices: Callable[..., Sequence], until: float, *kind: str) -> str | None:
+    """What JAX says of devices that it cannot start; '' where it starts the CPU's; None where it has others.
+
+    Raises:
+      TimeoutError: a driver has not answered by then (`time.monotonic`); nothing can be done to the thread that asks it.
+    """
+    answers = queue.SimpleQueue()
+
+    def ask():
+        try:
+            answers.put(None if devices(*kind)[0].platform != 'cpu' else '')
+        except RuntimeError as error:
+            answers.put(str(error))
+        except BaseException as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name='devices', daemon=True).start()
+    try:
+        answer = answers.get(timeout=max(0.1, until - time.monotonic()))
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _cause(kind: str, failure: str, devices, until: float, packages: Mapping[str, str], environ: Mapping[str, str]) -> str:
     """Why, and the mend."""
     hiding = HIDING.get(kind, '')
     if environ.get(hiding) in ('', '-1'):
@@ -102,7 +133,7 @@ def _cause(kind: str, failure: str, devices, packages: Mapping[str, str], enviro
     plugin, jaxlib = plugins[0], packages.get('jaxlib', '')
     if kind != 'tpu' and packages[plugin] != jaxlib:
         return f'{plugin} {packages[plugin]} is not for jaxlib {jaxlib}; {GET[kind]}'
-    failure = failure or _failure(devices, kind) or ''
+    failure = failure or _failure(devices, until, kind) or ''
     why = 'see what JAX said above' if not failure or 'Unknown backend' in failure else one_line(failure)
     return f'{plugin} {packages[plugin]} is installed and failed ({why}); free or mend the device, or again {GET[kind]}'
 

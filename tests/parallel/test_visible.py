@@ -3,13 +3,16 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 import types
 
+import jax
 import pytest
 
-from bigjax import UserError, cli
+from bigjax import UserError, bench, cli
 from bigjax.parallel import visible
+from tests.tiers import first
 
 
 def system(root, *files, vendors=()):
@@ -77,9 +80,9 @@ def test_the_cpu_beside_an_accelerator_is_refused_with_the_cause(tmp_path, file,
     (('nvidia0',), '', devices('gpu'), {'CUDA_VISIBLE_DEVICES': '0'}, ''),
     (('nvidia0',), 'cuda', devices('gpu'), {'JAX_PLATFORMS': 'cpu'}, ''),
     (('nvidia0', 'nvidia1'), '', None, {'JAX_PLATFORMS': 'cpu'},
-     'note: JAX_PLATFORMS=cpu in the environment: this runs on the CPU, though /dev/nvidia0 and 1 more is there; unset it, or '
-     'say --platform=cpu'),
-    (('accel0',), '', None, {'JAX_PLATFORM_NAME': 'cpu'}, 'note: JAX_PLATFORM_NAME=cpu')])
+     'warning: JAX_PLATFORMS=cpu in the environment: this runs on the CPU, though /dev/nvidia0 and 1 more is there; unset it, '
+     'or say --platform=cpu'),
+    (('accel0',), '', None, {'JAX_PLATFORM_NAME': 'cpu'}, 'warning: JAX_PLATFORM_NAME=cpu')])
 def test_the_cpu_is_allowed_where_it_is_asked_for_or_alone(tmp_path, files, platform, ask, environ, said):
     """Without `ask` no device may be asked for."""
     root, lines = system(tmp_path, *(f'dev/{name}' for name in files)), []
@@ -88,35 +91,107 @@ def test_the_cpu_is_allowed_where_it_is_asked_for_or_alone(tmp_path, files, plat
     assert len(lines) == bool(said) and all(said in line and '\n' not in line for line in lines)
 
 
+def test_a_driver_that_does_not_answer_is_told_in_time(tmp_path):
+    root, held = system(tmp_path, 'dev/accel0'), threading.Event()
+    for kinds, packages in (((), {}), (('tpu',), {'libtpu': '1'})):  # the first question, or the second one
+        def ask(*kind, kinds=kinds):
+            return [types.SimpleNamespace(platform='cpu')] if kind != kinds else held.wait(60)
+
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r'^/dev/accel0 is there and JAX got no answer from it in 1 s: .*; free or mend the '
+                           r'device, give it more time \(BIGJAX_DEVICE_SECONDS=60\), or --platform=cpu to run on the CPU'):
+            visible.refuse_cpu(root=root, devices=ask, packages=packages, environ={'BIGJAX_DEVICE_SECONDS': '1'})
+        assert 0.9 < time.monotonic() - began < 5
+    held.set()
+
+
+def test_an_error_that_is_not_jax_s_is_not_taken_for_an_answer(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        visible.refuse_cpu(root=system(tmp_path, 'dev/accel0'), devices=lambda *_: 1 / 0, packages={}, environ={})
+
+
 SCRIPT = """
-import pathlib, sys
+import pathlib, runpy, sys, time
 from bigjax import cli
 from bigjax.parallel import visible
 from experiments import mnist1d
-shown = visible.accelerators(pathlib.Path(sys.argv[1]))
+root, hangs, *argv = sys.argv[1:]
+shown = visible.accelerators(pathlib.Path(root))
 visible.accelerators = lambda root: shown
-sys.exit(cli.run(mnist1d, 'experiments.mnist1d', sys.argv[2:]))
+if hangs:
+    from jax._src import xla_bridge
+    xla_bridge._init_backend = lambda platform: time.sleep(1000)  # as a driver does, with JAX's lock held
+if argv[0] == 'bigjax.bench':
+    sys.argv = argv
+    runpy.run_module('bigjax.bench', run_name='__main__')
+sys.modules['__main__'].__dict__.update(mnist1d.__dict__ | {'__spec__': mnist1d.__spec__})
+sys.argv = argv
+cli.main()
 """
 
 
+def command(root, *argv, hangs=False, **environ):
+    """The finished command of a machine of which only `root` shows, and the seconds that it took."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith('JAX_PLATFORM')} | environ
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, '-c', SCRIPT, str(root), 'hangs' * hangs, *argv], capture_output=True, text=True,
+                          timeout=100, env=env, cwd=pathlib.Path(__file__).parents[2])
+    return done, time.monotonic() - started
+
+
 alone = pytest.mark.skipif(bool(visible.accelerators()), reason='this machine has an accelerator: JAX may well compute on it')
+KINDS = {'/dev/nvidia0': (), '/dev/accel0': (), '/dev/vfio/0': ('0x1ae0',)}  # what shows: PCI vendors
+TRAIN = ('mnist1d', '--variant=mlp', '--config.data=fake')
 
 
 @alone
-@pytest.mark.parametrize(('argv', 'environ', 'code', 'words'), [
-    ((), {}, 2, 'mnist1d: /dev/nvidia0 is there and JAX does not compute on it: '),
-    (('eval',), {'JAX_PLATFORMS': 'cpu'}, 2, 'no checkpoint there')])
-def test_a_command_stops_in_seconds_or_says_that_the_environment_wants_the_cpu(tmp_path, argv, environ, code, words):
-    system(tmp_path, 'dev/nvidia0')
-    env = {k: v for k, v in os.environ.items() if not k.startswith('JAX_PLATFORM')} | environ
-    command = [sys.executable, '-c', SCRIPT, str(tmp_path), f'--workdir={tmp_path}/run', '--variant=mlp', '--config.data=fake']
-    started = time.monotonic()
-    done = subprocess.run([*command, *argv], capture_output=True, text=True, timeout=100, env=env,
-                          cwd=pathlib.Path(__file__).parents[2])
-    assert done.returncode == code and words in done.stderr, done.stderr
-    assert ('note: JAX_PLATFORMS=cpu' in done.stdout) == bool(environ)
-    assert time.monotonic() - started < 20 and not (tmp_path / 'run').exists()
-    assert done.stderr.strip().splitlines()[-1].startswith('mnist1d: ')
+@pytest.mark.parametrize(('file', 'argv'), first(1, [
+    *((file, argv) for file in KINDS for argv in (TRAIN, ('bigjax.bench', '--case=mlp')))]))
+def test_a_command_stops_in_seconds(tmp_path, file, argv):
+    system(tmp_path, file[1:], vendors=KINDS[file])
+    done, seconds = command(tmp_path, *argv, *(() if 'bench' in argv[0] else (f'--workdir={tmp_path}/run',)))
+    assert done.returncode == 2 and seconds < 20 and not (tmp_path / 'run').exists(), done
+    name = argv[0].rpartition('.')[2]
+    assert done.stderr.strip().splitlines()[-1].startswith(f'{name}: {file} is there and JAX does not compute on it: ')
+
+
+@alone
+@pytest.mark.slow
+@pytest.mark.parametrize(('file', 'argv'), [*((file, TRAIN) for file in KINDS), ('/dev/accel0', ('bigjax.bench', '--case=mlp'))])
+def test_a_command_stops_in_seconds_where_the_driver_hangs(tmp_path, file, argv):
+    system(tmp_path, file[1:], vendors=KINDS[file])
+    done, seconds = command(tmp_path, *argv, hangs=True)
+    assert done.returncode == 2 and seconds < 20, done
+    name = argv[0].rpartition('.')[2]
+    assert done.stderr.strip().splitlines()[-1].startswith(f'{name}: {file} is there and JAX got no answer from it in 14 s: ')
+
+
+@alone
+def test_a_command_says_that_the_environment_wants_the_cpu(tmp_path):
+    done, seconds = command(system(tmp_path, 'dev/nvidia0'), 'mnist1d', 'eval', *TRAIN[1:], f'--workdir={tmp_path}/run',
+                            JAX_PLATFORMS='cpu')
+    assert done.returncode == 2 and 'no checkpoint there' in done.stderr and seconds < 20
+    assert done.stdout == ('warning: JAX_PLATFORMS=cpu in the environment: this runs on the CPU, though /dev/nvidia0 is there; '
+                           'unset it, or say --platform=cpu\n')
+
+
+@alone
+@pytest.mark.parametrize('file', KINDS)
+def test_the_bench_is_refused(capsys, tmp_path, monkeypatch, file):
+    for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME'):
+        monkeypatch.delenv(name, raising=False)
+    shown = visible.accelerators(system(tmp_path, file[1:], vendors=KINDS[file]))
+    monkeypatch.setattr(visible, 'accelerators', lambda *_: shown)
+    monkeypatch.setattr(bench, 'measure', lambda *_: 77)
+    monkeypatch.setattr(bench, 'show', lambda rows, out: print(rows))
+    assert bench.main(['--case=mlp']) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith(f'bench: {file} is there and JAX does not compute on it: ') and err.count('\n') == 1
+    before = jax.config.jax_platforms
+    try:
+        assert bench.main(['--case=mlp', '--platform=cpu']) == 0 and capsys.readouterr().out == '[77]\n'
+    finally:
+        jax.config.update('jax_platforms', before)
 
 
 @alone
