@@ -1,9 +1,8 @@
 """Where a run's files are: a folder of the file system, or gs://BUCKET/FOLDER in an object store, which every host reaches.
 
 All modules ask here, in one way for both. Of a store the answers are strict: that something is not there is said only where the
-store has said so; what fails for another reason (429, 503, a connection that is cut, no answer) is tried again with growing
-pauses, and when the store stays broken for `patience()` seconds the first call to find out raises `Broken`, and every later
-one at once. An object is replaced whole or not at all.
+store has said so; what fails for another reason is tried again, or raises (see patience.py). A file is replaced whole or not
+at all.
 
 The arrays of checkpoints do not come this way: Orbax writes them itself, each host its own, by TensorStore's client.
 """
@@ -15,61 +14,50 @@ import importlib.util
 import logging
 import os
 import pathlib
-import random
 import shutil
+import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import uuid
+from collections.abc import Callable, Container, Iterable
+from typing import NamedTuple
 
 from bigjax import UserError
+from bigjax.data import places
+from bigjax.data.patience import Broken, blamed, blaming, credentials, gave_up, insist, passing, patience, refusal, silence
+from bigjax.data.places import SCHEME, remote
 from bigjax.data.untrusted import first_line, printable
 
-SCHEME = 'gs://'
-SHORTEST, LONGEST = 0.5, 30.0  # seconds of a pause; gcsfs has tried six times before, with pauses of its own
-SILENCE = 60  # seconds without a byte after which a connection is given up
+__all__ = ['SCHEME', 'Broken', 'blamed', 'blaming', 'gave_up', 'insist', 'passing', 'patience', 'remote']  # of the two beside
+
 PART = 32 << 20  # bytes that are read at a time
 THREADS = 8
 UNFINISHED = '.part'
-
-
-class Broken(OSError):
-    """The store has failed for as long as it may."""
+TRIES = 5  # of reading what is replaced meanwhile
+DAY = 86400.0  # seconds after which what is unfinished was given up
 
 
 class Facts(NamedTuple):
-    """Of one file: its bytes, and when it was written (seconds since 1970)."""
+    """Of one file: its bytes, when it was written (seconds since 1970), and of an object the number of this version."""
 
     size: int
     when: float
-
-
-def patience() -> float:
-    """Seconds for which a store may fail (the variable BIGJAX_STORE_SECONDS)."""
-    return float(os.environ.get('BIGJAX_STORE_SECONDS') or 300)
-
-
-def remote(path) -> bool:
-    """Whether a path is in a store."""
-    return str(path).startswith(SCHEME)
+    generation: str = ''
 
 
 def place(name):
     """A path to work with; of a store it is an `etils.epath.Path`, which joins and prints as one does.
 
     Raises:
-      UserError: no store that is known, or what is needed for it is not installed.
+      UserError: as `places.named`; what is needed for the store is not installed, or the credentials for it are none.
     """
-    text = str(name)
-    if remote(text):
-        _store()
-        from etils import epath
-        return epath.Path(text.rstrip('/'))
-    if '://' in text:
-        raise UserError(f'{text}: a folder of the file system, or {SCHEME}BUCKET/FOLDER; mount another kind of bucket '
-                        '(mountpoint-s3, …) and name the folder')
-    return pathlib.Path(name).expanduser()
+    text = places.named(name)
+    if not remote(text):
+        return pathlib.Path(text).expanduser()
+    _store()
+    from etils import epath
+    return epath.Path(text)
 
 
 def absolute(name):
@@ -85,92 +73,21 @@ def _store():
         raise UserError(f"{SCHEME}… needs gcsfs: pip install 'bigjax[gcs]'")
     for name, value in (('EPATH_USE_TF', '0'),  # else another client would be taken where TensorFlow happens to be
                         ('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false'),
-                        ('TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS', str(SILENCE)),
+                        ('TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS', str(max(1, round(silence())))),
                         ('TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES', '1')):
         os.environ.setdefault(name, value)
     import aiohttp
     import fsspec.config
-    limits = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE / 2, sock_read=SILENCE)
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=silence() / 2, sock_read=silence())
     for name in ('gs', 'gcs'):
         fsspec.config.conf.setdefault(name, {}).update(use_listings_cache=False, consistency='md5', requests_timeout=limits)
     logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it prints a traceback for what is tried again here
-    return fsspec.filesystem('gcs')
-
-
-_given_up: list[Broken] = []
-
-
-def gave_up() -> bool:
-    """Whether this process has found the store broken; threads of libraries may still be waiting for it."""
-    return bool(_given_up)
-
-
-def insist(call: Callable[[], Any], what) -> Any:
-    """What `call` returns, tried again while it fails by the store's fault.
-
-    Raises:
-      FileNotFoundError: the store says so.
-      UserError: the store refuses this user.
-      Broken: it went on for `patience()` seconds, here or before.
-    """
-    until, pause = time.monotonic() + patience(), SHORTEST
-    while not _given_up:
-        try:
-            return call()
-        except (FileNotFoundError, UserError):
-            raise
-        except Exception as error:
-            if str(error).startswith('Forbidden') or getattr(error, 'code', None) in (401, 403, '401', '403'):
-                raise UserError(f'{what}: the store refuses ({first_line(error)}); look at the credentials of this machine '
-                                '(gcloud auth application-default login)') from error
-            if not _theirs(error):
-                raise
-            left = until - time.monotonic()
-            if left <= 0:
-                raise _broken(what, error) from error
-        time.sleep(min(left, pause * random.uniform(0.5, 1)))
-        pause = min(2 * pause, LONGEST)
-    raise _given_up[0]
-
-
-def _broken(what, error: BaseException, how: str = '') -> Broken:
-    """The store is given up by this process; returns the error that says so, in one line."""
-    if not _given_up:
-        how = how or f'for {patience():.0f} s (BIGJAX_STORE_SECONDS)'
-        why = f'{type(error).__name__}: {first_line(error)}'
-        _given_up.append(Broken(f'{what}: the store has failed {how}, at last with {why}; sealed '
-                                'checkpoints are intact: run the same command again when it is back'))
-    return _given_up[0]
-
-
-CLIENTS = ('gcsfs', 'aiohttp', 'fsspec', 'google', 'requests', 'urllib3', 'asyncio')
-
-
-def _theirs(error: BaseException) -> bool:
-    """Whether an error is one of the network or of a store's client, and no mistake in the program."""
-    return isinstance(error, OSError) or type(error).__module__.partition('.')[0] in CLIENTS
-
-
-def blamed(path, error: BaseException) -> BaseException:
-    """What a library's own client of a store fails with, after all that it has tried, as `Broken`; any other error as it is."""
-    return _broken(path, error, 'all tries of its client') if _given_up or passing(path, error) else error
-
-
-def passing(path, error: BaseException) -> bool:
-    """Whether an error of a library is the store's fault, and the store has not been given up."""
-    theirs = _theirs(error) or SCHEME in str(error) or '/storage/v1/' in str(error)  # TensorStore's: ValueErrors that name it
-    return remote(path) and theirs and not isinstance(error, UserError | Broken) and not gave_up()
-
-
-@contextlib.contextmanager
-def blaming(path):
-    """Raises what is inside raised by a library as `blamed`."""
     try:
-        yield
+        return fsspec.filesystem('gcs')
     except Exception as error:
-        if (other := blamed(path, error)) is error:
-            raise
-        raise other from error
+        if isinstance(error, ValueError | KeyError | OSError) or refusal(SCHEME, error):  # of a file, say
+            raise credentials(f'{SCHEME}…', first_line(error)) from error
+        raise
 
 
 def facts(path) -> Facts | None:
@@ -185,7 +102,11 @@ def facts(path) -> Facts | None:
         found = insist(lambda: _store().info(str(path)), path)
     except FileNotFoundError:
         return None
-    return Facts(found['size'], found['mtime'].timestamp()) if found['type'] == 'file' else None
+    return _facts(found) if found['type'] == 'file' else None
+
+
+def _facts(about: dict) -> Facts:
+    return Facts(about['size'], about['mtime'].timestamp(), about.get('generation') or '')
 
 
 def exists(path) -> bool:
@@ -209,13 +130,28 @@ def children(folder) -> list[str]:
 
 
 def files(folder) -> dict[str, Facts]:
-    """Every file below a folder, by its relative path, sorted."""
+    """Every file below a folder, by its relative path, sorted; of a link to a folder, and of what is no file, as one.
+
+    What vanishes meanwhile, by a process that removes it, is left out.
+    """
     if not remote(folder):
-        found = ((p.relative_to(folder).as_posix(), p.stat()) for p in folder.rglob('*') if p.is_file())
-        return {name: Facts(s.st_size, s.st_mtime) for name, s in sorted(found)}
-    inside, listed = _key(folder) + '/', insist(lambda: _store().find(str(folder), detail=True), folder)
-    return {name.removeprefix(inside): Facts(about['size'], about['mtime'].timestamp())
-            for name, about in sorted(listed.items()) if name.startswith(inside) and not name.endswith('/')}
+        return dict(sorted(_below(folder)))
+    inside = _key(folder) + '/'
+    try:
+        listed = insist(lambda: _store().find(str(folder), detail=True), folder)
+    except FileNotFoundError:
+        return {}
+    return {name.removeprefix(inside): _facts(about) for name, about in sorted(listed.items())
+            if name.startswith(inside) and not name.endswith('/')}
+
+
+def _below(folder) -> Iterable[tuple[str, Facts]]:
+    for root, folders, names in os.walk(folder):
+        for name in (*names, *(f for f in folders if os.path.islink(os.path.join(root, f)))):
+            path = pathlib.Path(root, name)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found = path.stat() if path.is_file() else path.lstat()
+                yield path.relative_to(folder).as_posix(), Facts(found.st_size, found.st_mtime)
 
 
 def read(path) -> bytes:
@@ -233,14 +169,27 @@ def text(path) -> str:
 
 
 def write(path, data: bytes) -> None:
-    """Replaces a file."""
+    """Replaces a file; half of it is never there, and where a link stood, the file stands then."""
     if not remote(path):
-        path.write_bytes(data)
+        _replace(path, data)
         return
     try:
         insist(lambda: _store().pipe_file(str(path), data), path)
     except FileNotFoundError:
         raise UserError(f'{path}: there is no such bucket; make it, or name another') from None
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+    beside = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}.tmp')
+    try:
+        beside.unlink(missing_ok=True)
+        with open(beside, 'xb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that loses its power may keep the new name and not the data
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def regular(path) -> bool:
@@ -255,15 +204,25 @@ def make(folder) -> None:
 
 
 def sha256(path) -> tuple[int, str]:
-    """(bytes, hex digest) of a file, read in parts."""
-    if not remote(path):
-        with open(path, 'rb') as file:
-            digest = hashlib.file_digest(file, 'sha256').hexdigest()
-            return file.tell(), digest
-    size, digest = (facts(path) or Facts(0, 0)).size, hashlib.sha256()
-    for part in _parts(path, size):
-        digest.update(part)
-    return size, digest.hexdigest()
+    """(bytes, hex digest) of a file, read in parts.
+
+    Raises:
+      OSError: there is none, or it is no file.
+    """
+    if remote(path):
+        digest = None
+
+        def begin():
+            nonlocal digest
+            digest = hashlib.sha256()
+            return digest.update
+
+        return _pour(path, facts(path), begin).size, digest.hexdigest()
+    if not os.path.isfile(path):  # to read a pipe is to wait for ever
+        raise FileNotFoundError(f'{path}: there is no such file')
+    with open(path, 'rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+        return file.tell(), digest
 
 
 def remove(folder, first: str = '') -> None:
@@ -312,54 +271,125 @@ def fetched(path) -> pathlib.Path:
     return folder / path.name
 
 
-def copied(path) -> pathlib.Path:
-    """A file or folder of a store as one of this machine: a copy in the user's cache, of which only what is missing, of another
-    size or older is fetched. Several processes may ask at once.
+def copied(path, only: Container[str] | None = None) -> pathlib.Path:
+    """A file or folder of a store as one of this machine: a copy in the user's cache, of which only what is missing or another
+    version is fetched. Several processes may ask at once.
+
+    Args:
+      only: names in the folder; the others are neither fetched nor removed.
 
     Raises:
-      UserError: there is nothing, or a name that is no path below it.
+      UserError: there is nothing; a name that no file below it can have; the copy cannot be written.
     """
-    listed = files(path) or ({'': one} if (one := facts(path)) else {})
-    if not listed:
+    if not remote(path):
+        return path
+    listed, root = {name: about for name, about in files(path).items() if only is None or name in only}, cache(path)
+    if only is None:
+        listed |= {'': one} if (one := facts(path)) else {}
+    if not listed and only is None:
         raise UserError(f'{path}: there is nothing; check the path')
-    strange = next((name for name in listed if not {'..', '.', ''}.isdisjoint(name.split('/')) and name), None)
-    if strange:
-        raise UserError(f'{path}: {printable(strange)} is no name of a file below it; rename it')
-    root = cache(path)
-    if '' not in listed:
-        for mine in files(root):
-            if mine not in listed and not mine.endswith(UNFINISHED):
+    _check_names(path, listed)
+    if only is None and '' not in listed:
+        for mine, about in files(root).items():
+            if mine not in listed and not (mine.endswith(UNFINISHED) and time.time() - about.when < DAY):
                 (root / mine).unlink(missing_ok=True)
     _each(lambda name: _fetch(path / name if name else path, listed[name], root / name), listed)
     return root
 
 
+def _check_names(path, names: Iterable[str]) -> None:
+    """Raises a UserError where objects have names that files below a folder cannot have; `path` itself is ''."""
+    folders = {folder for name in names if name for folder in ('', *map(str, pathlib.PurePosixPath(name).parents))}
+    for name in names:
+        parts = name.split('/')
+        if name and not {'..', '.', ''}.isdisjoint(parts):
+            why = 'no name of a file below it'
+        elif '\0' in name or any('\ud800' <= sign <= '\udfff' for sign in name):
+            why = 'no name that a disk takes'
+        elif any(len(part.encode()) > 255 for part in parts):
+            why = 'a name of more than the 255 bytes that a disk takes'
+        elif name in folders:
+            why = 'a file and a folder in one, which no disk holds'
+        else:
+            continue
+        raise UserError(f'{path}: {printable(name) or "it"} is {why}; rename it')
+
+
 def cache(path) -> pathlib.Path:
     """Where this machine keeps its copy of what is in a store."""
+    return _copies() / _key(path) if remote(path) else path
+
+
+def _copies() -> pathlib.Path:
     home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    return home / 'bigjax' / 'store' / _key(path)
+    return home / 'bigjax' / 'store'
 
 
 def _fetch(path, about: Facts, target: pathlib.Path) -> None:
-    mine = facts(target)
-    if mine and mine.size == about.size and mine.when >= about.when - 1:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f'.{target.name}.{os.getpid()}.{threading.get_ident()}{UNFINISHED}')
+    """The copy of one object; it is as old as its version has a number, by which it is known again."""
+    with contextlib.suppress(OSError):
+        mine = os.stat(target)
+        if (mine.st_size, mine.st_mtime_ns) == (about.size, _stamp(about)) and stat.S_ISREG(mine.st_mode):
+            return
+    beside = target.with_name(f'.{uuid.uuid4().hex}{UNFINISHED}')
     try:
-        with open(beside, 'wb') as file:
-            for part in _parts(path, about.size):
-                file.write(part)
-        os.utime(beside, (about.when, about.when))
+        _make_way(target)
+        with open(beside, 'xb') as file:
+            about = _pour(path, about, lambda: (file.seek(0), file.truncate(), file.write)[-1])
+        os.utime(beside, ns=(_stamp(about), _stamp(about)))
         os.replace(beside, target)
+    except OSError as error:
+        if isinstance(error, Broken):
+            raise
+        if error.errno is None:  # the store's answer
+            raise UserError(f'{path}: it was removed while it was copied; run the same command again') from error
+        raise UserError(f'{target}: {error.strerror}; it was to be the copy of {path}: mend that, or name another folder for '
+                        'copies by the variable XDG_CACHE_HOME') from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
-def _parts(path, size: int):
-    """The contents of an object, a part at a time."""
-    for start in range(0, size, PART):
-        yield insist(lambda start=start: _store().cat_file(str(path), start, min(size, start + PART)), path)
+def _stamp(about: Facts) -> int:
+    """Nanoseconds since 1970 that tell one version of an object from another; stores count versions in microseconds."""
+    return int(about.generation) * 1000 % 2**62 if about.generation.isdigit() else round(about.when * 1e9)
+
+
+def _make_way(target: pathlib.Path) -> None:
+    """Makes the folder of a copy; what was an object may have become a folder, or the reverse."""
+    for folder in target.parents:
+        if folder == _copies():
+            break
+        if folder.is_file():
+            folder.unlink(missing_ok=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _pour(path, about: Facts | None, begin: Callable[[], Callable[[bytes], object]]) -> Facts:
+    """Gives one version of an object, a part at a time, to what `begin` returns; from the start where it is replaced meanwhile.
+
+    Returns:
+      The facts of the version that was read.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    for _ in range(TRIES):
+        if about is None:
+            break
+        take, version = begin(), {'generation': about.generation} if about.generation else {}
+        try:
+            for start in range(0, about.size, PART):
+                stop = min(about.size, start + PART)
+                take(insist(lambda a=start, b=stop, v=version: _store().cat_file(str(path), a, b, **v), path))
+            return about
+        except FileNotFoundError:  # this version is no more
+            about = facts(path)
+    if about is not None:
+        raise UserError(f'{path}: it is replaced again and again while it is read; wait until its writer is done')
+    raise FileNotFoundError(f'{path}: there is none')
 
 
 def _key(path) -> str:

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from tests.storage.fake_gcs import FakeGCS, Faults
+from tests.storage.fake_gcs import LIMIT, FakeGCS, Faults
 
 
 @pytest.fixture(scope='session')
@@ -12,8 +12,9 @@ def server():
     pytest.importorskip('gcsfs', reason="object stores need gcsfs: pip install 'bigjax[gcs]'")
     from bigjax.data import storage
     with FakeGCS() as gcs:
-        before = {name: os.environ.get(name) for name in gcs.env()}
-        os.environ.update(gcs.env())
+        wanted = {**gcs.env(), 'BIGJAX_STORE_SILENCE': str(LIMIT)}
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
         storage._store.cache_clear()
         storage._store().clear_instance_cache()
         storage._store.cache_clear()
@@ -25,8 +26,8 @@ def server():
 @pytest.fixture
 def gcs(server, monkeypatch):
     """The server, empty and without faults; nothing is given up yet."""
-    from bigjax.data import storage
-    monkeypatch.setattr(storage, '_given_up', [])
+    from bigjax.data import patience
+    monkeypatch.setattr(patience, '_given_up', [])
     server.objects.clear()
     server.requests.clear()
     server.faults = Faults()

@@ -21,8 +21,10 @@ import time
 import urllib.parse
 from typing import NamedTuple
 
-KINDS = ('429', '503', 'slow', 'cut', 'lost')
+KINDS = ('429', '503', 'slow', 'cut', 'lost', 'silent')
 SLOW = 1.5  # seconds
+LIMIT = 2.0  # seconds without a byte after which the tests' clients are to give up (BIGJAX_STORE_SILENCE)
+SILENT = 4 * LIMIT  # seconds for which nothing comes
 PAGE = 50  # objects on a page of a listing, few enough that there are several
 
 
@@ -39,14 +41,20 @@ class Faults:
 
     Args:
       rate: the share of requests that something happens to.
-      kinds: of `KINDS`: an answer 429 or 503, an answer that comes late, a connection that is cut while a request is read (it
-        is not carried out), an answer that is cut (the request was carried out).
+      kinds: of `KINDS`: an answer 429 or 503 (or any other number), an answer that comes late, a connection that is cut while a
+        request is read (it is not carried out), an answer that is cut (the request was carried out), none within the time
+        that a client waits (it is not carried out).
       seed: of the draws.
       first: requests that are left alone before it begins.
       where: a regular expression on 'METHOD path': of the requests that it matches.
+      message: in the answers that are errors.
+
+    Attributes:
+      injected: how often each kind was drawn. requests: [(kind, 'METHOD path')] of them.
     """
 
-    def __init__(self, rate=0.0, kinds=KINDS, seed=0, first=0, where=''):
+    def __init__(self, rate=0.0, kinds=KINDS, seed=0, first=0, where='', message='injected'):
+        self.message, self.requests = message, []
         self._rate, self._kinds, self._rng, self._first, self._where = rate, kinds, random.Random(seed), first, where
         self.injected = dict.fromkeys(KINDS, 0)
 
@@ -59,6 +67,7 @@ class Faults:
             return ''
         kind = self._rng.choice(self._kinds)
         self.injected[kind] = self.injected.get(kind, 0) + 1
+        self.requests.append((kind, request))
         return kind
 
 
@@ -124,8 +133,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self._chunked() if 'chunked' in self.headers.get('Transfer-Encoding', '') else self.rfile.read(length)
         if len(body) < length and 'chunked' not in self.headers.get('Transfer-Encoding', ''):
             return self._hang_up()  # the client left in the middle
-        if fault in ('403', '429', '503'):
-            return self._answer(int(fault), {'error': {'code': int(fault), 'message': 'injected'}})
+        if fault.isdigit():
+            return self._answer(int(fault), {'error': {'code': int(fault), 'message': self.store.faults.message}})
+        if fault == 'silent':
+            time.sleep(SILENT)
+            return self._hang_up()
         if fault == 'slow':
             time.sleep(SLOW)
         self._lost = fault == 'lost'

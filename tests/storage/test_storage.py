@@ -1,15 +1,14 @@
 """Files in a store and on the disk, asked in one way; a store that fails is tried again, and never taken for an empty one."""
 import hashlib
-import io
+import os
 import time
 
-import numpy as np
 import pytest
 
 from bigjax import UserError
-from bigjax.data import storage
+from bigjax.data import patience, storage
 from bigjax.train.outbox import Outbox
-from tests.storage.fake_gcs import Faults
+from tests.storage.fake_gcs import LIMIT, SILENT, Faults
 
 
 @pytest.fixture(params=['disk', 'store'])
@@ -78,14 +77,6 @@ def test_a_folder_counts_as_moved_when_its_last_file_is_there(gcs):
     assert [m for m, _ in order] == ['POST'] * 3 + ['DELETE'] * 3
 
 
-@pytest.mark.parametrize(('name', 'words'), [
-    ('s3://bucket/run', 'mountpoint-s3'), ('memory://run', 'mount another kind of bucket'), ('hdfs://x', 'name the folder')])
-def test_other_stores_are_refused_in_a_line(name, words):
-    with pytest.raises(UserError, match=words) as caught:
-        storage.place(name)
-    assert '\n' not in str(caught.value)
-
-
 def test_without_gcsfs_the_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(storage.importlib.util, 'find_spec', lambda name: None)
     storage._store.cache_clear()
@@ -101,8 +92,105 @@ def test_no_such_bucket_and_no_leave(gcs):
         storage.read(storage.place('gs://bucket/a'))
 
 
+@pytest.mark.parametrize(('code', 'message', 'words'), [
+    ('400', 'Invalid bucket name', r'does not take it \(Invalid bucket name, 400\); mend the name'),
+    ('400', 'an invalid argument', r'does not take it \(an invalid argument\)'),
+    ('409', 'in use', r'does not take it \(in use, 409'), ('412', '', 'does not take it .*condition'),
+    ('401', 'Login Required', r'refuses \(Login Required, 401\); .* credentials'),
+    ('403', 'no storage.objects.get', r'refuses \(no storage.objects.get\)')])
+def test_what_a_store_would_answer_again_is_said_at_once(gcs, code, message, words):
+    path = storage.place('gs://bucket/run/a')
+    gcs.faults, began = Faults(1.0, [code], message=message), time.monotonic()
+    for ask in (lambda: storage.read(path), lambda: storage.facts(path), lambda: storage.files(path),
+                lambda: storage.children(path), lambda: storage.write(path, b'x'), lambda: storage.remove_file(path)):
+        with pytest.raises(UserError, match=f'gs://bucket/run/a: the store {words}') as caught:
+            ask()
+        assert '\n' not in str(caught.value)
+    assert time.monotonic() - began < 5 and not storage.gave_up()
+
+
+def caused(error, *causes):
+    """The error as one that was raised from the causes."""
+    last = error
+    for cause in causes:
+        last.__cause__ = cause
+        last = cause
+    return error
+
+
+def test_credentials_that_are_none_are_said_at_once_and_a_server_of_tokens_may_be_out_of_reach(gcs, monkeypatch):
+    from gcsfs.retry import HttpError
+    from google.auth import exceptions
+    monkeypatch.setenv('BIGJAX_STORE_SECONDS', '60')
+    monkeypatch.setattr(patience, 'SHORTEST', 0.01)
+    unknown = lambda: HttpError({'code': 401, 'message': 'Invalid Credentials'})
+    for error in (exceptions.DefaultCredentialsError('none found'), exceptions.RefreshError('token expired'), unknown(),
+                  caused(unknown(), exceptions.RefreshError('token expired'))):
+        with pytest.raises(UserError, match=r'x: the store refuses \(.*; look at the credentials of this machine'):
+            storage.insist(Failing(error, 1), 'x')
+    for error in (exceptions.TransportError('no route'), exceptions.RefreshError('later', retryable=True),
+                  caused(unknown(), exceptions.RefreshError('no'), exceptions.TransportError('no route'))):
+        assert storage.insist(Failing(error, 3), 'x') == 'there'
+
+
+class Failing:
+    """A call that fails some times."""
+
+    def __init__(self, error, times):
+        self.error, self.times = error, times
+
+    def __call__(self, *args):
+        self.times -= 1
+        if self.times >= 0:
+            raise self.error
+        return 'there'
+
+
+def test_a_file_of_credentials_that_is_none_is_a_line(gcs, tmp_path, monkeypatch):
+    (tmp_path / 'token').write_text('{}')
+    monkeypatch.setenv('FSSPEC_GCS_TOKEN', str(tmp_path / 'token'))
+    import fsspec.config
+    monkeypatch.setitem(fsspec.config.conf, 'gcs', {'token': str(tmp_path / 'token')})
+    storage._store.cache_clear()
+    try:
+        with pytest.raises(UserError, match='look at the credentials of this machine'):
+            storage.place('gs://bucket/run')
+    finally:
+        storage._store.cache_clear()
+
+
+def test_what_a_library_reports_of_a_store_is_told_apart(gcs):
+    path, passes = 'gs://bucket/run', ValueError('UNAVAILABLE: Error writing "gs://bucket/x": HTTP response code: 503')
+    refused = ValueError('PERMISSION_DENIED: Error writing "gs://bucket/x": HTTP response code: 403 with body no')
+    assert storage.passing(path, passes) and not storage.passing(path, refused) and not storage.passing('/run', passes)
+    assert isinstance(storage.blamed(path, refused), UserError) and not storage.gave_up()
+    assert storage.blamed(path, KeyError('a')).args == ('a',)
+    assert isinstance(storage.blamed(path, passes), storage.Broken) and not storage.passing(path, passes)
+
+
+def test_an_answer_that_never_comes_is_waited_for_no_longer_than_the_limit(gcs):
+    path = storage.place('gs://bucket/a')
+    storage.write(path, b'one')
+    for ask in (lambda: storage.read(path), lambda: storage.write(path, b'two')):
+        gcs.faults, began = First(1, 'silent'), time.monotonic()
+        ask()
+        assert gcs.faults.injected['silent'] == 1 and LIMIT <= time.monotonic() - began < SILENT
+    assert gcs.objects['bucket', 'a'].data == b'two'
+
+
+class First(Faults):
+    """The first requests alone."""
+
+    def __init__(self, times, kind):
+        super().__init__(1.0, [kind])
+        self._times = times
+
+    def draw(self, request):
+        return super().draw(request) if self.injected[self._kinds[0]] < self._times else ''
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', ['429', '503', 'cut', 'lost'])
+@pytest.mark.parametrize('kind', ['429', '503', 'cut', 'lost', 'silent'])
 def test_each_fault_is_tried_again(gcs, kind):
     root = storage.place('gs://bucket/run')
     gcs.faults = Faults(0.4, [kind], seed=1)
@@ -159,42 +247,36 @@ def test_the_outbox_sends_by_itself_and_fails_aloud(gcs):
         box.look()
 
 
-def test_data_in_a_store_is_copied_once_and_again_when_it_changes(gcs, tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    root = storage.place('gs://bucket/data/set')
-    fill(root, train__a=b'one', train__b=b'', test=b'two')
-    here = storage.copied(root)
-    assert here.is_relative_to(tmp_path) and {n: (here / n).read_bytes() for n in storage.files(here)} == {
-        'test': b'two', 'train/a': b'one', 'train/b': b''}
-    gcs.requests.clear()
-    assert storage.copied(root) == here and not [p for _, p in gcs.requests if 'alt=media' in p]
-    time.sleep(1.1)
-    fill(root, test=b'new')
-    storage.remove_file(root / 'train' / 'b')
-    assert list(storage.files(storage.copied(root))) == ['test', 'train/a'] and (here / 'test').read_bytes() == b'new'
-    assert storage.copied(root / 'test').read_bytes() == b'new'
-    with pytest.raises(UserError, match='there is nothing'):
-        storage.copied(root / 'none')
+def test_a_file_is_replaced_whole_and_never_through_a_link(tmp_path, monkeypatch):
+    theirs, mine = tmp_path / 'theirs', tmp_path / 'mine'
+    theirs.write_bytes(b'theirs')
+    mine.symlink_to(theirs)
+    storage.write(mine, b'mine')
+    assert theirs.read_bytes() == b'theirs' and mine.read_bytes() == b'mine' and not mine.is_symlink()
+    monkeypatch.setattr(storage.os, 'replace', Failing(OSError('the power'), 1))
+    with pytest.raises(OSError, match='the power'):
+        storage.write(mine, b'half')
+    assert mine.read_bytes() == b'mine' and storage.children(tmp_path) == ['mine', 'theirs']
 
 
-def test_no_object_is_written_outside_of_its_folder(gcs, tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    gcs.put('bucket', 'data/../../../../../../out', b'x')
-    with pytest.raises(UserError, match='no name of a file below it'):
-        storage.copied(storage.place('gs://bucket/data'))
-    assert not list(tmp_path.rglob('out'))
+def test_links_are_listed_and_what_vanishes_is_left_out(tmp_path, monkeypatch):
+    root, other = tmp_path / 'root', tmp_path / 'other'
+    fill(root, a=b'one', sub__b=b'two', gone=b'')
+    fill(other, c=b'three')
+    (root / 'sub' / 'link').symlink_to(other)
+    (root / 'file').symlink_to(other / 'c')
+    (root / 'nowhere').symlink_to(tmp_path / 'none')
+    os.mkfifo(root / 'pipe')
+    walk = os.walk
 
+    def removing(folder):
+        for found in walk(folder):
+            (root / 'gone').unlink(missing_ok=True)
+            yield found
 
-def test_named_sets_and_files_of_ones_own_are_read_from_a_store(gcs, tmp_path, monkeypatch):
-    from bigjax.data.datasets import open_data
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    packed, x = io.BytesIO(), np.arange(40, dtype=np.float32).reshape(20, 2)
-    np.savez(packed, x=x, label=np.arange(20) % 2)
-    gcs.put('bucket', 'mine/set.npz', packed.getvalue())
-    found = open_data('npz:gs://bucket/mine/set.npz', val_fraction=0.0)
-    assert np.array_equal(np.stack([found.train[i]['x'] for i in range(20)]), x)
-    gcs.put('bucket', 'data/tiny_shakespeare/input.txt', b'to be or not to be ' * 100)
-    found = open_data('', like='tiny_shakespeare', data_dir='gs://bucket/data', length=16)
-    assert len(found.train) > 10
-    with pytest.raises(UserError, match=r'not in gs://bucket/data.*gs://bucket/data'):
-        open_data('', like='scan/simple', data_dir='gs://bucket/data')
+    monkeypatch.setattr(storage.os, 'walk', removing)
+    found = storage.files(root)
+    assert list(found) == ['a', 'file', 'nowhere', 'pipe', 'sub/b', 'sub/link'] and found['file'].size == 5
+    for name in ('pipe', 'nowhere', 'sub/link', 'none'):
+        with pytest.raises(OSError, match='no such file'):
+            storage.sha256(root / name)
