@@ -10,8 +10,10 @@ import jax
 from jax import monitoring
 
 from bigjax import UserError
+from bigjax.data import places
 from bigjax.parallel import hardware
 
+VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 SHORTEST = 0.1  # seconds of compiling that are worth a file
 _DURATION, _HIT = '/jax/core/compile/backend_compile_duration', '/jax/compilation_cache/cache_hits'
 
@@ -63,12 +65,15 @@ def keep_in(folder: str) -> None:
     JAX_COMPILATION_CACHE_DIR, where it is set, is the default's place.
 
     Raises:
-      UserError: the folder that was named cannot be written.
+      UserError: the folder that was named cannot be written, or is in a store, on which every compilation would wait.
     """
     if folder == 'off':
         jax.config.update('jax_enable_compilation_cache', False)
         return
-    place = pathlib.Path(folder).expanduser() if folder else default()
+    name, asked = ('--compile_cache', folder) if folder else (VARIABLE, os.environ.get(VARIABLE, ''))
+    if places.remote(path := places.named(asked)):
+        raise UserError(f"{name}={path}: programs are kept on this machine; name a folder of it, or --compile_cache=off")
+    place = pathlib.Path(path).expanduser() if asked else default()
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,7 +91,7 @@ def default() -> pathlib.Path:
 
     JAX does not tell them apart, and code for one may hold instructions that another lacks.
     """
-    if own := os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    if own := os.environ.get(VARIABLE):
         return pathlib.Path(own).expanduser()
     kind = hashlib.sha1(hardware.processor('flags', 'Features').encode()).hexdigest()[:8]
     home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()

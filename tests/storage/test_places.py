@@ -1,0 +1,52 @@
+"""Names of places: every way to write one is understood or refused in a line, and no password is printed."""
+import pathlib
+
+import pytest
+
+from bigjax import UserError
+from bigjax.data import places, storage
+from bigjax.train import compiled
+
+
+@pytest.mark.parametrize(('name', 'place'), [
+    ('gs://bucket/run', 'gs://bucket/run'), ('gcs://bucket/run/', 'gs://bucket/run'), ('GS://Bucket/Run', 'gs://Bucket/Run'),
+    ('gs://bucket/a@b:c?d', 'gs://bucket/a@b:c?d'), ('file:///tmp/x', '/tmp/x'), ('file:/tmp/x', '/tmp/x'),
+    ('FILE://localhost/tmp/a%20b', '/tmp/a b'), ('/tmp/a:/b', '/tmp/a:/b'), ('a:b', 'a:b'), ('run', 'run'), ('', '')])
+def test_names_that_are_understood(name, place):
+    assert places.named(name) == place
+
+
+@pytest.mark.parametrize(('name', 'words'), [
+    ('gs:/bucket/run', 'write gs://bucket/run'), (pathlib.Path('gs://bucket/run'), 'write gs://bucket/run'),
+    ('GCS:/bucket', 'write gs://bucket'), ('gs:bucket', 'write gs://bucket'), ('gs://', 'write gs://BUCKET/FOLDER'),
+    ('gs:///run', 'write gs://run'), ('s3://bucket/run', 'mountpoint-s3'), ('s3:/bucket/run', 'mountpoint-s3'),
+    ('memory://run', 'mount another kind of bucket'), ('hdfs://host:9000/x', 'host:9000/x: .*name the folder'),
+    ('simplecache::gs://bucket/run', 'mount another kind'), ('file://host/x', 'write file:///FOLDER'),
+    ('file:///tmp/%00', 'write file:///FOLDER'), ('a\0b', 'null character')])
+def test_other_names_are_refused_in_a_line(name, words):
+    with pytest.raises(UserError, match=words) as caught:
+        storage.place(name)
+    assert '\n' not in str(caught.value) and '\0' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', [
+    'gs://me:word@bucket/run', 's3://me:word@bucket/run', 's3:/me:word@bucket/run', 'https://me:wo/word@host/run',
+    'simplecache::s3://me:word@bucket/run', 'az://word@account/run', 'file://me:word@host/run', 'https://host:word/run',
+    'https://bucket.host/run?Signature=word&x#word', 's3://me:word@bucket/run\nword'])
+def test_no_password_is_printed(name):
+    with pytest.raises(UserError, match=r'\*\*\*') as caught:
+        storage.place(name)
+    said = str(caught.value)
+    assert 'word' not in said.replace('a user and a password', '').replace('\\nword', '') and '\n' not in said
+
+
+@pytest.mark.parametrize(('folder', 'variable', 'words'), [
+    ('gs://bucket/cache', '', '--compile_cache=gs://bucket/cache: programs are kept on this machine'),
+    ('', 'gs://bucket/cache', 'JAX_COMPILATION_CACHE_DIR=gs://bucket/cache: programs are kept on this machine'),
+    ('s3://bucket/cache', '', 'mount another kind'), ('gs:/bucket', '', 'write gs://bucket')])
+def test_programs_are_not_kept_in_a_store(monkeypatch, tmp_path, folder, variable, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', variable)
+    with pytest.raises(UserError, match=words):
+        compiled.keep_in(folder)
+    assert not list(tmp_path.iterdir())
