@@ -4,6 +4,7 @@
   python -m bigjax.data.builders fashion_mnist --from=… --to=…
   python -m bigjax.data.builders folder --name=pets --from=FOLDER --to=TFDS_FOLDER
 
+--from may be gs://BUCKET/FOLDER, which is copied to this machine first.
 `folder` takes pictures, one sub-folder a class, with or without `train`, `val` and `test` above them. Afterwards
 `tfds.data_source(name, data_dir=TFDS_FOLDER)`, `--config.data=tfds:NAME` and, for the first two, the named set read it.
 """
@@ -14,7 +15,7 @@ import pathlib
 import sys
 
 from bigjax import UserError
-from bigjax.data import catalogue, formats, images, libraries
+from bigjax.data import catalogue, formats, images, libraries, places, storage
 from bigjax.data.files import first_line
 
 
@@ -34,7 +35,7 @@ def build(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathli
     Raises:
       UserError: missing or damaged idx files; a package is missing; `to` has the set already.
     """
-    tfds, dataset = libraries.tfds_module(), name
+    tfds, dataset, source, to = libraries.tfds_module(), name, storage.copied(storage.place(source)), _target(to)
     named, _ = catalogue.lookup(name)
     shape, classes = named.shapes('')['image'][0], len(named.info('')['classes'])
     parts = {}
@@ -72,8 +73,8 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
     if not name.isidentifier() or name.lower() != name:
         raise UserError(f'--name={name}: needs lower-case letters, digits and underscores, such as my_pets')
     from bigjax.data.datasets import OWN
-    tfds, dataset = libraries.tfds_module(), name
-    parts, _, info = OWN['folder'](source, '', None)
+    tfds, dataset, to = libraries.tfds_module(), name, _target(to)
+    parts, _, info = OWN['folder'](storage.copied(storage.place(source)), '', None)
     splits = {'val': 'validation'}  # TFDS's name
     for part in parts.values():  # a damaged picture stops the work before anything is written
         for i in range(len(part)):
@@ -102,8 +103,15 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
     return _prepare(Prepared, name, to)
 
 
-def _prepare(builder_class: type, name: str, to: str | os.PathLike) -> pathlib.Path:
-    to = os.path.abspath(os.path.expanduser(to))
+def _target(to: str | os.PathLike) -> str:
+    """The TFDS folder, which is of this machine."""
+    path = places.named(to)
+    if places.remote(path):
+        raise UserError(f'--to={path}: TFDS writes to a folder of this machine; name one, and copy it there afterwards')
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _prepare(builder_class: type, name: str, to: str) -> pathlib.Path:
     if libraries.prepared(name, to):
         raise UserError(f'{to}/{name} is there already: remove it first, or choose another --to')
     try:

@@ -8,18 +8,20 @@ The text is a name ('mnist', 'ucr/Coffee'), or KIND:PLACE with one of
   fake    made-up data like a named set (`fake` alone: like the experiment's own)
 A file or folder without a split of its own gives a held-out part, the same every time. A place may also be a folder
 with `train` and `val` or `test` in it: sub-folders for pictures, train.csv and test.csv (…) for tables.
-A place, or the folder of the named sets, may be gs://BUCKET/…: what is asked for is copied to this machine's cache.
+A place, or the folder of the named sets, may be gs://BUCKET/…: what is asked for is copied to this machine's cache, of a
+table with the pictures that it names.
 """
 import functools
 import os
 import pathlib
+import posixpath
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from bigjax import UserError
-from bigjax.data import catalogue, files, formats, images, libraries, storage, text
+from bigjax.data import catalogue, files, formats, images, libraries, places, storage, text
 from bigjax.data.catalogue import load, nearest, standardize
 from bigjax.data.sources import ArraySource, Map, Splits, WindowSource, check_labels, held_out, labels, subset
 
@@ -52,8 +54,11 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
     """
     spec = str(spec) or like
     kind, colon, place = spec.partition(':')
-    if kind in OWN and storage.remote(place):
-        place = str(storage.copied(storage.place(place)))
+    if kind not in OWN and ('://' in spec or kind.lower() in places.OURS + places.FOREIGN):
+        raise UserError(f'config.data={places.named(spec)}: a place needs its kind before it, such as jsonl:{places.SCHEME}…')
+    place, theirs = _here(kind, place)
+    if places.url(str(data_dir)):
+        data_dir = str(storage.place(data_dir))
     if kind == 'fake':
         if not (place or like):
             raise UserError('config.data=fake: no named set to imitate here: write fake:NAME, such as fake:mnist')
@@ -74,11 +79,41 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
         return splits
     else:
         parts, found, info = OWN[kind](place, catalogue.here(data_dir, place) if kind == 'tfds' else data_dir, image_size)
+        if theirs is not None:
+            _bring_pictures(parts.values(), theirs)
         splits = _own(spec, found, parts, info, image_size)
     fraction = (0.0 if splits.evals else 0.1) if val_fraction is None else val_fraction
     if fraction and 'val' not in splits.evals:
         splits = hold_out(splits, fraction, seed)
     return splits
+
+
+def _here(kind: str, place: str) -> tuple[str, Any]:
+    """(a place as one of this machine, the folder in a store that a table was copied from, else None); hf has names too."""
+    if kind not in OWN or not places.url(place) or (kind == 'hf' and not place.lower().startswith(places.OURS)):
+        return place, None
+    path = storage.place(place)
+    table = storage.remote(path) and kind in TABLES and storage.facts(path)
+    return str(storage.copied(path)), path.parent if table else None
+
+
+def _bring_pictures(sources, folder) -> None:
+    """Copies the pictures that a table names, which lie beside it in the store; `source[i]` says which are not there."""
+    names: set[str] = set()
+    for source in sources:
+        if isinstance(source, files.TableSource):
+            names |= {posixpath.normpath(name) for column in source.pictures for name in source.columns[column]}
+        elif isinstance(source, files.ParquetSource) and _nested(source.path):  # its rows are read when they are needed
+            names |= {name for name in storage.files(folder) if images.is_image(name)}
+    if names:
+        storage.copied(folder, only=names)
+
+
+def _nested(path: pathlib.Path) -> bool:
+    """Whether a Parquet file has columns of records, in which pictures are."""
+    import pyarrow.parquet
+    import pyarrow.types
+    return any(pyarrow.types.is_struct(field.type) for field in pyarrow.parquet.read_schema(path))
 
 
 def hold_out(splits: Splits, fraction: float, seed: int = 0) -> Splits:
@@ -227,6 +262,7 @@ def _hf(place: str, data_dir: str, image_size: int | None):
 OWN = {'folder': _folder, 'jsonl': functools.partial(_table, files.jsonl, 'jsonl'),
        'csv': functools.partial(_table, files.csv, 'csv'), 'parquet': _parquet, 'npz': _npz, 'text': None,
        'tokens': None, 'tfds': _tfds, 'hf': _hf}
+TABLES = ('jsonl', 'csv', 'parquet')  # may name pictures beside them
 
 
 def _own(spec: str, found: str, parts: dict[str, Any], info: dict[str, Any], image_size: int | None) -> Splits:
