@@ -65,8 +65,8 @@ def refuse_cpu(platform: str = '', *, root: pathlib.Path = pathlib.Path('/'), de
       environ: JAX_PLATFORMS=cpu is on purpose too, and told to `say`: it may have been forgotten there.
 
     Raises:
-      UserError: an accelerator shows, and JAX's devices are the CPU's, or none, or do not answer. In that last case a thread stays
-        behind in the driver, which can hold up the usual end of a program: leave by `os._exit`.
+      UserError: an accelerator shows, and JAX's devices are the CPU's, or none, or do not answer. In that last case a thread
+        stays behind in the driver, which can hold up the usual end of a program: leave by `os._exit`.
     """
     found = accelerators(root)
     if not found or platform.split(',')[0] == 'cpu':

@@ -141,12 +141,12 @@ def command(root, *argv, hangs=False, **environ):
 
 alone = pytest.mark.skipif(bool(visible.accelerators()), reason='this machine has an accelerator: JAX may well compute on it')
 KINDS = {'/dev/nvidia0': (), '/dev/accel0': (), '/dev/vfio/0': ('0x1ae0',)}  # what shows: PCI vendors
-TRAIN = ('mnist1d', '--variant=mlp', '--config.data=fake')
+TRAIN, BENCH = ('mnist1d', '--variant=mlp', '--config.data=fake'), ('bigjax.bench', '--case=mlp')
 
 
 @alone
 @pytest.mark.parametrize(('file', 'argv'), first(1, [
-    *((file, argv) for file in KINDS for argv in (TRAIN, ('bigjax.bench', '--case=mlp')))]))
+    (file, argv) for file in KINDS for argv in (TRAIN, BENCH)]))
 def test_a_command_stops_in_seconds(tmp_path, file, argv):
     system(tmp_path, file[1:], vendors=KINDS[file])
     done, seconds = command(tmp_path, *argv, *(() if 'bench' in argv[0] else (f'--workdir={tmp_path}/run',)))
@@ -157,7 +157,7 @@ def test_a_command_stops_in_seconds(tmp_path, file, argv):
 
 @alone
 @pytest.mark.slow
-@pytest.mark.parametrize(('file', 'argv'), [*((file, TRAIN) for file in KINDS), ('/dev/accel0', ('bigjax.bench', '--case=mlp'))])
+@pytest.mark.parametrize(('file', 'argv'), [*((file, TRAIN) for file in KINDS), ('/dev/accel0', BENCH)])
 def test_a_command_stops_in_seconds_where_the_driver_hangs(tmp_path, file, argv):
     system(tmp_path, file[1:], vendors=KINDS[file])
     done, seconds = command(tmp_path, *argv, hangs=True)
