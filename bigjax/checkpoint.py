@@ -47,18 +47,28 @@ def ls(path: str) -> int:
     for folder in folders(path):
         files = storage.files(folder).values()
         size, when = sum(f.size for f in files), max((f.when for f in files), default=0)
-        rows.append([folder.name, f'{size / 2**20:.1f} MiB', f'{datetime.datetime.fromtimestamp(when):%Y-%m-%d %H:%M:%S}',
-                     manifest.fault(folder, deep=False) or 'finished'])
+        if files:  # else it was removed meanwhile
+            rows.append([folder.name, f'{size / 2**20:.1f} MiB', f'{datetime.datetime.fromtimestamp(when):%Y-%m-%d %H:%M:%S}',
+                         manifest.fault(folder, deep=False) or 'finished'])
     print(table(['step', 'size', 'written', ''], rows))
     return DONE
 
 
 def verify(path: str) -> int:
-    """Compares every file of every checkpoint with its manifest."""
+    """Compares every file of every checkpoint with its manifest.
+
+    A run may be going on: a checkpoint that it removes meanwhile is passed over, and the newest may be unfinished.
+    """
     from bigjax.train import manifest
-    bad = 0
-    for folder in folders(path):
+    bad, found = 0, folders(path)
+    for folder in found:
         fault = manifest.fault(folder)
+        if fault and not manifest.sealed(folder):
+            if not storage.children(folder):
+                continue
+            if folder == found[-1] and len(found) > 1:
+                print(f'{folder}: unfinished: it is being written, or the run was stopped while it was')
+                continue
         bad += bool(fault)
         print(f'{folder}: {fault or "good"}')
     return DIFFERS if bad else DONE
@@ -81,7 +91,7 @@ def cat(path: str, pattern: str = '') -> int:
 def _figures(x: np.ndarray) -> list[str]:
     if not x.size:
         return ['', '', '', '']
-    values = x.astype(np.float64)
+    values = np.abs(x) if np.iscomplexobj(x) else x.astype(np.float64)
     return [f'{f(values):.6g}' for f in (np.mean, np.std, np.min, np.max)]
 
 
@@ -95,11 +105,22 @@ def diff(first: str, second: str) -> int:
         if a.shape != b.shape or a.dtype != b.dtype:
             lines.append(f'{name}: {a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}')
         elif a.tobytes() != b.tobytes():
-            gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
-            lines.append(f'{name}: {int((a != b).sum()):,} of {a.size:,} numbers differ, by {np.nanmax(gap):.3g} at most')
+            lines.append(f'{name}: {_gap(a, b)}')
     more = [f'… and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
     print('\n'.join([*lines[:SHOWN], *more]) or f'equal, {len(ours)} arrays bit for bit')
     return DIFFERS if lines else DONE
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> str:
+    """How many numbers of two arrays differ in their bits, and by how much at most where both are finite."""
+    bits = lambda x: np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8).reshape(x.size, -1)
+    differ = (bits(a) != bits(b)).any(1)
+    wide = np.complex128 if np.iscomplexobj(a) else np.float64
+    gaps = np.abs(a.ravel()[differ].astype(wide) - b.ravel()[differ].astype(wide))
+    finite = gaps[np.isfinite(gaps)]
+    most = f', by {finite.max():.3g} at most' if finite.size else ''
+    odd = f', {gaps.size - finite.size:,} of them not finite' if gaps.size > finite.size else ''
+    return f'{int(differ.sum()):,} of {a.size:,} numbers differ{most}{odd}'
 
 
 VERBS = {'ls': (ls, 1, 1), 'verify': (verify, 1, 1), 'cat': (cat, 1, 2), 'diff': (diff, 2, 2)}
@@ -122,7 +143,7 @@ def main(argv: list[str]) -> int:
     except (UserError, re.error) as error:
         print(f'bigjax.checkpoint: {error}', file=sys.stderr)
         return USER
-    except storage.Broken as error:
+    except OSError as error:  # a store, a disk, a pipe that nobody reads
         print(f'bigjax.checkpoint: {error}', file=sys.stderr)
         return FAILED
 

@@ -23,8 +23,10 @@ from bigjax import config as configs
 from bigjax.data import storage
 from bigjax.parallel import visible
 from bigjax.parallel.start import Flags, Start, start
+from bigjax.train.phases import process_began
 
 DONE, FAILED, USER, NONFINITE, NO, PREEMPTED = 0, 1, 2, 3, 4, 75
+DOCTOR_START = 10.0  # seconds
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
     module = sys.modules['__main__']
     name = module.__spec__.name if module.__spec__ else pathlib.Path(module.__file__).stem
     try:
-        code = run(module, name, sys.argv[1:])
+        code = run(module, name, sys.argv[1:], process_began())
     except Exception:
         traceback.print_exc()
         code = FAILED
@@ -53,8 +55,12 @@ def _end_now(code: int) -> None:
     os._exit(code)
 
 
-def run(module, name: str, argv: Sequence[str]) -> int:
-    """One command; returns its exit code. `module` has `get_config(variant)` and `get_experiment(config)`."""
+def run(module, name: str, argv: Sequence[str], began: float | None = None) -> int:
+    """One command; returns its exit code. `module` has `get_config(variant)` and `get_experiment(config)`.
+
+    Args:
+      began: when its process was started (`time.monotonic`).
+    """
     from bigjax.train import compiled
     from bigjax.train.fingerprint import NotDeterministic
     from bigjax.train.guard import Guard, Preempted
@@ -75,11 +81,12 @@ def run(module, name: str, argv: Sequence[str]) -> int:
             joined = Start()
         else:
             compiled.keep_in(options.compile_cache)
-            joined = _join(options, name, argv)
-        with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage) as guard:
+            joined = _join(options, name, argv, _patience(options, verb))
+        with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage,
+                   began=began) as guard:
             if verb not in ('plan', 'shard', 'doctor'):
                 visible.refuse_cpu(options.platform, say=print if joined.process == 0 else lambda _: None)
-            return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0, guard))
+            return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0, guard, joined))
     except UserError as error:
         return _say(f'{short}: {error}', USER)
     except (compiled.StrictError, NotDeterministic) as error:
@@ -132,10 +139,14 @@ def _deterministic() -> None:
     os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
-def _join(options, name: str, argv: Sequence[str]) -> Start:
+def _patience(options, verb: str) -> float:
+    """Seconds to wait for the other processes; `doctor` is to tell soon who is missing."""
+    return DOCTOR_START if verb == 'doctor' and not options['start_timeout'].present else options.start_timeout
+
+
+def _join(options, name: str, argv: Sequence[str], seconds: float) -> Start:
     """Meets the other processes of this command, where there are any; no device has been touched yet."""
-    return start(Flags(options.coordinator, options.processes, options.process), seconds=options.start_timeout,
-                 heartbeat=options.heartbeat,
+    return start(Flags(options.coordinator, options.processes, options.process), seconds=seconds, heartbeat=options.heartbeat,
                  command=shlex.join([name, *without(argv, *OWN, '--config.data_dir')]))
 
 
@@ -181,7 +192,7 @@ def _define() -> flags.FlagValues:
     text('coordinator', '', 'several processes by hand: HOST:PORT of process 0; SLURM, MPI, TPU and GKE need no flag')
     flags.DEFINE_integer('processes', None, 'several processes by hand: how many', flag_values=values)
     flags.DEFINE_integer('process', None, 'several processes by hand: which one this is, from 0', flag_values=values)
-    flags.DEFINE_float('start_timeout', 300.0, 'seconds to wait for the other processes', flag_values=values)
+    flags.DEFINE_float('start_timeout', 300.0, 'seconds to wait for the other processes (doctor: 10)', flag_values=values)
     flags.DEFINE_float('grace', 30.0, 'seconds after SIGTERM or Ctrl-C in which the state must be saved', 0.0,
                        flag_values=values)
     flags.DEFINE_float('heartbeat', 30.0, 'seconds of silence after which another process counts as dead', 1.0,
@@ -252,6 +263,8 @@ class Job:
     """Whether this is process 0, which alone prints and writes reports."""
     guard: Any = None
     """`bigjax.train.guard.Guard` of this process; None keeps no watch."""
+    joined: Start = dataclasses.field(default_factory=Start)
+    """How this process takes part."""
 
     @property
     def rows(self) -> tuple[str, ...]:

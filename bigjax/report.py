@@ -28,6 +28,8 @@ SPLITS = ('train', 'val', 'test')  # their colours, in this order; other splits 
 LARGEST_CONFUSION = 26  # classes; above it, the most frequent confusions are listed
 SPIKES = 10  # that are told in words; all are marked
 
+PAGE = 'report.html'
+
 
 def write(workdir):
     """Writes `report.html` of a run, or of a folder with a run in each sub-folder, and returns its path.
@@ -38,8 +40,8 @@ def write(workdir):
     workdir = storage.place(workdir)
     runs = runs_in(workdir)
     text = _run_page(workdir, runs['']) if '' in runs else _table_page(workdir, runs)
-    files.write_text(workdir / 'report.html', text)
-    return workdir / 'report.html'
+    files.write_text(workdir / PAGE, text)
+    return workdir / PAGE
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,7 +91,7 @@ def _table_page(workdir, runs) -> str:
     body = []
     for name, run in runs.items():
         label = run.get('variant') or name
-        cells = [f'<a href="{urllib.parse.quote(name)}/report.html">{escape(label)}</a>']
+        cells = [f'<a href="{urllib.parse.quote(name)}/{PAGE}">{escape(label)}</a>']
         for metric in metrics:
             row = next((r for r in run.get('expected') or [] if r['metric'] == metric), None)
             value = (run.get('final') or {}).get(metric) or {'mean': None, 'std': None}

@@ -12,7 +12,7 @@ from bigjax.summary import paper, spread
 from bigjax.train import alike, checkpoint, fingerprint, profile, replay, source, work
 from bigjax.train import loop as loops
 from bigjax.train.compiled import Watch
-from bigjax.train.guard import Guard
+from bigjax.train.guard import Guard, silence
 from bigjax.train.phases import Clock
 from bigjax.train.program import member, parameter_shapes
 from bigjax.train.progress import Progress, clock, table
@@ -33,7 +33,7 @@ def train(job) -> int:
     answer = NO if job.flags.check and missed else DONE
     if not job.leads:
         return answer
-    page = report.write(job.root)
+    page = report.write(job.root) if len(job.rows) > 1 else job.root / report.PAGE
     print(_table(job, {row: (run['final'], run['expected']) for row, run in runs.items()}))
     print(f'{clock(time.time() - started)} in all · report: {page}')
     return answer
@@ -43,7 +43,9 @@ def _train_row(job, row: str) -> dict:
     """Trains one row and returns its finished run record."""
     from bigjax import report
     guard = job.guard or Guard()
-    guard.clock, guard.unsaved = Clock(), False
+    if row != job.rows[0]:  # the first one began with the process
+        guard.clock = Clock()
+    guard.unsaved, guard.last_words = False, silence
     workdir, config = job.workdir(row), job.config(row)
     if job.flags.profile and storage.remote(workdir):
         raise UserError('--profile: a trace is written to a folder of this machine; name one as --workdir of the run')
@@ -57,6 +59,8 @@ def _train_row(job, row: str) -> dict:
     records.agree()
     if records.finished:
         progress.say(f'{workdir}: this run is done; name another --workdir to train again')
+        if job.leads:
+            report.write(workdir)  # it may have been killed while it did
         return records.run
     progress.say(f'config\n{configs.lines(config)}')
     progress.say(program.describe())
@@ -73,8 +77,10 @@ def _train_row(job, row: str) -> dict:
     guard.clock.enter('report')
     records.finish(outcome.status, outcome.step, outcome.final, program.experiment.expected, outcome.artifacts,
                    compiled=outcome.compiled)
-    if len(job.rows) > 1 and job.leads:
+    guard.last_words = silence  # whatever comes now, this run is done
+    if job.leads:
         report.write(workdir)
+    records.close()
     return records.run
 
 

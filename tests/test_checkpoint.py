@@ -3,10 +3,11 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bigjax import checkpoint as verbs
-from bigjax.train import checkpoint
+from bigjax.train import checkpoint, manifest
 from tests.train.test_manifest import flip
 
 
@@ -51,6 +52,36 @@ def test_diff(run, capsys):
     assert verbs.main(['diff', first, second]) == 4
     out = capsys.readouterr().out.splitlines()
     assert out == ['equal, 3 arrays bit for bit', 'state/params/kernel: 5 of 6 numbers differ, by 20 at most']
+
+
+@pytest.mark.parametrize(('a', 'b', 'words'), [
+    ([1 + 2j, 3], [1 + 2.5j, 3], '1 of 2 numbers differ, by 0.5 at most'),
+    ([np.nan, 1.0], [np.nan, 3.0], '1 of 2 numbers differ, by 2 at most'),
+    ([np.nan, 1.0], [2.0, 1.0], '1 of 2 numbers differ, 1 of them not finite'),
+    ([0.0, 1.0], [-0.0, 1.0], '1 of 2 numbers differ, by 0 at most')])
+def test_every_kind_of_difference_has_words(tmp_path, capsys, a, b, words):
+    for name, value in (('a', a), ('b', b)):
+        checkpoint.write(tmp_path / name, {'x': jnp.asarray(value)})
+    assert verbs.main(['diff', str(tmp_path / 'a'), str(tmp_path / 'b')]) == 4
+    assert capsys.readouterr().out.strip() == f'x: {words}'
+
+
+def test_beside_a_run_that_goes_on(run, tmp_path, capsys, monkeypatch):
+    """The newest is being written, and the oldest is removed while it is looked at."""
+    shutil.copytree(run, tmp_path / 'run')
+    (tmp_path / 'run/checkpoints/8' / manifest.NAME).unlink()
+    fault = manifest.fault
+
+    def gone(folder, deep=True):
+        if folder.name == '4':
+            shutil.rmtree(folder)
+        return fault(folder, deep)
+
+    assert verbs.main(['verify', str(tmp_path / 'run')]) == 0
+    monkeypatch.setattr(manifest, 'fault', gone)
+    assert verbs.main(['verify', str(tmp_path / 'run')]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 3 and out[0].endswith('4: good') and all('8: unfinished: it is being written' in line for line in out[1:])
 
 
 @pytest.mark.parametrize(('argv', 'words'), [

@@ -45,7 +45,7 @@ class Checkpoints:
       before_seal: called in process 0 when a checkpoint is written, before it counts.
 
     Attributes:
-      damaged: [{'step', 'why'}] of checkpoints that were moved away.
+      damaged: [{'step', 'why'}] of checkpoints that were moved away, or removed because they were not finished.
     """
 
     def __init__(self, workdir, *, keep: int = 2, best: str = '', higher: bool = False, say: Callable[[str], None] = print,
@@ -204,27 +204,43 @@ def copy(tree):
 def steps(folder) -> list[int]:
     """The steps of the sealed checkpoints in a checkpoints folder, oldest first."""
     folder = storage.place(folder)
-    return sorted(int(n) for n in storage.children(folder) if n.isdigit() and storage.facts(folder / n / manifest.NAME))
+    return sorted(int(n) for n in storage.children(folder) if n.isdigit() and manifest.sealed(folder / n))
 
 
 def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
-    """Moves checkpoints that are not what was written into `damaged/`, newest first, until one is good; what was found.
+    """Leaves the newest good checkpoint of a workdir and good ones before it; what was found: [{'step', 'why'}].
 
-    What was never finished, or is half removed, is no damage, and goes without a word.
+    One that was not written to its end is removed. Those that are not what was written are moved into `damaged/`, newest
+    first, until one is good; what is left of older ones, half removed, is removed.
+
+    Raises:
+      UserError: several have lost their manifests, which no kill does; nothing was touched.
     """
     base, found = storage.place(workdir) / FOLDER, []
-    for name in storage.children(base):
-        if name.endswith(UNFINISHED) or (name.isdigit() and not storage.facts(base / name / manifest.NAME)):
-            storage.remove(base / name)
-    for step in reversed(steps(base)):
-        path = base / str(step)
-        if not (why := manifest.fault(path)):
-            break
+    sealed, names = steps(base), storage.children(base)
+    bare = sorted((n for n in names if n.isdigit() and int(n) not in sealed), key=int)
+    late = [name for name in bare if int(name) > max(sealed, default=-1)]
+    if len(late) > 1:
+        raise UserError(f'{base}: the checkpoints of steps {", ".join(late[:5])} have no {manifest.NAME}, as after a copy in '
+                        'part; copy them whole, or remove them to do these steps again')
+    for name in [*bare, *(n for n in names if n.endswith(UNFINISHED))]:
+        storage.remove(base / name)
+        step = name.partition('.')[0]
+        if step.isdigit() and (name not in bare or name in late):
+            found.append({'step': int(step), 'why': manifest.UNFINISHED})
+            say(f'the checkpoint of step {step} was not written to its end; it is removed, and the one before it is used')
+    while sealed and (why := manifest.fault(base / str(sealed[-1]))):
+        path = base / str(sealed.pop())
         target = base.parent / DAMAGED / path.name
         storage.remove(target)
         storage.move(path, target, last=manifest.NAME)
         found.append({'step': int(path.name), 'why': why})
-        say(f'warning: the checkpoint of step {path.name} is damaged: {why}; it is now {target}, and the one before it is used')
+        say(f'warning: the checkpoint of step {path.name} is damaged: {why}; it is now {target}, and '
+            f'{"the one before it is used" if sealed else "no other is left: the run starts from its beginning"}')
+    for step in sealed[:-1]:
+        if why := manifest.fault(base / str(step), deep=False):
+            storage.remove(base / str(step), first=manifest.NAME)
+            say(f'the checkpoint of step {step}, an older one, is not whole: {why}; it is removed')
     return found
 
 

@@ -1,4 +1,5 @@
 """Small files that are whole or not there: written beside, then moved into place."""
+import contextlib
 import errno
 import json
 import math
@@ -29,6 +30,18 @@ def write_text(path: pathlib.Path, text: str) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise explained(error, path) from error
+
+
+def tidy(folder: pathlib.Path) -> None:
+    """Removes what a kill in the middle of `write_text` has left; for the one who alone writes there."""
+    for left in folder.glob('.*.tmp'):
+        left.unlink(missing_ok=True)
+
+
+def sync(path: pathlib.Path) -> None:
+    """Returns when a file is on the disk; a machine that loses its power keeps it. Nothing is said where there is none."""
+    with contextlib.suppress(FileNotFoundError), open(path, 'rb') as file:
+        os.fsync(file.fileno())
 
 
 def explained(error: OSError, path) -> OSError:

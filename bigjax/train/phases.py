@@ -2,7 +2,7 @@
 
 The main thread is in exactly one phase, so the seconds of all phases add up to the time since the clock was made:
 
-    start        reading the config and the data, building the program
+    start        the process itself, its imports, reading the config and the data, building the program
     compile      the first call of the train step
     restore      checkpoints verified and read, weights initialised
     data         the loop stands still for a batch
@@ -13,14 +13,17 @@ The main thread is in exactly one phase, so the seconds of all phases add up to 
     lost         steps of earlier starts that had to be done again (`bigjax.train.records`)
 """
 import contextlib
+import os
 import time
 from typing import NamedTuple
 
 from bigjax import UserError
 
 PHASES = ('start', 'compile', 'restore', 'data', 'step', 'evaluation', 'save', 'report')
-BUDGETS = {'compile': 3600.0, 'restore': 3600.0, 'data': 900.0, 'step': 900.0, 'evaluation': 7200.0, 'save': 3600.0}
-"""Seconds without an end of the phase after which a process counts as stuck; a phase that is not here may last."""
+BUDGETS = {'start': 14400.0, 'compile': 3600.0, 'restore': 3600.0, 'data': 900.0, 'step': 900.0, 'evaluation': 7200.0,
+           'save': 3600.0, 'report': 7200.0}
+"""Seconds without an end of the phase after which a process counts as stuck; 'start' may read and pack a large data set, and
+'report' is over when all processes have come to their end. A phase that is not here may last."""
 
 
 class Now(NamedTuple):
@@ -34,9 +37,10 @@ class Now(NamedTuple):
 class Clock:
     """Adds up seconds by phase; `now` may be read by any thread."""
 
-    def __init__(self, phase: str = 'start'):
+    def __init__(self, phase: str = 'start', began: float | None = None):
+        """As it were since `began` (`time.monotonic`), by default now."""
         self._spent = dict.fromkeys(PHASES, 0.0)
-        self.now = Now(phase, 0, time.monotonic())
+        self.now = Now(phase, 0, time.monotonic() if began is None else began)
 
     def enter(self, phase: str, step: int | None = None) -> str:
         """Begins a phase, or the next round of the same one; returns the one before."""
@@ -58,6 +62,16 @@ class Clock:
         """{phase: seconds} until now."""
         now = self.now
         return {**self._spent, now.phase: self._spent[now.phase] + time.monotonic() - now.since}
+
+
+def process_began() -> float:
+    """When this process was started, as `time.monotonic` counts; where the system does not tell, now."""
+    try:
+        with open('/proc/self/stat') as file:
+            ticks = int(file.read().rpartition(')')[2].split()[19])
+        return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf('SC_CLK_TCK'))
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.monotonic()
 
 
 def budgets(text: str) -> dict[str, float]:

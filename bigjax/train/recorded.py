@@ -109,7 +109,7 @@ def lines_of(path) -> list[dict]:
     except FileNotFoundError:
         return []
     found = []
-    for written in text.splitlines():
+    for written in text.split('\n'):  # and at no other character that some take for the end of a line
         try:
             line = json.loads(written)
         except ValueError:

@@ -31,7 +31,7 @@ from bigjax.data import storage
 from bigjax.experiment import Expected
 from bigjax.parallel import mesh as meshes
 from bigjax.train import artifacts as artifact_files
-from bigjax.train import files, source
+from bigjax.train import files, lock, source
 from bigjax.train.guard import Preempted
 from bigjax.train.outbox import Outbox
 from bigjax.train.phases import Clock
@@ -76,12 +76,18 @@ class Records:
         self._writes = jax.process_index() == 0
         self._outbox = Outbox() if self._writes and storage.remote(self.workdir) else None
         config = files.plain(config)
-        before = self._previous(experiment, variant, config)
-        self.finished = before.get('status') in FINISHED and before.get('config') == config
-        self._clock, self._earlier, self._shown = clock or Clock(), earlier_seconds(before, self.workdir), 0.0
+        is_finished = lambda run: run.get('status') in FINISHED and run.get('config') == config
+        before, self._lock = self._previous(experiment, variant, config), None
+        if self._writes and not is_finished(before):
+            self._enter()
+            before = self._previous(experiment, variant, config)  # what the one before has written to its very end
+        self.finished = is_finished(before)
+        self._clock, self._shown = clock or Clock(), 0.0
+        self._earlier = earlier_seconds(before, self.workdir, self._lock.before if self._lock else 0.0)
         self._text, self._flushing = '', threading.Lock()
         if self.finished:
             self.run, self._sinks = before, Sinks((), self.workdir, before)
+            self._release()
             return
         self.run = {
             'experiment': experiment, 'variant': variant, 'command': command, 'config': config, 'git': source.git(),
@@ -91,7 +97,9 @@ class Records:
             'starts': before.get('starts', 0) + 1, 'wall_seconds': 0.0, 'seconds': {}, 'saved': before.get('saved', {}),
             'damaged': before.get('damaged', []), 'steps': 0, 'steps_per_second': None, 'status': 'running', 'error': None,
             'final': {}, 'expected': [], 'info': files.plain(info or {})}
-        self._make_workdir()
+        if self._writes:
+            with self._blaming():
+                self._begin()
         self._sinks = Sinks(sinks if self._writes else (), self.workdir, self.run)
         self._speeds = []
 
@@ -115,16 +123,30 @@ class Records:
                             'choose another --workdir, or the config of that run')
         return run
 
-    def _make_workdir(self):
-        if not self._writes:
-            return
-        try:
+    def _enter(self):
+        """From here on no other process writes there."""
+        with self._blaming():
             storage.make(self.workdir)
-            files.write_json(self.workdir / 'config.json', self.run['config'])
-            if not storage.exists(self.workdir / source.PATCH) and (patch := source.patch()):
-                files.write_text(self.workdir / source.PATCH, patch)
-            self._note_run()
-            self.flush()
+            if not storage.remote(self.workdir):
+                self._lock = lock.Lock(self.workdir)
+                files.tidy(self.workdir)
+
+    def _release(self):
+        if self._lock:
+            self._lock.release()
+
+    def _begin(self):
+        files.write_json(self.workdir / 'config.json', self.run['config'])
+        if not storage.exists(self.workdir / source.PATCH) and (patch := source.patch()):
+            files.write_text(self.workdir / source.PATCH, patch)
+        self._note_run()
+        self.flush()
+
+    @contextlib.contextmanager
+    def _blaming(self):
+        """What a workdir that cannot be written raises, as an error of who named it."""
+        try:
+            yield
         except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
             raise UserError(f'{self.workdir}: the workdir cannot be written ({error.strerror}); '
                             'choose another --workdir') from None
@@ -234,6 +256,7 @@ class Records:
             self._outbox.flush()
         elif self._text:
             with self._flushing:  # whoever comes last writes what is newest
+                files.sync(self.workdir / 'metrics.jsonl')
                 files.write_text(self.workdir / 'run.json', self._text)
 
     def look(self) -> None:
@@ -272,6 +295,12 @@ class Records:
             self._outbox.close()
         self._sinks.close()
 
+    def close(self) -> None:
+        """The very end of a run that is finished: the time that its report took is noted, and others may write there."""
+        if not self._outbox:
+            self._write_run()
+        self._release()
+
     def fail(self, error: BaseException) -> None:
         """The run ended by an exception; says so in run.json as far as the disk allows, and raises nothing."""
         from bigjax.train.replay import NonFinite
@@ -284,15 +313,21 @@ class Records:
             if self._outbox:
                 self._outbox.close(LAST_SECONDS)
         self._sinks.close()
+        self._release()
 
 
-def earlier_seconds(run: Mapping, workdir) -> dict[str, float]:
-    """{phase: seconds} of the starts before this one, until their last sign of life; what no record tells is 'lost'."""
+def earlier_seconds(run: Mapping, workdir, alive: float = 0.0) -> dict[str, float]:
+    """{phase: seconds} of the starts before this one, until their last sign of life; what no record tells is 'lost'.
+
+    Args:
+      alive: when the one before was last known to live, in seconds since 1970.
+    """
     if not run:
         return {}
     seconds = dict(run.get('seconds') or {'lost': run.get('wall_seconds') or 0.0})
-    told, sign = (storage.facts(workdir / name) for name in ('run.json', 'metrics.jsonl'))
-    seconds['lost'] = seconds.get('lost', 0.0) + (max(0.0, sign.when - told.when) if sign and told else 0.0)
+    told, line = (storage.facts(workdir / name) for name in ('run.json', 'metrics.jsonl'))
+    if told:
+        seconds['lost'] = seconds.get('lost', 0.0) + max(0.0, alive - told.when, line.when - told.when if line else 0.0)
     return seconds
 
 

@@ -73,15 +73,68 @@ def test_the_good_one_before_is_used_and_the_damaged_kept_aside(written, tmp_pat
     assert checkpoint.newest(tmp_path / 'run').name == '2'
 
 
-def test_what_was_never_finished_is_removed_without_a_word(written, tmp_path):
+def test_what_was_never_finished_is_removed_and_said(written, tmp_path):
     shutil.copytree(written, tmp_path / 'run')
     (tmp_path / 'run/checkpoints/2' / manifest.NAME).unlink()
     (tmp_path / 'run/checkpoints/3.orbax-checkpoint-tmp').mkdir()
     said = []
     keeper = checkpoint.Checkpoints(tmp_path / 'run', say=said.append)
-    assert keeper.steps() == [1] and not said and not keeper.damaged
+    assert keeper.steps() == [1] and [found['step'] for found in keeper.damaged] == [2, 3]
+    assert [f'step {step} was not written to its end' in line for step, line in zip((2, 3), said, strict=True)] == [True, True]
     keeper.close()
     assert [p.name for p in (tmp_path / 'run/checkpoints').iterdir()] == ['1']
+
+
+@pytest.mark.parametrize('lost', [['1', '2'], ['2', '9']])
+def test_manifests_that_no_kill_has_lost_are_no_reason_to_remove_the_state(written, tmp_path, lost):
+    shutil.copytree(written, tmp_path / 'run')
+    if '9' in lost:
+        shutil.copytree(written / 'checkpoints/2', tmp_path / 'run/checkpoints/9')
+    for name in lost:
+        (tmp_path / 'run/checkpoints' / name / manifest.NAME).unlink()
+    before = sorted((tmp_path / 'run').rglob('*'))
+    with pytest.raises(UserError, match=r'have no manifest\.json, as after a copy in part'):
+        checkpoint.Checkpoints(tmp_path / 'run')
+    assert sorted((tmp_path / 'run').rglob('*')) == before
+
+
+def test_what_is_left_of_an_older_one_is_removed(written, tmp_path):
+    """A kill while it was removed may have left its manifest, or all but that."""
+    for harm in (lambda p: shutil.rmtree(p / 'state'), lambda p: (p / manifest.NAME).unlink()):
+        shutil.copytree(written, tmp_path / 'run', dirs_exist_ok=True)
+        harm(tmp_path / 'run/checkpoints/1')
+        keeper = checkpoint.Checkpoints(tmp_path / 'run')
+        keeper.close()
+        assert [p.name for p in (tmp_path / 'run/checkpoints').iterdir()] == ['2'] and not keeper.damaged
+
+
+def test_where_no_good_one_is_left_it_is_said(written, tmp_path):
+    shutil.copytree(written, tmp_path / 'run')
+    for step in (1, 2):
+        cut(tmp_path / f'run/checkpoints/{step}/state/_METADATA')
+    said = []
+    keeper = checkpoint.Checkpoints(tmp_path / 'run', say=said.append)
+    keeper.close()
+    assert keeper.steps() == [] and [found['step'] for found in keeper.damaged] == [2, 1]
+    assert 'the one before it is used' in said[0] and 'the run starts from its beginning' in said[1]
+
+
+def test_any_flipped_bit_of_a_manifest_is_noticed(written, tmp_path):
+    shutil.copytree(written / 'checkpoints/2', tmp_path / '2')
+    path = tmp_path / '2' / manifest.NAME
+    data = path.read_bytes()
+    for bit in range(0, 8 * len(data), 11):
+        harmed = bytearray(data)
+        harmed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(harmed)
+        assert manifest.fault(tmp_path / '2', deep=False), harmed[max(0, bit // 8 - 20):bit // 8 + 20]
+
+
+def test_a_checkpoint_is_not_that_of_another_step(written, tmp_path):
+    shutil.copytree(written / 'checkpoints/2', tmp_path / '99')
+    assert manifest.fault(tmp_path / '99') == 'it is the checkpoint of step 2, renamed'
+    shutil.copytree(written / 'checkpoints/2', tmp_path / 'mine')
+    assert not manifest.fault(tmp_path / 'mine')
 
 
 def test_a_copy_is_good_and_a_part_of_one_is_refused(written, tmp_path):

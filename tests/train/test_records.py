@@ -53,7 +53,7 @@ def test_a_run_from_start_to_end(tmp_path):
         {'step': 20, 'train/loss': 0.25, 'time/steps_per_second': 6.0, 'test/accuracy': 0.75}]
     assert artifacts.load(workdir)['note'] == 'hello'
     names = {p.name for p in workdir.iterdir()} - {source.PATCH}  # which is there where the checkout has changes
-    assert names == {'artifacts', 'config.json', 'metrics.jsonl', 'run.json'}
+    assert names == {'.lock', 'artifacts', 'config.json', 'metrics.jsonl', 'run.json'}
 
 
 def test_the_keys_of_run_json(tmp_path):
@@ -185,6 +185,20 @@ class Filling(io.FileIO):
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full, a device that is always full')
+def test_what_a_kill_in_the_middle_of_writing_left_is_removed(tmp_path):
+    make(tmp_path)
+    (tmp_path / '.run.json.4711.4712.tmp').write_text('{"half')
+    make(tmp_path)
+    assert not list(tmp_path.glob('.*.tmp'))
+
+
+def test_a_name_may_hold_what_some_take_for_the_end_of_a_line(tmp_path):
+    run = make(tmp_path)
+    run.metrics(1, {'train/loss\u2028of\x85two': [0.5]})
+    run.truncate_after(1)
+    assert json.loads((tmp_path / 'metrics.jsonl').read_text())['train/loss\u2028of\x85two'] == 0.5
+
+
 def test_a_full_disk_leaves_what_stood_there(tmp_path, monkeypatch):
     run = make(tmp_path)
     run.metrics(1, {'a': [1.0]})

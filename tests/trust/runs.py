@@ -69,12 +69,17 @@ def numbers(workdir) -> list[dict]:
 
 
 def assert_same(workdir, straight) -> None:
-    """Parameters, optimizer state, moving average, model state, best weights, step and seed; examples; metrics: bit for bit."""
+    """Parameters, optimizer state, moving average, model state, best weights, step and seed; examples; metrics: bit for bit.
+
+    And the same checkpoints are kept.
+    """
     ours, theirs = (checkpoint.arrays(checkpoint.newest(w)) for w in (workdir, straight))
     assert ours.keys() == theirs.keys()
     for path, array in theirs.items():
         assert np.asarray(ours[path]).tobytes() == np.asarray(array).tobytes(), path
     assert numbers(workdir) == numbers(straight)
+    kept = [checkpoint.steps(pathlib.Path(w) / checkpoint.FOLDER) for w in (workdir, straight)]
+    assert kept[0] == kept[1]
     runs = [json.loads((pathlib.Path(w) / 'run.json').read_text()) for w in (workdir, straight)]
     assert runs[0]['final'] == runs[1]['final'] and runs[0]['status'] == runs[1]['status'] == 'done'
 

@@ -46,7 +46,8 @@ def test_it_is_found_and_the_one_before_is_used(straight, tmp_path, tally, batte
         with tally(f'a checkpoint with {HARMS[harm]}', 'found, named in a line, and the one before it used'):
             keeper = checkpoint.Checkpoints(run, say=said.append)
             assert keeper.steps()[-1] == older, path
-            if path.exists() or path.name != manifest.NAME:  # without its manifest it was never finished
-                assert len(said) == 1 and f'the checkpoint of step {newest} is damaged' in said[0], (path, said)
+            lost = path.name == manifest.NAME and harm is remove  # without it, it was never finished
+            words = f'the checkpoint of step {newest} {"was not written to its end" if lost else "is damaged"}'
+            assert len(said) == 1 and words in said[0] and keeper.damaged[0]['step'] == newest, (path, said)
             keeper.close()
         shutil.rmtree(run)
