@@ -1,6 +1,6 @@
 """bigjax: one compiled train step for every family of models, and one readable script per paper."""
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 
 class UserError(Exception):

@@ -43,7 +43,8 @@ def pytest_runtest_teardown(item, nextitem):
 
 def pytest_addoption(parser):
     parser.addoption('--battery', default='short', choices=('short', 'full'), help='how many kills the trust tests try')
-    parser.addoption('--trust', help='a JSON file for what the trust tests tally')
+    parser.addoption('--trust',
+                     help='a JSON file for what the trust tests tally; by default, of a whole `pytest -m trust`, the kept record')
     parser.addoption('--modes', help='a JSON file for what the equality tests find: {experiment: {mode: all cases passed}}')
 
 
@@ -124,7 +125,11 @@ class Modes:
 
 
 def pytest_configure(config):
-    if config.getoption('--trust') and not hasattr(config, 'workerinput'):
-        config.pluginmanager.register(Trust(config.getoption('--trust'), config.getoption('--battery')))
+    path, option = config.getoption('--trust'), config.option
+    whole = option.markexpr == 'trust' and not option.keyword and config.args_source is config.ArgsSource.TESTPATHS
+    if not path and whole and not option.collectonly:
+        path = config.rootpath / 'experiments' / 'results' / 'trust.json'
+    if path and not hasattr(config, 'workerinput'):
+        config.pluginmanager.register(Trust(path, config.getoption('--battery')))
     if config.getoption('--modes') and not hasattr(config, 'workerinput'):
         config.pluginmanager.register(Modes(config.getoption('--modes')))

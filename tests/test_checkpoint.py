@@ -1,5 +1,7 @@
 """Checkpoints looked at from the outside."""
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +68,16 @@ def test_every_kind_of_difference_has_words(tmp_path, capsys, a, b, words):
     assert capsys.readouterr().out.strip() == f'x: {words}'
 
 
+@pytest.mark.parametrize('command', ['ls', 'verify', 'cat', 'diff'])
+def test_the_code_of_the_model_is_not_needed(run, command):
+    """Nor Flax, nor optax."""
+    argv = [command, str(run), *([str(run)] if command == 'diff' else [])]
+    without = "import sys; sys.modules.update(dict.fromkeys(['bigjax.models', 'bigjax.tasks', 'flax', 'optax']))"
+    code = f'{without}; from bigjax import checkpoint; sys.exit(checkpoint.main({argv}))'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
 def test_beside_a_run_that_goes_on(run, tmp_path, capsys, monkeypatch):
     """The newest is being written, and the oldest is removed while it is looked at."""
     shutil.copytree(run, tmp_path / 'run')
@@ -81,7 +93,8 @@ def test_beside_a_run_that_goes_on(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(manifest, 'fault', gone)
     assert verbs.main(['verify', str(tmp_path / 'run')]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert len(out) == 3 and out[0].endswith('4: good') and all('8: unfinished: it is being written' in line for line in out[1:])
+    assert len(out) == 3 and out[0].endswith('4: good')
+    assert all('8: unfinished: it is being written' in line for line in out[1:])
 
 
 @pytest.mark.parametrize(('argv', 'words'), [

@@ -2,6 +2,7 @@
 
 Tried by breaking: the checksum left out, the size left out, unfinished folders taken for checkpoints.
 """
+import json
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import shutil
 import pytest
 
 from bigjax.train import checkpoint, manifest
+from tests.trust import runs
 from tests.trust.test_kills import straight  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.trust
@@ -51,3 +53,18 @@ def test_it_is_found_and_the_one_before_is_used(straight, tmp_path, tally, batte
             assert len(said) == 1 and words in said[0] and keeper.damaged[0]['step'] == newest, (path, said)
             keeper.close()
         shutil.rmtree(run)
+
+
+def test_run_json_says_so_and_the_run_ends_as_if_nothing_had_been(straight, tmp_path, tally):  # noqa: F811
+    code, out = runs.run('recurrent', tmp_path / 'run', trust='step:34:kill')
+    assert code == -9, out[-3000:]
+    newest = runs.saved(tmp_path / 'run')
+    arrays = (tmp_path / 'run' / checkpoint.FOLDER / str(newest)).rglob('*')
+    with tally('a checkpoint with a flipped bit', 'found, named in a line, and the one before it used'):
+        flip(max((p for p in arrays if p.is_file()), key=lambda p: p.stat().st_size), random.Random(0))
+        code, out = runs.run('recurrent', tmp_path / 'run')
+        assert code == 0 and f'the checkpoint of step {newest} is damaged' in out, out[-3000:]
+        assert f'resuming from step {newest - runs.EVERY}' in out
+        found, = (d for d in json.loads((tmp_path / 'run' / 'run.json').read_text())['damaged'] if d['step'] == newest)
+        assert 'checksum differs' in found['why']
+        runs.assert_same(tmp_path / 'run', straight('recurrent'))
