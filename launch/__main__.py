@@ -68,6 +68,8 @@ def _define() -> flags.FlagValues:
                          'one population', **flag)
     flags.DEFINE_integer('parallel', 0, 'sweep: how many runs at once, by default as many as the engine has', 0, **flag)
     flags.DEFINE_string('metric', '', "sweep: the metric of the table, by default the paper's", **flag)
+    flags.DEFINE_boolean('trust_patch', False, "rerun: run the source.patch of another user's run, or one that adds modules",
+                         **flag)
     flags.DEFINE_integer('losses', 20, 'rerun: how many training losses to compare; 0: all, to the end', 0, **flag)
     return values
 

@@ -1,9 +1,13 @@
 """The verb `rerun`: a past run again, from its own record, and whether it comes out the same.
 
-    python -m launch rerun WORKDIR [--to=FOLDER] [--losses=20]
+    python -m launch rerun WORKDIR [--to=FOLDER] [--losses=20] [--trust_patch]
 
 The code is the commit in WORKDIR/run.json with WORKDIR/source.patch on it, in a folder of its own; the command is the run's,
 with another workdir. It is stopped when as many training losses are recorded as are compared; --losses=0 lets it end.
+
+The record may be somebody else's. Its command is taken apart and only what trains is kept of it. Its patch is code: which
+files it changes is said, and one that another user wrote, or that adds files outside bigjax/ and experiments/ (a module that
+would be imported in the place of a library), is run only with --trust_patch.
 exit 0: equal to the last bit · 4: not
 """
 import os
@@ -18,10 +22,17 @@ import time
 from collections.abc import Sequence
 
 from bigjax import UserError
+from bigjax.data import untrusted
+from bigjax.data.untrusted import printable
 from bigjax.train.recorded import read_metrics, read_run
 from launch.lines import say
 from launch.outcome import DONE, FAILED, NO
 
+SHA = re.compile('[0-9a-f]{40}')
+CODE = ('bigjax/', 'experiments/')
+VALUED = ('variant', 'init_from', 'platform', 'profile', 'population', 'budgets', 'grace', 'start_timeout', 'heartbeat')
+SWITCHES = ('strict', 'deterministic', 'check')
+DROPPED = ('workdir', 'compile_cache', 'out')  # where to write, and compiled programs to run: not the record's to say
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOSS = 'train/loss'
 NUMBERS = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')  # versions that decide them
@@ -34,12 +45,13 @@ def verb(options, names: Sequence[str], command: Sequence[str]) -> int:
     workdir = pathlib.Path(names[0]).expanduser()
     run = read_run(workdir)
     with tempfile.TemporaryDirectory(prefix='rerun-') as place:
-        code = code_of(workdir, run, pathlib.Path(place) / 'code')
+        code = code_of(workdir, run, pathlib.Path(place) / 'code', trusted=options.trust_patch or options.dry_run)
         to = pathlib.Path(options.to or pathlib.Path(place) / 'run').absolute()
         if (to / 'run.json').exists():
             raise UserError(f'--to={to}: there is a run already; name another folder')
         command = command_of(run, to)
-        say(f'{shlex.join(command)} (commit {(run.get("git") or {}).get("sha") or "as it is here"})')
+        shown = f'{shlex.join(command)} (commit {(run.get("git") or {}).get("sha") or "as it is here"})'
+        say(shown if shown.isprintable() else ascii(shown))
         if options.dry_run:
             return DONE
         ended = follow(command, code, to, options.losses)
@@ -49,16 +61,21 @@ def verb(options, names: Sequence[str], command: Sequence[str]) -> int:
         return compare(workdir, run, to, options.losses)
 
 
-def code_of(workdir: pathlib.Path, run: dict, to: pathlib.Path) -> pathlib.Path:
+def code_of(workdir: pathlib.Path, run: dict, to: pathlib.Path, trusted: bool = False) -> pathlib.Path:
     """The code that the run had.
 
+    Args:
+      trusted: put a patch on it whoever wrote it, whatever it adds.
+
     Raises:
-      UserError: its commit is not here, or its changes cannot be put on it.
+      UserError: its commit is not here, or its changes cannot be put on it, or may not.
     """
     sha = (run.get('git') or {}).get('sha')
     if not sha:
         say('the run knows no commit: the code is what is installed here')
         return ROOT
+    if not SHA.fullmatch(sha):
+        raise UserError(f'{workdir}/run.json: its commit {printable(sha)} is none (40 digits); fetch the record again')
     try:
         for command in (('clone', '-q', '--shared', '--no-checkout', str(ROOT), str(to)),
                         ('-C', str(to), 'checkout', '-q', '--detach', sha)):
@@ -70,30 +87,66 @@ def code_of(workdir: pathlib.Path, run: dict, to: pathlib.Path) -> pathlib.Path:
         raise UserError(f'commit {sha}: not in {ROOT} ({words}); git fetch it, or run this in a clone that has it') from None
     patch = workdir / 'source.patch'
     if patch.exists():
-        done = subprocess.run(['git', '-C', str(to), 'apply', '--whitespace=nowarn', str(patch.absolute())],
-                              capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"{patch}: cannot be put on commit {sha[:10]} ({' '.join(done.stderr.split())})")
+        _put(patch, sha, to, trusted)
     elif (run.get('git') or {}).get('dirty'):
         say('note: the code had changes that were not kept; what is run is the commit alone')
     return to
 
 
-def command_of(run: dict, to: pathlib.Path) -> list[str]:
-    """The run's command with another workdir, by this Python.
+def _put(patch: pathlib.Path, sha: str, to: pathlib.Path, trusted: bool) -> None:
+    """Changes the code as a patch says, after saying which files those are.
 
     Raises:
-      UserError: it has none.
+      UserError: it does not fit the commit, or nobody has said that it may be run.
     """
-    words = shlex.split(run.get('command') or '')
-    if words[:2] != ['python', '-m'] or not re.fullmatch(r'experiments\.\w+', ' '.join(words[2:3])):  # a record is data
-        raise UserError(f"the run's command is {run.get('command')!r}: not one of an experiment")
-    rest, skip = [], False
-    for word in words[3:]:
-        if not skip and not word.startswith('--workdir'):
-            rest.append(word)
-        skip = word == '--workdir'
-    return [sys.executable, '-m', words[2], f'--workdir={to}', *rest]
+    copy = to.with_name('source.patch')  # what is looked at is what is put on
+    copy.write_bytes(untrusted.content(patch))
+    try:
+        git = ['git', '-C', str(to), 'apply']
+        apply = lambda *words: subprocess.run([*git, *words, str(copy)], capture_output=True, check=True)
+        changed = [line.split('\t', 2)[-1] for line in os.fsdecode(apply('--numstat', '-z').stdout).split('\0') if line]
+        before = {name for name in changed if os.path.lexists(to / name)}
+        apply('--whitespace=nowarn')
+    except subprocess.CalledProcessError as error:
+        words = printable(' '.join(error.stderr.decode(errors='replace').split()))
+        raise UserError(f'{patch}: cannot be put on commit {sha[:10]} ({words})') from None
+    shown = [printable(name) for name in changed]
+    say(f"source.patch changes {', '.join(shown[:20])}{f' and {len(shown) - 20} files more' if len(shown) > 20 else ''}")
+    strange = sorted(name for name in changed if name not in before and not name.startswith(CODE))
+    reason = (f'it adds {printable(strange[0])}, outside {" and ".join(CODE)}' if strange else
+              'another user wrote it' if any(path.stat().st_uid != os.getuid() for path in (patch, patch.parent)) else '')
+    if reason and not trusted:
+        raise UserError(f'{patch}: {reason}, and it would be run; read it, then add --trust_patch')
+
+
+def command_of(run: dict, to: pathlib.Path) -> list[str]:
+    """What trains of the run's command, with another workdir, by this Python.
+
+    Raises:
+      UserError: it is no command of an experiment, or has a flag or verb that training does not need.
+    """
+    given = run.get('command') or ''
+    try:
+        words = shlex.split(given)
+    except ValueError:  # a quote that is not closed
+        words = []
+    if words[:2] != ['python', '-m'] or not re.fullmatch(r'experiments\.\w+', ' '.join(words[2:3]), re.ASCII):
+        raise UserError(f"the run's command is '{printable(given)}': not one of an experiment")
+    kept, queue = [], words[3:]
+    while queue:
+        word = queue.pop(0)
+        flag, equals, value = word.partition('=')
+        name = flag.lstrip('-') if re.match('--?[a-z]', flag) else ''  # as the flags' own parser reads them
+        if name.removeprefix('no') in SWITCHES and (not equals or not name.startswith('no')):
+            kept.append(word)
+        elif name in (*VALUED, *DROPPED) or (name.startswith('config.') and name != 'config.'):
+            if not equals and not queue:
+                raise UserError(f"the run's command ends with {printable(word)}, which needs a value: not one of an experiment")
+            value = value if equals else queue.pop(0)
+            kept += [] if name in DROPPED else [f'--{name}={value}']
+        elif word != 'train':
+            raise UserError(f"the run's command has {printable(word)}, which is not repeated: only flags of train are")
+    return [sys.executable, '-m', words[2], *kept, f'--workdir={to}']
 
 
 def follow(command: Sequence[str], code: pathlib.Path, to: pathlib.Path, losses: int) -> int:

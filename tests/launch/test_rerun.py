@@ -19,18 +19,36 @@ COMMAND = 'python -m experiments.mnist1d --variant=mlp --workdir=/old --config.d
 
 
 @pytest.mark.parametrize(('command', 'expected'), [
-    (COMMAND, ['--workdir=/new', '--variant=mlp', '--config.data=fake']),
-    ('python -m experiments.x --workdir /old --config.a="b c"', ['--workdir=/new', '--config.a=b c'])])
+    (COMMAND, ['--variant=mlp', '--config.data=fake']),
+    ('python -m experiments.x --workdir /old --config.a="b c"', ['--config.a=b c']),
+    ('python -m experiments.x -workdir=/elsewhere --workdir=/elsewhere -workdir /elsewhere --strict', ['--strict']),
+    ('python -m experiments.x train -config.a 1 --config.b -2 -variant mlp --nocheck', [
+        '--config.a=1', '--config.b=-2', '--variant=mlp', '--nocheck']),
+    ('python -m experiments.x --compile_cache=/a --out /a --variant --flagfile=/a', ['--variant=--flagfile=/a'])])
 def test_the_command_with_another_workdir(command, expected):
     argv = rerun.command_of({'command': command}, pathlib.Path('/new'))
-    assert argv[:2] == [sys.executable, '-m'] and argv[3:] == expected
+    assert argv[:2] == [sys.executable, '-m'] and argv[3:] == [*expected, '--workdir=/new']
 
 
 @pytest.mark.parametrize('command', [
-    '', None, 'rm -rf /', 'python script.py', 'python -m', 'python -m os', 'python -m experiments.a.b'])
+    '', None, 'rm -rf /', 'python script.py', 'python -m', 'python -m os', 'python -m experiments.a.b', 'python "', 'x' * 3000])
 def test_a_command_of_something_else_is_not_run(command):
     with pytest.raises(UserError, match='not one of an experiment'):
         rerun.command_of({'command': command}, pathlib.Path('/new'))
+
+
+@pytest.mark.parametrize('rest', [
+    'plan', 'eval', 'train --flagfile=/x', '--flagfile /x', '-flagfile=/x', '--undefok=x', '--replay=/x', '--', '---workdir=/x',
+    '-- --workdir=/x', '--inside=/x', '--topology=x', '--workdirs=/x', '--nowhere', 'x' * 3000, '--config.=x', '--no\x1b[2J'])
+def test_what_does_not_train_is_not_repeated(rest):
+    with pytest.raises(UserError, match='is not repeated') as error:
+        rerun.command_of({'command': f'python -m experiments.x {rest}'}, pathlib.Path('/new'))
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
+
+
+def test_a_value_that_is_missing_does_not_take_our_workdir():
+    with pytest.raises(UserError, match='needs a value'):
+        rerun.command_of({'command': 'python -m experiments.x --variant'}, pathlib.Path('/new'))
 
 
 def test_a_sample_tells_data_apart():
@@ -71,6 +89,69 @@ def test_a_commit_that_is_not_here_is_one_line(tmp_path):
         pytest.skip('no git checkout')
     with pytest.raises(UserError, match=r'commit 0{40}: not in .*git fetch'):
         rerun.code_of(tmp_path, {'git': {'sha': '0' * 40}}, tmp_path / 'code')
+
+
+@pytest.mark.parametrize('sha', ['HEAD', '--orphan=x', '0' * 39, '0' * 40 + '\n', 'A' * 40, 'main'])
+def test_a_commit_is_forty_digits(tmp_path, sha):
+    with pytest.raises(UserError, match=r'is none .40 digits'):
+        rerun.code_of(tmp_path, {'git': {'sha': sha}}, tmp_path / 'code')
+
+
+NEW = 'diff --git a/{0} b/{0}\nnew file mode 100644\n--- /dev/null\n+++ b/{0}\n@@ -0,0 +1 @@\n+x = 1\n'
+CHANGED = 'diff --git a/README b/README\n--- a/README\n+++ b/README\n@@ -1 +1 @@\n-one\n+two\n'
+
+
+@pytest.fixture
+def patched(tmp_path, monkeypatch):
+    """(a repository's commit, a function that writes a run's patch and puts it on)."""
+    if shutil.which('git') is None:
+        pytest.skip('no git')
+    root, workdir = tmp_path / 'root', tmp_path / 'run'
+    root.mkdir()
+    workdir.mkdir()
+    (root / 'README').write_text('one\n')
+    git = lambda *words: subprocess.run(['git', '-C', root, '-c', 'user.name=x', '-c', 'user.email=x', *words], check=True,
+                                        capture_output=True, text=True).stdout.strip()
+    git('init', '-q')
+    git('add', '-A')
+    git('commit', '-q', '-m', 'one')
+    monkeypatch.setattr(rerun, 'ROOT', root)
+
+    def put(patch, **more):
+        (workdir / 'source.patch').write_text(patch)
+        return rerun.code_of(workdir, {'git': {'sha': git('rev-parse', 'HEAD')}}, tmp_path / 'code', **more)
+    return put
+
+
+def test_what_a_patch_changes_is_said(patched, capfd):
+    code = patched(NEW.format('experiments/mine.py') + NEW.format('bigjax/a.py') + CHANGED)
+    assert (code / 'README').read_text() == 'two\n' and (code / 'experiments' / 'mine.py').exists()
+    assert 'source.patch changes experiments/mine.py, bigjax/a.py, README' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['jax.py', 'sitecustomize.py', 'bigjax.py', 'launch/x.py'])
+def test_a_patch_that_adds_modules_is_run_only_where_it_is_trusted(patched, capfd, name):
+    with pytest.raises(UserError, match=f'it adds {name}, outside .*--trust_patch'):
+        patched(NEW.format(name))
+    assert f'source.patch changes {name}' in capfd.readouterr().err
+
+
+def test_a_trusted_patch_is_put_on(patched):
+    assert (patched(NEW.format('jax.py'), trusted=True) / 'jax.py').exists()
+
+
+def test_a_patch_of_another_user_is_run_only_where_it_is_trusted(patched, monkeypatch):
+    own = os.getuid()
+    monkeypatch.setattr(os, 'getuid', lambda: own + 1)
+    with pytest.raises(UserError, match=r'another user wrote it, .*--trust_patch'):
+        patched(CHANGED)
+
+
+@pytest.mark.parametrize('name', ['../x', '.git/hooks/post-checkout', '/x'])
+def test_a_patch_stays_in_the_code(patched, tmp_path, name):
+    with pytest.raises(UserError, match='cannot be put on commit'):
+        patched(NEW.format(name), trusted=True)
+    assert not (tmp_path / 'x').exists()
 
 
 @pytest.mark.slow
