@@ -164,19 +164,25 @@ def table(rows: Mapping[str, Mapping]) -> str:
              '|---|---|--:|--:|---|--:|--:|--:|---|---|']
     sources = {}
     for row, run in rows.items():
-        label = run.get('variant') or row
+        label = _shown(run.get('variant') or row)
         facts = (number(run.get('population') or 1), number(run.get('steps')), seconds(run.get('wall_seconds')),
-                 device(run), f'`{commit(run)}`')
+                 _shown(device(run)), f"`{commit(run).replace('`', '')}`")
         judged = judge(run.get('final') or {}, run.get('expected') or [])
         for e in judged:
-            sources[e['source']] = None
+            sources[_shown(e['source'])] = None
             mark = '✓' if e['ok'] else f'**missed** (tolerance {e["tolerance"]:g})'
-            lines.append(_line(label, e['metric'], paper(e), spread(e['measured'], e['spread']), mark, *facts))
+            lines.append(_line(label, _shown(e['metric']), paper(e), spread(e['measured'], e['spread']), mark, *facts))
         if not judged:
             for metric, value in list((run.get('final') or {}).items())[:2]:
-                lines.append(_line(label, metric, '–', spread(value['mean'], value['std']), '', *facts))
+                lines.append(_line(label, _shown(metric), '–', spread(value['mean'], value['std']), '', *facts))
     note = f'\n\nPaper: {"; ".join(sources)}.' if sources else ''
     return '\n'.join(lines) + note
+
+
+def _shown(text) -> str:
+    """Text of a record as Markdown that is that text: no HTML, no link, no picture, no code."""
+    text = re.sub(r'&(?=#?\w+;)', '&amp;', str(text)).replace('<', '&lt;').replace('>', '&gt;')
+    return re.sub(r'[\\`\[\]]', r'\\\g<0>', text)
 
 
 def _line(*cells) -> str:

@@ -2,12 +2,15 @@
 import ast
 import bz2
 import gzip
+import html
 import importlib.util
 import io
 import json
 import os
 import pathlib
 import pickle
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -21,8 +24,8 @@ import pytest
 
 from bigjax import UserError, charts, compare, config, page, report, results
 from bigjax.data import files, formats, headers, images, libraries, text, untrusted
-from bigjax.experiment import Confusion, Expected
-from bigjax.train import artifacts, recorded, replay
+from bigjax.experiment import Confusion, Expected, base_config
+from bigjax.train import artifacts, recorded, replay, settings
 from bigjax.train.records import Records
 from tests import workdirs
 
@@ -362,6 +365,40 @@ def test_an_artifact_that_is_a_link_is_not_shown(tmp_path):
     assert 'SECRET' not in report.write(tmp_path / 'run').read_text()
 
 
+def test_an_artifact_replaces_a_link_and_not_what_it_leads_to(tmp_path):
+    (tmp_path / 'run' / 'artifacts').mkdir(parents=True)
+    (tmp_path / 'precious').write_text('precious')
+    for value, name in (('text', 'a.txt'), ({'a': 1}, 'a.json'), (np.zeros((1, 2, 2, 1)), 'a.png')):
+        (tmp_path / 'run' / 'artifacts' / name).symlink_to(tmp_path / 'precious')
+        path = artifacts.save(tmp_path / 'run', 'a', value)
+        assert path.name == name and path.is_file() and not path.is_symlink()
+    assert (tmp_path / 'precious').read_text() == 'precious'
+    assert _everything(tmp_path / 'run' / 'artifacts') == {'a.txt', 'a.json', 'a.png'}
+
+
+def test_artifacts_that_are_a_link_are_neither_shown_nor_written(tmp_path):
+    workdirs.make(tmp_path / 'run', steps=80)
+    shutil.rmtree(tmp_path / 'run' / 'artifacts')
+    (tmp_path / 'outside').mkdir()
+    (tmp_path / 'outside' / 'secret.txt').write_text('SECRET')
+    (tmp_path / 'run' / 'artifacts').symlink_to(tmp_path / 'outside')
+    assert artifacts.load(tmp_path / 'run') == {}
+    assert 'SECRET' not in report.write(tmp_path / 'run').read_text()
+    with pytest.raises(UserError, match='artifacts: it is a link; remove it'):
+        artifacts.save(tmp_path / 'run', 'a', 'x')
+    assert _everything(tmp_path / 'outside') == {'secret.txt'}
+
+
+@pytest.mark.parametrize('broken', ['fsync', 'replace'])
+def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch, broken):
+    path = artifacts.save(tmp_path, 'a', np.zeros((1, 2, 2, 1)))
+    before = path.read_bytes()
+    monkeypatch.setattr(os, broken, lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    with pytest.raises(OSError, match='No space'):
+        artifacts.save(tmp_path, 'a', np.ones((9, 2, 2, 1)))
+    assert path.read_bytes() == before and _everything(tmp_path) == {'artifacts/a.png'}
+
+
 @pytest.mark.parametrize('key, value', [
     ('variant', '..'), ('variant', '../../..'), ('variant', '/x'), ('variant', 'x' * 500), ('experiment', '../../x'),
     ('experiment', '/x'), ('experiment', 'a../../../x')])
@@ -449,6 +486,25 @@ def test_the_report_of_a_table_and_the_comparison_escape_too(tmp_path, evil, cap
     _is_text((tmp_path / 'out.html').read_text(), evil)
 
 
+@pytest.mark.parametrize('evil', [
+    '<script>alert(1)</script>', '<img src=x onerror=alert(1)>', '[x](javascript:alert(1))', '![x](//y/z.png)', '`a` `b`',
+    '\\<b>\\', r'\[x](javascript:alert(1))', 'a | b', r'a \| b', '<!-- results:end -->', '[x](//y/z)',
+    '&lt;b&gt; &amp; &#60; & x'])
+def test_a_table_of_results_shows_text(tmp_path, evil):
+    commonmark = pytest.importorskip('markdown_it')
+    _evil_run(tmp_path / 'a', evil)
+    run = json.loads((tmp_path / 'a' / 'run.json').read_text())
+    run['git'] = {'sha': evil, 'dirty': False}
+    unjudged = {**run, 'expected': [], 'variant': f'b{evil}'}
+    made = results.table({'main': run, evil: {**run, 'variant': ''}, 'unjudged': unjudged})
+    page = commonmark.MarkdownIt('commonmark', {'html': True}).enable('table').render(made)
+    tags = set(re.findall(r'<[^>]*>', page))
+    plain = {'table', 'thead', 'tbody', 'tr', 'th', 'td', 'p', 'strong', 'code'}
+    assert all(re.fullmatch(r'</?(\w+)( style="text-align:right")?>', tag)[1] in plain for tag in tags), tags
+    assert all(row.count('<td') == 10 for row in page.split('<tbody>')[1].split('</tbody>')[0].split('</tr>')[:-1])
+    assert evil in html.unescape(page)
+
+
 @pytest.mark.parametrize('change', [
     {'final': {'m': {'mean': EVIL[0], 'std': None, 'members': []}}}, {'population': EVIL[0]}, {'steps': EVIL[0]},
     {'expected': [{'metric': 'm', 'value': 1, 'tolerance': 1, 'source': '', 'ok': True, 'runs': EVIL[0]}]},
@@ -503,6 +559,28 @@ def test_a_config_holds_only_what_its_file_can(value):
     with pytest.raises(UserError, match='free=') as error:
         config.override(made, {'free': value})
     assert str(error.value).isprintable() and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize('key, value', [
+    ('seed', 2**64 - 1), ('seed', 2**63), ('seed', 2**32), ('seed', 2**31), ('seed', -1), ('population', 2**62),
+    ('batch_size', 2**64),
+    ('resident', 'x' * 3000), ('reduce_dtype', 'a\nb' * 3000), ('population_over', f'{"x" * 3000}=1'),
+    ('population_over', f'seed={"y" * 3000}'), ('population_over', f'seed={2**40}'), ('population_over', 'seed=-1')])
+def test_a_setting_that_no_run_can_have_is_one_line(key, value):
+    made = base_config()
+    made[key] = value
+    with pytest.raises(UserError, match=rf'config\.({key}|seed)') as error:
+        settings.read(config.Reader(made), 100)
+    assert str(error.value).isprintable() and len(str(error.value)) < 600
+
+
+def test_the_largest_seed_and_the_members_after_it():
+    made = base_config()
+    made.seed = 2**31 - 1
+    assert settings.read(config.Reader(made), 100).seed == 2**31 - 1
+    made.population = 2
+    with pytest.raises(UserError, match=r'config\.seed: 2 members from 2147483647 on'):
+        settings.read(config.Reader(made), 100)
 
 
 # Secrets: what the environment holds is written nowhere.

@@ -20,9 +20,14 @@ def save(workdir, name: str, value: Any):
     """Writes one artifact and returns its path.
 
     Text becomes .txt, images [N, H, W, C] (float in 0..1 or uint8; C is 1 or 3) one .png grid, a `Confusion` and
-    anything else that is data .json.
+    anything else that is data .json. What stood there is replaced at once, a link too, and not what it leads to.
+
+    Raises:
+      UserError: the folder is a link, which may lead anywhere.
     """
     folder = storage.place(workdir) / FOLDER
+    if _link(folder):
+        raise UserError(f'{folder}: it is a link; remove it, for a run writes only in its workdir')
     storage.make(folder)
     stem = folder / (re.sub(r'[^\w .,=+-]', '_', name).lstrip('.')[:100] or 'unnamed')  # a name may come from the data
     if isinstance(value, str):
@@ -49,7 +54,7 @@ def load(workdir) -> dict[str, Any]:
     """
     found = {}
     folder = storage.place(workdir) / FOLDER
-    for path in (folder / name for name in storage.children(folder)):
+    for path in (folder / name for name in ([] if _link(folder) else storage.children(folder))):
         if path.suffix not in ('.txt', '.png', '.json') or not storage.regular(path):
             continue
         try:
@@ -58,6 +63,10 @@ def load(workdir) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise UserError(f'{path}: it cannot be read ({first_line(error)}); remove it') from None
     return found
+
+
+def _link(path) -> bool:
+    return not storage.remote(path) and path.is_symlink()
 
 
 def _confusion(value: Any) -> Any:

@@ -3,9 +3,11 @@ import dataclasses
 from collections.abc import Mapping
 
 from bigjax import UserError
+from bigjax.data.untrusted import printable
 from bigjax.parallel.sums import DTYPES
 from bigjax.train import durations
 
+LARGEST = {'seed': 2**31 - 1, 'population': 2**20}  # seeds are 32 bits wide on devices
 HIGHER = ('accuracy', 'auc', 'f1', 'match', 'likelihood', 'bleu', 'score', 'precision', 'recall')
 
 
@@ -51,8 +53,14 @@ class Settings:
 def _at_least(config, key: str, low, kinds=int):
     value = config[key]
     if isinstance(value, bool) or not isinstance(value, kinds) or value < low:
-        raise UserError(f'config.{key}: {value!r} is not a number of at least {low}')
+        raise UserError(f'config.{key}: {_shown(value)} is not a number of at least {low}')
+    if isinstance(value, int) and value > LARGEST.get(key, 2**63 - 1):
+        raise UserError(f'config.{key}: {_shown(value)} is too large; it is at most {LARGEST.get(key, 2**63 - 1)}')
     return value
+
+
+def _shown(value) -> str:
+    return printable(repr(value))
 
 
 def read(config: Mapping, examples: int) -> Settings:
@@ -68,7 +76,7 @@ def read(config: Mapping, examples: int) -> Settings:
     known = dict(steps_per_epoch=per_epoch, batch_size=batch_size)
     steps = durations.steps(config['steps'], **known)
     if steps < 0:
-        raise UserError(f"config.steps: {config['steps']!r} is negative")
+        raise UserError(f"config.steps: {_shown(config['steps'])} is negative")
 
     def cadence(key):
         return durations.steps(config[key] or 0, total_steps=steps, **known)
@@ -79,18 +87,21 @@ def read(config: Mapping, examples: int) -> Settings:
                         f'write --config.batch_size={-(-batch_size // accumulate) * accumulate}')
     resident = config['resident']
     if resident not in ('auto', 'yes', 'no'):
-        raise UserError(f"config.resident: {resident!r} is none of 'auto', 'yes', 'no'")
+        raise UserError(f"config.resident: {_shown(resident)} is none of 'auto', 'yes', 'no'")
     reduce_dtype = config['reduce_dtype']
     if reduce_dtype not in ('', *DTYPES):
-        raise UserError(f"config.reduce_dtype: {reduce_dtype!r} is none of '', {', '.join(map(repr, DTYPES))}")
+        raise UserError(f"config.reduce_dtype: {_shown(reduce_dtype)} is none of '', {', '.join(map(repr, DTYPES))}")
     ema = config['ema']
     if not 0 <= ema < 1:
-        raise UserError(f'config.ema: a decay of {ema} is not in [0, 1)')
+        raise UserError(f'config.ema: a decay of {_shown(ema)} is not in [0, 1)')
     members = written_out(config)
+    seed, population = _at_least(config, 'seed', 0), len(members) or _at_least(config, 'population', 1)
+    if not members and seed + population - 1 > LARGEST['seed']:
+        raise UserError(f"config.seed: {population} members from {seed} on, and the largest seed is {LARGEST['seed']}")
     return Settings(
-        seed=_at_least(config, 'seed', 0), steps=steps, batch_size=batch_size,
+        seed=seed, steps=steps, batch_size=batch_size,
         eval_batch_size=_at_least(config, 'eval_batch_size', 0), accumulate=accumulate,
-        population=len(members) or _at_least(config, 'population', 1), population_over=config['population_over'],
+        population=population, population_over=config['population_over'],
         members=members,
         data_threads=_at_least(config, 'data_threads', 1), data_workers=_at_least(config, 'data_workers', 0),
         resident=resident, mesh=config['mesh'], reduce_dtype=reduce_dtype,
@@ -118,15 +129,16 @@ def written_out(config: Mapping) -> tuple[dict[str, float], ...]:
             section, _, name = key.rpartition('.')
             now = config['optimizer'].get(name) if section == 'optimizer' and 'optimizer' in config else None
             if key != 'seed' and (section != 'optimizer' or isinstance(now, bool) or not isinstance(now, int | float)):
-                raise UserError(f"config.population_over: '{key}' is neither the seed nor a number of the optimizer that the "
-                                'config sets (optimizer.lr); members that differ in more are runs of their own')
+                raise UserError(f'config.population_over: {_shown(key)} is neither the seed nor a number of the optimizer that '
+                                'the config sets (optimizer.lr); members that differ in more are runs of their own')
             try:
-                member[key] = int(value) if key == 'seed' else float(value)
+                member[key] = _at_least({key: int(value)}, key, 0) if key == 'seed' else float(value)
             except ValueError:
-                raise UserError(f'config.population_over: {item} is not a number') from None
+                raise UserError(f'config.population_over: {printable(item)} is not a number') from None
         members.append(member)
     if any(member.keys() != members[0].keys() for member in members):
-        raise UserError(f'config.population_over: the members set different keys, {", ".join(members[0])} and others')
+        raise UserError('config.population_over: the members set different keys, '
+                        f'{printable(", ".join(members[0]))} and others')
     if config['population'] not in (1, len(members)):
         raise UserError(f"config.population: {config['population']} members, and config.population_over writes out "
                         f'{len(members)}; leave config.population out')
