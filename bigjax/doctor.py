@@ -1,12 +1,12 @@
 """The verb `doctor`: what would stop a run, found in seconds, before anything is allocated or compiled.
 
 One line a check: ok, warning, or FAILED with what, where and the mend. A check is a plain function that gives a `Check`; one
-that raises, or does not answer in time, is a FAILED line, and the others go on. The machine's stand in `bigjax.doctor_host`,
-those of an experiment on it here.
+that raises, or does not answer in time, is a FAILED line, and the others go on: whatever may wait for ever (a disk, a store, a
+driver) is asked for in a thread of its own. The checks stand in `bigjax.doctor_host` (the machine), `bigjax.doctor_versions`
+(the libraries) and `bigjax.doctor_experiment`; `bigjax.doctor_together` lets several processes look at the same time.
 """
-import dataclasses
+import contextlib
 import importlib.metadata
-import math
 import os
 import pathlib
 import platform
@@ -14,72 +14,95 @@ import queue
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
-import numpy as np
 
-from bigjax import UserError, doctor_host
-from bigjax import config as configs
+from bigjax import UserError, doctor_host, doctor_versions
+from bigjax.doctor_experiment import Patient
 from bigjax.doctor_host import FAILED, OK, WARNING, Check
-from bigjax.parallel import mesh as meshes
-from bigjax.parallel import rules, visible
-from bigjax.train import optimizers
-from bigjax.train import settings as settings_module
-from bigjax.train.feed import keeps
-from bigjax.train.program import example_inputs
-from bigjax.train.records import FINISHED, Records
-from bigjax.train.settings import Settings
-from bigjax.train.state import count, init_variables
+from bigjax.doctor_together import Together, several
+from bigjax.parallel import visible
 
 DONE, NO = 0, 4
-LIMIT, OPENING, TOTAL = 10.0, 16.0, 24.0  # seconds for a check, for opening data, and for all
+LIMIT, SHARING, STARTING = 10.0, 12.0, 15.0  # seconds for a check, for the workdir, for the devices
+TOTAL, END = 18.0, 25.0  # seconds until the last check begins, and until the answer; a start takes up to 5 s before
+LEAST = 0.5  # seconds for a check when the time is over
 ROW_SECONDS = 5.0  # that have to be left to begin with another row
-SPARE = 2  # checkpoints beside those that are kept: the one being written, and the best
-FRESH = 30.0  # seconds; a run refreshes its run.json more often
+LEAVING = 3.0  # seconds in which the other processes have ended
+MENDS = {  # of what a check does not foresee
+    'versions': '`pip check` shows what is installed',
+    'holders': '`fuser -v` and the files of the devices show them, too',
+    'accelerators': 'look at the system\'s log and at what holds the devices (nvidia-smi), or --platform=cpu',
+    'cache': '--compile_cache=DIR names another folder',
+    'workdir': 'look at its file system (df), or choose another --workdir',
+    'clocks': 'look at what the other processes print',
+    'experiment': 'mend get_config or get_experiment of the script',
+    'run': 'look at run.json and config.json there, or choose another --workdir',
+    'data': 'look at the data (--config.data_dir), or --config.data=fake does without',
+    'devices': 'write --config.mesh=data:-1',
+    'model': 'mend the model or its config; `train` shows where it stops',
+    'memory': '`plan` counts it by compiling',
+    'disk': 'look at its file system (df), or choose another --workdir'}
 
 
 def doctor(job) -> int:
     """Looks at the machine and at every row of the experiment; says all that it finds, and exits 4 where something FAILED."""
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # else a GPU's memory is taken from whoever computes there
     started, found = time.monotonic(), []
+    together = Together(job.joined.process, job.joined.processes)
 
-    def look(name: str, check: Callable, *args, limit: float = LIMIT, late: str = FAILED) -> None:
+    def look(name: str, check: Callable, *args, limit: float = LIMIT, late: str = FAILED) -> bool:
+        """Whether it did not fail."""
         left = min(limit, TOTAL - (time.monotonic() - started))
-        for one in attempt(name, lambda: check(*args), left, late):
+        answers = attempt(name, lambda: check(*args), left, late)
+        for one in answers:
             found.append(one)
             if job.leads or one.status != OK:
-                print(f'{one}' if job.leads else f'{one} (process {jax.process_index()})', flush=True)
+                print(f'{one}' if job.leads else f'{one} (process {together.process})', flush=True)
+        return all(one.status != FAILED for one in answers)
 
     shown = visible.accelerators()
-    look('versions', doctor_host.versions, visible.installed(), _requires(), platform.python_version())
+    look('versions', lambda: doctor_versions.versions(visible.installed(), _requires(), platform.python_version()))
     look('holders', doctor_host.holders, shown)
-    look('accelerators', accelerators, shown, job.flags.platform)
-    look('cache', doctor_host.cache, jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None)
+    if together.processes > 1:
+        look('clocks', doctor_host.clocks, together)
+    writable = False
     if job.flags.workdir:
-        look('workdir', doctor_host.workdir, job.root, jax.process_index(), jax.process_count(), meshes.everywhere)
+        writable = look('workdir', lambda: doctor_host.workdir(job.root, together), limit=SHARING)
     else:
         look('workdir', lambda: Check('workdir', WARNING, 'it was not looked at; --workdir=DIR names it'))
-    if jax.process_count() > 1:
-        look('clocks', doctor_host.clocks, meshes.everywhere)
+    look('cache', doctor_host.cache, jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None)
+    alone = doctor_host.own_host(job.joined)
+    computes = look('accelerators', lambda: doctor_host.accelerators(shown, job.flags.platform, alone), limit=STARTING)
+    if not computes:
+        look('devices', lambda: Check('devices', WARNING, 'devices, model and memory were not looked at: mend the accelerators '
+                                                          'first'))
     patients = []
     for i, row in enumerate(job.rows):
         if i and time.monotonic() - started > TOTAL - ROW_SECONDS:
             left = lambda i=i: Check('rows', WARNING, f'{i} of {len(job.rows)} rows were looked at; --variant=ROW looks at one')
             look('rows', left)
             break
-        patients.append(Patient(job, row))
+        patients.append(Patient(job, row, computes, writable))
         patients[-1].examine(look)
         if not patients[-1].opened:
             break  # the next ones would wait for the same data
-    if job.flags.workdir:
+    if writable:
         look('disk', lambda: doctor_host.disk(job.root, sum(p.to_write for p in patients)))
-    return _answer(job, found, time.monotonic() - started)
+    code = _answer(job, together, found, started)
+    hangs = any(thread.name.startswith(THREAD) for thread in threading.enumerate())
+    return leave(job, together, code) if hangs or together.processes > 1 else code
+
+
+THREAD = 'doctor: '
 
 
 def attempt(name: str, check: Callable[[], Check | list[Check]], seconds: float, late: str = FAILED) -> list[Check]:
     """What a check finds; an error is a FAILED line, and no answer within some seconds one of status `late`."""
-    answers = queue.SimpleQueue()
+    answers, seconds = queue.SimpleQueue(), max(LEAST, seconds)
+    mend = MENDS.get(name.rsplit(' ', 1)[-1], '`train` shows where it stops')
 
     def ask():
         try:
@@ -88,29 +111,47 @@ def attempt(name: str, check: Callable[[], Check | list[Check]], seconds: float,
         except UserError as error:
             answers.put([Check(name, FAILED, str(error))])
         except BaseException as error:
-            answers.put([Check(name, FAILED, f'{type(error).__name__}: {error}')])
+            answers.put([Check(name, FAILED, f'{doctor_host.described(error)}, {_where(error)}; {mend}')])
 
-    threading.Thread(target=ask, name=f'doctor {name}', daemon=True).start()  # a dead file system holds it for ever
+    threading.Thread(target=ask, name=f'{THREAD}{name}', daemon=True).start()  # a dead file system holds it for ever
     try:
-        return answers.get(timeout=max(1.0, seconds))
+        return answers.get(timeout=seconds)
     except queue.Empty:
-        return [Check(name, late, f'no answer within {max(1.0, seconds):.0f} s; a run would wait as well, if it ever ends')]
+        return [Check(name, late, f'no answer within {seconds:.2g} s, a run would wait as well, if it ever ends; {mend}')]
 
 
-def _answer(job, found: Sequence[Check], seconds: float) -> int:
+def _where(error: BaseException) -> str:
+    """'at model.py:77', the last place in code that is not a library's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if 'site-packages' not in f.filename and f.filename != __file__] or frames
+    return f'at {pathlib.PurePath(own[-1].filename).name}:{own[-1].lineno}'
+
+
+def _answer(job, together: Together, found: Sequence[Check], started: float) -> int:
     """The exit code, the same for all processes; process 0 says it in a line."""
     failures = sum(c.status == FAILED for c in found)
-    everybody = attempt('processes', lambda: meshes.everywhere(failures), LIMIT + TOTAL)
-    if isinstance(everybody[0], Check):  # others are gone: waiting for them at the end would take minutes
-        print(everybody[0], flush=True)
-        sys.stderr.flush()
-        os._exit(NO)
-    elsewhere = sum(everybody) - failures
+    everybody = together.ask('end', failures, END - (time.monotonic() - started), everybody=True)
+    if silent := set(range(together.processes)) - set(everybody):
+        print(Check('processes', FAILED, f'{several(silent)} did not come to an end; look at what is printed there'),
+              flush=True)
+    elsewhere = sum(everybody.values()) - failures
     if job.leads:
+        failures += bool(silent)
         more = f', and {elsewhere} on other processes' if elsewhere else ''
         print(f'{sum(c.status == OK for c in found)} ok, {sum(c.status == WARNING for c in found)} warnings, {failures} FAILED'
-              f'{more}; {seconds:.1f} s')
-    return NO if sum(everybody) else DONE
+              f'{more}; {time.monotonic() - started:.1f} s', flush=True)
+    return NO if sum(everybody.values()) or silent else DONE
+
+
+def leave(job, together: Together, code: int) -> int:
+    """Ends the process here: the end of the program would wait for a thread that hangs, and for processes that do not come."""
+    with contextlib.suppress(OSError):  # a pipe that nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if job.joined.lifeline:
+        job.joined.lifeline.tell('bye')
+    together.last(LEAVING)
+    os._exit(code)
 
 
 def _requires() -> list[str]:
@@ -118,193 +159,3 @@ def _requires() -> list[str]:
         return importlib.metadata.requires('bigjax') or []
     except importlib.metadata.PackageNotFoundError:
         return []
-
-
-def accelerators(shown: dict, asked: str) -> Check:
-    """Whether JAX computes on the accelerators that show."""
-    notes = []
-    visible.refuse_cpu(asked, say=notes.append)
-    if notes:
-        return Check('accelerators', WARNING, notes[0].removeprefix('note: '))
-    text = ', '.join(file for files in shown.values() for file in files) or 'none shows'
-    return Check('accelerators', OK, f'{text}; JAX computes on {jax.default_backend()}')
-
-
-class Held(Records):
-    """The records of a workdir, to look at and not to write."""
-
-    def __init__(self, workdir):
-        self.workdir = pathlib.Path(workdir)
-
-    def run_of(self, experiment: str, variant: str, config) -> dict:
-        """The run.json that is there, {} where there is none; UserError where it is another run's."""
-        return self._previous(experiment, variant, configs.plain(config))
-
-
-def held(workdir: pathlib.Path, experiment: str, variant: str, config) -> Check:
-    """Whether the workdir is free for this run, or holds it already."""
-    run = Held(workdir).run_of(experiment, variant, config)
-    if not run:
-        return Check('run', OK, f'{workdir}: no other run is there')
-    age = time.time() - (workdir / 'run.json').stat().st_mtime
-    if run['status'] == 'running' and age < FRESH:
-        return Check('run', WARNING, f'{workdir}: a run wrote there {max(0.0, age):.0f} s ago; let it end, two would spoil it')
-    if run['status'] in FINISHED:
-        return Check('run', OK, f"{workdir}: holds this run, {run['status']}")
-    return Check('run', OK, f"{workdir}: holds this run at step {run.get('steps')} ({run['status']}), and goes on with it")
-
-
-def devices(settings: Settings) -> Check:
-    """The devices that there are against config.mesh and the batch."""
-    there, mesh = jax.devices(), meshes.make(settings.mesh)
-    settings_module.check_devices(settings, meshes.data_size(mesh))
-    part = settings.batch_size // meshes.data_size(mesh)
-    _, parts = meshes.process_part(mesh)
-    used = ','.join(f'{axis}:{n}' for axis, n in mesh.shape.items())
-    text = (f'{len(there)} x {there[0].device_kind} ({there[0].platform}), mesh {used}, {part} examples of '
-            f'{settings.batch_size} on each part')
-    if jax.process_count() > 1:
-        text += f', {parts} parts over {jax.process_count()} processes'
-    if mesh.size < len(there):
-        return Check('devices', WARNING, f'{text}; {len(there) - mesh.size} devices stay idle, --config.mesh=data:-1 takes all')
-    return Check('devices', OK, text)
-
-
-def records(data) -> Check:
-    """One record of every split, the last, through the transform of the experiment."""
-    found = []
-    for split, source in {'train': data.train, **data.evals}.items():
-        if len(source) < 1:
-            raise UserError(f'{split}: the split is empty; name other data')
-        try:
-            example = source[len(source) - 1]
-            if data.transform is not None:
-                example = data.transform(example, np.random.default_rng(0), split == 'train')
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f'{split}: record {len(source) - 1} cannot be read ({type(error).__name__}: {error}); get the data '
-                            'anew, or mend the file') from None
-        fields = ', '.join(f'{k} {np.asarray(v).dtype}{list(np.shape(v))}' for k, v in sorted(example.items()))
-        found.append(f'{split} {len(source):,} records ({fields})')
-    return Check('data', OK, '; '.join(found))
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-    """The state of a run as shapes, of one member; nothing is computed."""
-
-    params: Any
-    rest: Any
-    """The model's other collections."""
-    optimizer: Any
-
-
-def shapes(experiment, settings: Settings) -> Shapes:
-    """Of parameters, batch statistics and the like, and moments."""
-    variables = jax.eval_shape(lambda: init_variables(experiment.model, example_inputs(experiment), 0))
-    params = variables.pop('params')
-    tx, _ = optimizers.make(experiment.optimizer, params, total_steps=max(1, settings.steps),
-                            steps_per_epoch=settings.steps_per_epoch, batch_size=settings.batch_size)
-    return Shapes(params, variables, jax.eval_shape(tx.init, params))
-
-
-def state_bytes(state: Shapes, experiment, settings: Settings, mesh) -> dict[str, int]:
-    """{part of the state: bytes on each device} of a mesh that need not be there; of all members."""
-    layout = rules.layout(state.params, experiment.partition_rules, mesh)
-
-    def each(tree, placed):
-        where = rules.follow(tree, placed, mesh)
-        return settings.population * sum(math.prod(w.shard_shape(x.shape)) * x.dtype.itemsize for x, w in zip(
-            jax.tree.leaves(tree), jax.tree.leaves(where), strict=True))
-
-    params, rest = each(state.params, layout.params), each(state.rest, {})
-    return {'parameters': params, 'optimizer': each(state.optimizer, layout.optimizer), 'statistics': rest,
-            'average': each(state.params, layout.optimizer) if settings.ema else 0,
-            'best': params + rest if settings.best else 0, 'gradients': params}
-
-
-def resident_bytes(data, settings: Settings) -> int:
-    """Of the sources that live on every device."""
-    sources = [s for s in (data.train, *data.evals.values()) if keeps(s, data, settings.resident)]
-    members = 1 if settings.population_over == 'seed' or settings.members else settings.population
-    return members * sum(a.nbytes for a in {id(a): a for s in sources for a in s.arrays.values()}.values())
-
-
-def memory(experiment, settings: Settings, state: Shapes, free: int | None) -> list[Check]:
-    """State, gradients and data against the memory of the devices and of this machine, whose free bytes are given.
-
-    A CPU's devices have the machine's memory; of others the machine holds a copy of the state while it is saved.
-    """
-    mesh = meshes.abstract(settings.mesh)
-    here, device = min(mesh.size, jax.local_device_count()), jax.local_devices()[0]
-    each = {**state_bytes(state, experiment, settings, mesh), 'data': resident_bytes(experiment.data, settings)}
-    mend = 'before activations, which `plan` counts; a mesh with fsdp, a smaller population or --config.resident=no need less'
-    if device.platform == 'cpu':
-        return [doctor_host.room('memory', 'the run', {part: here * n for part, n in each.items()}, free, mend)]
-    stats = device.memory_stats() or {}
-    left = stats['bytes_limit'] - stats.get('bytes_in_use', 0) if 'bytes_limit' in stats else None
-    saved = {part: here * n for part, n in each.items() if part not in ('gradients', 'data')}
-    return [doctor_host.room('memory', 'a device', each, left, mend),
-            doctor_host.room('host memory', 'saving', saved, free, 'ask for more memory, or for more hosts')]
-
-
-class Patient:
-    """One row of an experiment, examined check by check: what one finds out the next ones use.
-
-    Attributes:
-      opened: its data was opened, or refused; False where that takes too long.
-      to_write: bytes of the checkpoints that it will add to its workdir; 0 where that is not known.
-    """
-
-    def __init__(self, job, row: str):
-        self._job, self._row, self.opened, self.to_write = job, row, False, 0
-        self._config = self._reader = self._experiment = self._settings = self._state = None
-
-    def examine(self, look: Callable) -> None:
-        """All checks of the row, each by `look(name, check, *args)`."""
-        mine = lambda name, check, **options: look(self._named(name), lambda: self._mark(check()), **options)
-        mine('experiment', self._open, limit=OPENING, late=WARNING)
-        if self._config is not None and self._job.flags.workdir:
-            mine('run', lambda: held(self._job.workdir(self._row), self._job.name, self._row, self._config))
-        if self._experiment is not None:
-            mine('data', lambda: records(self._experiment.data))
-        if self._settings is not None:
-            mine('devices', lambda: devices(self._settings))
-        if self._experiment is not None:
-            mine('model', self._model)
-        if self._state is not None:
-            mine('memory', lambda: memory(self._experiment, self._settings, self._state, doctor_host.host_memory()))
-
-    def _named(self, name: str) -> str:
-        return f'{self._row} {name}' if len(self._job.rows) > 1 else name
-
-    def _mark(self, found: Check | list[Check]) -> list[Check]:
-        found = found if isinstance(found, list) else [found]
-        return [dataclasses.replace(c, name=self._named(c.name)) for c in found]
-
-    def _open(self) -> Check:
-        """The config and what the script makes of it; the data is opened. Without it, the devices are still looked at."""
-        try:
-            self._config = self._job.config(self._row)
-            self._settings = settings_module.read(configs.Reader(self._config), 1)
-            reader = configs.Reader(self._config)
-            experiment = self._job.module.get_experiment(reader)
-            s = self._settings = settings_module.read(reader, len(experiment.data.train))
-            self._reader, self._experiment = reader, experiment
-        finally:
-            self.opened = True
-        return Check('experiment', OK, f'{s.steps:,} steps of {s.batch_size}, data {self._config.data}')
-
-    def _model(self) -> Check:
-        """The model and the optimizer as shapes; by now every key of the config has been read."""
-        state = shapes(self._experiment, self._settings)
-        self._reader.check()
-        parts = state_bytes(state, self._experiment, self._settings, meshes.abstract('data:1'))
-        whole = sum(n for part, n in parts.items() if part != 'gradients')
-        self._state = state
-        if self._job.flags.workdir:
-            there = (self._job.workdir(self._row) / 'checkpoints').glob('*')
-            missing = self._settings.checkpoint_keep + SPARE - sum(p.name.isdigit() for p in there)
-            self.to_write = whole * max(SPARE, missing)
-        return Check('model', OK, f'{count(state.params):,} parameters, {doctor_host.gib(whole)} a checkpoint')

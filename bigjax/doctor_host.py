@@ -1,4 +1,4 @@
-"""The checks of `bigjax.doctor` that look at the machine: packages, holders of a device, memory, disks, clocks, folders."""
+"""The checks of `bigjax.doctor` that look at the machine: devices and their holders, memory, disks, clocks, folders."""
 import contextlib
 import dataclasses
 import os
@@ -10,18 +10,21 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
+
 from bigjax import UserError
 from bigjax.data import storage
-from bigjax.parallel.visible import PLUGINS, one_line
+from bigjax.doctor_together import Together, several
+from bigjax.parallel import visible
+from bigjax.parallel.visible import one_line
 from bigjax.plan.report import gib
 
 OK, WARNING, FAILED = 'ok', 'warning', 'FAILED'
 ROOT = pathlib.Path('/')
-CORE = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'absl-py', 'ml-collections', 'numpy')  # what training imports
-SHOWN = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 ALONE = ('tpu',)  # devices that one process has at a time
 SKEW, BROKEN = 5.0, 60.0  # seconds between two clocks
-SHARED_SECONDS = 5.0  # in which a file system shows what another host has written
+SHARED_SECONDS = 4.0  # in which a file system shows what another host has written
+ANSWER_SECONDS, MEETING_SECONDS = 4.0, 8.0  # in which another process answers; at the first question
 PLACE = re.compile(r'\s--(coordinator|processes|process|start_timeout)[= ]\S+')
 
 
@@ -37,37 +40,55 @@ class Check:
         return f'{self.status:7}  {self.name:16}  {one_line(self.text, 1000)}'
 
 
-def versions(packages: Mapping[str, str], requires: Sequence[str], python: str) -> Check:
-    """The libraries against each other, and against what the package asks for.
+def described(error: BaseException) -> str:
+    """'AssertionError', 'ValueError: not a picture'."""
+    text = one_line(str(error))
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__
+
+
+def own_host(joined) -> bool:
+    """Whether the accelerators of this host are this process's alone."""
+    return joined.local_devices is None and joined.processes in (1, joined.hosts)
+
+
+def accelerators(shown: Mapping[str, Sequence[str]], asked: str, alone: bool = True,
+                 environ: Mapping[str, str] = os.environ) -> Check:
+    """Whether JAX computes on the accelerators that show, and on all of them.
 
     Args:
-      packages: {distribution: version}.
-      requires: lines such as 'jax>=0.10.2,<0.13', with markers; none where the package is not installed.
-      python: the version of Python.
+      shown: {kind: device files}, of `bigjax.parallel.visible.accelerators`.
+      asked: what --platform says.
+      alone: no other process of this command is on this host.
     """
-    from packaging.requirements import Requirement
-    wanted = [r for r in map(Requirement, ('numpy>=2', *requires)) if r.marker is None or r.marker.evaluate({'extra': ''})]
-    wrong = []
-    for r in {r.name: r for r in wanted}.values():
-        name = r.name.lower().replace('_', '-')
-        have = packages.get(name)
-        if have is None and name in CORE:
-            wrong.append(f"{name} is not installed; pip install '{r.name}{r.specifier}'")
-        elif have is not None and not r.specifier.contains(have, prereleases=True):
-            wrong.append(f"{name} {have} is outside {r.specifier}; pip install '{r.name}{r.specifier}'")
-    jax, jaxlib = packages.get('jax'), packages.get('jaxlib')
-    if jax != jaxlib:
-        wrong.append(f"jax {jax} with jaxlib {jaxlib}; pip install 'jaxlib=={jax}'")
-    for name, have in packages.items():
-        if re.fullmatch(f"{PLUGINS['cuda']}|{PLUGINS['rocm']}", name) and have != jaxlib:
-            wrong.append(f"{name} {have} with jaxlib {jaxlib}; pip install '{name}=={jaxlib}'")
-    if wrong:
-        return Check('versions', FAILED, '; '.join(wrong))
-    text = ', '.join([f'python {python}', *(f'{name} {packages[name]}' for name in SHOWN if name in packages)])
-    if not requires:
-        return Check('versions', WARNING, f'{text}; bigjax itself is not installed, so its bounds were not compared: '
-                                          'pip install -e . in its folder')
-    return Check('versions', OK, text)
+    notes = []
+    try:
+        visible.refuse_cpu(asked, say=notes.append)
+        devices = jax.local_devices()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_not_started(error, asked, environ)) from None
+    if notes:
+        return Check('accelerators', WARNING, notes[0].partition(': ')[2])
+    kind, files = next(iter(shown.items()), ('', ()))
+    there = ', '.join(file for files in shown.values() for file in files) or 'none shows'
+    text = f'{there}; JAX computes on {devices[0].platform}'
+    if alone and devices[0].platform != 'cpu' and len(devices) < len(files):
+        hiding = visible.HIDING.get(kind, '')
+        why = (f'{hiding}={environ[hiding]} in the environment hides the others; unset it' if environ.get(hiding) else
+               "free or mend the others, the system's log tells of them")
+        return Check('accelerators', WARNING, f'{text}, {len(devices)} of {len(files)}; {why}')
+    return Check('accelerators', OK, text)
+
+
+def _not_started(error: Exception, asked: str, environ: Mapping[str, str]) -> str:
+    """What JAX says of devices that it cannot start, and the mend."""
+    named = asked or environ.get('JAX_PLATFORMS', '')
+    by = f'--platform={asked}' if asked else f'JAX_PLATFORMS={named} in the environment' if named else 'the best there is'
+    get = visible.GET.get('cuda' if named.split(',')[0] == 'gpu' else named.split(',')[0], '')
+    mend = [f'unset JAX_PLATFORMS if it is there by mistake, or {visible.ON_PURPOSE}' if named and not asked else
+            visible.ON_PURPOSE, *([get] if get else [])]
+    return f"JAX cannot start its devices ({by}): {described(error)}; {', or '.join(reversed(mend))}"
 
 
 def holders(shown: Mapping[str, Sequence[str]], root: pathlib.Path = ROOT, own: int | None = None) -> Check:
@@ -81,29 +102,47 @@ def holders(shown: Mapping[str, Sequence[str]], root: pathlib.Path = ROOT, own: 
     if not files:
         return Check('holders', OK, 'no accelerator to hold')
     own = os.getpid() if own is None else own
-    mine, found = _command(root / f'proc/{own}'), {}
+    mine, found, hidden = _command(root / f'proc/{own}'), {}, 0
     for process in sorted((root / 'proc').glob('[0-9]*'), key=lambda p: int(p.name)):
-        for file in _open(process) & set(files):
-            command = _command(process)
+        opened, command = _open(process), _command(process)
+        hidden += opened is None and bool(command)  # the system's own threads have no command, and hold nothing
+        for file in (opened or set()) & set(files):
             if int(process.name) != own and PLACE.sub('', command) != PLACE.sub('', mine):
                 found.setdefault((process.name, _user(process), command), []).append(file)
+    unseen = _unseen(root, hidden, files)
     if not found:
-        return Check('holders', OK, f"no other process that this user may see has {', '.join(files)} open")
+        return Check('holders', OK, f"no other process that this user may see has {', '.join(files)} open{unseen}")
     lines = [f"{', '.join(sorted(held))} is held by pid {pid} of {user}: {one_line(command, 80)}"
              for (pid, user, command), held in found.items()]
     more = f'; and {len(lines) - 3} more' if len(lines) > 3 else ''
     alone = any(files[file] in ALONE for held in found.values() for file in held)
-    return Check('holders', FAILED if alone else WARNING, f"{'; '.join(lines[:3])}{more}; end it, or wait for it")
+    return Check('holders', FAILED if alone else WARNING, f"{'; '.join(lines[:3])}{more}; end it, or wait for it{unseen}")
 
 
-def _open(process: pathlib.Path) -> set[str]:
-    """The files that a process has open; none where it has ended, or is another user's."""
+def _open(process: pathlib.Path) -> set[str] | None:
+    """The files that a process has open; none where it has ended, None where they may not be seen: it is another user's."""
     found = set()
-    with contextlib.suppress(OSError):
+    try:
         for fd in (process / 'fd').iterdir():
             with contextlib.suppress(OSError):
                 found.add(os.readlink(fd))
+    except PermissionError:
+        return None
+    except OSError:
+        pass  # it has ended
     return found
+
+
+def _unseen(root: pathlib.Path, hidden: int, files) -> str:
+    """What the search for holders could not see, '' where that is nothing."""
+    with contextlib.suppress(OSError):
+        mounts = (root / 'proc/mounts').read_text()
+        if re.search(r'^\S+ /proc proc \S*hidepid=(2|4|invisible|ptraceable)', mounts, re.MULTILINE):
+            return f"; processes of other users are hidden here (sudo fuser -v {' '.join(files)} shows them)"
+    if not hidden:
+        return ''
+    return (f"; what {hidden} processes of other users have open could not be seen (sudo fuser -v {' '.join(files)} "
+            'shows it)')
 
 
 def _command(process: pathlib.Path) -> str:
@@ -121,17 +160,42 @@ def _user(process: pathlib.Path) -> str:
 
 
 def host_memory(root: pathlib.Path = ROOT) -> int | None:
-    """Free bytes of this machine, or of the control group (a container, a job) where it has fewer; None where untold."""
+    """Free bytes of this machine, or of the control groups (a container, a job) where they have fewer; None where untold."""
     try:
         fields = dict(re.findall(r'^(\w+):\s+(\d+) kB', (root / 'proc/meminfo').read_text(), re.MULTILINE))
         free = int(fields['MemAvailable']) * 1024
     except (OSError, KeyError):
         return None
-    with contextlib.suppress(OSError, ValueError, IndexError):  # no control groups, or no limit ('max')
-        inner = re.search(r'^0::/(.*)$', (root / 'proc/self/cgroup').read_text(), re.MULTILINE)
-        group = root / 'sys/fs/cgroup' / (inner[1] if inner else '')
-        return min(free, int((group / 'memory.max').read_text()) - int((group / 'memory.current').read_text()))
-    return free
+    return min([free, *_groups(root)])
+
+
+GROUPS = {  # control groups of version 2 and 1: the line of /proc/self/cgroup, and limit, use and page cache of a group
+    r'^0::/(.*)$': ('sys/fs/cgroup', 'memory.max', 'memory.current', 'inactive_file'),
+    r'^\d+:(?:\w+,)*memory(?:,\w+)*:/(.*)$': (
+        'sys/fs/cgroup/memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes', 'total_inactive_file')}
+
+
+def _groups(root: pathlib.Path) -> list[int]:
+    """Free bytes of every control group that this process is in and that has a limit: SLURM sets that of a task's parents."""
+    found = []
+    for line, (place, limit, used, cached) in GROUPS.items():
+        with contextlib.suppress(OSError):
+            inner = re.search(line, (root / 'proc/self/cgroup').read_text(), re.MULTILINE)
+            path = pathlib.PurePath(inner[1] if inner else '')
+            for group in (path, *path.parents):  # a container may be told the path of its host
+                with contextlib.suppress(OSError, ValueError):  # no such group here, or no limit ('max')
+                    there = root / place / group
+                    free = int((there / limit).read_text()) - int((there / used).read_text())
+                    found.append(free + _cache_of(there, cached))
+    return found
+
+
+def _cache_of(group: pathlib.Path, name: str) -> int:
+    """Bytes of files that the system drops before a limit is reached, and counts as used."""
+    with contextlib.suppress(OSError):
+        told = re.search(rf'^{name} (\d+)$', (group / 'memory.stat').read_text(), re.MULTILINE)
+        return int(told[1]) if told else 0
+    return 0
 
 
 def room(name: str, place: str, need: Mapping[str, int], free: int | None, mend: str) -> Check:
@@ -148,6 +212,9 @@ def room(name: str, place: str, need: Mapping[str, int], free: int | None, mend:
 
 def disk(folder: pathlib.Path, need: int, usage: Callable = shutil.disk_usage) -> Check:
     """Whether `need` bytes of checkpoints fit into the file system of a folder, which need not exist yet."""
+    if storage.remote(folder):
+        size = gib(need) if need else 'an unknown size'
+        return Check('disk', OK, f'the checkpoints in {folder} need {size}, an object store tells no end of its room')
     place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = usage(place).free
     text = f"the checkpoints in {folder} need {gib(need) if need else 'an unknown size'}, {gib(free)} is free"
@@ -187,54 +254,67 @@ def _probe(path):
     return path
 
 
-def workdir(folder, process: int, processes: int, gather: Callable[[int], list[int]],
-            seconds: float = SHARED_SECONDS) -> list[Check]:
+def workdir(folder, together: Together, answer: float = ANSWER_SECONDS, seconds: float = SHARED_SECONDS) -> list[Check]:
     """Whether all processes can write a folder and see each other there, and how far its clock is from this machine's.
 
     Args:
-      gather: gives a number of this process, and gets those of all; all processes call it equally often.
+      answer: seconds to wait for the others' words.
       seconds: to wait until the others' files show.
     """
-    token, error, skew = gather(secrets.randbits(30))[0], None, 0.0
-    names = [folder / f'.doctor-{token}-{i}' for i in range(processes)]
+    probe = lambda i, token: folder / f'.doctor-{token}-{i}'
+    token, error, skew = secrets.randbits(30) + 1, None, 0.0
     made = [] if storage.remote(folder) else [p for p in (folder, *folder.absolute().parents) if not p.exists()]
     before = time.time()
     try:
         storage.make(folder)
-        written = storage.facts(_probe(names[process])).when
+        written = storage.facts(_probe(probe(together.process, token))).when
         skew = min(0.0, written - before) + max(0.0, written - time.time())
     except (OSError, UserError) as problem:
         error = problem
-    there = [i for i, fine in enumerate(gather(int(error is None))) if fine]
-    unseen, until = there, time.monotonic() + seconds
-    while (unseen := [i for i in unseen if not storage.exists(names[i])]) and time.monotonic() < until:
+    others = together.ask('written', 0 if error else token, answer)
+    unseen, until = {i: probe(i, t) for i, t in others.items() if t}, time.monotonic() + seconds
+    while (unseen := {i: p for i, p in unseen.items() if not storage.exists(p)}) and time.monotonic() < until:
         time.sleep(0.1)
-    gather(0)  # all have looked
+    together.ask('looked', 0, seconds + answer)
     try:
         if error is None:
-            storage.remove_file(names[process])
+            storage.remove_file(probe(together.process, token))
     except OSError as problem:
         error = problem
-    gather(0)  # all are gone
+    together.ask('removed', 0, answer)
     for place in made:  # nothing of this stays
         with contextlib.suppress(OSError):
             place.rmdir()
+    return [*_written(folder, together.process, together.processes, set(others), error, sorted(unseen)),
+            *([] if error or unseen else [between('disk clock', skew, f'of the file system of {folder}', 'this machine')])]
+
+
+def _written(folder, process: int, processes: int, answered: set[int], error, unseen: Sequence[int]) -> list[Check]:
+    """What is to say of a workdir, and of those who said nothing of it."""
+    found = []
+    if silent := set(range(processes)) - answered:
+        found.append(Check('workdir', FAILED, f'{folder}: {several(silent)} did not say in time that it can be written; look '
+                                              'at what is printed there, and at the file system of that host'))
     if error is not None:
         why = getattr(error, 'strerror', None) or error
-        return [Check('workdir', FAILED, f'{folder}: it cannot be written ({why}); choose another --workdir')]
-    if unseen:
-        return [Check('workdir', FAILED, f"{folder}: process {process} does not see the files of process "
-                                         f"{', '.join(map(str, unseen))}; it has to be on a file system that all hosts share")]
-    seen = '' if processes == 1 else f', and all {processes} processes see it'
-    return [Check('workdir', OK, f'{folder}: it can be written{seen}'),
-            between('disk clock', skew, f'of the file system of {folder}', 'this machine')]
+        found.append(Check('workdir', FAILED, f'{folder}: it cannot be written ({why}); choose another --workdir'))
+    elif unseen:
+        found.append(Check('workdir', FAILED, f'{folder}: process {process} does not see the files of {several(unseen)}; it '
+                                              'has to be on a file system that all hosts share'))
+    elif not silent:
+        seen = '' if processes == 1 else f', and all {processes} processes see it'
+        found.append(Check('workdir', OK, f'{folder}: it can be written{seen}'))
+    return found
 
 
-def clocks(gather: Callable[[int], list[int]], now: Callable[[], float] = time.time) -> Check:
-    """The clocks of the processes, which all ask at the same moment, to a second."""
-    gather(0)
-    times = gather(int(now()))
-    worst = max(range(len(times)), key=lambda i: abs(times[i] - times[0]))
+def clocks(together: Together, seconds: float = MEETING_SECONDS, now: Callable[[], float] = time.time) -> Check:
+    """The clocks of the processes, which all tell them at the same moment, to a second."""
+    together.ask('ready', 0, seconds)
+    times = together.ask('clocks', int(now()), seconds)
+    if silent := set(range(together.processes)) - set(times):
+        return Check('clocks', FAILED, f'{several(silent)} did not tell the time within {seconds:.0f} s; look at what is '
+                                       'printed there')
+    worst = max(times, key=lambda i: abs(times[i] - times[0]))
     if worst == 0:
         return Check('clocks', OK, f'those of {len(times)} processes are the same, to a second')
     return between('clocks', times[worst] - times[0], f'of process {worst}', 'process 0')

@@ -1,0 +1,43 @@
+"""The doctor of a run whose workdir is in an object store: the stand-in of `tests/storage/fake_gcs.py`."""
+import json
+
+import pytest
+
+from bigjax import UserError, doctor_experiment, doctor_host
+from bigjax.data import storage
+from bigjax.doctor_together import Together
+from bigjax.parallel import visible
+from tests import workdirs
+from tests.test_cli import run
+from tests.test_doctor import here, line  # noqa: F401  a fixture
+
+
+def test_the_verb_in_a_store(gcs, capsys, monkeypatch):
+    monkeypatch.setattr(visible, 'accelerators', lambda *_: {})
+    code, out, err = run(capsys, 'doctor', '--workdir=gs://bucket/run')
+    lines = [' '.join(text.split()) for text in out.splitlines()]
+    assert code == 0 and not err and not gcs.objects, out
+    for said in ('ok workdir gs://bucket/run: it can be written', 'ok run gs://bucket/run: no other run is there',
+                 'ok disk the checkpoints in gs://bucket/run need '):
+        assert any(text.startswith(said) for text in lines), (said, lines)
+
+
+def test_a_run_that_is_in_the_store(gcs, tmp_path):
+    workdirs.make(tmp_path, status='running', artifacts=False)
+    place = storage.place('gs://bucket/run')
+    for name in ('run.json', 'config.json'):
+        storage.write(place / name, (tmp_path / name).read_bytes())
+    config = json.loads((tmp_path / 'config.json').read_text())
+    ask = lambda variant='cnn': line(doctor_experiment.held(place, 'mnist1d', variant, config))
+    assert ask().startswith('warning run gs://bucket/run: a run wrote there ')
+    with pytest.raises(UserError, match='another variant'):
+        ask('mlp')
+
+
+def test_a_bucket_that_refuses(gcs, monkeypatch):
+    def refuse(*_):
+        raise UserError('gs://bucket: the store refuses; look at the credentials')
+
+    monkeypatch.setattr(storage, 'write', refuse)
+    found = doctor_host.workdir(storage.place('gs://bucket/run'), Together())
+    assert [c.status for c in found] == ['FAILED'] and 'look at the credentials' in found[0].text
