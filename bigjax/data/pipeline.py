@@ -12,11 +12,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 
 import numpy as np
 
 from bigjax import UserError
-from bigjax.data import order
+from bigjax.data import order, storage
 
 SPARE = 4  # batches read ahead
 LIKELY = {'SIGKILL': ', most likely because the machine ran out of memory',  # what a signal to a worker process tells
@@ -101,8 +102,8 @@ def _portable(error: Exception) -> bool:
         return False
 
 
-class WorkerDied(RuntimeError):
-    """A reading process ended without an error of its own."""
+class WorkerDied(storage.Broken):
+    """A reading process ended without an error of its own. As of a store that is broken, its line says all: no traceback."""
 
     def __init__(self, exit_code: int, workers: int):
         how = signal.Signals(-exit_code).name if exit_code < 0 else f'exit code {exit_code}'
@@ -173,6 +174,7 @@ def dataset(records: Ordered, *, threads: int, workers: int):
     data = data.to_iter_dataset(reading)
     if workers:
         _parse_flags()
+        _tidy_quietly()
         data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=SPARE), _start_worker)
     return data
 
@@ -182,6 +184,17 @@ def _parse_flags() -> None:
     from absl import flags
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(['bigjax'])
+
+
+def _tidy_quietly() -> None:
+    """Python's process that gives back the shared memory of a run that failed does so without a warning, which would follow the
+    line that says why the run ended; a warning's filter reaches it by its environment alone."""
+    before = os.environ.get('PYTHONWARNINGS', '')
+    os.environ['PYTHONWARNINGS'] = ','.join(filter(None, [before, 'ignore:resource_tracker']))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.environ['PYTHONWARNINGS'] = before
 
 
 def eval_batches(source, batch_size: int, transform: Callable | None, *, process: int = 0,

@@ -1,6 +1,8 @@
 """What a run trusts the host pipeline with: it goes on anywhere as if it had never stopped, and says what goes wrong."""
+import json
 import multiprocessing
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -100,7 +102,7 @@ def working():
     """Batches of two worker processes that have begun, and the ids of these."""
     before = multiprocessing.active_children()
     batches = pipeline.train_batches(records(steps=5000, transform=slow), threads=2, workers=2)
-    next(batches)
+    next(batches), next(batches)  # of one, and of the other
     yield batches, [child.pid for child in multiprocessing.active_children() if child not in before]
     batches.close()
 
@@ -120,6 +122,40 @@ def test_a_dead_worker_is_told_at_once(working, number, why):
     assert '\n' not in str(caught.value)
 
 
+def workers_of(pid: int) -> list[int]:
+    """The reading processes of a run."""
+    found = subprocess.run(['ps', '--ppid', str(pid), '-o', 'pid=,args='], capture_output=True, text=True).stdout
+    return [int(line.split()[0]) for line in found.splitlines() if 'spawn_main' in line]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_whose_worker_died_ends_with_one_line(tmp_path):
+    command = [sys.executable, '-m', 'experiments.mnist1d', '--variant=mlp', '--population=1', '--config.data=fake',
+               '--config.steps=1000000', '--config.eval_every=0', '--config.checkpoint_every=0', '--config.log_every=20',
+               '--config.resident=no', '--config.data_workers=2', f'--workdir={tmp_path}/run']
+    with open(tmp_path / 'err', 'w') as err:
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err, cwd=pathlib.Path(__file__).parents[2])
+    try:
+        until, log = time.monotonic() + 120, tmp_path / 'run' / 'metrics.jsonl'
+        while not (log.exists() and log.read_text().count('\n') > 2):  # it reads and trains
+            assert run.poll() is None and time.monotonic() < until, (tmp_path / 'err').read_text()
+            time.sleep(0.1)
+        pids = workers_of(run.pid)
+        assert len(pids) == 2
+        os.kill(pids[1], signal.SIGKILL)
+        killed = time.monotonic()
+        assert run.wait(60) == 1 and time.monotonic() - killed < 20
+    finally:
+        run.kill()
+    said = (tmp_path / 'err').read_text()
+    line = said.strip().splitlines()[-1]
+    assert line.startswith('mnist1d: one of the processes that read the data died (SIGKILL), most likely because the machine')
+    assert '--config.data_workers than 2' in line and 'Traceback' not in said and said.count('died') == 1, said
+    record = json.loads((tmp_path / 'run' / 'run.json').read_text())
+    assert record['status'] == 'failed' and 'SIGKILL' in record['error']
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_workers_leave_signals_to_the_main_process(working):
@@ -129,7 +165,7 @@ def test_workers_leave_signals_to_the_main_process(working):
         os.kill(pid, signal.SIGINT)
     time.sleep(0.5)
     expected = read(records(steps=30, transform=None))
-    same([next(batches) for _ in range(29)], expected[1:])
+    same([next(batches) for _ in range(28)], expected[2:])
 
 
 @pytest.mark.slow
