@@ -1,12 +1,14 @@
 """The code that a job is sent: what git tracks, and what it does not ignore, as it is now in the working tree.
 
 A copy of it is kept with the job, so that a restart days later runs the same code, whatever is edited meanwhile; its name is
-a hash of its content. Beside it lie the commit and what differs from it:
+a hash of its content. Files that hold secrets by their names stay where they are. Beside it lie the commit and what
+differs from it:
 
     JOB/code/HASH/…    with .commit.json, from which a run's record takes its commit where there is no git
     JOB/changes.diff   against the commit, of tracked files
 """
 import dataclasses
+import fnmatch
 import hashlib
 import json
 import os
@@ -16,9 +18,14 @@ import stat
 import subprocess
 
 from bigjax import UserError
+from bigjax.data.untrusted import printable
+from launch.lines import say
 
 LIMIT = 200.0  # MB
 COMMIT = '.commit.json'
+SECRET = ('.env*', '*.pem', '*.key', '*.p12', '*.pfx', 'id_rsa*', 'id_dsa*', 'id_ecdsa*', 'id_ed25519*', '.netrc', '.pypirc',
+          '.git-credentials', 'kaggle.json')  # names of files, in any folder
+HARMLESS = ('*.example', '*.sample', '*.template', '*.pub')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +72,11 @@ def collect(folder: pathlib.Path, limit: float = LIMIT) -> Bundle:
         said = error.stderr.strip().splitlines()[0].removeprefix('fatal: ')
         raise UserError(f"{folder}: {said}; what is sent is what git tracks: change to the project's folder, or "
                         "begin one there with 'git init'") from None
-    files = tuple((path, (root / path).lstat().st_size) for path in sorted(_listed(root)))
+    listed = sorted(_listed(root))
+    if kept := [path for path in listed if secret(path)]:
+        more = f' and {len(kept) - 3} more' if len(kept) > 3 else ''
+        say(f"not sent, as a name for secrets: {', '.join(map(printable, kept[:3]))}{more}; what a job needs goes by --env")
+    files = tuple((path, (root / path).lstat().st_size) for path in listed if not secret(path))
     total = sum(size for _, size in files) / 1e6
     if total > limit:
         largest = ', '.join(f'{path} ({size / 1e6:.0f} MB)' for path, size in sorted(files, key=lambda file: -file[1])[:3])
@@ -101,13 +112,21 @@ def keep(bundle: Bundle, job: pathlib.Path) -> pathlib.Path:
             raise UserError(f'{bundle.root}: files were changed while they were copied; run the same command again')
         (draft / COMMIT).write_text(record)
         if bundle.commit:
-            (job / 'changes.diff').write_bytes(_bytes(bundle.root, 'diff', 'HEAD', '--binary'))
+            (job / 'changes.diff').write_bytes(_bytes(bundle.root, 'diff', 'HEAD', '--binary', '--', '.', *(
+                f':(exclude,glob,icase)**/{pattern}' for pattern in SECRET)))
         draft.rename(to)
     except OSError as error:
         raise UserError(f'{error.filename or draft}: cannot be copied ({error.strerror})') from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return to
+
+
+def secret(path: str) -> bool:
+    """Whether a file is, by its name, one that is nobody else's business: keys, and variables with passwords."""
+    name = path.rsplit('/', 1)[-1].lower()
+    matches = lambda patterns: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return matches(SECRET) and not matches(HARMLESS)
 
 
 def _listed(root: pathlib.Path) -> list[str]:

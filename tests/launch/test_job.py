@@ -3,12 +3,14 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
+import subprocess
 
 import pytest
 
 from bigjax import UserError
 from launch import __main__ as command_line
-from launch import engine, job, steps, target
+from launch import bundle, engine, job, steps, target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,36 @@ def test_a_step_shows_names_and_runs_with_values(tmp_path):
         steps.execute(steps.Run(('sleep', '9')), seconds=0.1)
     with pytest.raises(UserError, match="'no-such': no such program here"):
         steps.execute(steps.Run(('no-such',)))
+
+
+SECRETS = ['.env', '.env.local', 'sub/.ENVRC', 'server.pem', 'id_rsa', 'sub/id_ed25519', '.netrc', 'kaggle.json', 'a.key']
+CODE = ['.env.example', 'a.py', 'environment.yml', 'id_rsa.pub', 'keys.py', 'sub/env.py']
+
+
+def test_secrets_are_not_sent_which_is_said(tmp_path, capfd):
+    if shutil.which('git') is None:
+        pytest.skip('no git')
+    root, kept = tmp_path / 'project', tmp_path / 'job'
+    git = lambda *words: subprocess.run(['git', '-C', root, '-c', 'user.name=x', '-c', 'user.email=x', *words], check=True)
+    (root / 'sub').mkdir(parents=True)
+    for name in (*SECRETS, *CODE):
+        (root / name).write_text('canary-1' if name in SECRETS else 'x')
+    git('init', '-q')
+    git('add', 'a.py', '.env', 'sub/id_ed25519')  # whether they are tracked or not
+    git('commit', '-q', '-m', 'one')
+    (root / 'sub' / 'id_ed25519').write_text('canary-2')
+    (root / 'a.py').write_text('y')
+    sent = bundle.collect(root)
+    said = capfd.readouterr().err
+    assert [name for name, _ in sent.files] == sorted(CODE)
+    assert 'not sent, as a name for secrets: .env, ' in said and 'and 6 more; what a job needs goes by --env' in said
+    bundle.keep(sent, kept)
+    everything = b''.join(path.read_bytes() for path in kept.rglob('*') if path.is_file())
+    assert b'canary' not in everything and b'+y' in everything
+    for name in SECRETS:
+        (root / name).unlink()
+    bundle.collect(root)
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.parametrize(('argv', 'words'), [
