@@ -1,4 +1,5 @@
 """What a run trusts the host pipeline with: it goes on anywhere as if it had never stopped, and says what goes wrong."""
+import functools
 import json
 import multiprocessing
 import os
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import write_folder
 
 from bigjax import UserError
-from bigjax.data import pipeline
+from bigjax.data import builders, datasets, files, images, libraries, pipeline, sources
+from bigjax.data.datasets import open_data
 from bigjax.data.sources import ArraySource
+from experiments import vit_imagenet
 
 BATCH = 8
 
@@ -52,6 +56,98 @@ def same(a, b):
 def test_grain_finds_it_the_same_after_every_checkpoint(first, part, shuffle, transform):
     made = records(first, part=part, shuffle=shuffle, transform=transform)
     grain.experimental.assert_equal_output_after_checkpoint(pipeline.dataset(made, threads=3, workers=0))
+
+
+class Rows:
+    """As a split of Hugging Face's `datasets`."""
+
+    column_names = ('x', 'label')
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return {'x': [index, 0.5], 'label': index % 3}
+
+
+def shipped(kind, root):
+    """A source of each kind, small, read record by record: 12 records or more."""
+    rng = np.random.default_rng(0)
+    if kind in ('arrays', 'npz', 'map'):
+        arrays = {'x': rng.normal(size=(12, 3)).astype(np.float32), 'label': np.arange(12, dtype=np.int32) % 2}
+        np.savez(root / 'a.npz', **arrays)
+        return {'arrays': lambda: ArraySource(arrays), 'map': lambda: sources.Map(ArraySource(arrays), dict),
+                'npz': lambda: open_data(f'npz:{root}/a.npz', val_fraction=0).train}[kind]()
+    if kind == 'hf':
+        return libraries.HFSource(Rows(), 'hf:rows')
+    if kind in ('text', 'tokens'):
+        (root / 'a.txt').write_text('the quick brown fox. ' * 9)
+        for split in ('train', 'val'):
+            rng.integers(0, 9, 90).astype(np.uint16).tofile(root / f'{split}.bin')
+        return open_data(f'text:{root}/a.txt' if kind == 'text' else f'tokens:{root}', length=8).train
+    write_folder(root / 'pics', kind='.png')
+    rows = [(f'pics/{name}/{i}.png', name) for name in ('cat', 'dog', 'owl') for i in range(4)]
+    if kind == 'folder':
+        return images.FolderSource(root / 'pics', 24)
+    if kind == 'subset':  # what is left where a part is held out
+        return open_data(f'folder:{root}/pics', image_size=24).train
+    if kind == 'jsonl':
+        (root / 'a.jsonl').write_text(''.join(json.dumps({'image': file, 'label': name}) + '\n' for file, name in rows))
+    if kind == 'csv':
+        (root / 'a.csv').write_text('image,label\n' + ''.join(f'{file},{name}\n' for file, name in rows))
+    if kind == 'parquet':
+        pytest.importorskip('pyarrow')
+        from pyarrow import Table, parquet
+        table = [{'image': {'bytes': (root / file).read_bytes(), 'path': None}, 'label': len(name)} for file, name in rows]
+        parquet.write_table(Table.from_pylist(table), root / 'a.parquet', row_group_size=5)
+    if kind == 'tfds':
+        pytest.importorskip('tensorflow_datasets')
+        builders.build_folder('pets', root / 'pics', root / 'tfds')
+    place = 'tfds:pets' if kind == 'tfds' else f'{kind}:{root}/a.{kind}'
+    return open_data(place, data_dir=str(root / 'tfds'), image_size=24, val_fraction=0).train
+
+
+KINDS = {'arrays': ArraySource, 'npz': ArraySource, 'map': sources.Map, 'text': sources.WindowSource,
+         'tokens': sources.WindowSource, 'folder': images.FolderSource, 'subset': sources.Subset, 'jsonl': files.TableSource,
+         'csv': files.TableSource, 'parquet': files.ParquetSource, 'tfds': sources.Map, 'hf': libraries.HFSource}
+LOOKS = {'crop': functools.partial(images.cropped, size=16, area=(0.08, 1.0)),  # experiments/resnet_imagenet.py
+         'randaugment': functools.partial(vit_imagenet.look, size=16, layers=2, magnitude=10.0)}
+PIPELINES = [*((kind, None) for kind in KINDS), *((kind, look) for kind in ('folder', 'parquet') for look in LOOKS)]
+
+
+@pytest.fixture
+def pipeline_of(tmp_path, monkeypatch):
+    """The records of a pipeline, from a step on."""
+    monkeypatch.setattr(datasets, 'IN_MEMORY', 0)  # pictures as few as these would be read once and kept
+    monkeypatch.setenv('HOME', str(tmp_path))
+
+    def made(kind, look, first=0):
+        source = found.setdefault(kind, None) or shipped(kind, tmp_path)
+        found[kind] = source
+        assert type(source) is KINDS[kind] and len(source) >= 9
+        return pipeline.Ordered(source, 5, 4, True, first, 5, transform=LOOKS.get(look))
+
+    found = {}
+    return made
+
+
+@pytest.mark.parametrize(('kind', 'look'), PIPELINES)
+def test_grain_finds_every_pipeline_the_same_after_every_checkpoint(pipeline_of, kind, look):
+    grain.experimental.assert_equal_output_after_checkpoint(pipeline.dataset(pipeline_of(kind, look, 1), threads=3, workers=0))
+    whole = read(pipeline_of(kind, look))
+    same(read(pipeline_of(kind, look, 2)), whole[2:])
+    assert len({b''.join(array.tobytes() for array in batch.values()) for batch in whole}) == 5  # batches can be told apart
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('kind', 'look'), PIPELINES)
+def test_every_pipeline_is_the_same_in_a_worker(pipeline_of, kind, look):
+    same(read(pipeline_of(kind, look, 1), workers=1), read(pipeline_of(kind, look, 1)))
+
+
+def test_no_experiment_has_a_transform_that_is_not_here():
+    names = [p.stem for p in pathlib.Path(vit_imagenet.__file__).parent.glob('*.py') if 'transform=' in p.read_text()]
+    assert sorted(names) == ['resnet_imagenet', 'vit_imagenet']
 
 
 @pytest.mark.slow
