@@ -27,7 +27,7 @@ from bigjax.parallel import visible
 
 DONE, NO = 0, 4
 LIMIT, SHARING, STARTING = 10.0, 12.0, 15.0  # seconds for a check, for the workdir, for the devices
-TOTAL, END = 18.0, 25.0  # seconds until the last check begins, and until the answer; a start takes up to 5 s before
+TOTAL, END = 18.0, 23.0  # seconds until the last check begins, and until the answer; a start takes up to 5 s before
 LEAST = 0.5  # seconds for a check when the time is over
 ROW_SECONDS = 5.0  # that have to be left to begin with another row
 LEAVING = 3.0  # seconds in which the other processes have ended
@@ -92,7 +92,7 @@ def doctor(job) -> int:
     if writable:
         look('disk', lambda: doctor_host.disk(job.root, sum(p.to_write for p in patients)))
     code = _answer(job, together, found, started)
-    hangs = any(thread.name.startswith(THREAD) for thread in threading.enumerate())
+    hangs = not computes or any(thread.name.startswith(THREAD) for thread in threading.enumerate())
     return leave(job, together, code) if hangs or together.processes > 1 else code
 
 

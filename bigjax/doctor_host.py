@@ -141,8 +141,8 @@ def _unseen(root: pathlib.Path, hidden: int, files) -> str:
             return f"; processes of other users are hidden here (sudo fuser -v {' '.join(files)} shows them)"
     if not hidden:
         return ''
-    return (f"; what {hidden} processes of other users have open could not be seen (sudo fuser -v {' '.join(files)} "
-            'shows it)')
+    return (f"; {hidden} process{'es' if hidden > 1 else ''} of other users could not be looked into (sudo fuser -v "
+            f"{' '.join(files)} shows them)")
 
 
 def _command(process: pathlib.Path) -> str:

@@ -244,6 +244,15 @@ def test_a_process_that_does_not_come(tmp_path):
     assert code == 2 and 'process 1 did not come in 10 s' in out and seconds < 30
 
 
+@pytest.mark.slow
+def test_a_process_that_never_answers():
+    before = 'import bigjax.doctor as d\nif process == 1: d.doctor = lambda job: time.sleep(25)'
+    found = ended(commands(free_port(), 2, before=before))
+    code, out, _ = found[0]
+    assert code == 4 and 'FAILED clocks process 1 did not tell the time within 8 s; look at what is printed there' in out, found
+    assert 'FAILED processes process 1 did not come to an end; look at what is printed there' in out
+
+
 SLEEPS = 'import jax._src.xla_bridge as b\nb.backends = lambda: time.sleep(1000)'
 
 
