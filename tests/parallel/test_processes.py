@@ -17,6 +17,7 @@ from bigjax import UserError
 from bigjax.data import images
 from bigjax.data.datasets import open_data
 from tests.parallel import worker
+from tests.trust import runs as trust
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -139,6 +140,27 @@ def test_four_processes_then_two_then_one(tmp_path, mlp):
         out = train(processes, tmp_path / 'many', 'mnist1d', *MLP, f'--config.steps={steps}')[0]
         assert ('resuming from' in out) == (steps > 20)
     assert_same(tmp_path / 'many', mlp)
+
+
+@pytest.mark.slow
+def test_one_process_then_two_then_one_read_the_same_batches(tmp_path):
+    """From the host pipeline: which examples a step sees, and their order, are in the metrics of `tests.trust.driver`."""
+    def train(folder, steps, processes=1, *options):
+        asked = ('--config.resident=no', f'--config.steps={steps}', *options)
+        done = trust.end(trust.start('recurrent', tmp_path / folder, *asked, processes=processes))
+        assert [code for code, _ in done] == [0] * processes, '\n'.join(out[-3000:] for _, out in done)
+        assert 'data read by the pipeline' in done[0][1]
+        return {(row['step'], name): value for row in trust.numbers(tmp_path / folder) for name, value in row.items()
+                if name in ('train/ids', 'train/order', 'train/loss')}
+
+    alone = train('alone', 12)
+    train('many', 4)
+    train('many', 8, 2, '--config.data_workers=1')
+    many = train('many', 12)
+    assert alone.keys() == many.keys() and len(alone) == 36
+    for (step, name), value in alone.items():
+        assert many[step, name] == (pytest.approx(value, rel=1e-4) if name == 'train/loss' else value), (step, name)
+    assert len({value for (_, name), value in alone.items() if name == 'train/order'}) == 12
 
 
 @pytest.mark.slow
