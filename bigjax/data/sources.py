@@ -79,6 +79,7 @@ class WindowSource:
     """
 
     def __init__(self, tokens: np.ndarray, length: int, stride: int = 1):
+        self._file = _mapped(tokens)
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or tokens.dtype.kind not in 'iu':
             raise UserError(f'a token stream is one row of integers, not {tokens.dtype}{list(tokens.shape)}: '
@@ -97,6 +98,15 @@ class WindowSource:
         window = self.arrays['stream'][index * self.stride:][:self.length + 1].astype(np.int32)
         return {'tokens': window[:-1], 'targets': window[1:]}
 
+    def __getstate__(self) -> dict:
+        """For another process, which maps a mapped file itself instead of being sent it."""
+        return {**self.__dict__, **({'arrays': {}} if self._file else {})}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if self._file:
+            self.arrays = {'stream': np.asarray(np.memmap(*self._file))}
+
     def __repr__(self) -> str:
         return f'WindowSource({len(self.arrays["stream"])} tokens, length={self.length}, stride={self.stride})'
 
@@ -105,6 +115,17 @@ class WindowSource:
         at_BxT1 = indices[:, None] * self.stride + np.arange(self.length + 1, dtype=np.int32)
         windows_BxT1 = arrays['stream'][at_BxT1].astype('int32')
         return {'tokens': windows_BxT1[:, :-1], 'targets': windows_BxT1[:, 1:]}
+
+
+def _mapped(tokens: np.ndarray) -> tuple | None:
+    """The arguments of `np.memmap` that give the same numbers, for a mapped file or a part of one in a row; else None."""
+    if not isinstance(tokens, np.memmap) or tokens.filename is None or not tokens.flags.c_contiguous:
+        return None
+    whole = tokens
+    while isinstance(whole.base, np.memmap):
+        whole = whole.base
+    start = whole.offset + tokens.__array_interface__['data'][0] - whole.__array_interface__['data'][0]
+    return str(tokens.filename), tokens.dtype, 'r', start, tokens.shape
 
 
 class Subset:

@@ -179,3 +179,16 @@ def test_fake_is_like_real_splits(rows):
     assert len(val) == 20 and val[19]['targets'].shape == (5,) and val.stride == 5 and val.arrays['stream'].max() == 6
     two = fake(SHAPES, 8, evals=('test',))
     assert not np.array_equal(two.train.arrays['x'], two.evals['test'].arrays['x'])  # train does not leak into test
+
+
+@pytest.mark.parametrize('cut', [slice(None), slice(0, 700), slice(300, None), slice(101, 405)])
+def test_a_mapped_file_is_not_sent_to_workers_but_mapped_there(tmp_path, cut):
+    np.arange(1000, dtype=np.uint16).tofile(tmp_path / 'tokens.bin')
+    tokens = np.memmap(tmp_path / 'tokens.bin', np.uint16, 'r', offset=20)[cut]
+    source = WindowSource(tokens, 8)
+    sent = pickle.dumps(source)
+    again = pickle.loads(sent)
+    assert len(sent) < 1000 and len(again) == len(source)
+    for i in (0, 57, -1):
+        assert np.array_equal(again[i]['tokens'], source[i]['tokens'])
+        assert np.array_equal(again[i]['targets'], tokens[range(len(source))[i] + 1:][:8])
