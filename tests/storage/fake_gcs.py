@@ -13,6 +13,7 @@ import http.server
 import json
 import random
 import re
+import select
 import socket
 import struct
 import sys
@@ -50,11 +51,11 @@ class Faults:
       message: in the answers that are errors.
 
     Attributes:
-      injected: how often each kind was drawn. requests: [(kind, 'METHOD path')] of them.
+      injected: how often each kind was drawn. waited: for how many seconds clients waited for an answer that never came.
     """
 
     def __init__(self, rate=0.0, kinds=KINDS, seed=0, first=0, where='', message='injected'):
-        self.message, self.requests = message, []
+        self.message, self.waited = message, []
         self._rate, self._kinds, self._rng, self._first, self._where = rate, kinds, random.Random(seed), first, where
         self.injected = dict.fromkeys(KINDS, 0)
 
@@ -67,7 +68,6 @@ class Faults:
             return ''
         kind = self._rng.choice(self._kinds)
         self.injected[kind] = self.injected.get(kind, 0) + 1
-        self.requests.append((kind, request))
         return kind
 
 
@@ -136,7 +136,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault.isdigit():
             return self._answer(int(fault), {'error': {'code': int(fault), 'message': self.store.faults.message}})
         if fault == 'silent':
-            time.sleep(SILENT)
+            self.store.faults.waited.append(self._wait())
             return self._hang_up()
         if fault == 'slow':
             time.sleep(SLOW)
@@ -160,6 +160,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return body
+
+    def _wait(self) -> float:
+        """Says nothing for `SILENT` seconds, or until the client leaves; how long that was."""
+        began = time.monotonic()
+        while time.monotonic() - began < SILENT:
+            if select.select([self.connection], [], [], 0.1)[0]:  # there is something to read: the end
+                break
+        return time.monotonic() - began
 
     def _hang_up(self):
         self.close_connection = True

@@ -13,12 +13,22 @@ import pytest
 
 from bigjax.data import storage
 from bigjax.train import checkpoint, manifest
-from tests.storage.fake_gcs import Faults
+from tests.storage.fake_gcs import SILENT, Faults
 from tests.trust import runs
 
+pytestmark = [pytest.mark.slow, pytest.mark.trust]  # of the battery in its full form
+HARM = 'an object store that answers 429, 503, late, cut or not at all'
+MEANS = 'the run is the one on a disk, bit for bit'
 KIND, WORKDIR, STEPS, SAVES = 'recurrent', 'gs://bucket/run', 60, 15
 IN_SAVE = r'^POST .*upload.*name=run(/|%2F)checkpoints(/|%2F)30(/|%2F)state'
 LONG = (f'--config.steps={STEPS}', '--config.log_every=5', '--config.eval_every=20', f'--config.checkpoint_every={SAVES}')
+
+
+@pytest.fixture(autouse=True)
+def full(request, battery):
+    """They take minutes."""
+    if battery == 'short' and request.config.option.markexpr.strip() == 'trust':
+        pytest.skip('with --battery=full')
 
 
 @pytest.fixture(scope='module')
@@ -67,117 +77,141 @@ def sealed(gcs, step: int) -> bool:
     return ('bucket', f'run/checkpoints/{step}/manifest.json') in gcs.objects
 
 
-@pytest.mark.slow
-def test_faults_of_every_kind_change_nothing(gcs, straight):
-    gcs.faults = Faults(0.1, seed=2)
-    code, out = runs.run(KIND, WORKDIR, *LONG)
-    injected, gcs.faults = gcs.faults.injected, Faults()
-    assert code == 0, out[-3000:]
-    assert min(injected.values()) >= 3, injected
-    assert 'Traceback' not in out
-    assert_same(straight)
+def test_faults_of_every_kind_change_nothing(gcs, straight, tally):
+    with tally(HARM, MEANS) as note:
+        gcs.faults = faults = Faults(0.1, seed=2)
+        code, out = runs.run(KIND, WORKDIR, *LONG)
+        gcs.faults = Faults()
+        note(times=sum(faults.injected.values()))
+        assert code == 0, out[-3000:]
+        assert min(faults.injected.values()) >= 3, faults.injected
+        assert 'Traceback' not in out
+        assert_same(straight)
     assert (gcs.objects['bucket', 'run/report.html'].data or b'').startswith(b'<!')
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('at', ['step:34', 'save:2', 'report:1'])
-def test_killed_and_started_again_it_is_the_run_that_was_left_alone(gcs, straight, at):
-    gcs.faults = Faults(0.03, ['429', '503', 'cut', 'lost'], seed=3)
-    code, out = runs.run(KIND, WORKDIR, *LONG, trust=f'{at}:kill')
-    assert code == -9, out[-3000:]
-    left = [s for s in range(STEPS + 1) if sealed(gcs, s)]
-    lines = gcs.objects['bucket', 'run/metrics.jsonl'].data.decode() if left else ''
-    assert not left or f'"step": {left[-1]},' in lines, 'a checkpoint counts, and the records before it are not there'
-    code, out = runs.run(KIND, WORKDIR, *LONG)
-    gcs.faults = Faults()
-    assert code == 0, out[-3000:]
-    assert not left or f'resuming from step {left[-1]}' in out
-    assert_same(straight)
+def test_killed_and_started_again_it_is_the_run_that_was_left_alone(gcs, straight, at, tally):
+    with tally('SIGKILL of a run in an object store that fails now and then', MEANS):
+        gcs.faults = Faults(0.03, ['429', '503', 'cut', 'lost'], seed=3)
+        code, out = runs.run(KIND, WORKDIR, *LONG, trust=f'{at}:kill')
+        assert code == -9, out[-3000:]
+        left = [s for s in range(STEPS + 1) if sealed(gcs, s)]
+        lines = gcs.objects['bucket', 'run/metrics.jsonl'].data.decode() if left else ''
+        assert not left or f'"step": {left[-1]},' in lines, 'a checkpoint counts, and the records before it are not there'
+        code, out = runs.run(KIND, WORKDIR, *LONG)
+        gcs.faults = Faults()
+        assert code == 0, out[-3000:]
+        assert not left or f'resuming from step {left[-1]}' in out
+        assert_same(straight)
 
 
-@pytest.mark.slow
-def test_a_lost_answer_costs_no_run(gcs, straight):
-    """TensorStore takes its own write for another's then, and fails."""
-    class Once(Faults):
+def test_an_answer_that_never_comes_is_waited_for_no_longer_than_the_limit(gcs, straight, tally):
+    """By gcsfs, which sends the records, and by TensorStore, which sends the arrays."""
+    class Each(Faults):
         def draw(self, request):
-            return super().draw(request) if self.injected['lost'] < 3 else ''
+            kind = 'arrays' if re.search(IN_SAVE, request) else 'records' if 'run.json' in request else ''
+            seen[kind] = seen.get(kind, 0) + 1
+            return super().draw(request) if kind and seen[kind] in (1, 3) else ''
 
-    gcs.faults = Once(1.0, ['lost'], where=IN_SAVE + '.*manifest.ocdbt')
-    code, out = runs.run(KIND, WORKDIR, *LONG)
-    assert code == 0 and gcs.faults.injected['lost'] == 3, out[-3000:]
-    assert 'the checkpoint of step 30 was not written (ALREADY_EXISTS' in out
-    assert_same(straight)
+    with tally(HARM, MEANS) as note:
+        seen: dict[str, int] = {}
+        gcs.faults = faults = Each(1.0, ['silent'])
+        code, out = runs.run(KIND, WORKDIR, *LONG)
+        gcs.faults = Faults()
+        note(times=faults.injected['silent'])
+        assert code == 0, out[-3000:]
+        assert faults.injected['silent'] == 4 and min(seen['arrays'], seen['records']) > 3, seen
+        assert max(faults.waited) < SILENT, 'the client left because the server did'
+        assert 'Traceback' not in out
+        assert_same(straight)
 
 
-@pytest.mark.slow
+def test_a_lost_answer_costs_no_run(gcs, straight, tally):
+    """TensorStore takes its own write for another's then, and fails."""
+    with tally(HARM, MEANS) as note:
+        class Once(Faults):
+            def draw(self, request):
+                return super().draw(request) if self.injected['lost'] < 3 else ''
+
+        gcs.faults = Once(1.0, ['lost'], where=IN_SAVE + '.*manifest.ocdbt')
+        code, out = runs.run(KIND, WORKDIR, *LONG)
+        assert code == 0 and gcs.faults.injected['lost'] == 3, out[-3000:]
+        assert 'the checkpoint of step 30 was not written (ALREADY_EXISTS' in out
+        assert_same(straight)
+        note(times=3)
+
+
 @pytest.mark.parametrize('when', ['between saves', 'in a save'])
-def test_a_store_that_stays_broken_ends_the_run_in_a_line_and_nothing_is_lost(gcs, straight, monkeypatch, when):
-    monkeypatch.setenv('BIGJAX_STORE_SECONDS', '5')
-    [process] = runs.start(KIND, WORKDIR, *LONG)
-    if when == 'between saves':
-        wait_until(lambda: sealed(gcs, 15), process)
-    else:
-        gcs.faults = Faults(1.0, ['503'], where=IN_SAVE)
-        wait_until(lambda: gcs.faults.injected['503'], process)
-    gcs.faults, began = Faults(1.0, ['503']), time.monotonic()
-    [(code, out)] = runs.end([process], 200)
-    assert code == 1 and time.monotonic() - began < 150, out[-3000:]
-    last = [line for line in out.splitlines() if line.strip()][-1]
-    said = r'mnist1d: gs://bucket/run\S*: the store has failed .*; sealed checkpoints are intact: .*'
-    assert re.fullmatch(said, last), out[-3000:]
-    assert 'Traceback' not in out
-    gcs.faults = Faults()
-    newest = max(s for s in range(STEPS + 1) if sealed(gcs, s))
-    code, out = runs.run(KIND, WORKDIR, *LONG)
-    assert code == 0 and f'resuming from step {newest}' in out, out[-3000:]
-    assert_same(straight)
+def test_a_store_that_stays_broken_ends_the_run_in_a_line_and_nothing_is_lost(gcs, straight, monkeypatch, when, tally):
+    with tally('an object store that stays broken', 'a stop in one line; started again ' + MEANS):
+        monkeypatch.setenv('BIGJAX_STORE_SECONDS', '5')
+        [process] = runs.start(KIND, WORKDIR, *LONG)
+        if when == 'between saves':
+            wait_until(lambda: sealed(gcs, 15), process)
+        else:
+            gcs.faults = Faults(1.0, ['503'], where=IN_SAVE)
+            wait_until(lambda: gcs.faults.injected['503'], process)
+        gcs.faults, began = Faults(1.0, ['503']), time.monotonic()
+        [(code, out)] = runs.end([process], 200)
+        assert code == 1 and time.monotonic() - began < 150, out[-3000:]
+        last = [line for line in out.splitlines() if line.strip()][-1]
+        said = r'mnist1d: gs://bucket/run\S*: the store has failed .*; sealed checkpoints are intact: .*'
+        assert re.fullmatch(said, last), out[-3000:]
+        assert 'Traceback' not in out
+        gcs.faults = Faults()
+        newest = max(s for s in range(STEPS + 1) if sealed(gcs, s))
+        code, out = runs.run(KIND, WORKDIR, *LONG)
+        assert code == 0 and f'resuming from step {newest}' in out, out[-3000:]
+        assert_same(straight)
 
 
-@pytest.mark.slow
-def test_a_checkpoint_whose_upload_was_cut_does_not_count(gcs, straight):
-    gcs.faults = Faults(1.0, ['cut'], where=IN_SAVE)
-    [process] = runs.start(KIND, WORKDIR, *LONG)
-    wait_until(lambda: gcs.faults.injected['cut'] > 2, process)
-    process.kill()
-    runs.end([process])
-    gcs.faults = Faults()
-    assert sealed(gcs, 15) and not sealed(gcs, 30) and gcs.names('run/checkpoints/30/')
-    code, out = runs.run(KIND, WORKDIR, *LONG)
-    assert code == 0 and 'resuming from step 15' in out and 'damaged' not in out, out[-3000:]
-    assert_same(straight)
+def test_a_checkpoint_whose_upload_was_cut_does_not_count(gcs, straight, tally):
+    with tally('SIGKILL while an object store cuts the upload of a checkpoint', MEANS):
+        gcs.faults = Faults(1.0, ['cut'], where=IN_SAVE)
+        [process] = runs.start(KIND, WORKDIR, *LONG)
+        wait_until(lambda: gcs.faults.injected['cut'] > 2, process)
+        process.kill()
+        runs.end([process])
+        gcs.faults = Faults()
+        assert sealed(gcs, 15) and not sealed(gcs, 30) and gcs.names('run/checkpoints/30/')
+        code, out = runs.run(KIND, WORKDIR, *LONG)
+        assert code == 0 and 'resuming from step 15' in out and 'damaged' not in out, out[-3000:]
+        assert_same(straight)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('harm', ['cut in half', 'one bit'])
-def test_a_damaged_object_is_found_and_the_checkpoint_before_is_used(gcs, straight, harm):
-    [process] = runs.start(KIND, WORKDIR, *LONG)
-    wait_until(lambda: sealed(gcs, 45), process)
-    process.kill()
-    runs.end([process])
-    newest, before = sorted((s for s in range(STEPS + 1) if sealed(gcs, s)), reverse=True)[:2]
-    name = max(gcs.names(f'run/checkpoints/{newest}/state'), key=lambda n: len(gcs.objects['bucket', n].data))
-    data = bytearray(gcs.objects['bucket', name].data)
-    data[len(data) // 2] ^= 1
-    gcs.put('bucket', name, data if harm == 'one bit' else data[:len(data) // 2])
-    done = ask('bigjax.checkpoint', 'verify', WORKDIR)
-    assert done.returncode == 4 and re.search(rf'checkpoints/{newest}: .*(bytes instead|checksum differs)', done.stdout)
-    code, out = runs.run(KIND, WORKDIR, *LONG)
-    assert code == 0 and f'the checkpoint of step {newest} is damaged' in out, out[-3000:]
-    assert f'resuming from step {before}' in out
-    assert gcs.names(f'run/damaged/{newest}/manifest.json')
-    assert_same(straight)
+def test_a_damaged_object_is_found_and_the_checkpoint_before_is_used(gcs, straight, harm, tally):
+    with tally('an object of a checkpoint in a store cut or changed', 'found; from the checkpoint before, ' + MEANS):
+        [process] = runs.start(KIND, WORKDIR, *LONG)
+        wait_until(lambda: sealed(gcs, 45), process)
+        process.kill()
+        runs.end([process])
+        newest, before = sorted((s for s in range(STEPS + 1) if sealed(gcs, s)), reverse=True)[:2]
+        name = max(gcs.names(f'run/checkpoints/{newest}/state'), key=lambda n: len(gcs.objects['bucket', n].data))
+        data = bytearray(gcs.objects['bucket', name].data)
+        data[len(data) // 2] ^= 1
+        gcs.put('bucket', name, data if harm == 'one bit' else data[:len(data) // 2])
+        done = ask('bigjax.checkpoint', 'verify', WORKDIR)
+        assert done.returncode == 4 and re.search(rf'checkpoints/{newest}: .*(bytes instead|checksum differs)', done.stdout)
+        code, out = runs.run(KIND, WORKDIR, *LONG)
+        assert code == 0 and f'the checkpoint of step {newest} is damaged' in out, out[-3000:]
+        assert f'resuming from step {before}' in out
+        assert gcs.names(f'run/damaged/{newest}/manifest.json')
+        assert_same(straight)
 
 
-@pytest.mark.slow
-def test_two_processes_write_their_own_shards(gcs, tmp_path):
+def test_two_processes_write_their_own_shards(gcs, tmp_path, tally):
     flags = (*LONG[1:], '--config.steps=30', '--config.mesh=data:-1')
-    for workdir in (tmp_path / 'run', WORKDIR):
-        gcs.faults = Faults(0.03, ['429', '503', 'slow', 'cut'], seed=4)
-        for code, out in runs.end(runs.start(KIND, workdir, *flags, processes=2)):
-            assert code == 0, out[-3000:]
-    gcs.faults = Faults()
-    assert {n.split('/')[4] for n in gcs.names('run/checkpoints/30/state/ocdbt')} == {'ocdbt.process_0', 'ocdbt.process_1'}
-    assert_same(tmp_path / 'run')
+    with tally(HARM, MEANS) as note:
+        for workdir in (tmp_path / 'run', WORKDIR):
+            gcs.faults = faults = Faults(0.03, ['429', '503', 'slow', 'cut'], seed=4)
+            for code, out in runs.end(runs.start(KIND, workdir, *flags, processes=2)):
+                assert code == 0, out[-3000:]
+        gcs.faults = Faults()
+        note(times=sum(faults.injected.values()))
+        assert {n.split('/')[4] for n in gcs.names('run/checkpoints/30/state/ocdbt')} == {'ocdbt.process_0', 'ocdbt.process_1'}
+        assert_same(tmp_path / 'run')
 
 
 def ask(module, *words):
@@ -185,7 +219,6 @@ def ask(module, *words):
     return subprocess.run([sys.executable, '-m', module, *words], cwd=runs.ROOT, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.slow
 def test_every_command_takes_a_store(gcs, tmp_path):
     name, *own = runs.KINDS[KIND]
     done = ask(f'experiments.{name}', *own, *runs.SHORT, f'--workdir={WORKDIR}')
