@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 import re
+import threading
 import time
 import types
 
@@ -33,6 +34,9 @@ def here(monkeypatch):
     monkeypatch.setenv('XLA_PYTHON_CLIENT_PREALLOCATE', 'true')
     left = []
     monkeypatch.setattr(doctor, 'leave', lambda job, together, code: left.append(code) or code)
+    for thread in threading.enumerate():
+        if thread.name.startswith(doctor.THREAD):
+            thread.join(10)  # of the test before
     return left
 
 
@@ -136,7 +140,7 @@ def test_the_memory_of_an_accelerator_and_of_its_machine(monkeypatch):
 def test_a_check_that_raises_or_does_not_answer_is_a_line(error, said):
     def check():
         if error is None:
-            time.sleep(5)
+            time.sleep(1)
         raise error
 
     assert line(doctor.attempt('it', check, 0.1)[0]).startswith(said)
@@ -247,7 +251,7 @@ def test_without_devices_the_other_checks_go_on(capsys, tmp_path, monkeypatch, h
 def test_where_nothing_answers_the_doctor_does(capsys, tmp_path, monkeypatch, here):
     """Its real times are 18 s, nine checks after that of half a second each, and 23 s; and a start takes up to 5 s."""
     assert 5 + doctor.TOTAL + 9 * doctor.LEAST < 5 + doctor.END < 29
-    hang = lambda *_: time.sleep(3)
+    hang = lambda *_: time.sleep(2)
     monkeypatch.setattr(visible, 'accelerators', lambda *_: {})
     for name in ('holders', 'cache', 'workdir', 'accelerators'):
         monkeypatch.setattr(doctor_host, name, hang)

@@ -20,6 +20,7 @@ def test_the_verb_in_a_store(gcs, capsys, monkeypatch):
     for said in ('ok workdir gs://bucket/run: it can be written', 'ok run gs://bucket/run: no other run is there',
                  'ok disk the checkpoints in gs://bucket/run need '):
         assert any(text.startswith(said) for text in lines), (said, lines)
+    assert 'GiB is free' not in next(text for text in lines if text.startswith('ok disk the')) and 'no end of its room' in out
 
 
 def test_a_run_that_is_in_the_store(gcs, tmp_path):
