@@ -270,7 +270,7 @@ class ParquetSource:
         return {name: self._value(name, value, index) for name, value in row.items()}
 
     def _value(self, name: str, value: Any, index: int) -> Any:
-        where = f'{self.path} (record {index}, column {name})'
+        where = f'{self.path} (record {index}, column {untrusted.printable(name)})'
         if isinstance(value, dict) and 'bytes' in value:
             if value['bytes'] is None and isinstance(value.get('path'), str):
                 return images.read_image(untrusted.beside(self.path.parent, value['path'], where), where, self.image_size)

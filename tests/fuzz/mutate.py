@@ -1,4 +1,5 @@
 """Damage to valid files: of their bytes, and of what is inside them, with sums and packing made good again."""
+import functools
 import gzip
 import io
 import json
@@ -15,6 +16,9 @@ TEXTS = ['', '0', '-1', '1e400', '-1e-400', 'nan', 'inf', '9' * 5000, '214748364
          '()']
 VALUES = [None, True, 0, -1, 1.5, 1e308, -1e308, 1e-320, 2**63, 10**400, float('nan'), float('inf'), '', 'x', 'a\nb', '\ud800',
           [], {}, [None], ['x'], {'a': {}}, [[1], 2], '../../x', 'a' * 10000]
+
+
+MIB = [1, 64]  # quickly made; the kept case of npz is larger
 
 
 def mutate(data: bytes, name: str, others: Sequence[bytes], rng) -> bytes:
@@ -113,13 +117,35 @@ def _other(value, rng):
 def _repack(data, rng):
     """Another member in a zip."""
     out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, 'w', [0, 8, 12, 14][rng.integers(4)]) as new:
+    kind = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA][rng.integers(4)]
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, 'w', kind) as new:
         names = old.namelist()
         harmed = names[rng.integers(len(names))]
         for name in names:
             content = old.read(name)
             new.writestr(name, mutate(content, name, [], rng) if name == harmed else content)
-    return out.getvalue()
+    return bomb(data, kind, MIB[rng.integers(len(MIB))]) if rng.random() < 0.1 else out.getvalue()
+
+
+@functools.cache
+def bomb(data: bytes, kind: int, mib: int) -> bytes:
+    """The first member of a zip with MiB of zeros behind it, of which its listed size says nothing."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, 'w') as new:
+        member = zipfile.ZipInfo(old.namelist()[0])
+        content = old.read(member.filename)
+        packer = zipfile._get_compressor(kind, 9)  # None where nothing is packed
+        packed = content if packer is None else packer.compress(content)
+        for _ in range(mib if packer else 0):
+            packed += packer.compress(bytes(1 << 20))
+        packed += packer.flush() if packer else b''
+        new.writestr(member, packed)
+        member.compress_type, member.file_size = kind, len(content)
+    blob, head = bytearray(out.getvalue()), out.getvalue().index(b'PK\1\2')
+    for kind_at, size_at in ((8, 22), (head + 10, head + 24)):  # in front of the member, and in the list at the end
+        struct.pack_into('<H', blob, kind_at, kind)
+        struct.pack_into('<I', blob, size_at, len(content))
+    return bytes(blob)
 
 
 def sums(data: bytes) -> bytes:

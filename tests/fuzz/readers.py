@@ -95,6 +95,7 @@ def _read_manifest(path):
         (path.parent / name).write_bytes(data)
     for deep in (False, True):
         fault = manifest.fault(path.parent, deep)
+        assert fault.isprintable() and len(fault) < 1000, f'its words are not one line: {fault[:300]!a}'
     assert fault or manifest.read(path.parent)['files'] == listed, 'passed with another list'
 
 
@@ -145,7 +146,11 @@ def _read_examples(source):
 
 def _features(folder):
     own = 'tensorflow_datasets.core.features.features_dict.FeaturesDict'
-    return {'features.json': run_files.dumps({'pythonClassName': own, 'featuresDict': {'features': {}}}).encode()}
+    today = {'pythonClassName': own, 'featuresDict': {'features': {}}}
+    inner = {'type': own, 'proto_cls': 'tensorflow_datasets.FeaturesDict', 'content': '{"a": {}}'}
+    made = {'features': today, 'dataset_info': {'features': today},
+            'metadata': {'default_config_name': 'a', 'older': {'type': own, 'content': {'x': inner}}}}
+    return {f'{name}.json': run_files.dumps(value).encode() for name, value in made.items()}
 
 
 def _run(folder):
