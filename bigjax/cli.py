@@ -23,6 +23,7 @@ from bigjax import config as configs
 from bigjax.data import storage
 from bigjax.parallel import visible
 from bigjax.parallel.start import Flags, Start, start
+from bigjax.train.guard import Preempted, Unstarted, preemptible
 from bigjax.train.phases import process_began
 
 DONE, FAILED, USER, NONFINITE, NO, PREEMPTED = 0, 1, 2, 3, 4, 75
@@ -34,10 +35,14 @@ def main() -> None:
     module = sys.modules['__main__']
     name = module.__spec__.name if module.__spec__ else pathlib.Path(module.__file__).stem
     try:
-        code = run(module, name, sys.argv[1:], process_began())
-    except Exception:
+        with preemptible():
+            code = run(module, name, sys.argv[1:], process_began())
+    except Unstarted as error:
+        _end_now(_say(f"{name.rsplit('.', 1)[-1]}: {error}", PREEMPTED))
+    except BaseException as error:  # also sys.exit() somewhere in a script, of which the other processes know nothing
         traceback.print_exc()
-        code = FAILED
+        wanted = error.code if isinstance(error, SystemExit) else FAILED
+        _end_now(wanted if isinstance(wanted, int) else FAILED if wanted else DONE)
     if code in (FAILED, USER):
         _end_now(code)
     sys.exit(code)
@@ -63,7 +68,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
     """
     from bigjax.train import compiled
     from bigjax.train.fingerprint import NotDeterministic
-    from bigjax.train.guard import Guard, Preempted
+    from bigjax.train.guard import Guard
     from bigjax.train.phases import budgets
     from bigjax.train.replay import NonFinite
     short = name.rsplit('.', 1)[-1]
@@ -74,6 +79,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         if verb not in VERBS:
             raise UserError(f"'{verb}': no such verb{configs.nearest(verb, list(VERBS))}; the verbs are {', '.join(VERBS)}")
         limits = budgets(options.budgets)
+        limits = limits if verb == 'train' else {}  # the others are in one phase all the time
         _platform(options.platform)
         if options.deterministic:
             _deterministic()
@@ -83,7 +89,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
             compiled.keep_in(options.compile_cache)
             joined = _join(options, name, argv, _patience(options, verb))
         with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage,
-                   began=began) as guard:
+                   began=began) as guard, _ending(guard) if verb == 'train' else contextlib.nullcontext():
             if verb not in ('plan', 'shard', 'doctor'):
                 visible.refuse_cpu(options.platform, say=print if joined.process == 0 else lambda _: None)
             return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0, guard, joined))
@@ -99,6 +105,19 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         if why := _storage(error):
             return _say(f'{short}: {why}', FAILED)
         raise
+
+
+@contextlib.contextmanager
+def _ending(guard):
+    """All processes of a job have come to its end when this is left, under the eyes of the guard: JAX's own wait for the others
+    would last minutes, and nobody would say for whom. A process that fails waits for nobody."""
+    try:
+        yield
+    except BaseException as error:
+        if getattr(error, 'shared', False):
+            guard.wait_for_all()
+        raise
+    guard.wait_for_all()
 
 
 def _say(text: str, code: int) -> int:

@@ -10,6 +10,9 @@ A message is a line of JSON, {"kind": …, "text": …}:
     failed   somebody ends with an exception; the text is its traceback
     refused  somebody ends because its input is wrong; the text says what
     stuck    somebody has been in one phase for longer than it may
+    where    somebody waits for longer than it may, and asks for whom
+    at       somebody does not wait and has time left; the text is JSON: its phase, step, and the seconds in it
+    stop     somebody stops at once, saved or not
     dead     process 0 tells that a connection has broken
     bye      somebody leaves with the others' knowledge
 """

@@ -41,8 +41,10 @@ TWICE = 0.5  # seconds in which two Ctrl-C are one: a terminal sends it to all, 
 MODESTY = 5.0  # seconds by which a process that waits for others in a library calls itself stuck later than they do
 ASKING = 1.0  # seconds between two questions where the others are
 EXCUSE = 3.0  # seconds for which an answer is good
+A_WEEK = 7 * 24 * 3600 * 1000  # milliseconds; the budget ends it before
 SLACK = 60.0  # seconds beyond a budget after which the process ends even though this thread cannot run
-LIBRARIES = ('jax', 'jaxlib', 'orbax', 'grain')
+LIBRARIES = ('jax', 'jaxlib', 'orbax', 'grain', 'bigjax.parallel')
+DEVICE = ('bigjax.train.loop', 'bigjax.train.evaluate')  # NumPy's reading of a device leaves no trace but theirs
 OWN_WORK = ('compile', 'data')  # phases in which a process that is inside a library works, and waits for nobody
 
 
@@ -88,7 +90,7 @@ class Guard:
         self._interrupts, self._interrupted = 0, -math.inf
         self._inquired = self._excused = self._armed = -math.inf
         self._thread, self._forward = None, None
-        self._ended, self._leaving = False, False
+        self._ended, self._leaving, self._parting = False, False, False
 
     def __enter__(self):
         self._wake, self._woken = socket.socketpair()
@@ -104,6 +106,14 @@ class Guard:
         self._thread = threading.Thread(target=self._watch, name='guard', daemon=True)
         self._thread.start()
         return self
+
+    def wait_for_all(self) -> None:
+        """Returns when every process of the job has come here; all has been done and said."""
+        from jax._src import distributed
+        if client := distributed.global_state.client:
+            self.last_words, self._parting = silence, True
+            self.clock.enter('report')
+            client.wait_at_barrier('bigjax ends', timeout_in_ms=A_WEEK)
 
     def __exit__(self, kind, error, _):
         failed = error is not None and not getattr(error, 'shared', False)
@@ -233,7 +243,7 @@ class Guard:
 
     def _to_blame(self, over: float) -> bool:
         """Whether it is this process that does not go on, `over` seconds beyond its budget, and none that it waits for."""
-        if self._lifeline is None or not _waits():
+        if self._lifeline is None or not self._waits():
             return True
         at = time.monotonic()
         if at > self._inquired + ASKING:
@@ -245,8 +255,15 @@ class Guard:
         """Tells where this process is, if others may have to wait for it: it does not wait itself, and has time left."""
         now = self.clock.now
         budget, lasts = self._budgets.get(now.phase, math.inf), time.monotonic() - now.since
-        if lasts < budget and (now.phase in OWN_WORK or not _waits()):
+        if lasts < budget and (now.phase in OWN_WORK or not self._waits()):
             self._lifeline.tell('at', json.dumps({'phase': now.phase, 'step': now.step, 'seconds': round(lasts)}))
+
+    def _waits(self) -> bool:
+        """Whether the main thread is inside a library or reads a device, where a process is that waits for the others."""
+        frame = sys._current_frames().get(threading.main_thread().ident)
+        places = [os.path.join(folder, '') for name in LIBRARIES for folder in getattr(sys.modules.get(name), '__path__', ())]
+        places += [sys.modules[name].__file__ for name in DEVICE if name in sys.modules]
+        return self._parting or (frame is not None and frame.f_code.co_filename.startswith(tuple(places)))
 
     def _arm(self) -> None:
         """Where the main thread holds Python's lock, no other thread of Python runs: one of the system's ends the process."""
@@ -321,13 +338,6 @@ def silence(error: BaseException) -> None:
 
 def _nothing(number, frame) -> None:
     """Python must have a handler, else the system's own would end the process; the thread is woken by the number itself."""
-
-
-def _waits() -> bool:
-    """Whether the main thread is inside a library, where a process is that waits for the others."""
-    frame = sys._current_frames().get(threading.main_thread().ident)
-    folders = [os.path.join(folder, '') for name in LIBRARIES for folder in getattr(sys.modules.get(name), '__path__', ())]
-    return frame is not None and frame.f_code.co_filename.startswith(tuple(folders))
 
 
 def _installed(number: int) -> int | None:

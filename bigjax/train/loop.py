@@ -2,8 +2,9 @@
 
 At the boundary after step t the order is always the same, so that a run that was killed and one that was not write the
 same numbers: metrics are read and logged, evaluators run, the best weights are kept, then the checkpoint is saved. The
-loop never waits for a step: the metrics of an interval are read while the next one runs, except at boundaries that
-evaluate or save. A run that is asked to stop saves before its evaluators have run; the next start runs them first.
+loop stays a little ahead of the device, and does not wait for the newest step: the metrics of an interval are read while the
+next one runs, except at boundaries that evaluate or save. A run that is asked to stop saves before its evaluators have run;
+the next start runs them first.
 """
 import dataclasses
 import pathlib
@@ -17,6 +18,7 @@ from bigjax import UserError
 from bigjax.data import storage
 from bigjax.parallel import mesh as meshes
 from bigjax.train import fingerprint, optimizers, replay
+from bigjax.train.ahead import Ahead
 from bigjax.train.checkpoint import Checkpoints
 from bigjax.train.compiled import METER, told
 from bigjax.train.evaluate import Stopped
@@ -103,9 +105,8 @@ class Loop:
         return meshes.asked_to_stop(self._rounds) if jax.process_count() > 1 else bool(self._guard.asked)
 
     def _evaluate(self, variables, names=None):
-        """As `evaluate`; a process alone leaves it when it is asked to stop."""
-        alone = jax.process_count() == 1
-        return evaluate(self._program, variables, names, stop=(lambda: bool(self._guard.asked)) if alone else None)
+        """As `evaluate`; left when the run is asked to stop, by several processes before the same batch."""
+        return evaluate(self._program, variables, names, stop=self._asked)
 
     def _start(self):
         """Own checkpoint, then --init_from, then scratch: the precedence is `bigjax.train.checkpoint`'s."""
@@ -133,7 +134,7 @@ class Loop:
         many, total = program.steps_per_call, s.steps
         self._progress.start(step, total)
         self._clock, self._since, status = time.perf_counter(), step, 'done'
-        phase, unmoved = 'compile', None
+        phase, unmoved, flying = 'compile', None, Ahead()
         if step == 0 and total >= fingerprint.STEPS:
             spec, params = program.experiment.optimizer, carry['state'].params
             unmoved = fingerprint.Unmoved(params, optimizers.still(spec, params), program.watch)
@@ -151,6 +152,7 @@ class Loop:
                 state, totals, halted = program.call(carry['state'], carry['totals'], feed.arrays, items)
                 carry = {**carry, 'state': state, 'totals': totals}
                 step += many
+                flying.add(halted)
                 phase, self._guard.unsaved = 'step', True
                 self._phases.enter('data', step)
                 feed.ahead(step)
