@@ -1,7 +1,7 @@
 """The restart loop, the same for every engine: start the group, wait, find the cause, start it again where that makes sense.
 
-Engines and groups are what `launch.engine` says. Where one process has ended badly the others get SIGTERM, and after the
-grace SIGKILL; of an array, where each works on its own, they go on.
+Engines and groups are what `launch.engine` says. Where one process has ended badly the others get SIGTERM, and a while after
+the grace SIGKILL; of an array, where each works on its own, they go on.
 """
 import dataclasses
 import math
@@ -16,18 +16,24 @@ TICK = 0.1  # seconds between two looks at the clock
 COURTESY = 5.0  # seconds for the others to reach an exit that all reach together, before SIGTERM
 QUICK, QUICK_IN_A_ROW = 10.0, 3  # a group that fails in so many seconds, so many times, fails always
 LONGEST_PAUSE = 60.0  # seconds
+LATER = 10.0  # seconds, at most a third of the grace: a process that needs all of it still ends by itself, with its own exit code
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How often a group is started again after a failure and after a preemption; seconds between SIGTERM and SIGKILL; whether
-    each process works on its own."""
+    """How often a group is started again after a failure and after a preemption; seconds after SIGTERM that a process may use;
+    whether each process works on its own."""
 
     restarts: int = 0
     preemptions: int = 100
     grace: float = 30.0
     alone: bool = False
+
+    @property
+    def kill(self) -> float:
+        """Seconds between SIGTERM and SIGKILL."""
+        return self.grace + min(LATER, self.grace / 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +142,7 @@ class Supervisor:
             now = time.monotonic()
             if (self._stops and not self._engine.detached) or now >= due:
                 self._terminate()
-            if (self._stops > 1 and not self._engine.detached) or now >= self._told + self._limits.grace:
+            if (self._stops > 1 and not self._engine.detached) or now >= self._told + self._limits.kill:
                 group.signal(signal.SIGKILL)
         return ends
 

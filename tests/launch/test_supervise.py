@@ -118,7 +118,7 @@ def test_the_others_get_sigterm_then_sigkill(run, code, term):
     result, groups, _, _ = run([(0, 0.5), (code, 1.0), (0, None), (None, None)], grace=7.0, preemptions=0)
     sent = groups[0].sent
     assert [number for number, _ in sent[:2]] == [signal.SIGTERM, signal.SIGKILL] and result.cause.startswith('process 1 ')
-    assert sent[0][1] == pytest.approx(term, abs=0.3) and sent[1][1] == pytest.approx(term + 7.0, abs=0.3)
+    assert sent[0][1] == pytest.approx(term, abs=0.3) and sent[1][1] == pytest.approx(term + 7.0 + 7.0 / 3, abs=0.3)
     assert signal.SIGTERM not in [number for number, _ in sent[1:]]
 
 
@@ -144,7 +144,7 @@ def interrupts(*times):
     ([(75, None), (75, None)], [2.0], 75, 2.0, [signal.SIGTERM]),
     ([(0, None), (0, None)], [2.0], 0, 2.0, [signal.SIGTERM]),
     ([(-15, None), (75, None)], [2.0], 75, 2.0, [signal.SIGTERM]),
-    ([(None, None), (-15, None)], [2.0], 1, 9.0, [signal.SIGTERM, signal.SIGKILL]),
+    ([(None, None), (-15, None)], [2.0], 1, 9.0 + 7.0 / 3, [signal.SIGTERM, signal.SIGKILL]),
     ([(None, None), (None, None)], [2.0, 3.0], 1, 3.0, [signal.SIGTERM, signal.SIGKILL]),
     ([(1, 1.0), (None, None)], [2.0, 3.0], 1, 3.0, [signal.SIGTERM, signal.SIGKILL]),
 ])
@@ -154,6 +154,12 @@ def test_a_signal_to_the_launcher_goes_on_and_ends_it(run, plan, times, code, se
     assert list(dict.fromkeys(number for number, _ in groups[0].sent)) == sent
     assert [number for number, _ in groups[0].sent].count(signal.SIGTERM) == 1
     assert result.seconds == pytest.approx(seconds, abs=0.4)
+
+
+def test_a_process_that_uses_up_its_grace_keeps_its_exit_code(run):
+    """The launcher's grace and a run's are both 30 s by default, and the launcher's begins earlier."""
+    result, groups, _, _ = run([(75, 32.5), (75, 32.5)], hear=interrupts(2.0))
+    assert result.code == 75 and [number for number, _ in groups[0].sent] == [signal.SIGTERM]
 
 
 def test_a_signal_ends_the_pause(run, monkeypatch):
