@@ -46,7 +46,7 @@ EXPECTED = _fields({'metric': text, 'value': number, 'tolerance': deviation, 'st
                    ('metric', 'value', 'tolerance', 'source', 'ok'))
 _seconds = lambda v: isinstance(v, dict) and all(map(deviation, v.values()))
 FIELDS = {
-    'experiment': lambda v: isinstance(v, str) and re.fullmatch(r'[\w-]+(\.[\w-]+)*', v), 'variant': text,
+    'experiment': lambda v: isinstance(v, str) and len(v) <= 100 and re.fullmatch(r'[\w-]+(\.[\w-]+)*', v), 'variant': text,
     'status': lambda v: isinstance(v, str) and text(v), 'config': lambda v: isinstance(v, dict), 'info': _kind(dict),
     'command': _kind(str), 'error': _kind(str), 'started': text, 'versions': _kind(dict),
     'seconds': _seconds, 'starts': deviation, 'damaged': _kind(list),
@@ -114,7 +114,7 @@ def lines_of(path) -> list[dict]:
             line = json.loads(written)
         except ValueError:
             continue
-        if isinstance(line, dict) and isinstance(line.get('step'), int):
+        if isinstance(line, dict) and type(line.get('step')) is int:
             found.append(line)
     return found
 
@@ -122,4 +122,4 @@ def lines_of(path) -> list[dict]:
 def _metric(name: str, value: Any) -> bool:
     if name.endswith('/members'):
         return isinstance(value, list) and all(map(number, value))
-    return bool(text(name)) and (deviation if name.endswith('/std') else number)(value)
+    return bool(name and text(name)) and (deviation if name.endswith('/std') else number)(value)
