@@ -3,7 +3,7 @@
     key   = fold_in(seed key, step)
     g, l  = gradient and value of  sum_i w_i loss_i / sum_i w_i  over the global batch, accumulated over micro-batches;
             g is also that of what layers have sown into 'losses', l is not
-    state = optimizer(g), moving average, model state — or the same state, where l or g is not finite
+    state = optimizer(g), moving average, model state — or the same state, where l, g or the update is not finite
 """
 from collections.abc import Callable
 
@@ -55,6 +55,17 @@ def _accumulated(loss, apply, params, model_state, batch, rng, micro: int):
     return grads, (weight, total, model_state, metrics)
 
 
+def gradients(loss: Callable, apply: Callable, params, model_state, batch, rng, micro: int):
+    """(gradient of the summed loss, (sum of weights, sum of losses, model state, metrics)) of a batch in `micro` slices."""
+    parts = (loss, apply, params, model_state, batch, rng)
+    return _gradients(*parts) if micro == 1 else _accumulated(*parts, micro)
+
+
+def size(grads, updates) -> jax.Array:
+    """The norm of the gradients, infinite where an update is not finite: one pass over both, for the price of the norm."""
+    return global_norm(jax.tree.map(lambda g, u: jnp.where(jnp.isfinite(u), g, jnp.inf), grads, updates))
+
+
 def prepare(batch, rng, preprocess: Callable | None, augment: Callable | None):
     """The batch as the model sees it; the randomness of `augment` is the step's."""
     batch = preprocess(batch) if preprocess else batch
@@ -77,21 +88,20 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
       across: `across(sums)`: sums over parts of the batch that other devices have, where the compiler does not know of them.
 
     Returns:
-      the state after it and the metrics as sums and counts. Where the loss or a gradient is not finite, the state is
-      unchanged but for `halted`, and so it stays in every later step.
+      the state after it and the metrics as sums and counts. Where the loss, a gradient, their norm or the update is not
+      finite, the state is unchanged but for `halted`, and so it stays in every later step.
     """
     rng = jax.random.fold_in(state.key, state.step)
     batch = prepare(batch, rng, preprocess, augment)
-    parts = (loss, apply, state.params, state.model_state, batch, rng)
-    grads, (weight, total, model_state, metrics) = (
-        _gradients(*parts) if accumulate == 1 else _accumulated(*parts, accumulate))
+    grads, (weight, total, model_state, metrics) = gradients(
+        loss, apply, state.params, state.model_state, batch, rng, accumulate)
     if across:
         grads, weight, total, metrics = across((grads, weight, total, metrics))
     grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads if place is None else place(grads))
     value = total / jnp.maximum(weight, 1e-8)
-    norm = global_norm(grads)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params, value=value)
+    norm = size(grads, updates)
     params = optax.apply_updates(state.params, updates)
     average = optax.incremental_update(params, state.ema, 1.0 - ema) if ema else state.ema
 

@@ -107,6 +107,18 @@ def test_a_step_that_is_not_finite_changes_nothing_and_stays_so(where):
     assert tiny.equal(after.replace(halted=first.halted), first)
 
 
+@pytest.mark.parametrize('tx', [optax.sgd(3e38), optax.adam(0.1, eps=0.0), optax.sgd(3e38, momentum=0.9)])
+def test_an_update_that_is_not_finite_is_not_applied(tx):
+    """The loss and its gradients are finite: one of them is exactly zero, the others overflow with the rate."""
+    apply, state = setup()
+    state = state.replace(opt_state=tx.init(state.params))
+    data = batch()
+    data['x'] = data['x'].at[:, 0].set(0.0) * 100
+    after, metrics = step(apply, tx=optax.with_extra_args_support(tx))(state, data)
+    assert np.isfinite(metrics['loss'][0]) and int(after.halted) == 0 and int(after.step) == 0
+    assert tiny.equal(after.replace(halted=state.halted), state)
+
+
 def test_bfloat16_computes_low_and_keeps_float32():
     from bigjax.models.mlp import MLP
     model = MLP(features=(8,), num_classes=3, dtype='bfloat16')
