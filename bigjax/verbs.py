@@ -1,4 +1,5 @@
 """What an experiment can be told to do. Each verb takes a `bigjax.cli.Job` and returns its exit code."""
+import contextlib
 import os
 import time
 
@@ -14,7 +15,7 @@ from bigjax.train import loop as loops
 from bigjax.train.compiled import Watch
 from bigjax.train.guard import Guard, silence
 from bigjax.train.phases import Clock
-from bigjax.train.program import member, parameter_shapes
+from bigjax.train.program import parameter_shapes
 from bigjax.train.progress import Progress, clock, table
 from bigjax.train.records import Records, judge, summarise
 
@@ -73,6 +74,9 @@ def _train_row(job, row: str) -> dict:
                              profile=profile.parse(job.flags.profile), guard=guard).run()
     except BaseException as error:
         records.fail(error)
+        if isinstance(error, replay.NonFinite) and job.leads:
+            with contextlib.suppress(OSError, UserError):  # what broke is told whatever becomes of its picture
+                report.write(workdir)
         raise
     guard.clock.enter('report')
     records.finish(outcome.status, outcome.step, outcome.final, program.experiment.expected, outcome.artifacts,
@@ -127,13 +131,32 @@ def _replay(job) -> int:
     folder = storage.place(job.flags.replay)
     info, batch = replay.read(folder)
     row = info['variant']
-    program, _ = job.program(row, job.stored_config(row, info['config']))
-    state = checkpoint.load(folder / 'state', member(program.init(), 0, program.members)['state'])
+    config = _alone(job, row, job.stored_config(row, info['config']), info['member'])
+    program, settings = job.program(row, config)
+    state = checkpoint.load(folder / 'state', program.init()['state'])
     data, task = program.experiment.data, program.experiment.task
     what = replay.explain(state, batch, apply=program.apply, loss=task.loss, preprocess=data.preprocess,
-                          augment=data.augment)
+                          augment=data.augment, accumulate=settings.accumulate, parts=info['parts'],
+                          reduce_dtype=settings.reduce_dtype, tx=program.tx)
     print(f"step {info['step']}: the first thing that is not finite is {what}")
     return DONE
+
+
+def _alone(job, row: str, config, member: int):
+    """The config of one member of a population, or of a run, to be looked at on one device."""
+    config.mesh = 'data:1'
+    if (config.population, config.population_over) == (1, 'seed'):
+        return config
+    _, settings = job.experiment(row, config)
+    over = settings.population_over
+    if not 0 <= member < settings.population:
+        raise UserError(f'--replay={job.flags.replay}: info.json speaks of member {member} of {settings.population}; name the '
+                        f'{replay.FOLDER}/ folder of a run that exited 3')
+    if settings.members:
+        own = {key: repr(value) for key, value in settings.members[member].items() if key != 'seed'}
+    else:
+        own = {} if over == 'seed' else {over: str(configs.leaves(config)[over] + member)}
+    return configs.override(config, {**own, 'population': '1', 'population_over': 'seed'})
 
 
 def bench(job) -> int:

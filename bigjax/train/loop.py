@@ -112,14 +112,16 @@ class Loop:
         """Own checkpoint, then --init_from, then scratch: the precedence is `bigjax.train.checkpoint`'s."""
         carry = self._program.init()
         steps = self._checkpoints.steps()
-        unjudged = bool(steps) and self._checkpoints.unjudged(steps[-1])
+        step = steps[-1] if steps else 0
+        unjudged = bool(steps) and self._checkpoints.unjudged(step)
+        self._unmoved = None if self._init_from else fingerprint.Unmoved(self._program, carry['state'].params, 0)
         if steps:
-            carry = self._checkpoints.restore(steps[-1], jax.tree.map(abstract, carry))
-            self._progress.say(f'resuming from step {steps[-1]}')
+            carry = self._checkpoints.restore(step, jax.tree.map(abstract, carry))
+            self._progress.say(f'resuming from step {step}')
         elif self._init_from:
             carry = self._program.load_weights(carry, self._init_from)
             self._progress.say(f'starting from the weights of {self._init_from}')
-        step = steps[-1] if steps else 0
+        self._unmoved = self._unmoved or fingerprint.Unmoved(self._program, carry['state'].params, step)
         found = meshes.everywhere(step)
         if len(set(found)) > 1:
             raise UserError(f'{self._workdir}: the processes find different checkpoints there (of steps {found[:8]}); the '
@@ -134,10 +136,7 @@ class Loop:
         many, total = program.steps_per_call, s.steps
         self._progress.start(step, total)
         self._clock, self._since, status = time.perf_counter(), step, 'done'
-        phase, unmoved, flying = 'compile', None, Ahead()
-        if step == 0 and total >= fingerprint.STEPS:
-            spec, params = program.experiment.optimizer, carry['state'].params
-            unmoved = fingerprint.Unmoved(params, optimizers.still(spec, params), program.watch)
+        phase, flying = 'compile', Ahead()
         try:
             if unjudged:
                 carry = self._judge(carry, step, self._evaluators(step))
@@ -162,8 +161,9 @@ class Loop:
                 self._checkpoints.raise_error()
                 self._records.look()
                 self._flush(feed)
-                if unmoved and step >= fingerprint.STEPS and np.min(program.learning_rate(step - fingerprint.STEPS)) > 0:
-                    unmoved = unmoved.look(carry['state'].params)
+                if self._unmoved.due(step):
+                    _check(halted)  # what was not applied has moved nothing
+                    self._unmoved.look(carry['state'].params, step)
                 carry = self._boundary(carry, step, halted, feed, self._asked())
                 early = self._early(carry, step)
             if early:
@@ -171,7 +171,9 @@ class Loop:
                 self._save(carry, step)
             self._flush(feed)
         except _Halted as halted:
-            raise self._keep_evidence(carry, feed, *halted.args) from None
+            error = self._keep_evidence(carry, feed, *halted.args)
+            self._log_what_broke(carry, *halted.args)
+            raise error from None
         finally:
             feed.close()
             if self._profile:
@@ -179,15 +181,23 @@ class Loop:
             self._progress.stop()
         return carry, step, status
 
+    def _log_what_broke(self, carry, step, index):
+        """A line for the step that was not applied, of what is not finite in its interval."""
+        totals = self._pending[1] if self._pending else carry['totals']
+        values = {name: value for name, value in _means(totals).items() if not np.isfinite(value[index])}
+        if values:
+            self._records.metrics(step + 1, values)
+
     def _keep_evidence(self, carry, feed, step, index) -> replay.NonFinite:
         """The batch and the state of the step that was not applied; every later step left the state alone."""
         state = member(carry['state'], index, self._program.members)
         with self._phases.within('save'):
             self._checkpoints.rest()
-        folder = replay.keep(self._workdir, state, feed.host_batch(step, index), member=index, facts=self._records.facts())
+        facts = {**self._records.facts(), 'parts': self._program.mesh.size if self._settings.reduce_dtype else 0}
+        folder = replay.keep(self._workdir, state, feed.host_batch(step, index), member=index, facts=facts)
         who = f' of member {index}' if self._program.members else ''
-        return replay.NonFinite(f'the loss or a gradient{who} is not finite at step {step}; the step was not applied, its '
-                                f'batch and state are in {folder}; look at them with --replay={folder}')
+        return replay.NonFinite(f'the loss, a gradient or the update{who} is not finite at step {step}; the step was not '
+                                f'applied, its batch and state are in {folder}; look at them with --replay={folder}')
 
     def _due(self, step, every) -> bool:
         return step == self._settings.steps or (bool(every) and step % every == 0)
@@ -269,18 +279,15 @@ class Loop:
         if self._pending is None:
             return
         step, totals, halted, plateau = self._pending
-        self._pending = None
         _check(halted)
+        self._pending = None
         if not self._told:
             self._told = True
             self._progress.say(told(METER.since(**self._compiled)))
-        totals = jax.device_get(totals)
-        now = time.perf_counter()
+        values, now = _means(totals), time.perf_counter()
         seconds, steps = max(now - self._clock, 1e-9), step - self._since
         waited = feed.taken() / seconds
         self._clock, self._since = now, step
-        values = {f'train/{k}': [float(x) for x in np.atleast_1d(t) / np.maximum(np.atleast_1d(c), 1e-8)]
-                  for k, (t, c) in totals.items()}
         self._latest |= {name: (step, value) for name, value in values.items()}
         rates = [float(rate) for rate in np.atleast_1d(self._program.learning_rate(max(0, step - 1)) * np.asarray(plateau))]
         rates_of_work = (self._work.rates(steps / seconds) if self._work else
@@ -329,8 +336,14 @@ def _together(error: BaseException | None) -> bool:
 
 
 def _check(halted) -> None:
-    """Raises `_Halted` where a member's step was not applied."""
+    """Raises `_Halted` where a member's step was not applied; of several, the first such step."""
     halted = np.atleast_1d(np.asarray(halted))
     if (halted >= 0).any():
-        index = int(np.flatnonzero(halted >= 0)[0])
+        index = int(np.argmin(np.where(halted >= 0, halted, np.iinfo(halted.dtype).max)))
         raise _Halted(int(halted[index]), index)
+
+
+def _means(totals) -> dict[str, list[float]]:
+    """{'train/name': [one value a member]} of sums and counts."""
+    return {f'train/{k}': [float(x) for x in np.atleast_1d(t) / np.maximum(np.atleast_1d(c), 1e-8)]
+            for k, (t, c) in jax.device_get(totals).items()}

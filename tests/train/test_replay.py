@@ -1,17 +1,28 @@
 """A loss that is not finite: the evidence, and what replaying it names."""
+import dataclasses
+import io
+import json
+import re
 import time
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from bigjax import UserError
+from bigjax.data import order
 from bigjax.experiment import Data
-from bigjax.tasks import bind, classification
-from bigjax.train import checkpoint, manifest, replay
+from bigjax.models import gpt
+from bigjax.tasks import LOSSES, bind, classification, language
+from bigjax.train import checkpoint, layers, manifest, replay
+from bigjax.train.compiled import Watch
 from bigjax.train.program import member
-from tests import tiny
+from bigjax.train.progress import Progress
+from bigjax.train.state import init_state
+from tests import tiers, tiny
 
 
 class Broken(nn.Module):
@@ -85,11 +96,162 @@ def test_the_evidence_is_written_when_no_save_is_under_way(tmp_path, monkeypatch
         assert not manifest.fault(folder)
 
 
-def test_the_first_module_is_named():
-    task, state = classification.softmax('x'), None
-    import optax
+def replayed(workdir, experiment, **options):
+    """(info, what is named) of the step that a run of `experiment` stopped at."""
+    p = tiny.program([experiment], **options | {'population': 1})
+    info, batch = replay.read(workdir / 'nonfinite')
+    state = checkpoint.load(workdir / 'nonfinite' / 'state', p.init()['state'])
+    assert int(state.step) == int(state.halted) == info['step']
+    s, data = p.settings, experiment.data
+    return info, replay.explain(
+        state, batch, apply=p.apply, loss=experiment.task.loss, preprocess=data.preprocess, augment=data.augment,
+        accumulate=s.accumulate, parts=info['parts'], reduce_dtype=s.reduce_dtype, tx=p.tx)
 
-    from bigjax.train.state import init_state
+
+def logged(workdir):
+    """The lines of what is not finite."""
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return [line for line in lines if None in line.values()]
+
+
+FOUR = dict(steps_per_call=4, log_every=4, eval_every=4, checkpoint_every=12)
+
+
+@pytest.mark.parametrize('options', tiers.first(3, [FOUR, {'accumulate': 4}, {'resident': 'no'}, {}, {'ema': 0.0}]), ids=str)
+def test_it_stops_at_the_first_bad_batch_whatever_the_step_is_made_of(tmp_path, options):
+    with pytest.raises(replay.NonFinite, match='not finite at step'):
+        tiny.train(tmp_path, [poisoned()], **options)
+    info, what = replayed(tmp_path, poisoned(), **options)
+    rows = [order.batch_indices(0, t, 1, 8, 53, True)[0].tolist() for t in range(12)]
+    bad = next(t for t in range(12) if 20 in rows[t])
+    assert info['step'] == bad > 0
+    assert what == f"the batch: 'x' is not finite in row {rows[bad].index(20)} (1 of 8 rows)"
+    assert [line['step'] for line in logged(tmp_path)] == [bad + 1] and logged(tmp_path)[0]['train/loss'] is None
+    straight = tiny.program([poisoned()], **options | {'steps': bad, 'steps_per_call': 1})
+    carry, feed = straight.init(), straight.feed(0)
+    for step in range(bad):
+        state, totals, halted = straight.call(carry['state'], carry['totals'], feed.arrays, feed.at(step, 1))
+        carry = {**carry, 'state': state, 'totals': totals}
+    feed.close()
+    assert int(halted) == -1
+    kept = checkpoint.load(tmp_path / 'nonfinite' / 'state', straight.init()['state'])
+    tiny.close(kept.replace(halted=state.halted), carry['state'], rtol=1e-5, atol=1e-6)
+
+
+def test_of_several_members_the_first_to_break_is_kept(tmp_path):
+    broke = [next(t for t in range(12) if 20 in order.batch_indices(m, t, 1, 8, 53, True)) for m in range(4)]
+    assert broke.index(min(broke)) > 0  # and not the first of all
+    options = dict(population=4, log_every=12, eval_every=12, checkpoint_every=12)
+    with pytest.raises(replay.NonFinite, match=f'of member {broke.index(min(broke))} is not finite at step {min(broke)};'):
+        tiny.train(tmp_path, [poisoned()], **options)
+    info, what = replayed(tmp_path, poisoned(), **options)
+    assert info['member'] == broke.index(min(broke)) and "'x' is not finite in row" in what
+
+
+def test_a_first_step_that_is_not_finite_is_no_parameter_that_does_not_move(tmp_path):
+    bad = poisoned()
+    bad.data.train.arrays['x'][:] = np.nan
+    program = tiny.program([bad], steps=24, log_every=24, eval_every=0, checkpoint_every=0)
+    program.watch = Watch(strict=True)
+    with pytest.raises(replay.NonFinite, match='not finite at step 0'):
+        tiny.run(program, tmp_path, Progress(stream=io.StringIO()))
+
+
+class Root(nn.Module):
+    """Finite, and its gradient is not: the root of zero rises infinitely steep."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        root = jnp.sqrt(jnp.maximum(nn.Dense(4, name='first')(x) * 0.0, 0.0))
+        return nn.Dense(3, name='head')(x) + 0 * root[..., :1]
+
+
+class Steep(nn.Module):
+    """Finite gradients whose squares are not."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(3, name='head', kernel_init=nn.initializers.zeros_init())(x * 1e20)
+
+
+class Scaled(nn.Module):
+    """Gradients of about a hundred."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(3, name='head')(x * 100)
+
+
+class Sown(nn.Module):
+    """Adds a loss of its own that is not finite."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.Dense(3, name='head')(x)
+        self.sow(LOSSES, 'balance', jnp.log(jnp.sum(x) * 0))
+        return x
+
+
+class Unlucky(nn.Module):
+    """Breaks at one random number in sixteen."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = Lot(name='lot')(nn.Dense(8, name='first')(x)) if train else nn.Dense(8, name='first')(x)
+        return nn.Dense(3, name='head')(x)
+
+
+class Lot(nn.Module):
+    """Draws it."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.where(jax.random.uniform(self.make_rng('dropout'), ()) < 1 / 16, jnp.nan, x)
+
+
+SGD = {'name': 'sgd', 'lr': 0.1}
+CASES = {
+    'gradient': (Root(), SGD, {}, r'the gradient of first/(bias|kernel) \(the loss is '),
+    'gradient, by parts': (Root(), SGD, FOUR | {'accumulate': 2}, r'the gradient of first/(bias|kernel) '),
+    'norm': (Steep(), SGD, {}, r'the norm of the gradients: each is finite, but the square of the largest, \S+ in head/'),
+    'update': (Scaled(), {'name': 'sgd', 'lr': 3e38}, {'log_every': 1, 'checkpoint_every': 1}, r'the update of head/'),
+    'sown': (Sown(), SGD, {'accumulate': 2}, r'the loss that a layer adds, losses/balance\S* in micro-batch 0'),
+    'lot': (Unlucky(), SGD, {'accumulate': 4}, r'the output of lot \(Lot\.__call__\) in micro-batch [123]$'),
+    'lot, summed by hand': (Unlucky(), SGD, {'reduce_dtype': 'bfloat16'}, r'the output of lot \(Lot\.__call__\)$')}
+
+
+@pytest.mark.parametrize('case', tiers.first(6, CASES))
+def test_what_broke_is_named(tmp_path, case):
+    model, optimizer, options, words = CASES[case]
+    broken = dataclasses.replace(tiny.experiment(optimizer=optimizer), model=model)
+    options = dict(steps=400, eval_every=0, ema=0.0) | options
+    for _ in range(2 if case == 'update' else 1):  # nor does a checkpoint hold what breaks every later start
+        with pytest.raises(replay.NonFinite):
+            tiny.train(tmp_path, [broken], **options)
+        info, what = replayed(tmp_path, broken, **options)
+        assert re.match(words, what), what
+        assert info['step'] == 0 or 'lot' in case
+    assert case != 'update' or not checkpoint.steps(tmp_path / checkpoint.FOLDER)
+
+
+@pytest.mark.parametrize(('form', 'named'), [
+    ({}, 'block_1/mlp/down (Dense.__call__)'), ({'remat': 'full'}, 'block_1/mlp/down (Dense.__call__)'),
+    ({'scan': True}, 'blocks/mlp/down (Dense.__call__) in layer 1'),
+    ({'scan': True, 'remat': 'dots'}, 'blocks/mlp/down (Dense.__call__) in layer 1')], ids=str)
+def test_the_module_is_named_in_every_form_of_a_stack(form, named):
+    model = gpt.GPT(vocab_size=32, block_size=8, width=8, num_layers=3, num_heads=2, **form)
+    tokens = jnp.zeros((2, 8), jnp.int32)
+    state = init_state(model, (tokens,), optax.identity(), 0, ema=False)
+    loud = lambda path, x: x * 1e36 if 'mlp' in jax.tree_util.keystr(path) and 'kernel' in jax.tree_util.keystr(path) else x
+    plain = layers.unstack(state.params)
+    plain['block_1'] = jax.tree_util.tree_map_with_path(loud, plain['block_1'])
+    state = state.replace(params=layers.like(plain, state.params))
+    what = replay.explain(state, {'tokens': tokens, 'targets': tokens}, apply=bind(model), loss=language.next_token().loss)
+    assert what == f'the output of {named}'
+
+
+def test_the_first_module_is_named():
+    task = classification.softmax('x')
     state = init_state(Broken(), (jnp.zeros((1, 5)),), optax.identity(), 0, ema=False)
     batch = tiny.source(8).arrays
     what = replay.explain(state, batch, apply=bind(Broken()), loss=task.loss)
