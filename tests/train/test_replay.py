@@ -1,5 +1,6 @@
 """A loss that is not finite: the evidence, and what replaying it names."""
 import dataclasses
+import importlib
 import io
 import json
 import re
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from bigjax import UserError
+from bigjax import UserError, cli
 from bigjax.data import order
 from bigjax.experiment import Data
 from bigjax.models import gpt
@@ -261,3 +262,24 @@ def test_the_first_module_is_named():
 def test_a_folder_without_evidence_is_refused(tmp_path):
     with pytest.raises(UserError, match=r'info\.json is missing'):
         replay.read(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('name', 'options', 'words'), [
+    ('mnist1d', ('--variant=mlp', '--population=1', '--config.population_over=optimizer.lr=0.01; optimizer.lr=1e38'),
+     r'the output of dense_\d \(Dense\.__call__\)$'),
+    ('gpt2_openwebtext', ('--variant=s', '--config.length=16', '--config.model.scan=True', '--config.model.remat=full',
+                          '--config.model.num_layers=2', '--config.model.width=32', '--config.model.num_heads=2',
+                          '--config.accumulate=2', '--config.optimizer.lr=1e38',
+                          '--config.optimizer.schedule.warmup=0', '--config.optimizer.schedule.end=0'),
+     r'the output of blocks/\S+ \(\w+\.__call__\) in layer 0 in micro-batch 0$')], ids=['population', 'scan and remat'])
+def test_the_command_names_the_module_and_the_report_shows_the_place(tmp_path, capsys, name, options, words):
+    module = importlib.import_module(f'experiments.{name}')
+    short = ('--config.data=fake', '--config.steps=6', '--config.batch_size=8', '--config.log_every=1', '--config.mesh=data:1',
+             '--config.eval_every=0')
+    assert cli.run(module, f'experiments.{name}', [f'--workdir={tmp_path}', *short, *options]) == 3
+    assert 'loss spike at step 2: not finite' in (tmp_path / 'report.html').read_text()
+    capsys.readouterr()
+    assert cli.run(module, f'experiments.{name}', [f'--replay={tmp_path}/nonfinite']) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert re.search(f'^step 1: the first thing that is not finite is {words}', said), said
