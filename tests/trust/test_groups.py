@@ -84,6 +84,8 @@ def look_not_finite(tmp_path, ended):
     assert all('not finite at step 9; the step was not applied' in out for _, out in ended)
     kept = tmp_path / 'run' / 'nonfinite'
     assert json.loads((kept / 'info.json').read_text())['step'] == 9
+    broke = json.loads((tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()[-1])
+    assert broke['step'] == 10 and broke['train/loss'] is None and (tmp_path / 'run' / 'report.html').exists()
     runs.end(runs.start(KIND, tmp_path / 'straight', '--config.steps=9', processes=2))
     before = checkpoint.arrays(checkpoint.newest(tmp_path / 'straight'))
     state = checkpoint.arrays(kept / 'state')
