@@ -16,7 +16,7 @@ TICK = 0.1  # seconds between two looks at the clock
 COURTESY = 5.0  # seconds for the others to reach an exit that all reach together, before SIGTERM
 QUICK, QUICK_IN_A_ROW = 10.0, 3  # a group that fails in so many seconds, so many times, fails always
 LONGEST_PAUSE = 60.0  # seconds
-LATER = 10.0  # seconds, at most a third of the grace: a process that needs all of it still ends by itself, with its own exit code
+LATER = 10.0  # seconds, at most a third of the grace: who needs all of it still ends by itself, with its own exit code
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
