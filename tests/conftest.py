@@ -43,8 +43,7 @@ def pytest_runtest_teardown(item, nextitem):
 
 def pytest_addoption(parser):
     parser.addoption('--battery', default='short', choices=('short', 'full'), help='how many kills the trust tests try')
-    parser.addoption('--trust',
-                     help='a JSON file for what the trust tests tally; by default, of a whole `pytest -m trust`, the kept record')
+    parser.addoption('--trust', help='a JSON file for what the trust tests tally; of all of them, the kept record')
     parser.addoption('--modes', help='a JSON file for what the equality tests find: {experiment: {mode: all cases passed}}')
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from bigjax import UserError, charts, compare, config, page, report, results
-from bigjax.data import files, formats, headers, images, libraries, text, untrusted
+from bigjax.data import files, formats, headers, images, libraries, parquet, text, untrusted
 from bigjax.experiment import Confusion, Expected, base_config
 from bigjax.train import artifacts, recorded, replay, settings
 from bigjax.train.records import Records
@@ -289,7 +289,7 @@ def test_a_parquet_file_of_one_value_many_times(tmp_path):
     pq.write_table(pa.table({'text': array}), tmp_path / 'a.parquet', row_group_size=1 << 30)
     assert (tmp_path / 'a.parquet').stat().st_size < 100_000
     with pytest.raises(UserError, match=r'a\.parquet: a row group of .* values or more'):
-        files.parquet(tmp_path / 'a.parquet')
+        parquet.parquet(tmp_path / 'a.parquet')
 
 
 def test_a_parquet_file_of_one_long_text_many_times(tmp_path):
@@ -298,8 +298,8 @@ def test_a_parquet_file_of_one_long_text_many_times(tmp_path):
         array = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(['x' * (1 << 20)]))
         pq.write_table(pa.table({'text': array}), tmp_path / f'{rows}.parquet', compression='zstd', store_schema=False,
                        dictionary_pagesize_limit=1 << 30)
-    assert len(files.parquet(tmp_path / '40.parquet')[39]['text']) == 1 << 20
-    source, before = files.parquet(tmp_path / '1500.parquet'), pa.default_memory_pool().max_memory()
+    assert len(parquet.parquet(tmp_path / '40.parquet')[39]['text']) == 1 << 20
+    source, before = parquet.parquet(tmp_path / '1500.parquet'), pa.default_memory_pool().max_memory()
     for read in (lambda: source[0], lambda: source.column('text')):
         with pytest.raises(UserError, match=r'1500\.parquet: .* bytes unpack to') as error:
             read()
@@ -312,7 +312,7 @@ def test_labels_that_are_not_whole_are_not_rounded_in_silence(tmp_path, label):
     pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
     pq.write_table(pa.table({'text': ['a', 'b'], 'label': label}), tmp_path / 'a.parquet')
     with pytest.raises(UserError, match=r'a\.parquet: column label holds .* numbers'):
-        _ = files.parquet(tmp_path / 'a.parquet').labels
+        _ = parquet.parquet(tmp_path / 'a.parquet').labels
 
 
 @pytest.mark.parametrize('values', [[1, 2], ['a', 'b']])
@@ -320,7 +320,7 @@ def test_two_columns_of_one_name_are_one_line(tmp_path, values):
     pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
     pq.write_table(pa.Table.from_arrays([pa.array(values)] * 2, names=['x\n'] * 2), tmp_path / 'a.parquet')
     with pytest.raises(UserError, match=r'a\.parquet: two of its columns are named x\\n: rename one'):
-        files.parquet(tmp_path / 'a.parquet')
+        parquet.parquet(tmp_path / 'a.parquet')
 
 
 @pytest.mark.parametrize('kind', ['.jpg', '.png', '.webp', '.bmp', '.tiff', '.ppm', '.gif'])
@@ -433,7 +433,7 @@ def test_a_record_shows_no_picture_outside_the_folder_of_its_table(tmp_path, nam
         kind = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
         made['a.parquet'] = lambda name: pq.write_table(
             pa.table({'image': pa.array([{'bytes': None, 'path': name}], kind)}), folder / 'a.parquet')
-        readers['a.parquet'] = files.parquet
+        readers['a.parquet'] = parquet.parquet
     for table, make in made.items():
         make(name)
         with pytest.raises(UserError, match=r'record 0.*outside the folder of the table: put the pictures beside the table'):

@@ -204,9 +204,10 @@ def lookup(name: str, *, known: bool = False) -> tuple[Named, str]:
 
 def here(data_dir: str, name: str) -> str:
     """The same data_dir, or where in this machine's cache the folder of one set has been copied to from a store."""
-    if '://' not in data_dir:
-        return data_dir
-    folder = storage.place(data_dir) / name.partition('/')[0]
+    place = storage.place(data_dir) if data_dir else data_dir
+    if not storage.remote(place):
+        return str(place)
+    folder = place / name.partition('/')[0]
     if storage.children(folder):
         return str(storage.copied(folder).parent)
     empty = storage.cache(folder.parent)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bigjax import UserError
-from bigjax.data import catalogue, files, formats, images, libraries, places, storage, text
+from bigjax.data import catalogue, files, formats, images, libraries, parquet, places, storage, text
 from bigjax.data.catalogue import load, nearest, standardize
 from bigjax.data.sources import ArraySource, Map, Splits, WindowSource, check_labels, held_out, labels, subset
 
@@ -103,7 +103,7 @@ def _bring_pictures(sources, folder) -> None:
     for source in sources:
         if isinstance(source, files.TableSource):
             names |= {posixpath.normpath(name) for column in source.pictures for name in source.columns[column]}
-        elif isinstance(source, files.ParquetSource) and _nested(source.path):  # its rows are read when they are needed
+        elif isinstance(source, parquet.ParquetSource) and _nested(source.path):  # its rows are read when they are needed
             names |= {name for name in storage.files(folder) if images.is_image(name)}
     if names:
         storage.copied(folder, only=names)
@@ -111,9 +111,9 @@ def _bring_pictures(sources, folder) -> None:
 
 def _nested(path: pathlib.Path) -> bool:
     """Whether a Parquet file has columns of records, in which pictures are."""
-    import pyarrow.parquet
-    import pyarrow.types
-    return any(pyarrow.types.is_struct(field.type) for field in pyarrow.parquet.read_schema(path))
+    import pyarrow.parquet as pq
+    import pyarrow.types as types
+    return any(types.is_struct(field.type) for field in pq.read_schema(path))
 
 
 def hold_out(splits: Splits, fraction: float, seed: int = 0) -> Splits:
@@ -202,7 +202,7 @@ def _table(read: Callable, extension: str, place: str, data_dir: str, image_size
 
 
 def _parquet(place: str, data_dir: str, image_size: int | None):
-    return {split: files.parquet(path, image_size) for split, path in _part_files(place, 'parquet').items()}, place, {}
+    return {split: parquet.parquet(path, image_size) for split, path in _part_files(place, 'parquet').items()}, place, {}
 
 
 def _npz(place: str, data_dir: str, image_size: int | None):

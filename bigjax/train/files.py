@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pathlib
-import threading
 from typing import Any
 
 from bigjax.data import storage
@@ -17,18 +16,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
     Raises:
       OSError: as the system says, with the file's name; the file that stood there is intact.
     """
-    if storage.remote(path):
-        storage.write(path, text.encode())
-        return
-    beside = path.with_name(f'.{path.name}.{os.getpid()}.{threading.get_ident()}.tmp')
     try:
-        with open(beside, 'w', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a machine that loses its power may keep the new name and not the text
-        os.replace(beside, path)
+        storage.write(path, text.encode())
+    except storage.Broken:
+        raise
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise explained(error, path) from error
 
 

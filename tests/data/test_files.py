@@ -9,7 +9,7 @@ import pytest
 from made_up import encode, smooth
 
 from bigjax import UserError
-from bigjax.data import files, images
+from bigjax.data import files, images, parquet
 from bigjax.data.sources import ArraySource
 
 
@@ -127,7 +127,7 @@ def pq():
 def test_parquet_of_numbers_is_in_memory(tmp_path, pq):
     import pyarrow as pa
     pq.write_table(pa.table({'x': [[1.0, 2.0], [3.0, 4.0]], 'n': [1, 2], 'label': [0, 1]}), tmp_path / 'a.parquet')
-    source = files.parquet(tmp_path / 'a.parquet')
+    source = parquet.parquet(tmp_path / 'a.parquet')
     assert isinstance(source, ArraySource) and source.arrays['x'].shape == (2, 2)
     assert {k: str(v.dtype) for k, v in source.arrays.items()} == {'x': 'float32', 'n': 'int32', 'label': 'int32'}
 
@@ -139,7 +139,7 @@ def test_parquet_reads_row_groups(tmp_path, pq):
     texts, x = [f't{i}' for i in range(n)], [[i, 0.5] for i in range(n)]
     table = pa.table({'image': pictures, 'text': texts, 'label': list(range(n)), 'x': x})
     pq.write_table(table, tmp_path / 'a.parquet', row_group_size=3)
-    source = files.parquet(tmp_path / 'a.parquet')
+    source = parquet.parquet(tmp_path / 'a.parquet')
     assert len(source) == n and not hasattr(source, 'arrays')
     for i in (9, 0, 3, 2, 5, -1):
         example, k = source[i], i % n
@@ -150,7 +150,7 @@ def test_parquet_reads_row_groups(tmp_path, pq):
     assert pickle.loads(pickle.dumps(source))[4]['label'] == 4
     with pytest.raises(IndexError):
         source[n]
-    assert files.ParquetSource(tmp_path / 'a.parquet', image_size=6)[0]['image'].shape == (6, 6, 3)
+    assert parquet.ParquetSource(tmp_path / 'a.parquet', image_size=6)[0]['image'].shape == (6, 6, 3)
 
 
 def test_damaged_parquet(tmp_path, pq):
@@ -158,15 +158,15 @@ def test_damaged_parquet(tmp_path, pq):
     path = tmp_path / 'a.parquet'
     pq.write_table(pa.table({'image': [b'not a picture', b''], 'label': [0, None]}), path)
     with pytest.raises(UserError, match=r'a\.parquet \(record 1, column image\): not a picture'):
-        files.parquet(path)[1]
+        parquet.parquet(path)[1]
     pq.write_table(pa.table({'text': ['a', 'b'], 'label': [0, None]}), path)
     with pytest.raises(UserError, match=r'a\.parquet \(record 1, column label\): no value'):
-        files.parquet(path)[1]
+        parquet.parquet(path)[1]
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match=r'a\.parquet: not a complete Parquet file'):
-        files.parquet(path)
+        parquet.parquet(path)
     with pytest.raises(UserError, match=r'b\.parquet: there is no such file'):
-        files.parquet(tmp_path / 'b.parquet')
+        parquet.parquet(tmp_path / 'b.parquet')
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
@@ -175,6 +175,6 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
     monkeypatch.setitem(sys.modules, 'cv2', None)
     with pytest.raises(UserError, match=r"pip install 'bigjax\[parquet\]'"):
-        files.parquet(tmp_path / 'a.parquet')
+        parquet.parquet(tmp_path / 'a.parquet')
     with pytest.raises(UserError, match='pip install opencv-python-headless'):
         images.decode(picture, 'x')

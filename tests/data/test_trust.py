@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from made_up import write_folder
 
 from bigjax import UserError
-from bigjax.data import builders, datasets, files, images, libraries, pipeline, sources
+from bigjax.data import builders, datasets, files, images, libraries, parquet, pipeline, sources
 from bigjax.data.datasets import open_data
 from bigjax.data.sources import ArraySource
 from experiments import vit_imagenet
@@ -97,9 +97,10 @@ def shipped(kind, root):
         (root / 'a.csv').write_text('image,label\n' + ''.join(f'{file},{name}\n' for file, name in rows))
     if kind == 'parquet':
         pytest.importorskip('pyarrow')
-        from pyarrow import Table, parquet
+        from pyarrow import Table
+        from pyarrow import parquet as pq
         table = [{'image': {'bytes': (root / file).read_bytes(), 'path': None}, 'label': len(name)} for file, name in rows]
-        parquet.write_table(Table.from_pylist(table), root / 'a.parquet', row_group_size=5)
+        pq.write_table(Table.from_pylist(table), root / 'a.parquet', row_group_size=5)
     if kind == 'tfds':
         pytest.importorskip('tensorflow_datasets')
         builders.build_folder('pets', root / 'pics', root / 'tfds')
@@ -109,7 +110,7 @@ def shipped(kind, root):
 
 KINDS = {'arrays': ArraySource, 'npz': ArraySource, 'map': sources.Map, 'text': sources.WindowSource,
          'tokens': sources.WindowSource, 'folder': images.FolderSource, 'subset': sources.Subset, 'jsonl': files.TableSource,
-         'csv': files.TableSource, 'parquet': files.ParquetSource, 'tfds': sources.Map, 'hf': libraries.HFSource}
+         'csv': files.TableSource, 'parquet': parquet.ParquetSource, 'tfds': sources.Map, 'hf': libraries.HFSource}
 LOOKS = {'crop': functools.partial(images.cropped, size=16, area=(0.08, 1.0)),  # experiments/resnet_imagenet.py
          'randaugment': functools.partial(vit_imagenet.look, size=16, layers=2, magnitude=10.0)}
 PIPELINES = [*((kind, None) for kind in KINDS), *((kind, look) for kind in ('folder', 'parquet') for look in LOOKS)]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bigjax import compare, config, report, results
-from bigjax.data import files, formats, images, libraries, untrusted
+from bigjax.data import files, formats, images, libraries, parquet, untrusted
 from bigjax.experiment import base_config
 from bigjax.train import files as run_files
 from bigjax.train import manifest, recorded, replay
@@ -205,7 +205,7 @@ READERS = {
     'jsonl': Reader(_jsonl, lambda path: _read_examples(files.jsonl(path)[0])),
     'csv': Reader(_csv, lambda path: _read_examples(files.csv(path)[0])),
     'tsv': Reader(_tsv, lambda path: formats.table(path, '\t')),
-    'parquet': Reader(_parquet, lambda path: _read_examples(files.parquet(path))),
+    'parquet': Reader(_parquet, lambda path: _read_examples(parquet.parquet(path))),
     'images': Reader(_pictures, lambda path: images.read_image(path, 'record 0', 8)),
     'tfds': Reader(_features, lambda path: libraries.check_classes(path.parent)),
     'records': Reader(_run, _records),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bigjax import UserError
+from bigjax.data import storage
 from bigjax.experiment import Confusion, Expected
 from bigjax.train import artifacts, files, recorded, records, source
 from bigjax.train.records import Records, judge
@@ -206,11 +207,11 @@ def test_a_full_disk_leaves_what_stood_there(tmp_path, monkeypatch):
     real = io.open
 
     def full(path, mode='r', *rest, **options):
-        if 'w' in mode:
-            return real('/dev/full', mode, *rest, **options)
+        if 'x' in mode:
+            return real('/dev/full', 'wb', *rest, **options)
         return Filling(path, mode)  # part of the line still fits
 
-    for module in (files, records):
+    for module in (storage, records):
         monkeypatch.setattr(module, 'open', full, raising=False)
     for write in (lambda: run.metrics(2, {'a': [1.0]}), lambda: run.finish('done', 2, {}),
                   lambda: run.save_artifact('x', 'text')):
