@@ -3,7 +3,7 @@
 JAX notices a dead process by its heartbeat, and the others see no more of it than a broken collective. Here the system itself
 closes the connection of a process that dies, so that the first thing printed is who died and where. Process 0 has a connection
 to every other one, which has one to it; what it hears from one it passes on to the rest. Nothing of a run's data goes this way.
-(JAX itself aborts at once when process 0 dies, and may be faster where Python is busy; it then names "the leader task".)
+(JAX itself aborts at once when process 0 dies, and may be faster where Python is busy: `bigjax.parallel.aftermath`.)
 
 A message is a line of JSON, {"kind": …, "text": …}:
     notice   somebody was asked to stop; the text is the signal's name
@@ -51,6 +51,11 @@ class Lifeline:
         for connection in self._peers:
             connection.setblocking(False)
             keep_alive(connection, heartbeat)
+
+    @property
+    def leader(self) -> str:
+        """Process 0, as messages name it; asked for by another one."""
+        return next(iter(self._peers.values()))
 
     def sockets(self) -> list[socket.socket]:
         """What may be read."""
