@@ -113,6 +113,7 @@ def evaluate(job) -> int:
         workdir = job.workdir(row)
         path = checkpoint.newest(workdir)
         program, _ = job.program(row, job.config(row))
+        alike.same_data(program.datas)
         carry = program.restore(path)
         metrics, _ = loops.evaluate(program, program.variables(carry))
         final = {name: summarise(members) for name, members in metrics.items()}

@@ -77,12 +77,14 @@ class Guard:
       clock: of the run that is going on; replaced for each.
       asked: the name of the signal that asked to stop, or ''.
       unsaved: steps were done whose state is on no disk; set by the loop.
+      rounds: how often all processes have asked together whether to stop, in the life of the process (JAX counts so, too).
       last_words: called with the exception that describes why the process ends here.
     """
 
     def __init__(self, *, grace: float = GRACE, budgets: Mapping[str, float] | None = None, lifeline: Lifeline | None = None,
                  name: str = '', explain: Callable[[BaseException], str] = lambda error: '', began: float | None = None):
         self.clock, self.asked, self.unsaved = Clock(began=began), '', False
+        self.rounds = 0
         self.last_words: Callable[[BaseException], None] = silence
         self._grace, self._budgets, self._lifeline, self._name = grace, dict(budgets or {}), lifeline, name
         self._explain = explain

@@ -69,7 +69,7 @@ class Loop:
             self._checkpoints = Checkpoints(workdir, keep=s.checkpoint_keep, best=s.best, higher=s.best_is_higher,
                                             say=progress.say, before_seal=records.flush)
         records.damaged(self._checkpoints.damaged)
-        self._pending, self._rounds = None, 0
+        self._pending = None
         self._saved = None  # (step, unjudged) of the newest checkpoint of this start
         self._clock = time.perf_counter()
         self._judged = None  # (metrics, artifacts) of the reported weights, where the last boundary has them already
@@ -101,8 +101,8 @@ class Loop:
 
     def _asked(self) -> bool:
         """Whether to stop here; several processes all say so after the same step."""
-        self._rounds += 1
-        return meshes.asked_to_stop(self._rounds) if jax.process_count() > 1 else bool(self._guard.asked)
+        self._guard.rounds += 1
+        return meshes.asked_to_stop(self._guard.rounds) if jax.process_count() > 1 else bool(self._guard.asked)
 
     def _evaluate(self, variables, names=None):
         """As `evaluate`; left when the run is asked to stop, by several processes before the same batch."""
