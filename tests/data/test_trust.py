@@ -221,7 +221,7 @@ def test_a_dead_worker_is_told_at_once(working, number, why):
 
 def workers_of(pid: int) -> list[int]:
     """The reading processes of a run."""
-    found = subprocess.run(['ps', '--ppid', str(pid), '-o', 'pid=,args='], capture_output=True, text=True).stdout
+    found = subprocess.run(['ps', '-ww', '--ppid', str(pid), '-o', 'pid=,args='], capture_output=True, text=True).stdout
     return [int(line.split()[0]) for line in found.splitlines() if 'spawn_main' in line]
 
 
