@@ -26,12 +26,13 @@ def disk(tmp_path):
     if mounted.returncode:
         pytest.skip(f'no file system can be mounted here: {mounted.stderr.strip()}')
     yield place
-    subprocess.run(['umount', '--lazy', place], check=True)
+    subprocess.run(['umount', '--lazy', '--recursive', place], check=True)
 
 
-HARMS = {
+HARMS = {  # a disk that fails becomes read-only whoever has files open there, which `mount` alone refuses to do
     'full': ('cat /dev/zero > {disk}/filler', 'rm {disk}/filler', 'no space left'),
-    'read-only': ('until mount -o remount,ro {disk}; do sleep 0.05; done', 'mount -o remount,rw {disk}', 'read-only'),
+    'read-only': ('mount --bind {disk}/run {disk}/run && mount -o remount,bind,ro {disk}/run', 'umount {disk}/run',
+                  'read-only'),
 }
 
 
