@@ -40,7 +40,7 @@ PROTECTIONS = [
                "jax.random.key_data(carry['state'].key) + 1))}, measured, unjudged)", f'{KILLS}[dropout and ema-1]'),
     Protection('the save after its step', 'train/loop.py', 'self._checkpoints.save(step, carry, measured, unjudged)',
                'self._checkpoints.save(step + (step < self._settings.steps), carry, measured, unjudged)',
-               f'{KILLS}[recurrent-1]'),
+               f'{KILLS}[population-4]'),
     Protection('the signal', 'train/guard.py', 'self.asked = name', 'pass', f'{SIGNALS}[step:7-term]'),
     Protection('the size', 'train/manifest.py', "if (size := there[name].size) != facts['bytes']:",
                "if (size := there[name].size) != facts['bytes'] and not deep:",

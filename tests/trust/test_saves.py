@@ -18,14 +18,14 @@ pytestmark = pytest.mark.trust
 
 
 def killed_after(workdir, seconds: float) -> list[str]:
-    """What a saver printed before it was killed, `seconds` after its first save."""
+    """What a saver printed before it was killed, `seconds` after it began to save."""
     process = subprocess.Popen(
         [sys.executable, '-m', 'tests.trust.saver', str(workdir)], cwd=runs.ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, env={**os.environ, 'PYTHONPATH': str(runs.ROOT)})
     lines = []
     for line in process.stdout:
         lines.append(line.strip())
-        if len(lines) == 1:
+        if line.startswith('found'):  # it is about to save
             threading.Timer(seconds, process.send_signal, (signal.SIGKILL,)).start()
     assert process.wait() == -9, '\n'.join(lines[-20:])
     return lines
