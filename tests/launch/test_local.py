@@ -435,8 +435,8 @@ def test_a_run_that_lost_a_process_ends_with_the_same_numbers(tmp_path):
     process = start(tmp_path / 'killed', '--max_restarts=1')
     try:
         group = next(line for line in process.stderr if 'process groups' in line).split()[-1]
-        log = tmp_path / 'killed' / 'metrics.jsonl'
-        while process.poll() is None and not (log.exists() and '"step": 14' in log.read_text()):
+        sealed = tmp_path / 'killed' / 'checkpoints' / '10' / 'manifest.json'  # step 20 is not saved before it is there
+        while process.poll() is None and not sealed.exists():
             time.sleep(0.005)
         victim = subprocess.run(['pgrep', '-P', group], capture_output=True, text=True).stdout.split()
         os.kill(int(victim[0]), signal.SIGKILL)
