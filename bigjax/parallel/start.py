@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Mapping
 
 from bigjax import UserError
-from bigjax.parallel import aftermath
+from bigjax.parallel.aftermath import divert
 from bigjax.parallel.arrivals import called, meet
 from bigjax.parallel.lifeline import Lifeline
 
@@ -285,7 +285,7 @@ def start(flags: Flags = Flags(), *, command: str = '', seconds: float = 300.0, 
         return decided
     bind, lifeline = meet(decided, split(decided.coordinator), command=command, seconds=seconds, say=say, heartbeat=heartbeat)
     if decided.process:
-        aftermath.divert(lifeline.leader)
+        divert(lifeline.leader)
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(
         decided.coordinator, decided.processes, decided.process, decided.local_devices, cluster_detection_method='deactivate',
