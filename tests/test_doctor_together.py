@@ -119,14 +119,17 @@ def test_process_0_is_the_last_to_end():
 
 @pytest.mark.parametrize('shared', [True, False])
 def test_a_workdir_of_several(tmp_path, shared):
-    for folder in (tmp_path, tmp_path / 'new'):
-        found = each(2, lambda t, f=folder: doctor_host.workdir(f if shared else f / str(t.process), t, 2.0, 0.3))
+    roots = [tmp_path, tmp_path] if shared else [tmp_path / 'host0', tmp_path / 'host1']  # hosts share no parent that one makes
+    for name in ('.', 'new', 'new/er'):
+        for root in roots:
+            root.mkdir(exist_ok=True)
+        found = each(2, lambda t, n=name: doctor_host.workdir(roots[t.process] / n, t, 2.0, 0.3))
         for i, checks in enumerate(found):
-            place = folder if shared else folder / str(i)
+            place = roots[i] / name
             assert line(checks[0]).startswith(
                 f'ok workdir {place}: it can be written, and all 2 processes see it' if shared else
                 f'FAILED workdir {place}: process {i} does not see the files of process {1 - i}; it has to be on a file system')
-    assert not list(tmp_path.iterdir())
+    assert not any([*root.iterdir()] for root in roots)
 
 
 def test_a_workdir_that_one_cannot_write(tmp_path):
