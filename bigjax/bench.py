@@ -169,7 +169,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--case', default=','.join(CASES), help='with commas')
     parser.add_argument('--against', default='', help="'torch'")
     parser.add_argument('--pairs', type=int, default=9)
-    parser.add_argument('--platform', default='', help='cpu, cuda or tpu instead of the best there is')
+    parser.add_argument('--platform', default=os.environ.get(visible.PLATFORM, ''),
+                        help='cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)')
     parser.add_argument('--out', default='', help='a JSON file')
     try:
         options = parser.parse_args(argv)

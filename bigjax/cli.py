@@ -91,7 +91,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage,
                    began=began) as guard, _ending(guard) if verb == 'train' else contextlib.nullcontext():
             if verb not in ('plan', 'shard', 'doctor'):
-                visible.refuse_cpu(options.platform, say=print if joined.process == 0 else lambda _: None)
+                visible.refuse_cpu(options.platform)
             return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0, guard, joined))
     except UserError as error:
         return _say(f'{short}: {error}', USER)
@@ -194,7 +194,7 @@ def _define() -> flags.FlagValues:
     text('variant', '', 'which of the configs of the experiment; without it, all rows of its table')
     text('init_from', '', 'the workdir or checkpoint of another run whose weights this one starts from')
     text('replay', '', 'the nonfinite/ folder of a run that exited 3: repeat the step and name what broke')
-    text('platform', '', 'cpu, cuda or tpu instead of the best there is')
+    text('platform', os.environ.get(visible.PLATFORM, ''), 'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)')
     text('compile_cache', '', "the folder that keeps compiled programs for later runs, or 'off'; by default the user's cache")
     text('profile', '', 'A:B: trace the steps after A until B, and print the operations that took the time')
     flags.DEFINE_boolean('strict', False, 'warnings that a careful run should not have are errors: a step compiled twice, a '

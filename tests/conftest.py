@@ -8,6 +8,7 @@ import tempfile
 
 os.environ.setdefault('NPROC', '16')  # several fake devices starve XLA's thread pool on a small machine, and it aborts
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('BIGJAX_PLATFORM', os.environ['JAX_PLATFORMS'])  # on purpose, also beside an accelerator
 # Compiling is most of the time of small tests; code that is optimised less computes the same within their tolerances.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
 # Workers, and the processes that tests start, compile each program once for all of them, and keep it for the next time.

@@ -140,7 +140,7 @@ def test_the_cache_of_compiled_programs(tmp_path):
 
 
 @pytest.mark.parametrize(('environ', 'status', 'words'), [
-    ({'JAX_PLATFORMS': 'cpu'}, 'warning', 'JAX_PLATFORMS=cpu in the environment'),
+    ({'JAX_PLATFORMS': 'cpu'}, 'FAILED', 'JAX_PLATFORMS=cpu in the environment keeps it on the CPU; unset it'),
     ({}, 'FAILED', '/dev/nvidia0 is there and JAX does not compute on it')])
 def test_an_accelerator_that_jax_does_not_use(monkeypatch, environ, status, words):
     for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME'):

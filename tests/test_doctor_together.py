@@ -261,7 +261,8 @@ SLEEPS = 'import jax._src.xla_bridge as b\nb.backends = lambda: time.sleep(1000)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('argv', 'environ', 'before', 'said'), [
-    ((), {'JAX_PLATFORMS': 'cuda'}, '', r'JAX_PLATFORMS=cuda in the environment\): \w+Error.*; pip install .*unset JAX_PLATF'),
+    ((), {'JAX_PLATFORMS': 'cuda', 'BIGJAX_PLATFORM': ''}, '',
+     r'JAX_PLATFORMS=cuda in the environment\): \w+Error.*; pip install .*unset JAX_PLATF'),
     (('--platform=tpu',), {'JAX_PLATFORMS': ''}, '', r'--platform=tpu\): \w+Error.*; pip install .*--platform=cpu'),
     ((), {}, SLEEPS, r'no answer within 15 s, a run would wait as well, if it ever ends; look at the system')])
 def test_a_backend_that_does_not_start(tmp_path, argv, environ, before, said):

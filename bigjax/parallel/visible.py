@@ -17,6 +17,7 @@ HIDING = {'cuda': 'CUDA_VISIBLE_DEVICES', 'rocm': 'ROCR_VISIBLE_DEVICES'}
 ON_PURPOSE = '--platform=cpu to run on the CPU on purpose'
 LIMIT, TOGETHER = 14.0, 120.0  # seconds in which devices must have started: of one process, of several, which wait for another
 SECONDS = 'BIGJAX_DEVICE_SECONDS'  # the variable that says otherwise
+PLATFORM = 'BIGJAX_PLATFORM'  # the variable that stands for --platform where it is not given
 
 
 def accelerators(root: pathlib.Path = pathlib.Path('/')) -> dict[str, list[str]]:
@@ -53,16 +54,15 @@ def installed() -> dict[str, str]:
 
 
 def refuse_cpu(platform: str = '', *, root: pathlib.Path = pathlib.Path('/'), devices: Callable[..., Sequence] | None = None,
-               packages: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ,
-               say: Callable[[str], None] = print) -> None:
-    """Sees to it that nobody computes on the CPU beside an accelerator without having said so.
+               packages: Mapping[str, str] | None = None, environ: Mapping[str, str] = os.environ) -> None:
+    """Sees to it that nobody computes on the CPU beside an accelerator without having said so to this program; what says so to
+    JAX, in the environment, may have been forgotten there.
 
     Args:
       platform: what --platform says; 'cpu' is on purpose.
       root: where /dev and /sys stand.
       devices: `jax.devices`.
       packages: see `installed`.
-      environ: JAX_PLATFORMS=cpu is on purpose too, and told to `say`: it may have been forgotten there.
 
     Raises:
       UserError: an accelerator shows, and JAX's devices are the CPU's, or none, or do not answer. In that last case a thread
@@ -75,9 +75,8 @@ def refuse_cpu(platform: str = '', *, root: pathlib.Path = pathlib.Path('/'), de
     shown = files[0] if len(files) == 1 else f'{files[0]} and {len(files) - 1} more'
     for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME'):
         if not platform and environ.get(name, '').split(',')[0] == 'cpu':
-            say(f'warning: {name}={environ[name]} in the environment: this runs on the CPU, though {shown} is there; unset it, '
-                'or say --platform=cpu')
-            return
+            raise UserError(f'{shown} is there and JAX does not compute on it: {name}={environ[name]} in the environment '
+                            f'keeps it on the CPU; unset it, or {ON_PURPOSE}')
     limit = LIMIT
     if devices is None:
         import jax

@@ -228,8 +228,9 @@ def test_doctor_finds_what_is_missing(shell):
 
 def cache(shell):
     """Compiled programs are kept for both hosts; said by variables, as a user would."""
-    values = {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(shell.hosts.shared / 'jax'), 'MPLBACKEND': 'Agg',
-              'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    values = {'JAX_PLATFORMS': 'cpu', 'BIGJAX_PLATFORM': 'cpu', 'MPLBACKEND': 'Agg',
+              'JAX_COMPILATION_CACHE_DIR': str(shell.hosts.shared / 'jax'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+              'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
               **{name: os.environ[name] for name in ('NPROC', 'XLA_FLAGS')}}  # the same programs as in the straight run
     return f"--env={','.join(values)}", values
 

@@ -74,21 +74,33 @@ def test_the_cpu_beside_an_accelerator_is_refused_with_the_cause(tmp_path, file,
     assert words in str(error.value) and '--platform=cpu' in str(error.value) and '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize(('files', 'platform', 'ask', 'environ', 'said'), [
-    ((), '', None, {}, ''),
-    (('nvidia0',), 'cpu', None, {'JAX_PLATFORMS': 'cpu'}, ''),
-    (('nvidia0',), '', devices('gpu'), {'CUDA_VISIBLE_DEVICES': '0'}, ''),
-    (('nvidia0',), 'cuda', devices('gpu'), {'JAX_PLATFORMS': 'cpu'}, ''),
-    (('nvidia0', 'nvidia1'), '', None, {'JAX_PLATFORMS': 'cpu'},
-     'warning: JAX_PLATFORMS=cpu in the environment: this runs on the CPU, though /dev/nvidia0 and 1 more is there; unset it, '
-     'or say --platform=cpu'),
-    (('accel0',), '', None, {'JAX_PLATFORM_NAME': 'cpu'}, 'warning: JAX_PLATFORM_NAME=cpu')])
-def test_the_cpu_is_allowed_where_it_is_asked_for_or_alone(tmp_path, files, platform, ask, environ, said):
-    """Without `ask` no device may be asked for."""
-    root, lines = system(tmp_path, *(f'dev/{name}' for name in files)), []
-    never = lambda *_: pytest.fail('asked for devices')
-    visible.refuse_cpu(platform, root=root, devices=ask or never, packages={}, environ=environ, say=lines.append)
-    assert len(lines) == bool(said) and all(said in line and '\n' not in line for line in lines)
+def never(*_):
+    pytest.fail('asked for devices')
+
+
+@pytest.mark.parametrize(('files', 'platform', 'ask', 'environ'), [
+    ((), '', never, {}),
+    ((), '', never, {'JAX_PLATFORMS': 'cpu'}),
+    (('nvidia0',), 'cpu', never, {}),
+    (('nvidia0',), 'cpu', never, {'JAX_PLATFORMS': 'cpu'}),
+    (('nvidia0',), '', devices('gpu'), {'CUDA_VISIBLE_DEVICES': '0'}),
+    (('nvidia0',), '', devices('gpu'), {'JAX_PLATFORMS': 'cuda,cpu'}),
+    (('nvidia0',), 'cuda', devices('gpu'), {'JAX_PLATFORMS': 'cpu'})])
+def test_the_cpu_is_allowed_where_it_is_asked_for_or_alone(tmp_path, files, platform, ask, environ):
+    root = system(tmp_path, *(f'dev/{name}' for name in files))
+    visible.refuse_cpu(platform, root=root, devices=ask, packages={}, environ=environ)
+
+
+@pytest.mark.parametrize(('files', 'name', 'value', 'shown'), [
+    (('nvidia0', 'nvidia1'), 'JAX_PLATFORMS', 'cpu', '/dev/nvidia0 and 1 more'),
+    (('accel0',), 'JAX_PLATFORM_NAME', 'cpu', '/dev/accel0'),
+    (('accel0',), 'JAX_PLATFORMS', 'cpu,tpu', '/dev/accel0')])
+def test_a_variable_that_may_have_been_forgotten_is_not_on_purpose(tmp_path, files, name, value, shown):
+    root = system(tmp_path, *(f'dev/{name}' for name in files))
+    with pytest.raises(UserError) as error:
+        visible.refuse_cpu(root=root, devices=never, packages={}, environ={name: value})
+    assert str(error.value) == (f'{shown} is there and JAX does not compute on it: {name}={value} in the environment keeps it '
+                                'on the CPU; unset it, or --platform=cpu to run on the CPU on purpose')
 
 
 def test_a_driver_that_does_not_answer_is_told_in_time(tmp_path):
@@ -130,9 +142,12 @@ cli.main()
 """
 
 
+WHERE = ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME', 'BIGJAX_PLATFORM')  # the variables that say where to compute
+
+
 def command(root, *argv, hangs=False, **environ):
     """The finished command of a machine of which only `root` shows, and the seconds that it took."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith('JAX_PLATFORM')} | environ
+    env = {k: v for k, v in os.environ.items() if k not in WHERE} | environ
     started = time.monotonic()
     done = subprocess.run([sys.executable, '-c', SCRIPT, str(root), 'hangs' * hangs, *argv], capture_output=True, text=True,
                           timeout=100, env=env, cwd=pathlib.Path(__file__).parents[2])
@@ -167,18 +182,18 @@ def test_a_command_stops_in_seconds_where_the_driver_hangs(tmp_path, file, argv)
 
 
 @alone
-def test_a_command_says_that_the_environment_wants_the_cpu(tmp_path):
+@pytest.mark.parametrize(('name', 'said'), [
+    ('JAX_PLATFORMS', 'JAX_PLATFORMS=cpu in the environment keeps it on the CPU'), ('BIGJAX_PLATFORM', 'no checkpoint there')])
+def test_what_the_environment_of_a_command_may_say(tmp_path, name, said):
     done, seconds = command(system(tmp_path, 'dev/nvidia0'), 'mnist1d', 'eval', *TRAIN[1:], f'--workdir={tmp_path}/run',
-                            JAX_PLATFORMS='cpu')
-    assert done.returncode == 2 and 'no checkpoint there' in done.stderr and seconds < 20
-    assert done.stdout == ('warning: JAX_PLATFORMS=cpu in the environment: this runs on the CPU, though /dev/nvidia0 is there; '
-                           'unset it, or say --platform=cpu\n')
+                            **{name: 'cpu'})
+    assert done.returncode == 2 and said in done.stderr and seconds < 20 and not done.stdout
 
 
 @alone
 @pytest.mark.parametrize('file', KINDS)
 def test_the_bench_is_refused(capsys, tmp_path, monkeypatch, file):
-    for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME'):
+    for name in WHERE:
         monkeypatch.delenv(name, raising=False)
     shown = visible.accelerators(system(tmp_path, file[1:], vendors=KINDS[file]))
     monkeypatch.setattr(visible, 'accelerators', lambda *_: shown)
@@ -198,7 +213,7 @@ def test_the_bench_is_refused(capsys, tmp_path, monkeypatch, file):
 @pytest.mark.parametrize(('verb', 'refused'), [
     ('train', True), ('eval', True), ('bench', True), ('plan', False), ('shard', False), ('doctor', False)])
 def test_the_verbs_that_compute_are_refused(capsys, tmp_path, monkeypatch, verb, refused):
-    for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME'):
+    for name in WHERE:
         monkeypatch.delenv(name, raising=False)
     shown = visible.accelerators(system(tmp_path, 'dev/nvidia0'))
     monkeypatch.setattr(visible, 'accelerators', lambda *_: shown)
