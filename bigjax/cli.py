@@ -21,6 +21,7 @@ from absl import flags
 from bigjax import UserError
 from bigjax import config as configs
 from bigjax.data import storage
+from bigjax.data.untrusted import printable
 from bigjax.parallel import visible
 from bigjax.parallel.start import Flags, Start, start
 from bigjax.train.guard import Preempted, Unstarted, preemptible
@@ -77,7 +78,8 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         if options is None:
             return DONE
         if verb not in VERBS:
-            raise UserError(f"'{verb}': no such verb{configs.nearest(verb, list(VERBS))}; the verbs are {', '.join(VERBS)}")
+            raise UserError(f"'{printable(verb)}': no such verb{configs.nearest(verb, list(VERBS))}; the verbs are "
+                            f"{', '.join(VERBS)}")
         limits = budgets(options.budgets)
         limits = limits if verb == 'train' else {}  # the others are in one phase all the time
         _platform(options.platform)
@@ -233,16 +235,18 @@ def _parse(module, name: str, argv: Sequence[str]):
         key, equals, value = arg.lstrip('-').removeprefix('config.').partition('=')
         if not equals:
             if not queue:
-                raise UserError(f'{arg}: a value is missing; write {arg}=VALUE')
+                raise UserError(f'{printable(arg)}: a value is missing; write it as --config.KEY=VALUE')
             value = queue.pop(0)
         overrides[key] = value
     values = _define()
     try:
         positional = values([name, *rest])[1:]
-    except flags.Error as error:
-        raise UserError(f'{str(error).splitlines()[0]}; --help shows the flags') from None
+    except (flags.Error, ValueError) as error:  # --nostrict=x is a ValueError of absl
+        raise UserError(f'{printable(str(error).splitlines()[0])}; --help shows the flags') from None
+    except RecursionError:  # absl looks for the flags that are nearest to it
+        raise UserError('a flag has too many letters; --help shows the flags') from None
     if len(positional) > 1:
-        raise UserError(f"'{positional[1]}': one verb at a time; flags start with --")
+        raise UserError(f"'{printable(positional[1])}': one verb at a time; flags start with --")
     if values.help:
         print(_help(module, name, values))
         return None, '', {}

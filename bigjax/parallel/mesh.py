@@ -23,9 +23,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bigjax import UserError
+from bigjax.data.untrusted import printable
 from bigjax.nn.logical import BATCH, batch_axes
 
 AXES = (*BATCH, 'tensor', 'seq', 'stage')
+LARGEST = 2**31
 EXAMPLE = "write for example 'data:-1' or 'fsdp:4,tensor:2'"
 
 
@@ -41,16 +43,18 @@ def parse(text: str) -> dict[str, tuple[int, int]]:
         name, (outer, cross, inner) = name.strip(), size.partition('x')
         try:
             outer, inner = (int(outer), int(inner)) if cross else (1, int(outer))
+            if max(outer, inner) > LARGEST:
+                raise ValueError
         except ValueError:
-            raise UserError(f"config.mesh: '{part}' is not axis:size; {EXAMPLE}") from None
+            raise UserError(f"config.mesh: '{printable(part)}' is not axis:size; {EXAMPLE}") from None
         if name not in AXES:
-            raise UserError(f"config.mesh: '{name}' is not an axis; there are {', '.join(AXES)}")
+            raise UserError(f"config.mesh: '{printable(name)}' is not an axis; there are {', '.join(AXES)}")
         if name in sizes:
             raise UserError(f"config.mesh: '{name}' is there twice; {EXAMPLE}")
         sizes[name] = outer, inner
     inner = [b for _, b in sizes.values()]
     if not sizes or inner.count(-1) > 1 or any(b == 0 or b < -1 for b in inner) or any(a < 1 for a, _ in sizes.values()):
-        raise UserError(f"config.mesh: '{text}' needs axis:size pairs with at most one -1; {EXAMPLE}")
+        raise UserError(f"config.mesh: '{printable(text)}' needs axis:size pairs with at most one -1; {EXAMPLE}")
     return sizes
 
 
@@ -61,7 +65,8 @@ def _shape(text: str, count: int) -> tuple[tuple[str, ...], tuple[int, ...], tup
     open_axis = any(b == -1 for _, b in sizes.values())
     if fixed > count or (open_axis and count % fixed):
         what = f'multiples of {fixed} devices' if open_axis else f'{fixed} devices'
-        raise UserError(f"config.mesh: '{text}' asks for {what} and there are {count}; write --config.mesh=data:{count}")
+        raise UserError(f"config.mesh: '{printable(text)}' asks for {what} and there are {count}; write "
+                        f'--config.mesh=data:{count}')
     inner = tuple(count // fixed if b == -1 else b for _, b in sizes.values())
     return tuple(sizes), tuple(a for a, _ in sizes.values()), inner
 

@@ -3,6 +3,7 @@ import math
 import re
 
 from bigjax import UserError
+from bigjax.data.untrusted import printable
 
 FORMS = "a number of steps, '200 steps', '10 epochs' (ep), '5000 examples' (ex) or '5%'"
 _UNITS = {'': 'steps', 'step': 'steps', 'steps': 'steps', 'ep': 'epochs', 'epoch': 'epochs', 'epochs': 'epochs',
@@ -25,24 +26,24 @@ def steps(duration, *, total_steps: int | None = None, steps_per_epoch: float | 
     Raises:
       UserError: the duration is not one of the forms, is negative, or its unit has no meaning here.
     """
-    value, unit = _parse(duration)
+    (value, unit), shown = _parse(duration), printable(repr(duration))
     if unit == 'percent':
         if total_steps is None:
-            raise UserError(f"the duration {duration!r}: a percentage is taken of `steps`, so `steps` itself needs "
+            raise UserError(f"the duration {shown}: a percentage is taken of `steps`, so `steps` itself needs "
                             "another unit, such as '10 epochs' or '5000 steps'")
         value *= total_steps / 100
     elif unit == 'epochs':
         if not steps_per_epoch:
-            raise UserError(f'the duration {duration!r}: the length of an epoch is not known here; '
+            raise UserError(f'the duration {shown}: the length of an epoch is not known here; '
                             "give it in steps, such as '200 steps'")
         value *= steps_per_epoch
     elif unit == 'examples':
         if not batch_size:
-            raise UserError(f'the duration {duration!r}: the batch size is not known here; '
+            raise UserError(f'the duration {shown}: the batch size is not known here; '
                             "give it in steps, such as '200 steps'")
         value /= batch_size
     elif value != int(value):
-        raise UserError(f'the duration {duration!r}: a number of steps must be whole')
+        raise UserError(f'the duration {shown}: a number of steps must be whole')
     return max(1, math.floor(value + 0.5)) if value > 0 else 0
 
 
@@ -57,4 +58,4 @@ def _parse(duration) -> tuple[float, str]:
             raise ValueError
         return value, unit
     except (TypeError, ValueError, KeyError):
-        raise UserError(f'the duration {duration!r} is not understood; give {FORMS}') from None
+        raise UserError(f'the duration {printable(repr(duration))} is not understood; give {FORMS}') from None

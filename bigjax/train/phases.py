@@ -18,6 +18,7 @@ import time
 from typing import NamedTuple
 
 from bigjax import UserError
+from bigjax.data.untrusted import printable
 
 PHASES = ('start', 'compile', 'restore', 'data', 'step', 'evaluation', 'save', 'report')
 BUDGETS = {'start': 14400.0, 'compile': 3600.0, 'restore': 3600.0, 'data': 900.0, 'step': 900.0, 'evaluation': 7200.0,
@@ -88,6 +89,6 @@ def budgets(text: str) -> dict[str, float]:
         except ValueError:
             found[phase] = -1.0
         if phase not in PHASES or not found[phase] >= 0:
-            raise UserError(f"--budgets: '{part}' is not PHASE:SECONDS; the phases are {', '.join(PHASES)}, for example "
-                            "--budgets=step:60,save:300")
+            raise UserError(f"--budgets: '{printable(part)}' is not PHASE:SECONDS; the phases are {', '.join(PHASES)}, for "
+                            "example --budgets=step:60,save:300")
     return {phase: seconds for phase, seconds in found.items() if seconds}

@@ -4,18 +4,21 @@ import gzip
 import hashlib
 import io
 import pathlib
+import shlex
 import shutil
 import struct
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigjax import compare, config, report, results
+from bigjax import cli, compare, config, report, results
 from bigjax.data import files, formats, images, libraries, parquet, untrusted
 from bigjax.experiment import base_config
+from bigjax.parallel import mesh
 from bigjax.train import files as run_files
-from bigjax.train import manifest, recorded, replay
+from bigjax.train import manifest, phases, recorded, replay, settings
 from tests import workdirs
 
 
@@ -40,6 +43,48 @@ def _override(path):
     made = config.override(made, dict(line.partition('=')[::2] for line in text.split('\n')))
     run_files.dumps(config.plain(made)).encode(errors='surrogateescape')
     config.lines(made)
+
+
+COMMANDS = r"""
+--workdir=/tmp/x --config.steps=10
+--config.steps=3 --config.mesh=data:2x4,tensor:-1
+eval --workdir x --strict
+--config.steps='10 epochs' --config.log_every=5% --config.eval_every='500 ex'
+--budgets=step:60,save:3e2 --grace=5
+--population=3 --config.population_over=seed
+bench --deterministic --platform=cpu --nostrict --against torch
+--config.population_over='optimizer.lr=0.1 seed=3; optimizer.lr=1e-3 seed=4'
+--help --variant=a
+--coordinator=a:1 --processes=2 --process=1 --start_timeout=1.5 --heartbeat=2
+plan --hbm=1.5 --topology=v5e-16 --mesh="data:8;fsdp:8"
+--config.optimizer.lr=1e-3 --config.ema=0.99 --config.accumulate=2
+--config.reduce_dtype=bfloat16 --config.seed 7 --config.resident=no
+--config.best=test/loss --config.patience=5% --config.sinks=csv,tensorboard
+"""
+
+
+def _commands(folder):
+    """One argument a line."""
+    return {f'{i}.txt': '\n'.join(shlex.split(line)).encode() for i, line in enumerate(COMMANDS.split('\n')[1:-1])}
+
+
+def _command(path):
+    """Every part of a command that a person writes, but for the experiment's own."""
+    def get_config(variant):
+        made = base_config()
+        made.optimizer = dict(name='sgd', lr=0.1, momentum=0.9)
+        return made
+
+    module = types.SimpleNamespace(__doc__='one', get_config=get_config)
+    argv = path.read_bytes().decode(errors='surrogateescape').split('\n')
+    with contextlib.redirect_stdout(io.StringIO()):
+        options, _, overrides = cli._parse(module, 'experiments.one', argv)
+    if options is not None:
+        phases.budgets(options.budgets)
+        made = settings.read(config.Reader(config.override(get_config(''), overrides)), 1000)
+        mesh.abstract(made.mesh)
+        for text in filter(None, options.mesh.split(';')):
+            mesh.abstract(text)
 
 
 def _idx(folder):
@@ -198,6 +243,7 @@ def _pages(path):
 
 READERS = {
     'config': Reader(_overrides, _override),
+    'command': Reader(_commands, _command),
     'idx': Reader(_idx, lambda path: formats.idx(path, 3)),
     'npz': Reader(_npz, _read_npz),
     'replay': Reader(_replay, _read_replay),

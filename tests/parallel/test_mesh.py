@@ -15,7 +15,8 @@ def test_sizes(text, shape):
 
 @pytest.mark.parametrize(('text', 'words'), [
     ('data:9', 'there are 8'), ('data:3,tensor:-1', 'multiples of 3'), ('data', 'axis:size'), ('', 'axis:size'),
-    ('data:-1,tensor:-1', 'at most one -1'), ('data:0', 'at most one -1')])
+    ('data:-1,tensor:-1', 'at most one -1'), ('data:0', 'at most one -1'),
+    (f'data:{10 ** 10}', 'is not axis:size'), (','.join(f'{a}:{2 ** 31}' for a in ('data', 'fsdp', 'seq')), 'asks for')])
 def test_what_cannot_be(text, words):
     with pytest.raises(UserError, match=words):
         meshes.make(text)
