@@ -129,7 +129,8 @@ def test_a_loss_that_is_not_finite_is_exit_3_and_can_be_replayed(capsys, tmp_pat
     huge = '--config.optimizer.lr=1e30'
     code, _, err = run(capsys, f'--workdir={tmp_path}', huge, '--config.log_every=1')
     assert code == 3 and '--replay=' in err and err.count('\n') == 1
-    assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'nonfinite'
+    record, bad = (json.loads((tmp_path / path).read_text()) for path in ('run.json', 'nonfinite/info.json'))
+    assert record['status'] == 'nonfinite' and record['steps'] == bad['step'] > 0
     code, out, _ = run(capsys, f'--replay={tmp_path}/nonfinite')
     assert code == 0 and 'the first thing that is not finite is' in out
 

@@ -186,7 +186,7 @@ class Loop:
         totals = self._pending[1] if self._pending else carry['totals']
         values = {name: value for name, value in _means(totals).items() if not np.isfinite(value[index])}
         if values:
-            self._records.metrics(step + 1, values)
+            self._records.metrics(step + 1, values, applied=False)
 
     def _keep_evidence(self, carry, feed, step, index) -> replay.NonFinite:
         """The batch and the state of the step that was not applied; every later step left the state alone."""

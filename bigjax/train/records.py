@@ -209,8 +209,9 @@ class Records:
         if found:
             self._write_run()
 
-    def metrics(self, step: int, values: Mapping[str, Sequence[float]]) -> None:
-        """Appends one line. `values` is {name: [one value a member]}; a list of one is a plain number."""
+    def metrics(self, step: int, values: Mapping[str, Sequence[float]], applied: bool = True) -> None:
+        """Appends one line. `values` is {name: [one value a member]}; a list of one is a plain number. A step that was not
+        `applied` does not count as done."""
         line, scalars = {'step': int(step)}, {}
         for name, members in values.items():
             summary = summarise(members)
@@ -220,7 +221,7 @@ class Records:
                 line[f'{name}/members'] = summary['members']
         if speed := line.get('time/steps_per_second'):
             self._speeds.append(speed)
-        self.run['steps'] = int(step)
+        self.run['steps'] = int(step) - (not applied)
         if self._writes:
             if self._outbox:
                 self._outbox.append(self.workdir / 'metrics.jsonl', files.dumps(line))
