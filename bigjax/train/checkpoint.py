@@ -71,6 +71,9 @@ class Checkpoints:
             self._orbax = ocp.training.Checkpointer(
                 self._folder, preservation_policy=self._kept,
                 cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has asked the store strictly
+        # Orbax asks JAX, too, whether to stop, by the number of the step and at any moment. JAX keeps one number for all who
+        # ask: the processes would agree on a round of the loop's that is long over, and none would stop.
+        self._orbax._manager.reached_preemption = lambda step: False
 
     def save(self, step: int, tree, metrics: dict | None = None, unjudged: bool = False) -> None:
         """Starts writing; returns when the arrays are copied. Waits for the save before it, and raises its error.
