@@ -12,6 +12,7 @@ import pathlib
 import re
 import shlex
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from bigjax.train.phases import process_began
 
 DONE, FAILED, USER, NONFINITE, NO, PREEMPTED = 0, 1, 2, 3, 4, 75
 DOCTOR_START = 10.0  # seconds
+HURRY, CALM = 3.0, 60.0  # seconds that the end of the program may take, when asked to stop and otherwise
 
 
 def main() -> None:
@@ -46,6 +48,10 @@ def main() -> None:
         _end_now(wanted if isinstance(wanted, int) else FAILED if wanted else DONE)
     if code in (FAILED, USER):
         _end_now(code)
+    # Python waits for threads that read data, and data may have stalled; atexit's functions need a moment, JAX's the others.
+    ending = threading.Timer(HURRY if code == PREEMPTED else CALM, _end_now, (code,))
+    ending.daemon = True
+    ending.start()
     sys.exit(code)
 
 
@@ -211,15 +217,16 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_float('hbm', None, 'plan: GiB that a program may use on a chip, instead of the known ones', 0.0,
                        flag_values=values)
     text('coordinator', '', 'several processes by hand: HOST:PORT of process 0; SLURM, MPI, TPU and GKE need no flag')
-    flags.DEFINE_integer('processes', None, 'several processes by hand: how many', flag_values=values)
-    flags.DEFINE_integer('process', None, 'several processes by hand: which one this is, from 0', flag_values=values)
+    number = lambda name, help: flags.DEFINE_integer(name, None, help, upper_bound=2**31, flag_values=values)
+    number('processes', 'several processes by hand: how many')
+    number('process', 'several processes by hand: which one this is, from 0')
     flags.DEFINE_float('start_timeout', 300.0, 'seconds to wait for the other processes (doctor: 10)', flag_values=values)
     flags.DEFINE_float('grace', 30.0, 'seconds after SIGTERM or Ctrl-C in which the state must be saved', 0.0,
                        flag_values=values)
     flags.DEFINE_float('heartbeat', 30.0, 'seconds of silence after which another process counts as dead', 1.0,
                        flag_values=values)
     text('budgets', '', "seconds that a phase may last before the run counts as stuck, such as 'step:60,save:300'")
-    flags.DEFINE_integer('population', None, 'how many members to train at once (config.population)', flag_values=values)
+    number('population', 'how many members to train at once (config.population)')
     flags.DEFINE_boolean('check', False, 'exit 4 where a result misses what the paper reports', flag_values=values)
     return values
 

@@ -82,7 +82,10 @@ def idx(path: str | os.PathLike, rank: int) -> np.ndarray:
         raise UserError(f'{path}: {shape[0]} records of {record} bytes promised, and the file '
                         + (f'ends in record {have // max(record, 1)}' if have < want else f'has {have - want} bytes more')
                         + ': fetch it again')
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    try:
+        return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    except ValueError:  # empty and too large at once
+        raise UserError(f'{path}: {shape} promised, which no array can be: fetch it again') from None
 
 
 def idx_pair(folder: str | os.PathLike, prefix: str, shape: tuple[int, ...],

@@ -1,5 +1,6 @@
 """Evaluation: every example of a split exactly once, whatever the batch size, the number of devices or of members."""
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +39,9 @@ class Evaluation:
     def _sources(self, split: str) -> list:
         return [d.train if split == 'train' else d.evals[split] for d in self._datas]
 
-    def run(self, name: str, variables, stop: Callable[[], bool] | None = None) -> tuple[dict[str, list[float]], list[dict]]:
-        """One evaluator.
+    def run(self, name: str, variables, stop: Callable[[], bool] | None = None,
+            waiting=contextlib.nullcontext) -> tuple[dict[str, list[float]], list[dict]]:
+        """One evaluator; it waits for its data within `waiting()`.
 
         Returns:
           metrics {'split/metric': [one value a member]} and the artifacts of each member.
@@ -50,7 +52,7 @@ class Evaluation:
         evaluator = self._evaluators[name]
         sources = self._sources(evaluator.split)
         metrics, artifacts = {}, [{} for _ in range(self._members or 1)]
-        seen, totals, outputs, examples = self._pass(name, evaluator, sources, variables, stop)
+        seen, totals, outputs, examples = self._pass(name, evaluator, sources, variables, stop, waiting)
         for metric, (total, count) in totals.items():
             value = np.atleast_1d(total) / np.maximum(np.atleast_1d(count), 1e-8)
             metrics[f'{evaluator.split}/{metric}'] = [float(v) for v in value]
@@ -66,7 +68,7 @@ class Evaluation:
                         artifacts[m][key] = value
         return metrics, artifacts
 
-    def _pass(self, name, evaluator, sources, variables, stop):
+    def _pass(self, name, evaluator, sources, variables, stop, waiting):
         """(examples seen, sums and counts, gathered outputs [(members,) n, …], examples of each source)."""
         data, length = self._datas[0], len(sources[0])
         parts = meshes.data_size(self._mesh)
@@ -76,7 +78,7 @@ class Evaluation:
         fn = self._fn(name, evaluator, sources[0], resident)
         arrays = self._cache.arrays(sources) if resident else {}
         seen, totals, outputs, batches = 0, {}, [], []
-        for number, (item, mask) in enumerate(self._items(sources, size, resident)):
+        for number, (item, mask) in enumerate(self._items(sources, size, resident, waiting)):
             if stop is not None and stop():
                 raise Stopped
             sums, out = fn(variables, arrays, item, mask, jax.random.fold_in(self._key, number))
@@ -99,7 +101,7 @@ class Evaluation:
                         for m in range(1 if self._members is None else self._members)]
         return seen, totals, gathered, examples
 
-    def _items(self, sources, size, resident):
+    def _items(self, sources, size, resident, waiting):
         """What `fn` takes for each batch, with the mask of its padding."""
         length = len(sources[0])
         if resident:
@@ -109,7 +111,7 @@ class Evaluation:
             return
         part, parts = meshes.process_part(self._mesh)
         streams = [pipeline.eval_batches(s, size, self._datas[0].transform, process=part, processes=parts) for s in sources]
-        for parts in zip(*streams, strict=True):
+        for parts in _each(zip(*streams, strict=True), waiting):
             mask = parts[0][1]
             batch = parts[0][0]
             if self._members is not None:
@@ -150,3 +152,13 @@ class Evaluation:
             fn = jax.vmap(on_mesh, in_axes=(0, None if shared else 0, None if resident else 0, None, None))
         self._compiled[name] = self._watch(f"the evaluator '{name}'", jax.jit(fn))
         return self._compiled[name]
+
+
+def _each(batches: Iterator, waiting) -> Iterator:
+    """The batches, each fetched within `waiting()`."""
+    while True:
+        with waiting():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch

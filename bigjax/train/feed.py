@@ -3,6 +3,7 @@
 Members of a population see the batches that they would see alone: each has its own seed and, where the population is
 over something else than the seed, its own examples.
 """
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -118,9 +119,10 @@ class Feed:
                 part, parts, self._data.transform, self.stages)
             self._iterators.append(pipeline.train_batches(records, threads=threads, workers=workers))
 
-    def _pull(self):
+    def _pull(self, waiting=contextlib.nullcontext):
         """The next batch, already on its way to the device."""
-        parts = [next(it) for it in self._iterators]
+        with waiting():
+            parts = [next(it) for it in self._iterators]
         batch = parts[0] if self._members is None else jax.tree.map(lambda *x: np.stack(x), *parts)
         return meshes.put_local(batch, meshes.split(self._mesh, 0 if self._members is None else 1))
 
@@ -148,11 +150,11 @@ class Feed:
         self._waited += time.perf_counter() - started
         return items
 
-    def ahead(self, step: int) -> None:
-        """Fetches batch `step` to the device while the one before it is being computed."""
+    def ahead(self, step: int, waiting=contextlib.nullcontext) -> None:
+        """Fetches batch `step` to the device while the one before it is being computed; waits for it within `waiting()`."""
         if not self.resident and step < self._steps:
             started = time.perf_counter()
-            self._next = self._pull()
+            self._next = self._pull(waiting)
             self._waited += time.perf_counter() - started
 
     def host_batch(self, step: int, member: int):

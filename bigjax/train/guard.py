@@ -58,6 +58,10 @@ class Unstarted(BaseException):
     """The process was asked to stop before there was anything to watch over; no library may take it for an error."""
 
 
+class Asked(BaseException):
+    """The run was asked to stop while the main thread waited for data, which it does no longer; its state is whole."""
+
+
 class Stuck(Exception):
     """A phase did not end within its budget."""
 
@@ -90,6 +94,7 @@ class Guard:
         self._explain = explain
         self._gone_by = math.inf  # when the grace is over
         self._interrupts, self._interrupted = 0, -math.inf
+        self._signals, self._may_raise = 0, False
         self._inquired = self._excused = self._armed = -math.inf
         self._thread, self._forward = None, None
         self._ended, self._leaving, self._parting = False, False, False
@@ -99,7 +104,7 @@ class Guard:
         self._woken.setblocking(False)
         if threading.current_thread() is threading.main_thread():
             found = _installed(signal.SIGTERM) if self._lifeline else None
-            self._handlers = {s: signal.signal(s, _nothing) for s in (signal.SIGTERM, signal.SIGINT)}
+            self._handlers = {s: signal.signal(s, self._in_main) for s in (signal.SIGTERM, signal.SIGINT)}
             if found and found != _installed(signal.SIGTERM):
                 self._forward = ctypes.CFUNCTYPE(None, ctypes.c_int)(found)
             self._before = signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
@@ -108,6 +113,28 @@ class Guard:
         self._thread = threading.Thread(target=self._watch, name='guard', daemon=True)
         self._thread.start()
         return self
+
+    def _in_main(self, number, frame) -> None:
+        """Python must have a handler, else the system's own would end the process; the thread is woken by the number itself."""
+        self._signals += 1
+        if self._may_raise:
+            self._may_raise = False  # once: the save that follows is not to be disturbed
+            raise Asked
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """In here the main thread may wait for data for ever, with a state that is whole: a signal ends that.
+
+        Raises:
+          Asked: it came, now or before.
+        """
+        self._may_raise = True
+        try:
+            if self._signals:
+                raise Asked
+            yield
+        finally:
+            self._may_raise = False
 
     def wait_for_all(self) -> None:
         """Returns when every process of the job has come here; all has been done and said."""
@@ -336,10 +363,6 @@ def preemptible():
 
 def silence(error: BaseException) -> None:
     """No last words: there is nothing under way that could be told of."""
-
-
-def _nothing(number, frame) -> None:
-    """Python must have a handler, else the system's own would end the process; the thread is woken by the number itself."""
 
 
 def _installed(number: int) -> int | None:

@@ -6,6 +6,7 @@ loop stays a little ahead of the device, and does not wait for the newest step: 
 next one runs, except at boundaries that evaluate or save. A run that is asked to stop saves before its evaluators have run;
 the next start runs them first.
 """
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -22,7 +23,7 @@ from bigjax.train.ahead import Ahead
 from bigjax.train.checkpoint import Checkpoints
 from bigjax.train.compiled import METER, told
 from bigjax.train.evaluate import Stopped
-from bigjax.train.guard import Guard, Preempted
+from bigjax.train.guard import Asked, Guard, Preempted
 from bigjax.train.profile import Profile
 from bigjax.train.program import Program, abstract, member
 from bigjax.train.work import Work
@@ -64,6 +65,8 @@ class Loop:
         self._profile = profile and Profile(profile, pathlib.Path(workdir) / 'profile', progress.say, program.compiled_text)
         self._guard = guard or Guard()
         self._phases = self._guard.clock
+        # Several processes stop after the same step, for which all of them need its data.
+        self._waiting = self._guard.waiting if jax.process_count() == 1 else contextlib.nullcontext
         s = self._settings
         with self._phases.within('restore'):
             self._checkpoints = Checkpoints(workdir, keep=s.checkpoint_keep, best=s.best, higher=s.best_is_higher,
@@ -92,7 +95,7 @@ class Loop:
                 final, artifacts = self._judged or self._evaluate(self._program.variables(carry))
                 artifacts[0].update(self._samples(carry))
             return Outcome(step, status, final, artifacts, METER.since(**self._compiled))
-        except Stopped:
+        except (Stopped, Asked):
             raise Preempted(f'{self._guard.asked} in the last evaluation: the state is saved, run the same command again'
                             ) from None
         finally:
@@ -106,7 +109,7 @@ class Loop:
 
     def _evaluate(self, variables, names=None):
         """As `evaluate`; left when the run is asked to stop, by several processes before the same batch."""
-        return evaluate(self._program, variables, names, stop=self._asked)
+        return evaluate(self._program, variables, names, stop=self._asked, waiting=self._waiting)
 
     def _start(self):
         """Own checkpoint, then --init_from, then scratch: the precedence is `bigjax.train.checkpoint`'s."""
@@ -154,7 +157,7 @@ class Loop:
                 flying.add(halted)
                 phase, self._guard.unsaved = 'step', True
                 self._phases.enter('data', step)
-                feed.ahead(step)
+                asked = self._ahead(feed, step)
                 self._phases.enter('step', step)
                 if self._profile:
                     self._profile.after(step, halted)
@@ -164,7 +167,7 @@ class Loop:
                 if self._unmoved.due(step):
                     _check(halted)  # what was not applied has moved nothing
                     self._unmoved.look(carry['state'].params, step)
-                carry = self._boundary(carry, step, halted, feed, self._asked())
+                carry = self._boundary(carry, step, halted, feed, self._asked() or asked)
                 early = self._early(carry, step)
             if early:
                 status = 'stopped early'
@@ -180,6 +183,14 @@ class Loop:
                 self._profile.close(step)
             self._progress.stop()
         return carry, step, status
+
+    def _ahead(self, feed, step) -> bool:
+        """Fetches the batch after `step`; whether the run was asked to stop instead."""
+        try:
+            feed.ahead(step, self._waiting)
+        except Asked:
+            return True
+        return False
 
     def _log_what_broke(self, carry, step, index):
         """A line for the step that was not applied, of what is not finite in its interval."""
@@ -230,7 +241,7 @@ class Loop:
         if evaluators:
             try:
                 carry = self._judge(carry, step, evaluators)
-            except Stopped:
+            except (Stopped, Asked):
                 self._save_and_leave(carry, step, True)
         if save:
             self._save(carry, step)
@@ -315,15 +326,16 @@ class Loop:
         return dict(samples(self._program.apply, variables, jax.random.key(self._settings.seed)))
 
 
-def evaluate(program: Program, variables, names=None, stop=None) -> tuple[dict, list]:
+def evaluate(program: Program, variables, names=None, stop=None, waiting=contextlib.nullcontext) -> tuple[dict, list]:
     """The named evaluators, or all: metrics {name: [one value a member]} and the artifacts of each member.
 
     Raises:
       Stopped: `stop()` said so between two batches.
+      Asked: `waiting()`, in which batches are waited for, said so.
     """
     metrics, artifacts = {}, [{} for _ in range(program.members or 1)]
     for name in program.experiment.evaluators if names is None else names:
-        values, extra = program.evaluation.run(name, variables, stop)
+        values, extra = program.evaluation.run(name, variables, stop, waiting)
         metrics |= values
         for mine, more in zip(artifacts, extra, strict=True):
             mine |= more

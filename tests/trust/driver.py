@@ -10,7 +10,8 @@ lines of metrics.jsonl) the process
     raise   raises ValueError
     shell   runs the command in TRUST_SHELL
 `TRUST_LOG` names a file to which the phases are written as they are entered, and when a signal was sent; `TRUST_NAN` a training
-example that is made not a number.
+example that is made not a number; `TRUST_STALL` is SPLIT:N, and all but the first N examples of a split that are read take for
+ever.
 """
 import dataclasses
 import importlib
@@ -30,19 +31,38 @@ from bigjax.train import records
 from bigjax.train.phases import Clock
 
 WHERE = os.environ.get('TRUST', '').split(':')
-PACE = 0.03  # seconds before each step; without them a run is over before its first checkpoint is on the disk
+# Seconds before each step: without them a run is over before its first checkpoint is on the disk, and one of several processes
+# before the others hear of a signal, for which JAX looks once a second.
+PACE = 0.08 if os.environ.get('BIGJAX_PROCESS') else 0.03
+
+
+class Stalls(ArraySource):
+    """A file system that answers so many times."""
+
+    def __init__(self, arrays, answers: int):
+        super().__init__(arrays)
+        self._answers = answers
+
+    def __getitem__(self, index):
+        self._answers -= 1
+        if self._answers < 0:
+            asleep()
+        return super().__getitem__(index)
 
 
 def with_ids(experiment):
     """The experiment, whose metrics also tell which examples a step saw: their numbers' sum and a sum that knows the order."""
     data, task = experiment.data, experiment.task
 
-    def numbered(source, broken=''):
+    split, _, count = os.environ.get('TRUST_STALL', '').partition(':')
+
+    def numbered(source, name, broken=''):
         arrays = dict(source.arrays)
         if broken:
             arrays['x'] = np.array(arrays['x'])
             arrays['x'][int(broken)] = np.nan
-        return ArraySource({**arrays, 'id': np.arange(len(source), dtype=np.int32)})
+        arrays['id'] = np.arange(len(source), dtype=np.int32)
+        return Stalls(arrays, int(count)) if split == name else ArraySource(arrays)
 
     def loss(apply, variables, batch, rng, train):
         per_example, weights, aux = task.loss(apply, variables, batch, rng, train)
@@ -51,7 +71,8 @@ def with_ids(experiment):
         more = {k: (v.astype(jnp.float32), jnp.float32(1)) for k, v in sums.items()}
         return per_example, weights, aux._replace(metrics={**aux.metrics, **more})
 
-    train, evals = numbered(data.train, os.environ.get('TRUST_NAN')), {k: numbered(v) for k, v in data.evals.items()}
+    train = numbered(data.train, 'train', os.environ.get('TRUST_NAN'))
+    evals = {name: numbered(source, name) for name, source in data.evals.items()}
     return dataclasses.replace(experiment, task=dataclasses.replace(task, loss=loss),
                                data=dataclasses.replace(data, train=train, evals=evals))
 

@@ -31,11 +31,11 @@ def free_port() -> int:
 
 
 def start(kind: str, workdir, *options, trust: str = '', processes: int = 1, log='', nan='',
-          shell='') -> list[subprocess.Popen]:
-    """The processes of one run; `trust`, `log`, `nan` and `shell` are the driver's."""
+          shell='', stall='') -> list[subprocess.Popen]:
+    """The processes of one run; `trust`, `log`, `nan`, `shell` and `stall` are the driver's."""
     name, *own = KINDS[kind]
     command = [sys.executable, '-m', 'tests.trust.driver', name, *own, *SHORT, f'--workdir={workdir}', *options]
-    told = {'TRUST': trust, 'TRUST_LOG': str(log), 'TRUST_NAN': str(nan), 'TRUST_SHELL': shell}
+    told = {'TRUST': trust, 'TRUST_LOG': str(log), 'TRUST_NAN': str(nan), 'TRUST_SHELL': shell, 'TRUST_STALL': stall}
     env = {**os.environ, **told, 'MPLBACKEND': 'Agg', 'PYTHONPATH': str(ROOT)}
     if processes > 1:
         env |= {'BIGJAX_COORDINATOR': f'127.0.0.1:{free_port()}', 'BIGJAX_PROCESSES': str(processes)}

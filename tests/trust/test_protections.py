@@ -30,6 +30,7 @@ class Protection(NamedTuple):
 
 KILLS = 'trust/test_kills.py::test_killed_and_started_again_it_is_the_run_that_was_left_alone'
 SIGNALS = 'trust/test_signals.py::test_a_process_saves_and_leaves'
+STALL = 'trust/test_signals.py::test_a_signal_while_the_data_stalls_saves_the_step_before'
 GROUPS = 'trust/test_groups.py'
 MANIFEST = 'train/test_manifest.py'
 PROTECTIONS = [
@@ -81,7 +82,13 @@ PROTECTIONS = [
                'train/test_step.py::test_a_step_that_is_not_finite_changes_nothing_and_stays_so'),
     Protection('a failed process waits for nobody', 'cli.py', 'os._exit(code)', 'pass',
                'trust/test_disks.py::test_a_disk_that_cannot_be_written_stops_the_run[read-only-save:3]'),
-    Protection('no silent CPU', 'parallel/visible.py', "raise UserError(f'{shown} is there", "say(f'{shown} is there",
+    Protection('only the loop asks JAX whether to stop', 'train/checkpoint.py',
+               'self._orbax._manager.reached_preemption = lambda step: False', 'pass',
+               'train/test_checkpoint.py::test_only_the_loop_asks_jax_whether_to_stop'),
+    Protection('a signal ends a wait for data', 'train/guard.py', 'raise Asked\n\n    @', 'pass\n\n    @',
+               f'{STALL}[train:100]'),
+    Protection('no silent CPU', 'parallel/visible.py',
+               "raise UserError(f'{shown} is there and JAX does not compute on it: {cause}", "repr(f'{shown} {cause}",
                'parallel/test_visible.py::test_the_cpu_beside_an_accelerator_is_refused_with_the_cause'),
 ]
 

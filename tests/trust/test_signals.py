@@ -173,6 +173,27 @@ def test_where_no_step_ends_in_time_the_last_checkpoint_stands(tmp_path):
 
 
 @pytest.mark.trust
+@pytest.mark.parametrize('stall', ['train:100', 'test:400'])
+def test_a_signal_while_the_data_stalls_saves_the_step_before(straight, tmp_path, tally, stall):  # noqa: F811
+    """Some batches of 8 are there and then no more, or of the 256 examples of an evaluation, the second one, of step 12."""
+    piped, log = ('--config.resident=no', '--config.data_threads=1'), tmp_path / 'log'
+    with tally('SIGTERM', HELD) as note:
+        [process] = runs.start(KIND, tmp_path / 'run', *piped, f'--grace={GRACE}', stall=stall, log=log)
+        first(log, 'evaluation' if stall[:4] == 'test' else 'save')
+        time.sleep(3)
+        done = max(int(line.split()[1]) for line in log.read_text().splitlines())
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        [(code, out)] = runs.end([process])
+        note(worst={'s to the exit': time.monotonic() - began}, exits=[code])
+        assert code == 75 and f'SIGTERM at step {done}: the state is saved' in out, out[-2000:]
+        assert runs.saved(tmp_path / 'run') == done > 4 and time.monotonic() - began < 10
+        code, out = runs.run(KIND, tmp_path / 'run', *piped)
+        assert code == 0, out[-2000:]
+        runs.assert_same(tmp_path / 'run', straight(KIND))
+
+
+@pytest.mark.trust
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     [process] = runs.start(KIND, tmp_path / 'run', trust='step:30:sleep', log=tmp_path / 'log')
     while not (tmp_path / 'log').exists() or (tmp_path / 'log').read_text().count('step ') < 15:
