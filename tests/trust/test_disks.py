@@ -46,7 +46,8 @@ def test_a_disk_that_cannot_be_written_stops_the_run(straight, disk, battery, ta
         code, out = runs.run(KIND, disk / 'run', trust=f'{at}:shell', shell=harmful)
         note(exits=[code])
         assert code == 1 and re.match(rf'mnist1d: .*{named}', out.strip().splitlines()[-1]), out[-3000:]
-        assert 'Traceback' not in out or at == 'save:3', out[-3000:]  # the writers of TensorStore cannot be kept quiet
+        own = f'File "{runs.ROOT}/bigjax/'
+        assert own not in out, out[-3000:]  # the writers of TensorStore, in the middle of a save, cannot be kept quiet
         good = checkpoint.steps(disk / 'run' / checkpoint.FOLDER)
         assert bool(good) == (at != 'restore:1')
         assert not any(manifest.fault(disk / 'run' / checkpoint.FOLDER / str(step)) for step in good)

@@ -66,7 +66,7 @@ PROTECTIONS = [
                'train/test_checkpoint.py::test_a_save_keeps_what_is_given_away_at_once'),
     Protection('lines of later steps are dropped', 'train/records.py',
                "if line['step'] <= (step if any(k.startswith('train/') for k in line) else judged)]", ']',
-               f'{KILLS}[batch statistics-1]'),
+               'train/test_records.py::test_truncate_after_keeps_each_step_and_name_once'),
     Protection('the save on leaving', 'train/loop.py', '        self._save(carry, step, unjudged)\n        self._settle(',
                '        self._settle(', f'{SIGNALS}[step:7-term]'),
     Protection('the evaluation of the saved step', 'train/loop.py', 'self._save_and_leave(carry, step, True)',
