@@ -259,8 +259,13 @@ def _join(host: str, port: int) -> str:
     return f'[{host}]:{port}' if ':' in host else f'{host}:{port}' if host else ''
 
 
+def at_once(text: str) -> None:
+    """Prints a line where it belongs among those of stderr, also into a file or a pipe."""
+    print(text, flush=True)
+
+
 def start(flags: Flags = Flags(), *, command: str = '', seconds: float = 300.0, heartbeat: float = 30.0,
-          say: Callable[[str], None] = print) -> Start:
+          say: Callable[[str], None] = at_once) -> Start:
     """Joins this process to the others; to be called before JAX has touched a device. Alone, it does nothing.
 
     Args:
