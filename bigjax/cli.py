@@ -19,14 +19,14 @@ from typing import Any
 
 from absl import flags
 
-from bigjax import UserError
 from bigjax import config as configs
-from bigjax.data import storage
-from bigjax.data.untrusted import printable
-from bigjax.parallel import visible
-from bigjax.parallel.start import Flags, Start, start
-from bigjax.train.guard import Preempted, Unstarted, preemptible
-from bigjax.train.phases import process_began
+from bigjax.distributed import accelerators
+from bigjax.distributed.bootstrap import Flags, Start, start
+from bigjax.errors import UserError
+from bigjax.io import storage
+from bigjax.io.safe_read import printable
+from bigjax.watchdog.phases import process_began
+from bigjax.watchdog.watchdog import Preempted, Unstarted, preemptible
 
 DONE, FAILED, USER, NONFINITE, NO, PREEMPTED = 0, 1, 2, 3, 4, 75
 DOCTOR_START = 10.0  # seconds
@@ -73,11 +73,11 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
     Args:
       began: when its process was started (`time.monotonic`).
     """
-    from bigjax.train import compiled
-    from bigjax.train.fingerprint import NotDeterministic
-    from bigjax.train.guard import Guard
-    from bigjax.train.phases import budgets
-    from bigjax.train.replay import NonFinite
+    from bigjax.train import compile_cache
+    from bigjax.train.nonfinite import NonFinite
+    from bigjax.train.stuck_params import NotDeterministic
+    from bigjax.watchdog.phases import budgets
+    from bigjax.watchdog.watchdog import Guard
     short = name.rsplit('.', 1)[-1]
     try:
         options, verb, overrides = _parse(module, name, argv)
@@ -94,16 +94,16 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         if verb == 'plan':  # is for other machines
             joined = Start()
         else:
-            compiled.keep_in(options.compile_cache)
+            compile_cache.keep_in(options.compile_cache)
             joined = _join(options, name, argv, _patience(options, verb))
         with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage,
                    began=began) as guard, _ending(guard) if verb == 'train' else contextlib.nullcontext():
             if verb not in ('plan', 'shard', 'doctor'):
-                visible.refuse_cpu(options.platform)
+                accelerators.refuse_cpu(options.platform)
             return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0, guard, joined))
     except UserError as error:
         return _say(f'{short}: {error}', USER)
-    except (compiled.StrictError, NotDeterministic) as error:
+    except (compile_cache.StrictError, NotDeterministic) as error:
         return _say(f'{short}: {error}', FAILED)
     except NonFinite as error:
         return _say(f'{short}: {error}', NONFINITE)
@@ -202,7 +202,8 @@ def _define() -> flags.FlagValues:
     text('variant', '', 'which of the configs of the experiment; without it, all rows of its table')
     text('init_from', '', 'the workdir or checkpoint of another run whose weights this one starts from')
     text('replay', '', 'the nonfinite/ folder of a run that exited 3: repeat the step and name what broke')
-    text('platform', os.environ.get(visible.PLATFORM, ''), 'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)')
+    text('platform', os.environ.get(accelerators.PLATFORM, ''),
+         'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)')
     text('compile_cache', '', "the folder that keeps compiled programs for later runs, or 'off'; by default the user's cache")
     text('profile', '', 'A:B: trace the steps after A until B, and print the operations that took the time')
     flags.DEFINE_boolean('strict', False, 'warnings that a careful run should not have are errors: a step compiled twice, a '
@@ -292,7 +293,7 @@ class Job:
     leads: bool = True
     """Whether this is process 0, which alone prints and writes reports."""
     guard: Any = None
-    """`bigjax.train.guard.Guard` of this process; None keeps no watch."""
+    """`bigjax.watchdog.watchdog.Guard` of this process; None keeps no watch."""
     joined: Start = dataclasses.field(default_factory=Start)
     """How this process takes part."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import ml_collections
 
-from bigjax import UserError
+from bigjax.errors import UserError
 
 DURATION = re.compile(r'\s*[\d.]+\s*(%|[a-z]+)\s*')
 ELSEWHERE = {'epochs': "--config.steps='10 epochs'", 'lr': '--config.optimizer.lr', 'learning_rate': '--config.optimizer.lr'}

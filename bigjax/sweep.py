@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bigjax import UserError
+from bigjax.errors import UserError
 
 Arm = dict[str, Any]
 

@@ -3,28 +3,30 @@ import contextlib
 import os
 import time
 
-from bigjax import UserError
 from bigjax import config as configs
-from bigjax.data import storage
+from bigjax.checkpoint import manager
+from bigjax.errors import UserError
+from bigjax.io import storage
 from bigjax.nn import cpu
-from bigjax.parallel import mesh as meshes
-from bigjax.parallel import rules
-from bigjax.summary import paper, spread
-from bigjax.train import alike, checkpoint, fingerprint, profile, replay, source, work
+from bigjax.runs import provenance
+from bigjax.runs.progress import Progress, clock, table
+from bigjax.runs.summary import paper, spread
+from bigjax.runs.writer import Records, judge, summarise
+from bigjax.sharding import mesh as meshes
+from bigjax.sharding import rules
+from bigjax.train import flops, host_consistency, nonfinite, profile, stuck_params
 from bigjax.train import loop as loops
-from bigjax.train.compiled import Watch
-from bigjax.train.guard import Guard, silence
-from bigjax.train.phases import Clock
+from bigjax.train.compile_cache import Watch
 from bigjax.train.program import parameter_shapes
-from bigjax.train.progress import Progress, clock, table
-from bigjax.train.records import Records, judge, summarise
+from bigjax.watchdog.phases import Clock
+from bigjax.watchdog.watchdog import Guard, silence
 
 DONE, NO = 0, 4
 
 
 def train(job) -> int:
     """Trains every row, or goes on with it; reports, and prints measured beside expected."""
-    from bigjax import report
+    from bigjax.report import html
     if job.flags.replay:
         return _replay(job)
     started = time.time()
@@ -34,7 +36,7 @@ def train(job) -> int:
     answer = NO if job.flags.check and missed else DONE
     if not job.leads:
         return answer
-    page = report.write(job.root) if len(job.rows) > 1 else job.root / report.PAGE
+    page = html.write(job.root) if len(job.rows) > 1 else job.root / html.PAGE
     print(_table(job, {row: (run['final'], run['expected']) for row, run in runs.items()}))
     print(f'{clock(time.time() - started)} in all · report: {page}')
     return answer
@@ -42,7 +44,7 @@ def train(job) -> int:
 
 def _train_row(job, row: str) -> dict:
     """Trains one row and returns its finished run record."""
-    from bigjax import report
+    from bigjax.report import html
     guard = job.guard or Guard()
     if row != job.rows[0]:  # the first one began with the process
         guard.clock = Clock()
@@ -52,7 +54,7 @@ def _train_row(job, row: str) -> dict:
         raise UserError('--profile: a trace is written to a folder of this machine; name one as --workdir of the run')
     progress = Progress(row, None if job.leads else open(os.devnull, 'w'))  # noqa: SIM115  as long as the process
     program, settings = job.program(row, config, watch=Watch(progress.say, job.flags.strict))
-    alike.same_data(program.datas)
+    host_consistency.same_data(program.datas)
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program), sinks=settings.sinks,
@@ -61,29 +63,29 @@ def _train_row(job, row: str) -> dict:
     if records.finished:
         progress.say(f'{workdir}: this run is done; name another --workdir to train again')
         if job.leads:
-            report.write(workdir)  # it may have been killed while it did
+            html.write(workdir)  # it may have been killed while it did
         return records.run
     progress.say(f'config\n{configs.lines(config)}')
     progress.say(program.describe())
     guard.last_words = records.fail
-    if job.flags.deterministic and not checkpoint.steps(workdir / checkpoint.FOLDER):
+    if job.flags.deterministic and not manager.steps(workdir / manager.FOLDER):
         with guard.clock.within('compile'):
-            progress.say(fingerprint.prove(program))
+            progress.say(stuck_params.prove(program))
     try:
-        outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=work.of(program),
+        outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=flops.of(program),
                              profile=profile.parse(job.flags.profile), guard=guard).run()
     except BaseException as error:
         records.fail(error)
-        if isinstance(error, replay.NonFinite) and job.leads:
+        if isinstance(error, nonfinite.NonFinite) and job.leads:
             with contextlib.suppress(OSError, UserError):  # what broke is told whatever becomes of its picture
-                report.write(workdir)
+                html.write(workdir)
         raise
     guard.clock.enter('report')
     records.finish(outcome.status, outcome.step, outcome.final, program.experiment.expected, outcome.artifacts,
                    compiled=outcome.compiled)
     guard.last_words = silence  # whatever comes now, this run is done
     if job.leads:
-        report.write(workdir)
+        html.write(workdir)
     records.close()
     return records.run
 
@@ -91,7 +93,8 @@ def _train_row(job, row: str) -> dict:
 def _facts(program) -> dict:
     """What there is to say of the data: what its set says, and a sample of each split, to know it again."""
     data = program.experiment.data
-    return {**data.info, 'sample': {name: source.sample(split) for name, split in {'train': data.train, **data.evals}.items()}}
+    splits = {'train': data.train, **data.evals}
+    return {**data.info, 'sample': {name: provenance.sample(split) for name, split in splits.items()}}
 
 
 def _table(job, rows: dict) -> str:
@@ -111,9 +114,9 @@ def evaluate(job) -> int:
     rows, missed = {}, False
     for row in job.rows:
         workdir = job.workdir(row)
-        path = checkpoint.newest(workdir)
+        path = manager.newest(workdir)
         program, _ = job.program(row, job.config(row))
-        alike.same_data(program.datas)
+        host_consistency.same_data(program.datas)
         carry = program.restore(path)
         metrics, _ = loops.evaluate(program, program.variables(carry))
         final = {name: summarise(members) for name, members in metrics.items()}
@@ -130,13 +133,13 @@ def evaluate(job) -> int:
 def _replay(job) -> int:
     """Repeats the step that was not applied, and names what is not finite."""
     folder = storage.place(job.flags.replay)
-    info, batch = replay.read(folder)
+    info, batch = nonfinite.read(folder)
     row = info['variant']
     config = _alone(job, row, job.stored_config(row, info['config']), info['member'])
     program, settings = job.program(row, config)
-    state = checkpoint.load(folder / 'state', program.init()['state'])
+    state = manager.load(folder / 'state', program.init()['state'])
     data, task = program.experiment.data, program.experiment.task
-    what = replay.explain(state, batch, apply=program.apply, loss=task.loss, preprocess=data.preprocess,
+    what = nonfinite.explain(state, batch, apply=program.apply, loss=task.loss, preprocess=data.preprocess,
                           augment=data.augment, accumulate=settings.accumulate, parts=info['parts'],
                           reduce_dtype=settings.reduce_dtype, tx=program.tx)
     print(f"step {info['step']}: the first thing that is not finite is {what}")
@@ -152,7 +155,7 @@ def _alone(job, row: str, config, member: int):
     over = settings.population_over
     if not 0 <= member < settings.population:
         raise UserError(f'--replay={job.flags.replay}: info.json speaks of member {member} of {settings.population}; name the '
-                        f'{replay.FOLDER}/ folder of a run that exited 3')
+                        f'{nonfinite.FOLDER}/ folder of a run that exited 3')
     if settings.members:
         own = {key: repr(value) for key, value in settings.members[member].items() if key != 'seed'}
     else:
@@ -162,7 +165,7 @@ def _alone(job, row: str, config, member: int):
 
 def bench(job) -> int:
     """Times the compiled train step of each row; `python -m bigjax.bench` compares the common cases with a peer."""
-    from bigjax import bench as benches
+    from bigjax.bench import cases as benches
     if job.flags.against:
         raise UserError('--against: the peer has the cases of `python -m bigjax.bench --against=torch`, not this experiment')
     cpu.keep_memory()
@@ -180,7 +183,7 @@ def plan(job) -> int:
 
 def doctor(job) -> int:
     """Looks at the machine, the data and the workdir for what would stop a run (`bigjax.doctor`)."""
-    from bigjax import doctor
+    from bigjax.doctor import verb as doctor
     return doctor.doctor(job)
 
 

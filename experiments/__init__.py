@@ -8,7 +8,7 @@ class _Unknown:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name.startswith(f'{__name__}.') and sys.argv[:1] == ['-m']:
-            from bigjax import UserError
+            from bigjax.errors import UserError
             from bigjax.experiment import choose
             from experiments.__main__ import names
             try:

@@ -18,9 +18,10 @@ from functools import partial
 
 import numpy as np
 
-from bigjax import UserError, cli
+from bigjax import cli
 from bigjax.data.datasets import open_data, standardize
 from bigjax.data.sources import ArraySource, Splits
+from bigjax.errors import UserError
 from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
 from bigjax.models import mlp, timeseries
 from bigjax.tasks import classification, regression

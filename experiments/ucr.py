@@ -12,9 +12,10 @@ Any set of the archive that config.data_dir holds can be named. The batch is a t
 for the ResNet); for sets that are not in `PUBLISHED` it is that maximum, so a set of fewer than 160 (640) series wants
 --config.batch_size. An epoch is rounded to whole steps, and batches run on over its end, where Keras makes a short one.
 """
-from bigjax import UserError, cli
-from bigjax.data.catalogue import UCR
+from bigjax import cli
 from bigjax.data.datasets import open_data
+from bigjax.data.loaders.registry import UCR
+from bigjax.errors import UserError
 from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
 from bigjax.models import mlp, timeseries
 from bigjax.tasks import classification

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from bigjax import UserError
-from launch import engine, outcome, target, verbs
+from bigjax.errors import UserError
+from launch import commands, outcome, target
+from launch.engines import base
 from launch.lines import say
 from launch.steps import Failed
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
             print(_help(options))
             return outcome.DONE
         verb, *names = words or ['']
-        example = f'write for example {verbs.EXAMPLE}'
+        example = f'write for example {commands.EXAMPLE}'
         if verb not in VERBS:
             raise UserError(f"'{verb}': no such verb{target.nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}"
                             if verb else f'a verb is missing; {example}')
@@ -84,7 +85,7 @@ def _parse(argv: Sequence[str]):
     except flags.Error as error:
         raise UserError(f'{str(error).splitlines()[0]}; --help shows the flags') from None
     if len(words) > (3 if words[:1] == ['sweep'] else 2):
-        raise UserError(f"'{words[2]}': the command to run stands after --; write for example {verbs.EXAMPLE}")
+        raise UserError(f"'{words[2]}': the command to run stands after --; write for example {commands.EXAMPLE}")
     return values, words, argv[at + 1:]
 
 
@@ -92,8 +93,8 @@ def _help(values) -> str:
     rows = [(f'--{name}', values[name].help) for name in sorted({values[flag].name for flag in values})]
     own = []
     if kind := values.on.partition(':')[0]:
-        own = ['', f'--on={kind}:KEY=VALUE,…', *_table(target.describe(engine.module(kind).Target))]
-    return '\n'.join([__doc__.strip(), '', f"verbs: {', '.join(VERBS)}; engines: {', '.join(engine.ENGINES)}", '',
+        own = ['', f'--on={kind}:KEY=VALUE,…', *_table(target.describe(base.module(kind).Target))]
+    return '\n'.join([__doc__.strip(), '', f"verbs: {', '.join(VERBS)}; engines: {', '.join(base.ENGINES)}", '',
                       *_table(rows), *own])
 
 
@@ -112,7 +113,7 @@ def _rerun(options, names: Sequence[str], command: Sequence[str]) -> int:
     return rerun.verb(options, names, command)
 
 
-VERBS = {**verbs.VERBS, 'sweep': _sweep, 'rerun': _rerun}
+VERBS = {**commands.VERBS, 'sweep': _sweep, 'rerun': _rerun}
 
 if __name__ == '__main__':
     sys.exit(main(sys.argv[1:]))

@@ -22,8 +22,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from bigjax import UserError, sweep
-from bigjax.train.files import write_json
+from bigjax import sweep
+from bigjax.errors import UserError
+from bigjax.io.atomic import write_json
 from launch.lines import say
 from launch.outcome import DONE, FAILED, NO, PREEMPTED, USER
 

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigjax import UserError
+from bigjax.errors import UserError
 
 NAME = re.compile(r'[a-z]([a-z0-9-]{0,37}[a-z0-9])?')  # what clouds, SLURM and Kubernetes all accept, with room for suffixes
 

@@ -21,10 +21,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from bigjax import UserError
-from bigjax.data import untrusted
-from bigjax.data.untrusted import printable
-from bigjax.train.recorded import read_metrics, read_run
+from bigjax.errors import UserError
+from bigjax.io import safe_read
+from bigjax.io.safe_read import printable
+from bigjax.runs.reader import read_metrics, read_run
 from launch.lines import say
 from launch.outcome import DONE, FAILED, NO
 
@@ -100,7 +100,7 @@ def _put(patch: pathlib.Path, sha: str, to: pathlib.Path, trusted: bool) -> None
       UserError: it does not fit the commit, or nobody has said that it may be run.
     """
     copy = to.with_name('source.patch')  # what is looked at is what is put on
-    copy.write_bytes(untrusted.content(patch))
+    copy.write_bytes(safe_read.content(patch))
     try:
         git = ['git', '-C', str(to), 'apply']
         apply = lambda *words: subprocess.run([*git, *words, str(copy)], capture_output=True, check=True)

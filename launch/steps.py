@@ -4,7 +4,7 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 
-from bigjax import UserError
+from bigjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The restart loop, the same for every engine: start the group, wait, find the cause, start it again where that makes sense.
 
-Engines and groups are what `launch.engine` says. Where one process has ended badly the others get SIGTERM, and a while after
-the grace SIGKILL; of an array, where each works on its own, they go on.
+Engines and groups are those of `launch.engines.base`. Where one process has ended badly the others get SIGTERM, and a while
+after the grace SIGKILL; of an array, where each works on its own, they go on.
 """
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from launch import outcome
-from launch.engine import Engine, Group
+from launch.engines.base import Engine, Group
 
 TICK = 0.1  # seconds between two looks at the clock
 COURTESY = 5.0  # seconds for the others to reach an exit that all reach together, before SIGTERM

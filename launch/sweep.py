@@ -12,19 +12,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bigjax import UserError, sweep
-from bigjax.charts import Series, chart, legend
-from bigjax.data.untrusted import printable
-from bigjax.page import page
-from bigjax.report import escape, section, table_html
-from bigjax.summary import spread
-from bigjax.train import files
-from bigjax.train.progress import table as table_of
-from bigjax.train.recorded import read_run
+from bigjax import sweep
+from bigjax.errors import UserError
+from bigjax.io import atomic
+from bigjax.io.safe_read import printable
+from bigjax.report.charts import Series, chart, legend
+from bigjax.report.html import escape, section, table_html
+from bigjax.report.page import page
+from bigjax.runs.progress import table as table_of
+from bigjax.runs.reader import read_run
+from bigjax.runs.summary import spread
 from bigjax.train.settings import HIGHER
 from launch import arms as workers
-from launch import engine as engines
-from launch import verbs
+from launch import commands
+from launch.engines import base as engines
 from launch.lines import say
 from launch.outcome import DONE, NO
 
@@ -32,7 +33,7 @@ from launch.outcome import DONE, NO
 def run(options, names: Sequence[str], command: Sequence[str]) -> int:
     """What is missing of a sweep, on any engine; then its table."""
     if not command:
-        raise UserError(f"no command after --; write for example {verbs.EXAMPLE.replace('run', 'sweep run')}")
+        raise UserError(f"no command after --; write for example {commands.EXAMPLE.replace('run', 'sweep run')}")
     arms = arms_of(options.grid, command)
     work, root = workers.plan(arms, command, options.together), workers.folder_of(command)
     missing = [each for each in work if not workers.finished(each.folder)]
@@ -40,9 +41,9 @@ def run(options, names: Sequence[str], command: Sequence[str]) -> int:
     if missing or options.dry_run:
         inner = [command[0], '-m', 'launch.arms', f'--arms={json.dumps(arms)}', *(['--together'] if options.together else []),
                  '--', *command]
-        job = verbs.new_job(options, inner)
+        job = commands.new_job(options, inner)
         shares = min(len(work), options.parallel or engines.engine(job).shares(len(work)))
-        code = verbs.start(verbs.new_job(options, inner, array=shares), detach=options.detach, dry_run=options.dry_run)
+        code = commands.start(commands.new_job(options, inner, array=shares), detach=options.detach, dry_run=options.dry_run)
         if code != DONE or options.dry_run or options.detach:
             return code
     return show(root, options.metric, options.to)
@@ -60,7 +61,7 @@ def show(root, metric: str = '', to: str = '') -> int:
     if best:
         print(f'best {metric}: {best}')
     out = pathlib.Path(to or root).expanduser() / 'sweep.html'
-    files.write_text(out, draw(record, rows, metric))
+    atomic.write_text(out, draw(record, rows, metric))
     print(out)
     return NO if missing else DONE
 

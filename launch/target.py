@@ -5,7 +5,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
-from bigjax import UserError
+from bigjax.errors import UserError
 
 T = TypeVar('T')
 

@@ -100,7 +100,7 @@ class Trust:
                     row['exits'][code] = row['exits'].get(code, 0) + 1
 
     def pytest_sessionfinish(self):
-        from bigjax.train.source import git
+        from bigjax.runs.provenance import git
         kept = {'commit': git()['sha'] or '', 'jax': jax.__version__, 'battery': self._battery, 'tests': self._outcomes,
                 'rows': self._rows}
         self._path.write_text(json.dumps(kept, indent=1, sort_keys=True) + '\n')
@@ -119,7 +119,7 @@ class Modes:
             modes[facts['mode']] = modes.get(facts['mode'], True) and report.passed
 
     def pytest_sessionfinish(self):
-        from bigjax.train.source import git
+        from bigjax.runs.provenance import git
         kept = {'commit': git()['sha'] or '', 'jax': jax.__version__, 'equal': self._found}
         self._path.write_text(json.dumps(kept, indent=1, sort_keys=True) + '\n')
 

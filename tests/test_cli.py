@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from bigjax import UserError, cli
+from bigjax import cli
+from bigjax.errors import UserError
 from bigjax.experiment import Expected
 from tests import tiny
 
@@ -160,7 +161,7 @@ def test_a_full_disk_is_one_line(capsys, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise RuntimeError('save failed') from OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr('bigjax.train.checkpoint.Checkpoints.save', full)
+    monkeypatch.setattr('bigjax.checkpoint.manager.Checkpoints.save', full)
     code, _, err = run(capsys, f'--workdir={tmp_path}/full')
     assert code == 1 and 'no space left' in err and err.count('\n') == 1
     assert json.loads((tmp_path / 'full' / 'run.json').read_text())['status'] == 'failed'
@@ -183,7 +184,7 @@ def test_an_unknown_experiment():
 
 
 def test_the_core_imports_no_heavy_package():
-    code = ('import sys, bigjax, bigjax.train.loop, bigjax.train.records, bigjax.data.datasets; '
+    code = ('import sys, bigjax, bigjax.train.loop, bigjax.runs.writer, bigjax.data.datasets; '
             'print([m for m in ("tensorflow", "torch", "tensorflow_datasets", "grain", "matplotlib", "cv2") '
             'if m in sys.modules])')
     assert python('-c', code).stdout.strip() == '[]'

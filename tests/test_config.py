@@ -1,8 +1,8 @@
 """Overrides keep the type of what they replace, and every key must be read."""
 import pytest
 
-from bigjax import UserError
 from bigjax import config as configs
+from bigjax.errors import UserError
 from bigjax.experiment import base_config
 
 

@@ -14,13 +14,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bigjax import config as configs
+from bigjax.checkpoint import convert
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Experiment
 from bigjax.models import mlp
-from bigjax.nn import logical
-from bigjax.parallel import mesh as parallel
+from bigjax.sharding import logical
+from bigjax.sharding import mesh as parallel
 from bigjax.tasks import classification
-from bigjax.train import layers
 from bigjax.train import settings as settings_module
 from bigjax.train.program import Program
 from tests import test_experiments as inherited
@@ -132,9 +132,9 @@ def test_the_decoder_split_two_ways_is_whole(alone):
 def test_layers_stacked_on_many_devices_are_layers_one_by_one_on_one(alone):
     start, losses, params = alone('gpt2_openwebtext', 's', {})
     p = program('gpt2_openwebtext', 's', 'fsdp:2,tensor:2', {'scan': True, 'remat': 'dots'})
-    again, after = five_steps(p, layers.stack(start))
+    again, after = five_steps(p, convert.stack(start))
     same(again, losses)
-    close(layers.unstack(after), params)
+    close(convert.unstack(after), params)
 
 
 NAMES = (None, 'embed', 'heads', 'mlp', 'vocab')

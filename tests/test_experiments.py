@@ -22,11 +22,11 @@ import pytest
 
 from bigjax import cli
 from bigjax import config as configs
-from bigjax.parallel import mesh as meshes
+from bigjax.runs.progress import Progress
+from bigjax.runs.reader import read_metrics
+from bigjax.runs.writer import Records
+from bigjax.sharding import mesh as meshes
 from bigjax.train.loop import Loop
-from bigjax.train.progress import Progress
-from bigjax.train.recorded import read_metrics
-from bigjax.train.records import Records
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import bigjax
-from bigjax.train import checkpoint, fingerprint, manifest
+from bigjax.checkpoint import manager, manifest
+from bigjax.train import stuck_params
 from tests import tiny
 
 RELEASED = pathlib.Path(__file__).parent / 'golden' / 'released'
@@ -30,11 +31,11 @@ def outputs(program, carry) -> list:
 def test_a_released_checkpoint(version):
     folder = RELEASED / version
     facts = json.loads((folder / 'facts.json').read_text())
-    path = checkpoint.newest(folder)
+    path = manager.newest(folder)
     assert not manifest.fault(path)
     program = tiny.program(best='test/loss')
     carry = program.restore(path)
-    assert fingerprint.of(carry) == facts['fingerprints']
+    assert stuck_params.of(carry) == facts['fingerprints']
     np.testing.assert_allclose(outputs(program, carry), facts['outputs'], rtol=1e-5, atol=1e-6)
 
 
@@ -49,8 +50,8 @@ def make() -> None:
     folder = RELEASED / bigjax.__version__
     with tempfile.TemporaryDirectory() as workdir:  # Orbax writes its path into the checkpoint
         _, carry = tiny.train(pathlib.Path(workdir), best='test/loss', checkpoint_every=12)
-        shutil.copytree(pathlib.Path(workdir) / checkpoint.FOLDER, folder / checkpoint.FOLDER)
-    facts = {'fingerprints': fingerprint.of(carry), 'outputs': outputs(tiny.program(best='test/loss'), carry)}
+        shutil.copytree(pathlib.Path(workdir) / manager.FOLDER, folder / manager.FOLDER)
+    facts = {'fingerprints': stuck_params.of(carry), 'outputs': outputs(tiny.program(best='test/loss'), carry)}
     (folder / 'facts.json').write_text(json.dumps(facts, indent=1) + '\n')
 
 

@@ -22,11 +22,18 @@ import ml_collections
 import numpy as np
 import pytest
 
-from bigjax import UserError, charts, compare, config, page, report, results
-from bigjax.data import files, formats, headers, images, libraries, parquet, text, untrusted
+from bigjax import config
+from bigjax.data import headers, images, text
+from bigjax.data.loaders import formats, parquet, tables, tfds_hf
+from bigjax.errors import UserError
 from bigjax.experiment import Confusion, Expected, base_config
-from bigjax.train import artifacts, recorded, replay, settings
-from bigjax.train.records import Records
+from bigjax.io import safe_read
+from bigjax.report import charts, compare, page
+from bigjax.report import html as report
+from bigjax.report import tables as results
+from bigjax.runs import artifacts, reader
+from bigjax.runs.writer import Records
+from bigjax.train import nonfinite, settings
 from tests import workdirs
 
 ROOT = pathlib.Path(report.__file__).resolve().parent.parent
@@ -37,7 +44,7 @@ BAD_CALLS = {'eval', 'exec', 'execfile', 'os.system', 'os.popen', 'shutil.unpack
              'compile', 'builtins.compile', '__import__', 'builtins.__import__', 'importlib.__import__',
              'importlib.util.module_from_spec', 'module_from_spec'}
 IMPORTS = {  # modules of bigjax itself that a command names, below a folder that is written there
-    'launch/engine.py': "f'launch.{kind}'", 'launch/sweep.py': "f'experiments.{experiment}'",
+    'launch/engines/base.py': "f'launch.{kind}'", 'launch/sweep.py': "f'experiments.{experiment}'",
     'launch/arms.py': "f'experiments.{experiment}'"}
 EVIL = ('<script>alert(1)</script>', '"onload="alert(1)', "'onload='alert(1)")
 
@@ -77,14 +84,14 @@ class Bomb:
 
 def _npz(folder, bomb):
     np.savez(folder / 'a.npz', x=np.array([bomb], object))
-    files.npz(folder / 'a.npz')
+    tables.npz(folder / 'a.npz')
 
 
 def _replay(folder, bomb):
     (folder / 'state').mkdir()
     (folder / 'info.json').write_text('{"step": 1, "variant": "", "config": {}}')
     np.savez(folder / 'batch.npz', x=np.array([bomb], object))
-    replay.read(folder)
+    nonfinite.read(folder)
 
 
 def _tokens(folder, bomb):
@@ -94,7 +101,7 @@ def _tokens(folder, bomb):
 
 def _bare(folder, bomb):
     (folder / 'a.npz').write_bytes(pickle.dumps(bomb))
-    files.npz(folder / 'a.npz')
+    tables.npz(folder / 'a.npz')
 
 
 @pytest.mark.parametrize('read', [_npz, _replay, _tokens, _bare])
@@ -113,10 +120,10 @@ def test_a_prepared_data_set_cannot_name_code(tmp_path, key):
     features = {'pythonClassName': own, 'featuresDict': {'features': {'x': {'KEY': 'harmful.code'}}}}
     (folder / 'features.json').write_text(json.dumps(features).replace('KEY', key))
     with pytest.raises(UserError, match=r'features\.json: it names the class harmful\.code'):
-        libraries.check_classes(tmp_path / 'mine')
+        tfds_hf.check_classes(tmp_path / 'mine')
     pytest.importorskip('tensorflow_datasets')
     with pytest.raises(UserError, match=r'harmful\.code'):
-        libraries.tfds_builder('mine', tmp_path)
+        tfds_hf.tfds_builder('mine', tmp_path)
 
 
 OWN_CLASS = 'tensorflow_datasets.core.features.features_dict.FeaturesDict'
@@ -165,14 +172,14 @@ def test_a_prepared_data_set_runs_no_code(tmp_path, form, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / 'modules')
     CODE[form](tmp_path)
     with pytest.raises(UserError, match='use a copy that was prepared by TFDS itself'):
-        libraries.tfds_builder('mine', tmp_path)
+        tfds_hf.tfds_builder('mine', tmp_path)
     assert not (tmp_path / 'ran').exists()
 
 
 def test_descriptions_that_name_nothing_strange_pass(tmp_path):
     _prepared(tmp_path / 'mine' / '1.0.0', GOOD, description='a {brace, "type": "x"', schema={'feature': [{'type': 'BYTES'}]})
     (tmp_path / 'mine' / 'circle').symlink_to(tmp_path / 'mine')
-    libraries.check_classes(tmp_path / 'mine')
+    tfds_hf.check_classes(tmp_path / 'mine')
 
 
 @pytest.mark.parametrize('name', ['kaggle:titanic', 'huggingface:x', '../mine', 'mine/../x', 'mine/data_dir=x', '', '/etc',
@@ -180,7 +187,7 @@ def test_descriptions_that_name_nothing_strange_pass(tmp_path):
 def test_a_tfds_name_with_a_namespace_reaches_no_downloaded_code(tmp_path, name):
     _prepared(tmp_path / 'kaggle' / '1.0.0', GOOD)
     with pytest.raises(UserError, match='not the name of a data set of TFDS') as error:
-        libraries.tfds_builder(name, tmp_path)
+        tfds_hf.tfds_builder(name, tmp_path)
     assert len(str(error.value)) < 500
 
 
@@ -204,10 +211,10 @@ class OlderDatasets(OldDatasets):
 
 def test_a_loading_script_is_never_run(monkeypatch):
     monkeypatch.setitem(sys.modules, 'datasets', OldDatasets)
-    assert libraries.hf('a/b') == {'train': ['a/b', False]}
+    assert tfds_hf.hf('a/b') == {'train': ['a/b', False]}
     monkeypatch.setitem(sys.modules, 'datasets', OlderDatasets)
     with pytest.raises(UserError, match='runs code that comes with the data'):
-        libraries.hf('a/b')
+        tfds_hf.hf('a/b')
 
 
 # Sizes: what a header announces is held against what is there, before memory is given to it.
@@ -259,10 +266,10 @@ LIES = {
     'b-idx4': (_idx(2**16, 2**16, 2**16, 2**16)[:20], lambda p: formats.idx(p, 4), 'records of'),  # 2**64, 0 to a machine word
     'c-idx2.gz': (gzip.compress(_idx(2**31, 2**31)), lambda p: formats.idx(p, 2), 'records of'),
     'd.gz': (gzip.compress(bytes(300 << 20), 1), formats.read, 'unpack to'),
-    'e.npz': (_zip(_npy((2**40,), 3)), files.npz, 'announced'),
-    'f.npz': (_zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), files.npz, 'announced'),
-    'g.npz': (_zip(bytes(300 << 20)), files.npz, 'unpack to'),
-    'g2.npz': (_npz_of_bz2(800), files.npz, 'packed in a way that numpy does not'),
+    'e.npz': (_zip(_npy((2**40,), 3)), tables.npz, 'announced'),
+    'f.npz': (_zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), tables.npz, 'announced'),
+    'g.npz': (_zip(bytes(300 << 20)), tables.npz, 'unpack to'),
+    'g2.npz': (_npz_of_bz2(800), tables.npz, 'packed in a way that numpy does not'),
     'h.png': (_png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'unpack to'),
     'i.png': (_png_chunk(), lambda p: images.read_image(p, 'record 0'), 'not a picture')}
 
@@ -341,7 +348,7 @@ def test_what_never_ends_is_not_read(tmp_path, make):
         images.read_image(tmp_path / 'a.png', 'record 0')
     (tmp_path / 'a.jsonl').write_text('{"file": "a.png", "label": 1}\n')
     with pytest.raises(UserError, match=r'record 0 of .*(no regular file|outside the folder)'):
-        files.jsonl(tmp_path / 'a.jsonl')[0][0]
+        tables.jsonl(tmp_path / 'a.jsonl')[0][0]
 
 
 # Names: what a file or the data calls itself does not lead out of the folder.
@@ -426,7 +433,7 @@ def test_a_record_shows_no_picture_outside_the_folder_of_its_table(tmp_path, nam
     name = name.replace('ABSOLUTE', str(tmp_path / 'private.png'))
     made = {'a.jsonl': lambda name: (folder / 'a.jsonl').write_text(json.dumps({'file': name, 'label': 0})),
             'a.csv': lambda name: (folder / 'a.csv').write_text(f'file,label\n{name},0\n')}
-    readers = {'a.jsonl': lambda path: files.jsonl(path)[0], 'a.csv': lambda path: files.csv(path)[0]}
+    readers = {'a.jsonl': lambda path: tables.jsonl(path)[0], 'a.csv': lambda path: tables.csv(path)[0]}
     if importlib.util.find_spec('pyarrow'):
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -512,22 +519,22 @@ def test_a_table_of_results_shows_text(tmp_path, evil):
     {'config': []}, {'git': 'x'}, {'parameters': 10**400}, {'steps': float('inf')}])
 def test_a_record_whose_fields_are_of_another_kind_is_refused(tmp_path, change):
     workdirs.make(tmp_path, steps=80)
-    assert recorded.read_run(tmp_path)
-    (tmp_path / 'run.json').write_text(json.dumps({**recorded.read_run(tmp_path), **change}))
-    for read in (recorded.read_run, report.write, lambda path: compare.load([path]), lambda path: results.add(path, tmp_path)):
+    assert reader.read_run(tmp_path)
+    (tmp_path / 'run.json').write_text(json.dumps({**reader.read_run(tmp_path), **change}))
+    for read in (reader.read_run, report.write, lambda path: compare.load([path]), lambda path: results.add(path, tmp_path)):
         with pytest.raises(UserError, match=f'run.json: its {next(iter(change))}'):
             read(tmp_path)
 
 
 def test_kept_records_pass():
     kept = sorted((ROOT / 'experiments' / 'results').glob('*/*/run.json'))
-    assert kept and all(recorded.read_run(path.parent) for path in kept)
+    assert kept and all(reader.read_run(path.parent) for path in kept)
 
 
 def test_metrics_that_are_no_numbers_are_left_out(tmp_path):
     lines = [{'step': 1, 'a/x': EVIL[0], 'a/y': 2.0, 'a/y/std': -1, 'a/y/members': ['x'], 'b\x1b/z': 1}, {'step': -3, 'a/y': 1}]
     (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    assert recorded.read_metrics(tmp_path) == [{'step': 1, 'a/y': 2.0}]
+    assert reader.read_metrics(tmp_path) == [{'step': 1, 'a/y': 2.0}]
 
 
 def test_charts_and_the_frame_of_a_page_escape():
@@ -549,8 +556,8 @@ def test_a_terminal_is_told_nothing_but_text(tmp_path, capsys):
 
 @pytest.mark.parametrize('value, shown', [('a\nb', r'a\nb'), ('\x1b[2J', r'\x1b[2J'), ('\ud800', r'\ud800'), ('ü', 'ü')])
 def test_words_of_a_file_fit_on_a_line(value, shown):
-    assert untrusted.printable(value) == shown
-    assert len(untrusted.printable('x' * 10**6)) < 400
+    assert safe_read.printable(value) == shown
+    assert len(safe_read.printable('x' * 10**6)) < 400
 
 
 @pytest.mark.parametrize('value', ["b'x'", '{1, 2}', '1j', '...', '[b"x"]', "{'a.b': 1}", '9' * 30, '-' * 20_000 + '1'])

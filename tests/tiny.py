@@ -10,12 +10,12 @@ import numpy as np
 from bigjax import config as configs
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Evaluator, Experiment, base_config
+from bigjax.runs.progress import Progress
+from bigjax.runs.writer import Records
 from bigjax.tasks import classification
 from bigjax.train import settings as settings_module
 from bigjax.train.loop import Loop
 from bigjax.train.program import Program
-from bigjax.train.progress import Progress
-from bigjax.train.records import Records
 
 
 class Net(nn.Module):

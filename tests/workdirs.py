@@ -4,7 +4,7 @@ import math
 import numpy as np
 
 from bigjax.experiment import Confusion, Expected
-from bigjax.train.records import Records
+from bigjax.runs.writer import Records
 
 CLASSES = [str(k) for k in range(10)]
 

@@ -14,9 +14,11 @@ import os
 import pathlib
 import sys
 
-from bigjax import UserError
-from bigjax.data import catalogue, formats, images, libraries, places, storage
-from bigjax.data.files import first_line
+from bigjax.data import images
+from bigjax.data.loaders import formats, registry, tfds_hf
+from bigjax.data.loaders.tables import first_line
+from bigjax.errors import UserError
+from bigjax.io import storage, uri
 
 
 def build(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathlib.Path:
@@ -35,8 +37,8 @@ def build(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathli
     Raises:
       UserError: missing or damaged idx files; a package is missing; `to` has the set already.
     """
-    tfds, dataset, source, to = libraries.tfds_module(), name, storage.copied(storage.place(source)), _target(to)
-    named, _ = catalogue.lookup(name)
+    tfds, dataset, source, to = tfds_hf.tfds_module(), name, storage.copied(storage.place(source)), _target(to)
+    named, _ = registry.lookup(name)
     shape, classes = named.shapes('')['image'][0], len(named.info('')['classes'])
     parts = {}
     for split, prefix in (('train', 'train'), ('test', 't10k')):
@@ -73,7 +75,7 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
     if not name.isidentifier() or name.lower() != name:
         raise UserError(f'--name={name}: needs lower-case letters, digits and underscores, such as my_pets')
     from bigjax.data.datasets import OWN
-    tfds, dataset, to = libraries.tfds_module(), name, _target(to)
+    tfds, dataset, to = tfds_hf.tfds_module(), name, _target(to)
     parts, _, info = OWN['folder'](storage.copied(storage.place(source)), '', None)
     splits = {'val': 'validation'}  # TFDS's name
     for part in parts.values():  # a damaged picture stops the work before anything is written
@@ -105,14 +107,14 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
 
 def _target(to: str | os.PathLike) -> str:
     """The TFDS folder, which is of this machine."""
-    path = places.named(to)
-    if places.remote(path):
+    path = uri.named(to)
+    if uri.remote(path):
         raise UserError(f'--to={path}: TFDS writes to a folder of this machine; name one, and copy it there afterwards')
     return os.path.abspath(os.path.expanduser(path))
 
 
 def _prepare(builder_class: type, name: str, to: str) -> pathlib.Path:
-    if libraries.prepared(name, to):
+    if tfds_hf.prepared(name, to):
         raise UserError(f'{to}/{name} is there already: remove it first, or choose another --to')
     try:
         builder = builder_class(data_dir=to, file_format='array_record')

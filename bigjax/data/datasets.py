@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import UserError
-from bigjax.data import catalogue, files, formats, images, libraries, parquet, places, storage, text
-from bigjax.data.catalogue import load, nearest, standardize
+from bigjax.data import images, text
+from bigjax.data.loaders import formats, parquet, registry, tables, tfds_hf
+from bigjax.data.loaders.registry import load, nearest, standardize
 from bigjax.data.sources import ArraySource, Map, Splits, WindowSource, check_labels, held_out, labels, subset
+from bigjax.errors import UserError
+from bigjax.io import storage, uri
 
 __all__ = ['Splits', 'hold_out', 'load', 'open_data', 'standardize']
 
@@ -54,15 +56,15 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
     """
     spec = str(spec) or like
     kind, colon, place = spec.partition(':')
-    if kind not in OWN and ('://' in spec or kind.lower() in places.OURS + places.FOREIGN):
-        raise UserError(f'config.data={places.named(spec)}: a place needs its kind before it, such as jsonl:{places.SCHEME}…')
+    if kind not in OWN and ('://' in spec or kind.lower() in uri.OURS + uri.FOREIGN):
+        raise UserError(f'config.data={uri.named(spec)}: a place needs its kind before it, such as jsonl:{uri.SCHEME}…')
     place, theirs = _here(kind, place)
-    if places.url(str(data_dir)):
+    if uri.url(str(data_dir)):
         data_dir = str(storage.place(data_dir))
     if kind == 'fake':
         if not (place or like):
             raise UserError('config.data=fake: no named set to imitate here: write fake:NAME, such as fake:mnist')
-        return _resized(catalogue.fake_set(place or like, fake_records, seed, **options), image_size)
+        return _resized(registry.fake_set(place or like, fake_records, seed, **options), image_size)
     if not colon:
         splits = _resized(_named(spec, data_dir, options, seed), image_size)
     elif kind not in OWN:
@@ -78,7 +80,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
             raise UserError(f'config.data={spec}: there is no train.bin or train.npy; write the folder that has it')
         return splits
     else:
-        parts, found, info = OWN[kind](place, catalogue.here(data_dir, place) if kind == 'tfds' else data_dir, image_size)
+        parts, found, info = OWN[kind](place, registry.here(data_dir, place) if kind == 'tfds' else data_dir, image_size)
         if theirs is not None:
             _bring_pictures(parts.values(), theirs)
         splits = _own(spec, found, parts, info, image_size)
@@ -90,7 +92,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
 
 def _here(kind: str, place: str) -> tuple[str, Any]:
     """(a place as one of this machine, the folder in a store that a table was copied from, else None); hf has names too."""
-    if kind not in OWN or not places.url(place) or (kind == 'hf' and not place.lower().startswith(places.OURS)):
+    if kind not in OWN or not uri.url(place) or (kind == 'hf' and not place.lower().startswith(uri.OURS)):
         return place, None
     path = storage.place(place)
     table = storage.remote(path) and kind in TABLES and storage.facts(path)
@@ -101,7 +103,7 @@ def _bring_pictures(sources, folder) -> None:
     """Copies the pictures that a table names, which lie beside it in the store; `source[i]` says which are not there."""
     names: set[str] = set()
     for source in sources:
-        if isinstance(source, files.TableSource):
+        if isinstance(source, tables.TableSource):
             names |= {posixpath.normpath(name) for column in source.pictures for name in source.columns[column]}
         elif isinstance(source, parquet.ParquetSource) and _nested(source.path):  # its rows are read when they are needed
             names |= {name for name in storage.files(folder) if images.is_image(name)}
@@ -134,13 +136,13 @@ def hold_out(splits: Splits, fraction: float, seed: int = 0) -> Splits:
 
 
 def _named(name: str, data_dir: str, options: Mapping[str, Any], seed: int) -> Splits:
-    named = catalogue.NAMED.get(name.partition('/')[0])
+    named = registry.NAMED.get(name.partition('/')[0])
     if named is not None and 'seed' in named.options:  # it has no official split
         options = {'seed': seed, **options}
     try:
         return load(name, data_dir, **options)
     except UserError:
-        if os.path.exists(name) and name.partition('/')[0] not in catalogue.NAMED:
+        if os.path.exists(name) and name.partition('/')[0] not in registry.NAMED:
             kind = 'folder' if os.path.isdir(name) else pathlib.Path(name).suffix.strip('.') or 'text'
             raise UserError(f'config.data={name}: a place needs its kind before it: '
                             f'write {kind if kind in OWN else "text"}:{name}') from None
@@ -208,7 +210,7 @@ def _parquet(place: str, data_dir: str, image_size: int | None):
 def _npz(place: str, data_dir: str, image_size: int | None):
     """Also one file with its splits in it: x_train, y_train, x_test, y_test (Keras), or NAME_train, NAME_test."""
     paths = _part_files(place, 'npz')
-    arrays = {split: files.npz(path) for split, path in paths.items()}
+    arrays = {split: tables.npz(path) for split, path in paths.items()}
     if len(arrays) == 1 and any(name.endswith('_train') for name in arrays['train']):
         whole, arrays = arrays['train'], {}
         for split, names in {'train': ('train',), **EVALS}.items():
@@ -228,12 +230,12 @@ def _npz(place: str, data_dir: str, image_size: int | None):
 
 
 def _tfds(place: str, data_dir: str, image_size: int | None):
-    builder = libraries.tfds_builder(place, data_dir)
+    builder = tfds_hf.tfds_builder(place, data_dir)
     found = {split: next((name for name in names if name in builder.info.splits), None)
              for split, names in {'train': ('train',), **EVALS}.items()}
     if not found['train']:
         raise UserError(f'tfds:{place} has no split train: it has {", ".join(builder.info.splits)}')
-    parts = {split: libraries.tfds(place, name, data_dir) for split, name in found.items() if name}
+    parts = {split: tfds_hf.tfds(place, name, data_dir) for split, name in found.items() if name}
     features = builder.info.features
     feature = features['label'] if 'label' in features.keys() else None  # noqa: SIM118, it is no dict
     if 'image' in parts['train'][0]:
@@ -249,18 +251,18 @@ def _pictures_only(example: dict, size: int) -> dict:
 
 
 def _hf(place: str, data_dir: str, image_size: int | None):
-    data = libraries.hf(place)
+    data = tfds_hf.hf(place)
     found = {split: next((name for name in names if name in data), None)
              for split, names in {'train': ('train',), **EVALS}.items()}
     if not found['train']:
         raise UserError(f'hf:{place} has no split train: it has {", ".join(data)}')
-    parts = {split: libraries.HFSource(data[name], f'hf:{place}', image_size) for split, name in found.items() if name}
+    parts = {split: tfds_hf.HFSource(data[name], f'hf:{place}', image_size) for split, name in found.items() if name}
     names = getattr(data[found['train']].features.get('label'), 'names', None)
     return parts, place, {'classes': list(names)} if names else {}
 
 
-OWN = {'folder': _folder, 'jsonl': functools.partial(_table, files.jsonl, 'jsonl'),
-       'csv': functools.partial(_table, files.csv, 'csv'), 'parquet': _parquet, 'npz': _npz, 'text': None,
+OWN = {'folder': _folder, 'jsonl': functools.partial(_table, tables.jsonl, 'jsonl'),
+       'csv': functools.partial(_table, tables.csv, 'csv'), 'parquet': _parquet, 'npz': _npz, 'text': None,
        'tokens': None, 'tfds': _tfds, 'hf': _hf}
 TABLES = ('jsonl', 'csv', 'parquet')  # may name pictures beside them
 

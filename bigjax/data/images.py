@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bigjax import UserError
-from bigjax.data import headers, untrusted
+from bigjax.data import headers
+from bigjax.errors import UserError
+from bigjax.io import safe_read
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm')
 ROWS = 1 << 22  # numbers that are blended together, in double precision
@@ -65,7 +66,7 @@ def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray
     cv2 = _cv2()
     bgr, size = None, headers.size(data)
     if size and whole(data):
-        untrusted.check_unpacked(where, 4 * math.prod(size), len(data), 'replace or remove it')
+        safe_read.check_unpacked(where, 4 * math.prod(size), len(data), 'replace or remove it')
         # IMREAD_COLOR turns a JPEG upright by its EXIF orientation; only UNCHANGED keeps transparency
         jpeg = data[:2] == b'\xff\xd8'
         try:
@@ -202,4 +203,4 @@ def read_image(path: str | os.PathLike, record: str, image_size: int | None = No
     Raises:
       UserError: names the file and the record.
     """
-    return decode(untrusted.content(path, record), f'{untrusted.printable(path)} ({record})', image_size)
+    return decode(safe_read.content(path, record), f'{safe_read.printable(path)} ({record})', image_size)

@@ -16,8 +16,9 @@ from multiprocessing import resource_tracker
 
 import numpy as np
 
-from bigjax import UserError
-from bigjax.data import order, storage
+from bigjax.data import order
+from bigjax.errors import UserError
+from bigjax.io import storage
 
 SPARE = 4  # batches read ahead
 LIKELY = {'SIGKILL': ', most likely because the machine ran out of memory',  # what a signal to a worker process tells

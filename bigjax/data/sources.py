@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax import UserError
+from bigjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.nn.conv import Conv
 from bigjax.nn.dense import Dense
 from bigjax.nn.norm import BatchNorm

@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax import UserError
-from bigjax.nn import logical
+from bigjax.errors import UserError
 from bigjax.nn.cross_entropy import chunked_cross_entropy
 from bigjax.nn.dense import Dense
 from bigjax.nn.transformer import Spec, make_norm, partition_rules, stack
+from bigjax.sharding import logical
 
 LLAMA = {'norm': 'rmsnorm', 'hidden': 'swiglu', 'rope_base': 10000.0, 'tie_head': False, 'block_size': 4096,
          'vocab_size': 32000}

@@ -8,11 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax import UserError
-from bigjax.nn import logical
+from bigjax.errors import UserError
 from bigjax.nn.dense import Dense
 from bigjax.nn.posemb import sincos2d
 from bigjax.nn.transformer import Spec, make_norm, partition_rules, stack
+from bigjax.sharding import logical
 
 # Steiner et al. 2021, table 2. With 1,000 classes and pre_logits S/16 has 22,122,472 parameters; with learned positions and
 # a class token instead, Ti/16, B/16 and L/16 have 5,717,416, 86,567,656 and 304,326,632.

@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bigjax import UserError
+from bigjax.errors import UserError
 
 ACTIVATIONS: dict[str, Callable] = {
     'relu': nn.relu, 'gelu': partial(nn.gelu, approximate=False), 'gelu_tanh': partial(nn.gelu, approximate=True),

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from bigjax import UserError
-from bigjax.nn import logical
+from bigjax.errors import UserError
 from bigjax.nn.cpu import on_cpu
+from bigjax.sharding import logical
 
 BLOCKS, SHORTEST_BLOCK = 4, 64  # of queries, on a CPU
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigjax import UserError
-from bigjax.nn import conv_cpu
+from bigjax.errors import UserError
 from bigjax.nn.cpu import add_bias, on_cpu
+from bigjax.nn.cpu import conv as conv_cpu
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 ConvTranspose = nn.ConvTranspose

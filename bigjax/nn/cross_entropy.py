@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from bigjax.nn import logical
+from bigjax.sharding import logical
 
 
 def chunked_cross_entropy(x_MxW: jax.Array, head_WxV: jax.Array, targets_M: jax.Array, chunk: int = 1024):

@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax import UserError
-from bigjax.nn import logical
+from bigjax.errors import UserError
 from bigjax.nn.dense import Dense
+from bigjax.sharding import logical
 
 BALANCE = 0.01  # weight of the load-balance loss (Fedus et al. 2021, section 2.2)
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from bigjax import UserError
-from bigjax.nn import logical
+from bigjax.errors import UserError
 from bigjax.nn.attention import attention
 from bigjax.nn.dense import Dense
+from bigjax.nn.gpipe import pipeline
 from bigjax.nn.moe import MoE
-from bigjax.nn.pipeline import pipeline
 from bigjax.nn.posemb import rotate
+from bigjax.sharding import logical
 
 NORMS = ('layernorm', 'rmsnorm')
 HIDDEN = ('gelu_tanh', 'gelu', 'swiglu')
@@ -145,7 +145,7 @@ def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, *, train
     """Blocks in the compact scope of `module`, [B, T, W] -> [B, T, W]: 'block_0', …, or 'blocks' where scanned.
 
     Args:
-      scan: one block compiled and looped over; its parameters are those of the blocks, stacked (`bigjax.train.layers`).
+      scan: one block compiled and looped over; its parameters are those of the blocks, stacked (`bigjax.checkpoint.convert`).
       remat: see `REMAT`: what is recomputed in the backward pass to save memory.
       microbatches: of a pipeline, where the mesh has stages; 0 for as many as stages.
     """

@@ -3,7 +3,7 @@ import json
 import pathlib
 import sys
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.plan import report
 
 

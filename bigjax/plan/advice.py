@@ -2,8 +2,8 @@
 import math
 from collections.abc import Mapping
 
-from bigjax.nn import logical
-from bigjax.parallel import mesh as meshes
+from bigjax.sharding import logical
+from bigjax.sharding import mesh as meshes
 
 
 def changes(config: Mapping, figures: dict) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.nn import cpu
 from bigjax.plan.topology import Topology
 

@@ -7,7 +7,7 @@ import jax
 
 from bigjax.plan import compile, count, hlo, rooflines, warn, wire
 from bigjax.plan.topology import Topology
-from bigjax.train import work
+from bigjax.train import flops
 
 LARGEST = 10  # buffers to name
 
@@ -36,8 +36,8 @@ def plan(program, topology: Topology, limit: float | None) -> dict[str, Any]:
 def _described(program, topology, limit) -> dict:
     """What is known without a compiler."""
     s, mesh = program.settings, program.mesh
-    positions = work.sequence(program)
-    unit, per_example = work.unit(program)
+    positions = flops.sequence(program)
+    unit, per_example = flops.unit(program)
     return {
         'topology': topology.text, 'hardware': str(topology), 'generation': topology.generation,
         'kind': topology.hardware.kind if topology.hardware else 'cpu', 'chips': topology.chips, 'devices': mesh.size,
@@ -45,7 +45,7 @@ def _described(program, topology, limit) -> dict:
         'population': s.population, 'batch_size': s.batch_size, 'accumulate': s.accumulate, 'steps': s.steps,
         'steps_per_call': program.steps_per_call, 'unit': {'name': unit, 'per_example': per_example}, 'jax': jax.__version__,
         'memory': {'limit': limit, **_state_bytes(program)}, 'largest': _state_buffers(program)[:LARGEST],
-        'flops': {'model': work.model_flops(program), 'six_parameters': _six(program, positions)},
+        'flops': {'model': flops.model_flops(program), 'six_parameters': _six(program, positions)},
         'textbook': [m._asdict() for m in wire.textbook(program)],
         'warnings': warn.replicated(program),
     }

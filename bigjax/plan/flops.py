@@ -7,7 +7,7 @@ import math
 import re
 
 from bigjax.plan import hlo
-from bigjax.train.work import taps
+from bigjax.train.flops import taps
 
 
 def instruction(i: hlo.Instruction, shapes: list[str]) -> float:

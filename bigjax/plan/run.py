@@ -6,8 +6,8 @@ import subprocess
 import sys
 import tempfile
 
-from bigjax import UserError
 from bigjax import config as configs
+from bigjax.errors import UserError
 from bigjax.nn import cpu
 from bigjax.plan import advice, compile, figures, report
 from bigjax.plan import topology as topologies

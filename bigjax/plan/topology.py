@@ -10,8 +10,8 @@ import dataclasses
 import math
 import re
 
-from bigjax import UserError
-from bigjax.parallel.hardware import HARDWARE, Hardware
+from bigjax.distributed.hardware import HARDWARE, Hardware
+from bigjax.errors import UserError
 
 EXAMPLE = "write for example 'v5e-16', 'v5p:4x8x8', 'v5e:16x16*2', 'h100:64' or 'cpu:8'"
 

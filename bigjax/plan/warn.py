@@ -6,7 +6,7 @@ import collections
 import math
 import re
 
-from bigjax.nn import logical
+from bigjax.sharding import logical
 
 LARGE = 2**20  # bytes on a device; smaller messages and copies are not worth a warning
 SHARE = 0.02  # of the parameters' bytes, likewise

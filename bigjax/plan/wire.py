@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from bigjax.nn import logical
-from bigjax.train.work import sequence
+from bigjax.sharding import logical
+from bigjax.train.flops import sequence
 
 
 class Minimum(NamedTuple):

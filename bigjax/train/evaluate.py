@@ -8,10 +8,10 @@ import numpy as np
 
 from bigjax.data import pipeline
 from bigjax.experiment import Data, Evaluator
-from bigjax.nn import logical
-from bigjax.parallel import mesh as meshes
+from bigjax.sharding import logical
+from bigjax.sharding import mesh as meshes
 from bigjax.tasks import MASK, Task
-from bigjax.train.compiled import Watch
+from bigjax.train.compile_cache import Watch
 from bigjax.train.feed import Resident, keeps
 
 

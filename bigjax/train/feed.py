@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from bigjax import UserError
 from bigjax.data import order, pipeline
+from bigjax.errors import UserError
 from bigjax.experiment import Data
-from bigjax.parallel import mesh as meshes
+from bigjax.sharding import mesh as meshes
 
 LIMIT = 2 << 30  # bytes of data that 'auto' keeps on the device
 BLOCK = 64  # steps whose order is computed at once

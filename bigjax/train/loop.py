@@ -15,18 +15,18 @@ import time
 import jax
 import numpy as np
 
-from bigjax import UserError
-from bigjax.data import storage
-from bigjax.parallel import mesh as meshes
-from bigjax.train import fingerprint, optimizers, replay
-from bigjax.train.ahead import Ahead
-from bigjax.train.checkpoint import Checkpoints
-from bigjax.train.compiled import METER, told
+from bigjax.checkpoint.manager import Checkpoints
+from bigjax.errors import UserError
+from bigjax.io import storage
+from bigjax.sharding import mesh as meshes
+from bigjax.train import nonfinite, optimizers, stuck_params
+from bigjax.train.compile_cache import METER, told
 from bigjax.train.evaluate import Stopped
-from bigjax.train.guard import Asked, Guard, Preempted
+from bigjax.train.flops import Work
+from bigjax.train.in_flight import Ahead
 from bigjax.train.profile import Profile
 from bigjax.train.program import Program, abstract, member
-from bigjax.train.work import Work
+from bigjax.watchdog.watchdog import Asked, Guard, Preempted
 
 LEAVING = 5.0  # seconds that a process of several which fails waits for its save, of which the others may know nothing
 
@@ -50,11 +50,11 @@ class Loop:
     """Trains one program in one workdir.
 
     Args:
-      records: `bigjax.train.records.Records` of the workdir.
-      progress: told what happens; see `bigjax.train.progress`.
-      work: what a step computes (`bigjax.train.work`), for the utilisation in the log.
+      records: `bigjax.runs.writer.Records` of the workdir.
+      progress: told what happens; see `bigjax.runs.progress`.
+      work: what a step computes (`bigjax.train.flops`), for the utilisation in the log.
       profile: (start after, until): the steps to trace.
-      guard: watches over the process (`bigjax.train.guard`).
+      guard: watches over the process (`bigjax.watchdog.watchdog`).
     """
 
     def __init__(self, program: Program, workdir, records, progress, *, init_from: str = '', work: Work | None = None,
@@ -112,19 +112,19 @@ class Loop:
         return evaluate(self._program, variables, names, stop=self._asked, waiting=self._waiting)
 
     def _start(self):
-        """Own checkpoint, then --init_from, then scratch: the precedence is `bigjax.train.checkpoint`'s."""
+        """Own checkpoint, then --init_from, then scratch: the precedence is `bigjax.checkpoint.manager`'s."""
         carry = self._program.init()
         steps = self._checkpoints.steps()
         step = steps[-1] if steps else 0
         unjudged = bool(steps) and self._checkpoints.unjudged(step)
-        self._unmoved = None if self._init_from else fingerprint.Unmoved(self._program, carry['state'].params, 0)
+        self._unmoved = None if self._init_from else stuck_params.Unmoved(self._program, carry['state'].params, 0)
         if steps:
             carry = self._checkpoints.restore(step, jax.tree.map(abstract, carry))
             self._progress.say(f'resuming from step {step}')
         elif self._init_from:
             carry = self._program.load_weights(carry, self._init_from)
             self._progress.say(f'starting from the weights of {self._init_from}')
-        self._unmoved = self._unmoved or fingerprint.Unmoved(self._program, carry['state'].params, step)
+        self._unmoved = self._unmoved or stuck_params.Unmoved(self._program, carry['state'].params, step)
         found = meshes.everywhere(step)
         if len(set(found)) > 1:
             raise UserError(f'{self._workdir}: the processes find different checkpoints there (of steps {found[:8]}); the '
@@ -199,15 +199,15 @@ class Loop:
         if values:
             self._records.metrics(step + 1, values, applied=False)
 
-    def _keep_evidence(self, carry, feed, step, index) -> replay.NonFinite:
+    def _keep_evidence(self, carry, feed, step, index) -> nonfinite.NonFinite:
         """The batch and the state of the step that was not applied; every later step left the state alone."""
         state = member(carry['state'], index, self._program.members)
         with self._phases.within('save'):
             self._checkpoints.rest()
         facts = {**self._records.facts(), 'parts': self._program.mesh.size if self._settings.reduce_dtype else 0}
-        folder = replay.keep(self._workdir, state, feed.host_batch(step, index), member=index, facts=facts)
+        folder = nonfinite.keep(self._workdir, state, feed.host_batch(step, index), member=index, facts=facts)
         who = f' of member {index}' if self._program.members else ''
-        return replay.NonFinite(f'the loss, a gradient or the update{who} is not finite at step {step}; the step was not '
+        return nonfinite.NonFinite(f'the loss, a gradient or the update{who} is not finite at step {step}; the step was not '
                                 f'applied, its batch and state are in {folder}; look at them with --replay={folder}')
 
     def _due(self, step, every) -> bool:

@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.train import durations, schedules
 
 OWN_KEYS = ('name', 'lr', 'schedule', 'weight_decay', 'l2', 'l1', 'clip_norm', 'clip_value', 'max_norm', 'lr_mults',

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import jax
 
 import bigjax
-from bigjax import UserError
-from bigjax.train.progress import table
+from bigjax.errors import UserError
+from bigjax.runs.progress import table
 
 ROWS = 20
 PROGRAM = 'program.txt'  # the compiled step, beside its trace

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bigjax import UserError
+from bigjax.checkpoint import manager
+from bigjax.errors import UserError
 from bigjax.experiment import Experiment
-from bigjax.nn import cpu, logical
-from bigjax.parallel import mesh as meshes
-from bigjax.parallel import rules, sums
+from bigjax.nn import cpu
+from bigjax.sharding import explicit_reduce, logical, rules
+from bigjax.sharding import mesh as meshes
 from bigjax.tasks import bind
-from bigjax.train import checkpoint, optimizers, work
-from bigjax.train.compiled import Watch
+from bigjax.train import flops, optimizers
+from bigjax.train.compile_cache import Watch
 from bigjax.train.evaluate import Evaluation
 from bigjax.train.feed import Feed, Resident, batch_shapes, keeps
 from bigjax.train.settings import Settings, check_devices
@@ -102,7 +103,7 @@ class Program:
 
     def _tokens(self) -> int:
         """Positions that a step works on at a time."""
-        return self.settings.batch_size // self.settings.accumulate * (work.sequence(self) or 0)
+        return self.settings.batch_size // self.settings.accumulate * (flops.sequence(self) or 0)
 
     def feed(self, start: int) -> Feed:
         """The training batches from step `start` on."""
@@ -128,7 +129,7 @@ class Program:
             accumulate=s.accumulate, ema=s.ema, preprocess=e.data.preprocess, augment=e.data.augment)
         if s.reduce_dtype:
             own = lambda state, batch, across: step(state, batch, across=across)
-            return sums.by_hand(own, self.mesh, s.reduce_dtype)(state, batch)
+            return explicit_reduce.by_hand(own, self.mesh, s.reduce_dtype)(state, batch)
         return step(state, batch, place=self._place, across=across)
 
     def _place(self, grads):
@@ -273,7 +274,7 @@ class Program:
 
     def restore(self, path) -> dict:
         """The carry of a checkpoint."""
-        return checkpoint.load(path, jax.tree.map(abstract, self.init()))
+        return manager.load(path, jax.tree.map(abstract, self.init()))
 
     def devices(self) -> dict:
         """What the run computes on."""
@@ -294,7 +295,7 @@ class Program:
     def load_weights(self, carry, folder) -> dict:
         """The carry with the weights of another run."""
         state = carry['state']
-        params, model_state = checkpoint.weights(folder, state.params, state.model_state)
+        params, model_state = manager.weights(folder, state.params, state.model_state)
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
         return {**carry, 'state': state.replace(params=params, model_state=model_state, ema=ema)}
 

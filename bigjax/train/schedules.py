@@ -38,7 +38,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import optax
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.train import durations
 
 KEYS = {

@@ -2,9 +2,9 @@
 import dataclasses
 from collections.abc import Mapping
 
-from bigjax import UserError
-from bigjax.data.untrusted import printable
-from bigjax.parallel.sums import DTYPES
+from bigjax.errors import UserError
+from bigjax.io.safe_read import printable
+from bigjax.sharding.explicit_reduce import DTYPES
 from bigjax.train import durations
 
 LARGEST = {'seed': 2**31 - 1, 'population': 2**20}  # seeds are 32 bits wide on devices

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from made_up import write_folder, write_idx
 
-from bigjax import UserError
-from bigjax.data import builders, images, libraries
+from bigjax.data import builders, images
 from bigjax.data.datasets import open_data
+from bigjax.data.loaders import tfds_hf
+from bigjax.errors import UserError
 
 tfds = pytest.importorskip('tensorflow_datasets', reason='tensorflow-datasets is not installed')
 
@@ -56,7 +57,7 @@ def test_folder_to_tfds_and_back(tmp_path):
         [want[i]['image'] for i in range(12)], want.labels)
     assert 'tensorflow' not in sys.modules
     with pytest.raises(UserError, match=r"split 'tset'.*train, validation"):
-        libraries.tfds('my_pets', 'tset')
+        tfds_hf.tfds('my_pets', 'tset')
 
 
 def test_refuses(tmp_path, capsys):
@@ -87,4 +88,4 @@ def test_other_formats_are_refused(tmp_path):
     info = next((tmp_path / 'tfds' / 'pets').rglob('dataset_info.json'))
     info.write_text(info.read_text().replace('array_record', 'tfrecord'))
     with pytest.raises(UserError, match='only TensorFlow reads'):
-        libraries.tfds('pets', 'train')
+        tfds_hf.tfds('pets', 'train')

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from made_up import encode, smooth, write_folder, write_idx, write_uci, write_ucr
 
-from bigjax import UserError
-from bigjax.data import catalogue
 from bigjax.data.datasets import hold_out, load, open_data, standardize
 from bigjax.data.fake import arrays
+from bigjax.data.loaders import registry
 from bigjax.data.sources import ArraySource
+from bigjax.errors import UserError
 
 REAL = os.environ.get('BIGJAX_DATA', '')
 real = pytest.mark.skipif(not REAL, reason='BIGJAX_DATA is not set: no real data here')
@@ -38,17 +38,17 @@ def refuses(words, call, *args, **kwargs):
 # -- named sets -------------------------------------------------------------------------------------------------------
 
 def test_every_named_set_says_where_it_comes_from():
-    for name in catalogue.names():
-        named, variant = catalogue.lookup(name)
+    for name in registry.names():
+        named, variant = registry.lookup(name)
         assert all((named.about, named.licence, named.size, named.finders))
         assert named.get.format(data_dir='D', variant=variant)
         json.dumps(named.info(variant))
 
 
-@pytest.mark.parametrize('name', catalogue.names())
+@pytest.mark.parametrize('name', registry.names())
 def test_fake_works_for_every_named_set_without_its_files(name):
     splits = open_data('fake', like=name, fake_records=20)
-    shapes = catalogue.lookup(name)[0].shapes(name.partition('/')[2])
+    shapes = registry.lookup(name)[0].shapes(name.partition('/')[2])
     for source in (splits.train, *splits.evals.values()):
         assert len(source) == 20
         if 'stream' in shapes:
@@ -100,8 +100,8 @@ def test_missing_data_says_the_command(tmp_path, monkeypatch, name, words):
 
 
 def test_missing_packages_say_the_command(monkeypatch):
-    from bigjax.data import finders
-    finders._mnist1d_arrays.cache_clear()
+    from bigjax.data.loaders import find
+    find._mnist1d_arrays.cache_clear()
     monkeypatch.setitem(sys.modules, 'mnist1d.data', None)
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     refuses(["pip install 'mnist1d"], load, 'mnist1d')
@@ -361,7 +361,7 @@ MD5 = {  # of the unpacked originals
 
 @real
 def test_real_mnist():
-    from bigjax.data import formats
+    from bigjax.data.loaders import formats
     for name, md5 in MD5.items():
         assert hashlib.md5(formats.read(formats.find(pathlib.Path(REAL) / 'mnist', name))).hexdigest() == md5
     splits = open_data('mnist', data_dir=REAL)
@@ -382,12 +382,12 @@ def test_real_fashion_mnist():
 
 
 @real
-@pytest.mark.parametrize('name', sorted(catalogue.UCR))
+@pytest.mark.parametrize('name', sorted(registry.UCR))
 def test_real_ucr(name):
     if not (pathlib.Path(REAL) / 'ucr' / f'{name}_TRAIN.tsv.gz').exists():
         pytest.skip(f'no {name} in BIGJAX_DATA')
     splits = open_data(f'ucr/{name}', data_dir=REAL)
-    train, test, length, classes = catalogue.UCR[name]
+    train, test, length, classes = registry.UCR[name]
     assert splits.info['records'] == {'train': train, 'test': test} and len(splits.info['classes']) == classes
     for source in (splits.train, *splits.evals.values()):
         x, label = source.arrays['x'], source.arrays['label']
@@ -400,7 +400,7 @@ def test_real_ucr(name):
 @real
 def test_real_tiny_shakespeare():
     splits = open_data('tiny_shakespeare', data_dir=REAL, length=64)
-    assert splits.info['vocabulary'] == 65 and splits.info['chars'] == catalogue.SHAKESPEARE
+    assert splits.info['vocabulary'] == 65 and splits.info['chars'] == registry.SHAKESPEARE
     assert splits.info['characters'] == {'train': 1003854, 'val': 111540}  # nanoGPT's own print-out
     assert len(splits.train) == 1003854 - 64
     from bigjax.data.text import CharVocabulary
@@ -408,11 +408,11 @@ def test_real_tiny_shakespeare():
 
 
 @real
-@pytest.mark.parametrize('variant', sorted(catalogue.SCAN))
+@pytest.mark.parametrize('variant', sorted(registry.SCAN))
 def test_real_scan(variant):
     splits = open_data(f'scan/{variant}', data_dir=REAL)
-    assert tuple(splits.info['records'].values()) == catalogue.SCAN[variant]
-    from bigjax.data import formats
+    assert tuple(splits.info['records'].values()) == registry.SCAN[variant]
+    from bigjax.data.loaders import formats
     folder = pathlib.Path(REAL) / 'scan'
     both = [formats.scan(formats.find(folder, f'tasks_{part}_{variant}.txt')) for part in ('train', 'test')]
     for side, key in enumerate(('source', 'target')):
@@ -426,11 +426,11 @@ def test_real_scan(variant):
 
 
 @real
-@pytest.mark.parametrize('name', sorted(catalogue.UCI))
+@pytest.mark.parametrize('name', sorted(registry.UCI))
 def test_real_uci(name):
-    from bigjax.data import formats
+    from bigjax.data.loaders import formats
     x, y, splits = formats.uci(pathlib.Path(REAL) / 'uci_regression' / name)
-    assert x.shape == catalogue.UCI[name] and len(splits) == 20
+    assert x.shape == registry.UCI[name] and len(splits) == 20
     for train, test in splits:
         np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(len(x)))
     third = open_data(f'uci/{name}', data_dir=REAL, split=3)

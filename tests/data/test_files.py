@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from made_up import encode, smooth
 
-from bigjax import UserError
-from bigjax.data import files, images, parquet
+from bigjax.data import images
+from bigjax.data.loaders import parquet, tables
 from bigjax.data.sources import ArraySource
+from bigjax.errors import UserError
 
 
 def write_jsonl(path, records):
@@ -21,12 +22,12 @@ def write_jsonl(path, records):
 def test_jsonl_numbers_become_arrays(tmp_path):
     records = [{'x': [1, 2.5], 'n': 3, 'label': 'dog'}, {'x': [0, 1], 'n': 4, 'label': 'cat'}]
     path = write_jsonl(tmp_path / 'a.jsonl', records)
-    source, classes = files.jsonl(path)
+    source, classes = tables.jsonl(path)
     assert isinstance(source, ArraySource) and classes == ['cat', 'dog']
     np.testing.assert_array_equal(source.arrays['x'], np.float32([[1, 2.5], [0, 1]]))
     np.testing.assert_array_equal(source.arrays['label'], [1, 0])
     assert {k: str(v.dtype) for k, v in source.arrays.items()} == {'x': 'float32', 'n': 'int32', 'label': 'int32'}
-    np.testing.assert_array_equal(files.jsonl(path, classes=['ape', 'cat', 'dog'])[0].arrays['label'], [2, 1])
+    np.testing.assert_array_equal(tables.jsonl(path, classes=['ape', 'cat', 'dog'])[0].arrays['label'], [2, 1])
 
 
 def test_jsonl_text_and_pictures_stay_with_the_record(tmp_path):
@@ -34,13 +35,13 @@ def test_jsonl_text_and_pictures_stay_with_the_record(tmp_path):
     for i in range(3):
         (tmp_path / 'pics' / f'{i}.png').write_bytes(encode(smooth(seed=i), '.png'))
     records = [{'file': f'pics/{i}.png', 'caption': f'number {i}', 'label': i % 2} for i in range(3)]
-    source, classes = files.jsonl(write_jsonl(tmp_path / 'a.jsonl', records))
+    source, classes = tables.jsonl(write_jsonl(tmp_path / 'a.jsonl', records))
     assert not hasattr(source, 'arrays') and len(source) == 3 and classes is None  # text cannot live on a device
     example = source[2]
     np.testing.assert_array_equal(example['image'], smooth(seed=2))
     assert example['caption'] == 'number 2' and example['label'] == 0
     np.testing.assert_array_equal(source.labels, [0, 1, 0])
-    assert files.jsonl(tmp_path / 'a.jsonl', image_size=8)[0][0]['image'].shape == (8, 8, 3)
+    assert tables.jsonl(tmp_path / 'a.jsonl', image_size=8)[0][0]['image'].shape == (8, 8, 3)
     assert pickle.loads(pickle.dumps(source))[1]['label'] == 1
     (tmp_path / 'pics' / '1.png').write_bytes(b'')
     with pytest.raises(UserError, match=r'pics/1\.png \(record 1 of .*a\.jsonl\): not a picture'):
@@ -56,18 +57,18 @@ def test_jsonl_text_and_pictures_stay_with_the_record(tmp_path):
 def test_damaged_jsonl(tmp_path, content, words):
     (tmp_path / 'a.jsonl').write_text(content)
     with pytest.raises(UserError) as error:
-        files.jsonl(tmp_path / 'a.jsonl')
+        tables.jsonl(tmp_path / 'a.jsonl')
     assert all(word in str(error.value) for word in ['a.jsonl', *words]), error.value
 
 
 def test_csv_columns_are_typed(tmp_path):
     (tmp_path / 'a.csv').write_text('n,x,label,name\n1,2,dog,"a, b"\n3,0.5,cat,c\n')
-    source, classes = files.csv(tmp_path / 'a.csv')
+    source, classes = tables.csv(tmp_path / 'a.csv')
     assert classes == ['cat', 'dog'] and source.columns['name'] == ['a, b', 'c']
     assert source.columns['n'].dtype == np.int32 and source.columns['x'].dtype == np.float32
     np.testing.assert_array_equal(source[1]['x'], np.float32(0.5))
     (tmp_path / 'b.csv').write_text('a,b\n1,2\n3,4\n')
-    assert isinstance(files.csv(tmp_path / 'b.csv')[0], ArraySource)
+    assert isinstance(tables.csv(tmp_path / 'b.csv')[0], ArraySource)
 
 
 @pytest.mark.parametrize('content, words', [
@@ -76,19 +77,19 @@ def test_csv_columns_are_typed(tmp_path):
 def test_damaged_csv(tmp_path, content, words):
     (tmp_path / 'a.csv').write_text(content)
     with pytest.raises(UserError) as error:
-        files.csv(tmp_path / 'a.csv')
+        tables.csv(tmp_path / 'a.csv')
     assert all(word in str(error.value) for word in ['a.csv', *words]), error.value
 
 
 def test_unknown_class_in_a_second_file(tmp_path):
     (tmp_path / 'a.csv').write_text('x,label\n1,cat\n2,emu\n')
     with pytest.raises(UserError, match=r'a\.csv: record 1 has label emu, outside the 2 classes cat, dog'):
-        files.csv(tmp_path / 'a.csv', classes=['cat', 'dog'])
+        tables.csv(tmp_path / 'a.csv', classes=['cat', 'dog'])
 
 
 def test_npz(tmp_path):
     np.savez(tmp_path / 'a.npz', x=np.arange(6.0).reshape(3, 2), label=np.arange(3))
-    arrays = files.npz(tmp_path / 'a.npz')
+    arrays = tables.npz(tmp_path / 'a.npz')
     assert arrays['x'].dtype == np.float32 and arrays['label'].dtype == np.int32
     np.testing.assert_array_equal(arrays['x'], np.arange(6).reshape(3, 2))
 
@@ -115,7 +116,7 @@ def test_damaged_npz(tmp_path, harm, words):
     np.savez(tmp_path / 'a.npz', x=np.arange(4000.0), label=np.arange(4000))
     harm(tmp_path / 'a.npz')
     with pytest.raises(UserError) as error:
-        files.npz(tmp_path / 'a.npz')
+        tables.npz(tmp_path / 'a.npz')
     assert all(word.lower() in str(error.value).lower() for word in ['a.npz', *words]), error.value
 
 

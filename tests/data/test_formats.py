@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_up import write_idx, write_uci, write_ucr
 
-from bigjax import UserError
-from bigjax.data import formats
+from bigjax.data.loaders import formats
+from bigjax.errors import UserError
 
 IMAGES, LABELS = 'train-images-idx3-ubyte.gz', 'train-labels-idx1-ubyte.gz'
 

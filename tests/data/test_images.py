@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_up import encode, smooth, write_folder
 
-from bigjax import UserError
 from bigjax.data import images
+from bigjax.errors import UserError
 
 cv2 = pytest.importorskip('cv2')
 

@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-from bigjax import UserError
 from bigjax.data import pipeline
 from bigjax.data.sources import ArraySource
+from bigjax.errors import UserError
 
 SOURCE = ArraySource({'x': np.arange(30, dtype=np.int32)})
 

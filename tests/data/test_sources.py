@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax import UserError
 from bigjax.data.fake import arrays, fake
 from bigjax.data.sources import (
     ArraySource,
@@ -19,6 +18,7 @@ from bigjax.data.sources import (
     labels,
     subset,
 )
+from bigjax.errors import UserError
 
 
 @pytest.fixture

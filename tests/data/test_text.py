@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from bigjax import UserError
 from bigjax.data.text import CharVocabulary, char_splits
+from bigjax.errors import UserError
 
 TEXT = 'To be, or not to be — that is the question: 你好 \U0001f600\n' * 20
 

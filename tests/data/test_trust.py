@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import write_folder
 
-from bigjax import UserError
-from bigjax.data import builders, datasets, files, images, libraries, parquet, pipeline, sources
+from bigjax.data import builders, datasets, images, pipeline, sources
 from bigjax.data.datasets import open_data
+from bigjax.data.loaders import parquet, tables, tfds_hf
 from bigjax.data.sources import ArraySource
+from bigjax.errors import UserError
 from experiments import vit_imagenet
 
 BATCH = 8
@@ -79,7 +80,7 @@ def shipped(kind, root):
         return {'arrays': lambda: ArraySource(arrays), 'map': lambda: sources.Map(ArraySource(arrays), dict),
                 'npz': lambda: open_data(f'npz:{root}/a.npz', val_fraction=0).train}[kind]()
     if kind == 'hf':
-        return libraries.HFSource(Rows(), 'hf:rows')
+        return tfds_hf.HFSource(Rows(), 'hf:rows')
     if kind in ('text', 'tokens'):
         (root / 'a.txt').write_text('the quick brown fox. ' * 9)
         for split in ('train', 'val'):
@@ -109,8 +110,8 @@ def shipped(kind, root):
 
 
 KINDS = {'arrays': ArraySource, 'npz': ArraySource, 'map': sources.Map, 'text': sources.WindowSource,
-         'tokens': sources.WindowSource, 'folder': images.FolderSource, 'subset': sources.Subset, 'jsonl': files.TableSource,
-         'csv': files.TableSource, 'parquet': parquet.ParquetSource, 'tfds': sources.Map, 'hf': libraries.HFSource}
+         'tokens': sources.WindowSource, 'folder': images.FolderSource, 'subset': sources.Subset, 'jsonl': tables.TableSource,
+         'csv': tables.TableSource, 'parquet': parquet.ParquetSource, 'tfds': sources.Map, 'hf': tfds_hf.HFSource}
 LOOKS = {'crop': functools.partial(images.cropped, size=16, area=(0.08, 1.0)),  # experiments/resnet_imagenet.py
          'randaugment': functools.partial(vit_imagenet.look, size=16, layers=2, magnitude=10.0)}
 PIPELINES = [*((kind, None) for kind in KINDS), *((kind, look) for kind in ('folder', 'parquet') for look in LOOKS)]

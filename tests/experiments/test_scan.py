@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from bigjax.data.catalogue import SCAN_VOCABULARIES as WORDS
-from bigjax.data.formats import pad_words
+from bigjax.data.loaders.formats import pad_words
+from bigjax.data.loaders.registry import SCAN_VOCABULARIES as WORDS
 from experiments import scan
 
 COMMANDS = ['walk', 'jump twice', 'run left']

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.train import optimizers
 from experiments import ucr
 

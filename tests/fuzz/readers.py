@@ -13,12 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bigjax import cli, compare, config, report, results
-from bigjax.data import files, formats, images, libraries, parquet, untrusted
+from bigjax import cli, config
+from bigjax.checkpoint import manifest
+from bigjax.data import images
+from bigjax.data.loaders import formats, parquet, tfds_hf
+from bigjax.data.loaders import tables as files
 from bigjax.experiment import base_config
-from bigjax.parallel import mesh
-from bigjax.train import files as run_files
-from bigjax.train import manifest, phases, recorded, replay, settings
+from bigjax.io import atomic as run_files
+from bigjax.io import safe_read
+from bigjax.report import compare, html
+from bigjax.report import tables as results
+from bigjax.runs import reader
+from bigjax.sharding import mesh
+from bigjax.train import nonfinite, settings
+from bigjax.watchdog import phases
 from tests import workdirs
 
 
@@ -104,7 +112,7 @@ def _npz(folder):
 
 def _read_npz(path):
     files.npz(path)
-    untrusted.archive(path)
+    safe_read.archive(path)
 
 
 def _replay(folder):
@@ -118,7 +126,7 @@ def _read_replay(path):
     for name, data in _replay(path.parent.parent).items():
         if name != path.name:
             (path.parent / name).write_bytes(data)
-    replay.read(path.parent)
+    nonfinite.read(path.parent)
 
 
 CHECKPOINT = {'state/array': b'0123456789', 'state/tree.json': b'{}', 'empty': b''}
@@ -220,8 +228,8 @@ def _damaged_run(path):
 
 def _records(path):
     run = _damaged_run(path)
-    recorded.read_run(run)
-    recorded.read_metrics(run)
+    reader.read_run(run)
+    reader.read_metrics(run)
 
 
 def _pages(path):
@@ -230,8 +238,8 @@ def _pages(path):
         compare.main([str(run), '--out', str(path.parent / 'compare.html')])
     root = path.parent / 'root'
     shutil.rmtree(root, ignore_errors=True)
-    report.write(run)
-    report.write(run.parent)
+    html.write(run)
+    html.write(run.parent)
     results.add(run, root)
     for rows in results.records(root).values():
         results.table(rows)
@@ -253,6 +261,6 @@ READERS = {
     'tsv': Reader(_tsv, lambda path: formats.table(path, '\t')),
     'parquet': Reader(_parquet, lambda path: _read_examples(parquet.parquet(path))),
     'images': Reader(_pictures, lambda path: images.read_image(path, 'record 0', 8)),
-    'tfds': Reader(_features, lambda path: libraries.check_classes(path.parent)),
+    'tfds': Reader(_features, lambda path: tfds_hf.check_classes(path.parent)),
     'records': Reader(_run, _records),
     'pages': Reader(_run, _pages)}

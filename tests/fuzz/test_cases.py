@@ -3,7 +3,7 @@ import pathlib
 
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from tests.fuzz import trial
 from tests.fuzz.readers import READERS, Reader
 

@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from tests.fuzz.mutate import mutate
 from tests.fuzz.readers import Reader
 

@@ -1,7 +1,7 @@
 """A stand-in for Google's TPU API: a model of what it keeps, and two ways to it.
 
     cloud = Cloud(workers=2)                  the model: queued resources and nodes, whose states go on with every look
-    cloud.gcloud                              instead of launch.gcloud.execute: takes the commands' arguments, in this process
+    cloud.gcloud                              instead of launch.engines.tpu_vm.gcloud.execute: takes its arguments
     with serve(cloud, netns) as url:          the REST API for the real gcloud, on the loopback of a network namespace
 
 Every look at a thing moves it one state on along `queue_path` or `node_path`; the last state stays. What tests look at:
@@ -219,7 +219,7 @@ class Cloud:
     # in this process
 
     def gcloud(self, step, seconds, until=None) -> tuple[int, str, str]:
-        """Instead of `launch.gcloud.execute`."""
+        """Instead of `launch.engines.tpu_vm.gcloud.execute`."""
         words = [word for word in step.argv[3:] if not word.startswith('--')]
         flags = dict(word[2:].partition('=')[::2] for word in step.argv if word.startswith('--'))
         kind, verb, name = words[0], *[*words[1:], ''][:2]

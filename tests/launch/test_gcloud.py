@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from bigjax import UserError
-from launch import gcloud
+from bigjax.errors import UserError
+from launch.engines.tpu_vm import gcloud
 from launch.steps import Run
 
 WHERE = {'zone': 'us-west4-a', 'project': 'p'}

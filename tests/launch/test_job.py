@@ -8,9 +8,11 @@ import subprocess
 
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from launch import __main__ as command_line
-from launch import bundle, engine, job, steps, target
+from launch import job, steps, target
+from launch.engines import base
+from launch.engines.ssh import bundle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +160,7 @@ def test_wrong_use_is_one_line_and_exit_2(home, capfd, argv, words):
 
 
 def test_every_engine_can_be_described(capfd):
-    for kind in engine.ENGINES:
+    for kind in base.ENGINES:
         assert command_line.main(['--help', f'--on={kind}']) == 0
         assert f'--on={kind}:KEY=VALUE' in capfd.readouterr().out
 

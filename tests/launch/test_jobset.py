@@ -13,12 +13,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from launch import __main__ as command_line
-from launch import engine as engines
-from launch import gke_types, jobset, outcome, pods, steps
+from launch import outcome, steps
+from launch.engines import base as engines
+from launch.engines.jobset import gke_types, jobset, pods
+from launch.engines.jobset.manifest_yaml import dump
 from launch.job import Job
-from launch.manifest_yaml import dump
 
 FAKE = pathlib.Path(__file__).with_name('fake_kubectl.py')
 COMMAND = ('python', '-m', 'experiments.mnist1d', '--workdir=gs://b/exp7')
@@ -99,7 +100,7 @@ def test_every_process_is_told_how_many_there_are_and_one_alone_meets_nobody(on,
 @pytest.mark.parametrize('number, index', [(2, 1), (1, 0)])
 def test_the_trainer_understands_what_it_is_told(number, index):
     import importlib
-    start = importlib.import_module('bigjax.parallel.start')
+    start = importlib.import_module('bigjax.distributed.bootstrap')
     found = variables(spec(make(f'h100:8,nodes={number},image=r/b:1'))[3])
     said = start.decide({**found, 'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': str(index)})
     assert (said.processes, said.process) == (number, index)
@@ -109,7 +110,7 @@ def test_the_trainer_understands_what_it_is_told(number, index):
 
 def test_a_process_of_an_array_knows_its_share_and_meets_nobody():
     import importlib
-    start = importlib.import_module('bigjax.parallel.start')
+    start = importlib.import_module('bigjax.distributed.bootstrap')
     engine = make('l4:1,image=r/b:1', array=8)
     _, job, _, container = spec(engine)
     found = variables(container)
@@ -252,7 +253,7 @@ def test_the_command_line_of_xpk_is_rendered_on_demand(capsys, tmp_path):
 
 
 def test_topologies_have_as_many_chips_as_their_slices():
-    from launch import tpu_types
+    from launch.engines.tpu_vm import tpu_types
     for name in gke_types.TPUS:
         for chips in tpu_types.sizes(name):
             assert gke_types.size(gke_types.usual(name, chips)) == chips

@@ -15,9 +15,9 @@ import time
 
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from launch import __main__ as command_line
-from launch import local
+from launch.engines import local
 from launch.job import Job
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -16,7 +16,8 @@ import textwrap
 import pytest
 import yaml
 
-from launch import jobset, sky
+from launch.engines import sky
+from launch.engines.jobset import jobset
 from launch.job import Job
 
 COMMAND = ('python', '-m', 'experiments.mnist1d', '--workdir=gs://b/exp7')

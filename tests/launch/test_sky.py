@@ -10,10 +10,11 @@ import sys
 import pytest
 import yaml
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from launch import __main__ as command_line
-from launch import engine as engines
-from launch import sky, steps
+from launch import steps
+from launch.engines import base as engines
+from launch.engines import sky
 from launch.job import Job
 
 FAKE = pathlib.Path(__file__).with_name('fake_sky.py')
@@ -71,7 +72,7 @@ def test_the_script_runs_the_command_and_tells_its_end(on, more, rank, processes
     found, said = done.stdout.splitlines()
     assert done.returncode == 3
     assert said == f'bigjax: process {rank} ended with exit code 3' and sky.END.search(said.encode())
-    start = importlib.import_module('bigjax.parallel.start').decide(json.loads(found))
+    start = importlib.import_module('bigjax.distributed.bootstrap').decide(json.loads(found))
     assert (start.processes, start.process) == (processes, process)
     assert start.coordinator == ('10.0.0.1:55527' if processes > 1 else '')
     assert json.loads(found).get('BIGJAX_SHARE') == ('3/4' if more else None)

@@ -12,9 +12,9 @@ import sys
 
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from launch import __main__ as command_line
-from launch import slurm, slurm_script, slurm_state
+from launch.engines.slurm import slurm, slurm_script, slurm_state
 from launch.job import Job
 
 FAKES = {
@@ -257,7 +257,7 @@ def launch(capfd, *argv):
                                           (137, 'failed (process 0 on host1 was killed by SIGKILL)')])
 def test_a_job_from_its_start_to_its_end(fake, capfd, monkeypatch, code, kind):
     monkeypatch.setenv('TOKEN', 'open sesame')
-    monkeypatch.setattr('launch.slurm_group.SOON', 0.2)
+    monkeypatch.setattr('launch.engines.slurm.slurm_group.SOON', 0.2)
     found, out, err = launch(capfd, 'run', '--on=slurm', '--name=exp7', '--env=TOKEN', '--', 'sh', '-c',
                              f'until [ -e "$FAKE/asked" ]; do sleep 0.1; done; echo hello $TOKEN; exit {code}')
     assert found == (1 if code > 4 else code) and f' · {kind}' in err.splitlines()[-1], err
@@ -274,7 +274,7 @@ def test_a_job_from_its_start_to_its_end(fake, capfd, monkeypatch, code, kind):
 
 def test_what_slurm_alone_knows_of_an_end(fake, capfd, monkeypatch):
     """The script was killed, and has written nothing."""
-    monkeypatch.setattr('launch.slurm_group.SOON', 0.2)
+    monkeypatch.setattr('launch.engines.slurm.slurm_group.SOON', 0.2)
     monkeypatch.setenv('SAYS', 'kill -KILL $PPID; exit')
     code, _, err = launch(capfd, 'run', '--on=slurm', '--name=exp7', '--', 'true')
     assert code == 1 and 'process 0 ended with exit code 9' in err

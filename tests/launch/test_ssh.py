@@ -9,9 +9,9 @@ import sys
 import time
 
 import pytest
+from tests.distributed.test_processes import MLP, metrics, train
 
 from tests.launch.hosts import hosts  # noqa: F401, a fixture
-from tests.parallel.test_processes import MLP, metrics, train
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.engines

@@ -15,11 +15,13 @@ import time
 
 import pytest
 
-from bigjax import UserError
-from launch import bundle, engine, follow, ssh, steps
+from bigjax.errors import UserError
+from launch import steps
+from launch.engines import base
+from launch.engines.ssh import bundle, follow, ssh
+from launch.engines.ssh.transport import Hosts, Script, Unreachable
 from launch.job import Job
 from launch.outcome import LOST
-from launch.transport import Hosts, Script, Unreachable
 
 SECRET = "s3cret'$(touch leaked)\nof two lines"
 REMOTE = pathlib.Path(ssh.__file__).with_name('remote.sh')
@@ -82,7 +84,7 @@ def git(root, *words):
 
 
 def make(on='ssh:h1,h2', command=('sh', '-c', 'echo hello; sleep 0.2'), **more):
-    return engine.engine(Job('e1', on, tuple(command), created='2026-01-01T00:00:00+00:00', **more))
+    return base.engine(Job('e1', on, tuple(command), created='2026-01-01T00:00:00+00:00', **more))
 
 
 def files(folder):
@@ -389,7 +391,7 @@ def test_what_is_done_is_what_was_planned(near, project, capfd):
 def test_a_name_in_use_and_one_that_is_free_again(near, project):
     first = make('ssh:h1', command=('sleep', '60'))
     group = first.start()
-    other = engine.engine(dataclasses.replace(first.job, command=('true',)))
+    other = base.engine(dataclasses.replace(first.job, command=('true',)))
     with pytest.raises(UserError, match='in use on h1 by a job that runs'):
         other.start()
     with pytest.raises(UserError, match='still runs'):
@@ -439,16 +441,16 @@ def test_from_another_machine(near, project, tmp_path, monkeypatch, capfd):
     group = make('ssh:h1,h2,per_host=2,wait=7', command=('sh', '-c', 'echo first; sleep 60')).start()
     group.close()
     monkeypatch.setenv('BIGJAX_JOBS', str(tmp_path / 'elsewhere'))
-    found = engine.find('e1', 'ssh:h1,h2,user=me')
+    found = base.find('e1', 'ssh:h1,h2,user=me')
     assert (found.command, found.created) == (('sh', '-c', 'echo first; sleep 60'), '2026-01-01T00:00:00+00:00')
-    assert engine.engine(found).target == ssh.Target(('h1', 'h2'), user='me', per_host=2, wait=7.0)
+    assert base.engine(found).target == ssh.Target(('h1', 'h2'), user='me', per_host=2, wait=7.0)
     with pytest.raises(UserError, match='name the same hosts'):
-        engine.find('e1', 'ssh:h1')
+        base.find('e1', 'ssh:h1')
     with pytest.raises(UserError, match="no job 'e2'"):
-        engine.find('e2', 'ssh:h1,h2')
+        base.find('e2', 'ssh:h1,h2')
     capfd.readouterr()
-    followed = engine.engine(found).attach()
-    assert engine.stop(followed, 5.0)
+    followed = base.engine(found).attach()
+    assert base.stop(followed, 5.0)
     assert capfd.readouterr().out.count('first\n') == 4
     followed.close()
 

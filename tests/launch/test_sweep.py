@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from bigjax import UserError, sweep
+from bigjax import sweep
+from bigjax.errors import UserError
 from launch import __main__ as command_line
 from launch import arms as workers
 from launch import sweep as verb

@@ -4,10 +4,10 @@ import types
 
 import pytest
 
-from bigjax import UserError
-from launch import gcloud, tpu_slice, tpu_types
+from bigjax.errors import UserError
+from launch.engines.tpu_vm import gcloud, tpu_slice, tpu_types
+from launch.engines.tpu_vm.tpu_slice import READY, Allocation
 from launch.job import Job
-from launch.tpu_slice import READY, Allocation
 from tests.launch.fake_tpu import Cloud, Error
 
 WHERE = {'zone': 'us-west4-a', 'project': 'p'}

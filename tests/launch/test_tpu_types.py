@@ -1,10 +1,10 @@
 """The table of TPU slices: names people use -> gcloud's types, machines, and which engine can have them."""
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.plan import topology
-from launch import tpu_types
-from launch.tpu_types import parse
+from launch.engines.tpu_vm import tpu_types
+from launch.engines.tpu_vm.tpu_types import parse
 
 
 @pytest.mark.parametrize('name, type, chips, workers, runtime', [  # Cloud TPU documentation

@@ -17,13 +17,14 @@ import time
 
 import pytest
 
-from bigjax import UserError
-from launch import gcloud, target
-from launch.engine import engine
+from bigjax.errors import UserError
+from launch import target
+from launch.engines.base import engine
+from launch.engines.tpu_vm import gcloud
+from launch.engines.tpu_vm.tpu_vm import Target, find
 from launch.job import Job
 from launch.outcome import LOST
 from launch.steps import Run
-from launch.tpu_vm import Target, find
 from tests.launch.fake_tpu import Cloud, Error, serve
 from tests.launch.hosts import hosts  # noqa: F401, a fixture
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from model_helpers import conv_to_torch, dense_to_torch, init, parameters, paths
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.models.cnn import CNN, VARIANTS
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from model_helpers import abstract, conv_to_torch, dense_to_torch, init, norm_to_torch, parameters, size
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.models.gan import GAN, VARIANTS
 
 SMALL = GAN(size=8, channels=2, latent=3, width=4)

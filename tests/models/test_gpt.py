@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from model_helpers import abstract, dense_to_torch, init, norm_to_torch, parameters, paths, size
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.models.gpt import GPT, VARIANTS, generate
 from bigjax.tasks import bind
 

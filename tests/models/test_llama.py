@@ -6,10 +6,10 @@ import optax
 import pytest
 from model_helpers import abstract, init, size
 
-from bigjax import UserError
+from bigjax.checkpoint import convert
+from bigjax.errors import UserError
 from bigjax.models.gpt import GPT, VARIANTS
 from bigjax.nn.moe import route
-from bigjax.train import layers
 
 SMALL = dict(vocab_size=11, block_size=8, num_layers=2, num_heads=4, width=16)
 LLAMA = dict(SMALL, norm='rmsnorm', hidden='swiglu', rope_base=10000.0, tie_head=False, num_kv_heads=2, mlp_width=24)
@@ -76,9 +76,9 @@ def test_stacked_layers_and_remat_change_nothing(fields, remat):
         return jax.jit(jax.value_and_grad(loss))(params)
 
     a, da = value(GPT(**fields), params)
-    b, db = value(GPT(**fields, scan=True, remat=remat), layers.stack(params))
+    b, db = value(GPT(**fields, scan=True, remat=remat), convert.stack(params))
     np.testing.assert_allclose(a, b, rtol=1e-5)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5), da, layers.unstack(db))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5), da, convert.unstack(db))
 
 
 @pytest.mark.parametrize(('tie_head', 'chunk'), [(False, 5), (True, 24), (True, 100)])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from model_helpers import abstract, conv_to_torch, dense_to_torch, init, norm_to_torch, parameters, size
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.models.resnet import VARIANTS, ResNet, he_normal
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from model_helpers import dense_to_torch, init, parameters, recurrent_to_torch
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.models.rnn import VARIANTS, CharLSTM, RNNClassifier
 
 

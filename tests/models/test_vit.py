@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from model_helpers import abstract, dense_to_torch, init, norm_to_torch, size
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.models.vit import VARIANTS, ViT
 
 TIMM = {'pool': 'token', 'positions': 'learned', 'pre_logits': False}

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.nn import logical
 from bigjax.nn.cross_entropy import chunked_cross_entropy
-from bigjax.parallel import mesh as meshes
+from bigjax.sharding import logical
+from bigjax.sharding import mesh as meshes
 
 X = jax.random.normal(jax.random.key(0), (160, 16))
 HEAD = jax.random.normal(jax.random.key(1), (16, 38))

@@ -20,8 +20,8 @@ from bigjax.experiment import Data, Experiment
 from bigjax.models import gpt
 from bigjax.plan import advice, compile, figures, report, rooflines, topology
 from bigjax.tasks import classification, language
+from bigjax.train import flops
 from bigjax.train import settings as settings_module
-from bigjax.train import work
 from bigjax.train.program import Program
 from tests import tiny
 
@@ -62,7 +62,7 @@ def test_executed_flops_are_the_model_flops_and_those_the_textbook_s():
 
 
 def test_loops_over_layers_and_micro_batches_count_in_full_and_remat_shows_as_overhead():
-    whole = work.model_flops(language_model())
+    whole = flops.model_flops(language_model())
     p = language_model(dict(scan=True, remat='full'), accumulate=2)
     f = figures.plan(p, CPU8, None)
     assert f['flops']['model'] == whole
@@ -140,7 +140,7 @@ def test_convolutions_and_what_stops_a_gradient_are_counted():
 
     p = program(Net(), classification.softmax('image'),
                 {'image': np.zeros((16, 9, 9, 2), np.float32), 'label': np.zeros(16, np.int32)})
-    assert work.model_flops(p) == 16 * (2 * 16 * 6 * 2 * 9 + 2 * 2 * 96 * 3)  # of the head alone also the gradient
+    assert flops.model_flops(p) == 16 * (2 * 16 * 6 * 2 * 9 + 2 * 2 * 96 * 3)  # of the head alone also the gradient
 
 
 def test_step_times_are_rooflines_and_a_recorded_run_moves_them(tmp_path):

@@ -1,7 +1,7 @@
 """Names of slices: what each means, and what is refused with the nearest that can be bought."""
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.plan import topology
 
 

@@ -10,7 +10,7 @@ from tests.storage.fake_gcs import LIMIT, FakeGCS, Faults
 def server():
     """One server a session: clients look for their address once."""
     pytest.importorskip('gcsfs', reason="object stores need gcsfs: pip install 'bigjax[gcs]'")
-    from bigjax.data import storage
+    from bigjax.io import storage
     with FakeGCS() as gcs:
         wanted = {**gcs.env(), 'BIGJAX_STORE_SILENCE': str(LIMIT)}
         before = {name: os.environ.get(name) for name in wanted}
@@ -26,8 +26,8 @@ def server():
 @pytest.fixture
 def gcs(server, monkeypatch):
     """The server, empty and without faults; nothing is given up yet."""
-    from bigjax.data import patience
-    monkeypatch.setattr(patience, '_given_up', [])
+    from bigjax.io import retry
+    monkeypatch.setattr(retry, '_given_up', [])
     server.objects.clear()
     server.requests.clear()
     server.faults = Faults()

@@ -9,9 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from bigjax import UserError
-from bigjax.data import builders, storage
+from bigjax.data import builders
 from bigjax.data.datasets import open_data
+from bigjax.errors import UserError
+from bigjax.io import storage
 from tests.data.made_up import encode, smooth, write_folder, write_idx
 from tests.storage.fake_gcs import Faults
 from tests.storage.test_storage import fill

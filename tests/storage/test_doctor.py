@@ -3,17 +3,18 @@ import json
 
 import pytest
 
-from bigjax import UserError, doctor_experiment, doctor_host
-from bigjax.data import storage
-from bigjax.doctor_together import Together
-from bigjax.parallel import visible
+from bigjax.distributed import accelerators
+from bigjax.doctor import experiment_checks, host
+from bigjax.doctor.together import Together
+from bigjax.errors import UserError
+from bigjax.io import storage
 from tests import workdirs
 from tests.test_cli import run
-from tests.test_doctor import here, line  # noqa: F401  a fixture
+from tests.doctor.test_doctor import here, line  # noqa: F401  a fixture
 
 
 def test_the_verb_in_a_store(gcs, capsys, monkeypatch):
-    monkeypatch.setattr(visible, 'accelerators', lambda *_: {})
+    monkeypatch.setattr(accelerators, 'accelerators', lambda *_: {})
     code, out, err = run(capsys, 'doctor', '--workdir=gs://bucket/run')
     lines = [' '.join(text.split()) for text in out.splitlines()]
     assert code == 0 and not err and not gcs.objects, out
@@ -29,7 +30,7 @@ def test_a_run_that_is_in_the_store(gcs, tmp_path):
     for name in ('run.json', 'config.json'):
         storage.write(place / name, (tmp_path / name).read_bytes())
     config = json.loads((tmp_path / 'config.json').read_text())
-    ask = lambda variant='cnn': line(doctor_experiment.held(place, 'mnist1d', variant, config))
+    ask = lambda variant='cnn': line(experiment_checks.held(place, 'mnist1d', variant, config))
     assert ask().startswith('warning run gs://bucket/run: a run wrote there ')
     with pytest.raises(UserError, match='another variant'):
         ask('mlp')
@@ -40,5 +41,5 @@ def test_a_bucket_that_refuses(gcs, monkeypatch):
         raise UserError('gs://bucket: the store refuses; look at the credentials')
 
     monkeypatch.setattr(storage, 'write', refuse)
-    found = doctor_host.workdir(storage.place('gs://bucket/run'), Together())
+    found = host.workdir(storage.place('gs://bucket/run'), Together())
     assert [c.status for c in found] == ['FAILED'] and 'look at the credentials' in found[0].text

@@ -3,9 +3,9 @@ import pathlib
 
 import pytest
 
-from bigjax import UserError
-from bigjax.data import places, storage
-from bigjax.train import compiled
+from bigjax.errors import UserError
+from bigjax.io import storage, uri
+from bigjax.train import compile_cache
 
 
 @pytest.mark.parametrize(('name', 'place'), [
@@ -13,7 +13,7 @@ from bigjax.train import compiled
     ('gs://bucket/a@b:c?d', 'gs://bucket/a@b:c?d'), ('file:///tmp/x', '/tmp/x'), ('file:/tmp/x', '/tmp/x'),
     ('FILE://localhost/tmp/a%20b', '/tmp/a b'), ('/tmp/a:/b', '/tmp/a:/b'), ('a:b', 'a:b'), ('run', 'run'), ('', '')])
 def test_names_that_are_understood(name, place):
-    assert places.named(name) == place
+    assert uri.named(name) == place
 
 
 @pytest.mark.parametrize(('name', 'words'), [
@@ -48,5 +48,5 @@ def test_programs_are_not_kept_in_a_store(monkeypatch, tmp_path, folder, variabl
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', variable)
     with pytest.raises(UserError, match=words):
-        compiled.keep_in(folder)
+        compile_cache.keep_in(folder)
     assert not list(tmp_path.iterdir())

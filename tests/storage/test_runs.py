@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from bigjax.data import storage
-from bigjax.train import checkpoint, manifest
+from bigjax.checkpoint import manager, manifest
+from bigjax.io import storage
 from tests.storage.fake_gcs import SILENT, Faults
 from tests.trust import runs
 
@@ -51,15 +51,15 @@ def numbers(workdir) -> list[dict]:
 
 def assert_same(straight) -> None:
     """Every array, every metric, the end."""
-    ours, theirs = (checkpoint.arrays(checkpoint.newest(w)) for w in (WORKDIR, straight))
+    ours, theirs = (manager.arrays(manager.newest(w)) for w in (WORKDIR, straight))
     assert ours.keys() == theirs.keys()
     for path, array in theirs.items():
         assert np.asarray(ours[path]).tobytes() == np.asarray(array).tobytes(), path
     assert numbers(WORKDIR) == numbers(straight)
     run, other = (json.loads(storage.read(storage.place(w) / 'run.json')) for w in (WORKDIR, straight))
     assert run['final'] == other['final'] and run['status'] == other['status'] == 'done'
-    for step in checkpoint.steps(storage.place(WORKDIR) / checkpoint.FOLDER):
-        assert not manifest.fault(storage.place(WORKDIR) / checkpoint.FOLDER / str(step))
+    for step in manager.steps(storage.place(WORKDIR) / manager.FOLDER):
+        assert not manifest.fault(storage.place(WORKDIR) / manager.FOLDER / str(step))
 
 
 def wait_until(what, process, seconds=120):

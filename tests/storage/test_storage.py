@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from bigjax import UserError
-from bigjax.data import patience, storage
-from bigjax.train.outbox import Outbox
+from bigjax.errors import UserError
+from bigjax.io import retry, storage
+from bigjax.io.async_writer import Outbox
 from tests.storage.fake_gcs import LIMIT, SILENT, Faults
 
 
@@ -122,7 +122,7 @@ def test_credentials_that_are_none_are_said_at_once_and_a_server_of_tokens_may_b
     from gcsfs.retry import HttpError
     from google.auth import exceptions
     monkeypatch.setenv('BIGJAX_STORE_SECONDS', '60')
-    monkeypatch.setattr(patience, 'SHORTEST', 0.01)
+    monkeypatch.setattr(retry, 'SHORTEST', 0.01)
     unknown = lambda: HttpError({'code': 401, 'message': 'Invalid Credentials'})
     for error in (exceptions.DefaultCredentialsError('none found'), exceptions.RefreshError('token expired'), unknown(),
                   caused(unknown(), exceptions.RefreshError('token expired'))):

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.train import durations
 
 RUN = {'total_steps': 1000, 'steps_per_epoch': 50, 'batch_size': 32}

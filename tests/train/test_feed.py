@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from bigjax import UserError
 from bigjax.data import order, pipeline
 from bigjax.data.sources import ArraySource, Map, WindowSource
+from bigjax.errors import UserError
 from bigjax.experiment import Data
-from bigjax.parallel import mesh as meshes
+from bigjax.sharding import mesh as meshes
 from bigjax.train import feed as feeds
 from bigjax.train.feed import BLOCK, Feed, Resident, keeps
 

@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from bigjax import UserError
-from bigjax.train import checkpoint, manifest
-from bigjax.train.guard import Guard, Preempted
-from bigjax.train.progress import Progress
+from bigjax.checkpoint import manager, manifest
+from bigjax.errors import UserError
+from bigjax.runs.progress import Progress
+from bigjax.watchdog.watchdog import Guard, Preempted
 from tests import tiers, tiny
 
 
@@ -24,7 +24,7 @@ def lines(workdir):
 def assert_same(workdir, other):
     """The same lines, and the same checkpoints kept."""
     assert lines(workdir) == lines(other)
-    assert checkpoint.steps(workdir / checkpoint.FOLDER) == checkpoint.steps(other / checkpoint.FOLDER)
+    assert manager.steps(workdir / manager.FOLDER) == manager.steps(other / manager.FOLDER)
 
 
 class Asks(Progress):
@@ -185,11 +185,11 @@ def test_a_run_that_stopped_early_is_not_trained_on_when_it_is_started_again(tmp
     """Killed after its last save, in the final evaluation or while the report was written."""
     options = dict(best='test/accuracy', eval_every=1, patience=3, steps=200, checkpoint_every=50)
     straight, carry = tiny.train(tmp_path, **options)
-    written, kept = lines(tmp_path), checkpoint.steps(tmp_path / checkpoint.FOLDER)
+    written, kept = lines(tmp_path), manager.steps(tmp_path / manager.FOLDER)
     assert straight.status == 'stopped early' and 0 < straight.step < 200
     again, same = tiny.train(tmp_path, **options)
     assert (again.status, again.step, again.final) == (straight.status, straight.step, straight.final)
-    assert lines(tmp_path) == written and checkpoint.steps(tmp_path / checkpoint.FOLDER) == kept and tiny.equal(carry, same)
+    assert lines(tmp_path) == written and manager.steps(tmp_path / manager.FOLDER) == kept and tiny.equal(carry, same)
 
 
 @pytest.mark.parametrize('at', [3, 9, 12])  # in a step; where a save and no evaluation is near; before the last evaluation
@@ -201,7 +201,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, at):
     resumed, again = tiny.train(tmp_path / 'asked', **options)
     assert resumed.final == straight.final and tiny.equal(carry, again)
     assert lines(tmp_path / 'straight') == lines(tmp_path / 'asked')
-    assert not manifest.read(tmp_path / 'asked' / checkpoint.FOLDER / '12')['unjudged']
+    assert not manifest.read(tmp_path / 'asked' / manager.FOLDER / '12')['unjudged']
 
 
 @pytest.mark.parametrize('killed', [14, 18, 22])
@@ -212,7 +212,7 @@ def test_the_checkpoint_that_is_kept_as_the_best_does_not_depend_on_kills(tmp_pa
     label[:] = (label + 1) % 3  # of what is judged, all labels are wrong: the first evaluation is the best
     options = dict(best='test/loss', eval_every=6, checkpoint_every=2, log_every=1, steps=24)
     tiny.train(tmp_path / 'straight', [worse], **options)
-    assert checkpoint.steps(tmp_path / 'straight' / checkpoint.FOLDER) == [6, 22, 24]
+    assert manager.steps(tmp_path / 'straight' / manager.FOLDER) == [6, 22, 24]
     with pytest.raises(RuntimeError, match='killed'):
         tiny.train(tmp_path / 'killed', [worse], progress=Stops(killed), **options)
     tiny.train(tmp_path / 'killed', [worse], **options)
@@ -221,7 +221,7 @@ def test_the_checkpoint_that_is_kept_as_the_best_does_not_depend_on_kills(tmp_pa
 
 def test_a_save_that_failed_ends_the_run_at_the_next_step(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, 'seal', lambda *args: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
-    monkeypatch.setattr(checkpoint, 'LAST_CRIES', 0.0)
+    monkeypatch.setattr(manager, 'LAST_CRIES', 0.0)
     seen = []
 
     class Slow(Progress):

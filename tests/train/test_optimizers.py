@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.train import optimizers
 from tests import tiers
 

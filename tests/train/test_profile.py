@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
+from bigjax.runs.progress import Progress
+from bigjax.runs.writer import Records
 from bigjax.train import profile
 from bigjax.train.loop import Loop
-from bigjax.train.progress import Progress
-from bigjax.train.records import Records
 from tests import tiny
 
 

@@ -5,7 +5,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from bigjax import UserError
+from bigjax.errors import UserError
 from bigjax.train import schedules
 
 RUN = {'total_steps': 100, 'steps_per_epoch': 10, 'batch_size': 4}

@@ -27,8 +27,8 @@ import numpy as np
 
 from bigjax import cli
 from bigjax.data.sources import ArraySource
-from bigjax.train import records
-from bigjax.train.phases import Clock
+from bigjax.runs import writer
+from bigjax.watchdog.phases import Clock
 
 WHERE = os.environ.get('TRUST', '').split(':')
 # Seconds before each step: without them a run is over before its first checkpoint is on the disk, and one of several processes
@@ -108,7 +108,7 @@ def asleep():
 
 def hook() -> None:
     """Puts `harm` where phases are entered and lines are written."""
-    seen, enter, append = {}, Clock.enter, records.append
+    seen, enter, append = {}, Clock.enter, writer.append
     log = os.environ.get('TRUST_LOG')
 
     def entered(self, phase, step=None):
@@ -126,7 +126,7 @@ def hook() -> None:
         append(path, line)
         harm('lines', seen)
 
-    Clock.enter, records.append = entered, appended
+    Clock.enter, writer.append = entered, appended
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from bigjax.train import checkpoint
+from bigjax.checkpoint import manager
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS, EVERY = 24, 4  # a run's, and between its checkpoints
@@ -73,12 +73,12 @@ def assert_same(workdir, straight) -> None:
 
     And the same checkpoints are kept.
     """
-    ours, theirs = (checkpoint.arrays(checkpoint.newest(w)) for w in (workdir, straight))
+    ours, theirs = (manager.arrays(manager.newest(w)) for w in (workdir, straight))
     assert ours.keys() == theirs.keys()
     for path, array in theirs.items():
         assert np.asarray(ours[path]).tobytes() == np.asarray(array).tobytes(), path
     assert numbers(workdir) == numbers(straight)
-    kept = [checkpoint.steps(pathlib.Path(w) / checkpoint.FOLDER) for w in (workdir, straight)]
+    kept = [manager.steps(pathlib.Path(w) / manager.FOLDER) for w in (workdir, straight)]
     assert kept[0] == kept[1]
     runs = [json.loads((pathlib.Path(w) / 'run.json').read_text()) for w in (workdir, straight)]
     assert runs[0]['final'] == runs[1]['final'] and runs[0]['status'] == runs[1]['status'] == 'done'
@@ -93,5 +93,5 @@ def reached(workdir) -> int:
 
 def saved(workdir) -> int:
     """The step of the newest good checkpoint, 0 for none."""
-    found = checkpoint.steps(pathlib.Path(workdir) / checkpoint.FOLDER)
+    found = manager.steps(pathlib.Path(workdir) / manager.FOLDER)
     return found[-1] if found else 0

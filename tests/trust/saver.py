@@ -7,7 +7,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from bigjax.train.checkpoint import Checkpoints
+from bigjax.checkpoint.manager import Checkpoints
 
 
 def tree(step: int) -> dict:

@@ -11,9 +11,9 @@ import sys
 import threading
 
 from bigjax.nn import cpu
-from bigjax.train import records
-from bigjax.train.guard import Guard
-from bigjax.train.progress import Progress
+from bigjax.runs import writer
+from bigjax.runs.progress import Progress
+from bigjax.watchdog.watchdog import Guard
 from tests import tiny
 
 
@@ -30,14 +30,14 @@ def held() -> dict:
 def main(workdir: str, steps: int, saves: int) -> None:
     """Trains, saves and judges; WORKDIR/held.json has what was held at each evaluation."""
     cpu.keep_memory()  # as every run of the command line
-    found, metrics = [], records.Records.metrics
+    found, metrics = [], writer.Records.metrics
 
     def looked(self, step, values):
         metrics(self, step, values)
         if any(name.startswith('test/') for name in values):
             found.append({'step': step, **held()})
 
-    records.Records.metrics = looked
+    writer.Records.metrics = looked
     every = steps // saves
     cadence = dict.fromkeys(('log_every', 'eval_every', 'checkpoint_every'), every)
     program = tiny.program([tiny.experiment(train=8192, test=256)], steps=steps, batch_size=1024, **cadence)

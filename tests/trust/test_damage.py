@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from bigjax.train import checkpoint, manifest
+from bigjax.checkpoint import manager, manifest
 from tests.trust import runs
 from tests.trust.test_kills import straight  # noqa: F401  a fixture
 
@@ -36,8 +36,8 @@ HARMS = {flip: 'a flipped bit', cut: 'a file cut short', remove: 'a missing file
 @pytest.mark.parametrize('harm', HARMS)
 def test_it_is_found_and_the_one_before_is_used(straight, tmp_path, tally, battery, harm):  # noqa: F811
     workdir, many = straight('recurrent'), 200 if battery == 'full' else 20
-    older, newest = checkpoint.steps(workdir / checkpoint.FOLDER)[-2:]
-    files = sorted(p for p in (workdir / checkpoint.FOLDER / str(newest)).rglob('*') if p.is_file() and p.stat().st_size)
+    older, newest = manager.steps(workdir / manager.FOLDER)[-2:]
+    files = sorted(p for p in (workdir / manager.FOLDER / str(newest)).rglob('*') if p.is_file() and p.stat().st_size)
     rng = random.Random(harm.__name__)
     for i in range(many):
         run = tmp_path / str(i)
@@ -46,7 +46,7 @@ def test_it_is_found_and_the_one_before_is_used(straight, tmp_path, tally, batte
         harm(path, rng)
         said = []
         with tally(f'a checkpoint with {HARMS[harm]}', 'found, named in a line, and the one before it used'):
-            keeper = checkpoint.Checkpoints(run, say=said.append)
+            keeper = manager.Checkpoints(run, say=said.append)
             assert keeper.steps()[-1] == older, path
             lost = path.name == manifest.NAME and harm is remove  # without it, it was never finished
             words = f'the checkpoint of step {newest} {"was not written to its end" if lost else "is damaged"}'
@@ -59,7 +59,7 @@ def test_run_json_says_so_and_the_run_ends_as_if_nothing_had_been(straight, tmp_
     code, out = runs.run('recurrent', tmp_path / 'run', trust='step:34:kill')
     assert code == -9, out[-3000:]
     newest = runs.saved(tmp_path / 'run')
-    arrays = (tmp_path / 'run' / checkpoint.FOLDER / str(newest)).rglob('*')
+    arrays = (tmp_path / 'run' / manager.FOLDER / str(newest)).rglob('*')
     with tally('a checkpoint with a flipped bit', 'found, named in a line, and the one before it used'):
         flip(max((p for p in arrays if p.is_file()), key=lambda p: p.stat().st_size), random.Random(0))
         code, out = runs.run('recurrent', tmp_path / 'run')

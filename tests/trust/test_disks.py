@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bigjax.train import checkpoint, manifest
+from bigjax.checkpoint import manager, manifest
 from tests.trust import runs
 from tests.trust.test_kills import straight  # noqa: F401  a fixture
 
@@ -48,9 +48,9 @@ def test_a_disk_that_cannot_be_written_stops_the_run(straight, disk, battery, ta
         assert code == 1 and re.match(rf'mnist1d: .*{named}', out.strip().splitlines()[-1]), out[-3000:]
         own = f'File "{runs.ROOT}/bigjax/'
         assert own not in out, out[-3000:]  # the writers of TensorStore, in the middle of a save, cannot be kept quiet
-        good = checkpoint.steps(disk / 'run' / checkpoint.FOLDER)
+        good = manager.steps(disk / 'run' / manager.FOLDER)
         assert bool(good) == (at != 'restore:1')
-        assert not any(manifest.fault(disk / 'run' / checkpoint.FOLDER / str(step)) for step in good)
+        assert not any(manifest.fault(disk / 'run' / manager.FOLDER / str(step)) for step in good)
         subprocess.run(mend, shell=True, check=True)
         reached = runs.reached(disk / 'run')
         code, out = runs.run(KIND, disk / 'run')
@@ -73,8 +73,8 @@ def test_of_two_processes_both_end_in_a_line(disk, battery, tally, harm):
         assert [code for code, _ in ended] == [1, 1] and time.monotonic() - began < 120
         for _, out in ended:
             assert named in out.strip().splitlines()[-1], out[-3000:]
-        good = checkpoint.steps(disk / 'run' / checkpoint.FOLDER)
-        assert good and not any(manifest.fault(disk / 'run' / checkpoint.FOLDER / str(step)) for step in good)
+        good = manager.steps(disk / 'run' / manager.FOLDER)
+        assert good and not any(manifest.fault(disk / 'run' / manager.FOLDER / str(step)) for step in good)
         subprocess.run(mend, shell=True, check=True)
         ended = runs.end(runs.start(KIND, disk / 'run', processes=2))
         assert [code for code, _ in ended] == [0, 0] and f'resuming from step {good[-1]}' in ended[0][1], ended[0][1][-3000:]

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from bigjax.train import checkpoint
+from bigjax.checkpoint import manager
 from tests.trust import runs
 from tests.trust.test_signals import EVEN, both, finish  # noqa: F401  one is a fixture
 
@@ -120,8 +120,8 @@ def look_not_finite(tmp_path, ended):
     broke = json.loads((tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()[-1])
     assert broke['step'] == 10 and broke['train/loss'] is None and (tmp_path / 'run' / 'report.html').exists()
     runs.end(runs.start(KIND, tmp_path / 'straight', '--config.steps=9', processes=2))
-    before = checkpoint.arrays(checkpoint.newest(tmp_path / 'straight'))
-    state = checkpoint.arrays(kept / 'state')
+    before = manager.arrays(manager.newest(tmp_path / 'straight'))
+    state = manager.arrays(kept / 'state')
     params = [name for name in state if name.startswith('params/')]
     assert params and int(state['step']) == 9
     for name in params:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from bigjax.train import lock
+from bigjax.runs import lock
 from tests.trust import runs
 
 # Of how many of each phase a run has one is drawn; and how often each phase has its turn in the short battery.

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from bigjax.train import checkpoint, manifest
+from bigjax.checkpoint import manager, manifest
 from tests.trust import runs
 
 pytestmark = pytest.mark.trust
@@ -40,12 +40,12 @@ def test_kills_during_saving(tmp_path, tally, battery):
             note(exits=[-9])
             assert next(line for line in lines if line.startswith('found')) == f'found {newest}', lines
             told = [int(line.split()[1]) for line in lines if line.startswith('saved')]
-            found = checkpoint.steps(tmp_path / checkpoint.FOLDER) or [0]  # the first kill may come before the first save
+            found = manager.steps(tmp_path / manager.FOLDER) or [0]  # the first kill may come before the first save
             assert found[-1] in range(max([newest, *told]), max([newest, *told]) + 3)
-            assert not found[-1] or not manifest.fault(tmp_path / checkpoint.FOLDER / str(found[-1]))
+            assert not found[-1] or not manifest.fault(tmp_path / manager.FOLDER / str(found[-1]))
             newest = found[-1]
-    keeper = checkpoint.Checkpoints(tmp_path)
+    keeper = manager.Checkpoints(tmp_path)
     keeper.close()
-    left = {p.name for p in (tmp_path / checkpoint.FOLDER).iterdir()}
-    assert not any(manifest.fault(tmp_path / checkpoint.FOLDER / name) for name in left)
-    assert left == {str(step) for step in keeper.steps()} and newest > 0 and not (tmp_path / checkpoint.DAMAGED).exists()
+    left = {p.name for p in (tmp_path / manager.FOLDER).iterdir()}
+    assert not any(manifest.fault(tmp_path / manager.FOLDER / name) for name in left)
+    assert left == {str(step) for step in keeper.steps()} and newest > 0 and not (tmp_path / manager.DAMAGED).exists()

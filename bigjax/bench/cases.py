@@ -1,0 +1,199 @@
+"""Step times: of the cases that peers are compared on, and of any experiment.
+
+    python -m bigjax.bench [--case=mlp,resnet,gpt] [--against=torch] [--pairs=9] [--platform=cpu] [--out=FILE.json]
+    python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
+
+A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn in one process, and
+the medians of the pairs are compared, so a machine that slows down slows both. ratio = ours / peer: below 1 is faster.
+"""
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import bigjax
+from bigjax import config as configs
+from bigjax.data.sources import ArraySource
+from bigjax.distributed import accelerators
+from bigjax.errors import UserError
+from bigjax.experiment import Data, Experiment, base_config
+from bigjax.models import cnn, gpt, mlp, resnet, rnn
+from bigjax.nn import cpu
+from bigjax.runs.progress import table
+from bigjax.tasks import classification, language
+from bigjax.train import flops as work
+from bigjax.train import settings as settings_module
+from bigjax.train.program import Program
+
+
+class Case(NamedTuple):
+    """A model, its batch and the shape of an example; tokens and the next ones where there is a vocabulary.
+
+    `target`: the share of the peer's time, on a CPU, that a step is meant to take at most.
+    """
+
+    model: Any
+    batch: int
+    shape: tuple[int, ...]
+    vocab: int = 0
+    target: float = 1.0
+
+
+CASES = {
+    'mlp': Case(mlp.MLP(features=(1024, 1024, 1024), num_classes=10), 128, (784,)),
+    'lenet5': Case(cnn.CNN(**cnn.VARIANTS['lenet5']), 64, (28, 28, 1)),
+    'lenet': Case(cnn.CNN(**cnn.VARIANTS['lenet_wide']), 64, (28, 28, 1)),
+    'resnet': Case(resnet.ResNet(blocks=(3,), widths=(64,)), 64, (32, 32, 3)),
+    'lstm': Case(rnn.RNNClassifier(cell='lstm', features=256, layers=2, num_classes=10), 64, (64, 256)),
+    'gpt_small': Case(gpt.GPT(**gpt.VARIANTS['shakespeare_cpu']), 12, (64,), 65, 0.8),
+    'gpt': Case(gpt.GPT(**{**gpt.VARIANTS['shakespeare'], 'dropout': 0.0}), 16, (256,), 65, 0.8),
+}
+
+
+def program(case: str) -> Program:
+    """The case as an experiment on one made-up batch, through the shared train step."""
+    model, batch, shape, vocab, _ = CASES[case]
+    rng = np.random.default_rng(0)
+    if vocab:
+        tokens = rng.integers(0, vocab, (batch, shape[0] + 1)).astype(np.int32)
+        arrays, task = {'tokens': tokens[:, :-1], 'targets': tokens[:, 1:]}, language.next_token()
+    else:
+        arrays = {'x': rng.normal(size=(batch, *shape)).astype(np.float32),
+                  'label': rng.integers(0, 10, batch).astype(np.int32)}
+        task = classification.softmax('x')
+    source = ArraySource(arrays)
+    config = base_config()
+    config.batch_size, config.mesh = batch, 'data:1'
+    config.optimizer = dict(name='sgd', lr=0.01, momentum=0.9)
+    experiment = Experiment(model, task, Data(source, {}, shuffle=False), config.optimizer, {})
+    return Program([experiment], settings_module.read(configs.Reader(config), batch))
+
+
+def stepper(p: Program) -> tuple[Callable, float]:
+    """(`run(n)`: n dispatches of the compiled call, waited for; seconds of the first one, which compiles)."""
+    carry, feed = p.init(), p.feed(0)
+    held = [carry['state'], carry['totals']]
+    many = p.steps_per_call
+
+    def run(n: int) -> None:
+        halted = None
+        for step in range(0, n * many, many):
+            held[0], held[1], halted = p.call(*held, feed.arrays, feed.at(step, many))
+        jax.block_until_ready(halted)
+
+    started = time.perf_counter()
+    run(1)
+    return run, time.perf_counter() - started
+
+
+def paired(runs: dict[str, Callable], pairs: int, seconds: float = 0.3) -> dict[str, list[float]]:
+    """Milliseconds of one call of each `run(n)`, in turn, `pairs` times; n is chosen to last about `seconds`."""
+    counts = {}
+    for name, run in runs.items():
+        run(1)
+        started = time.perf_counter()
+        run(2)
+        counts[name] = max(1, min(1000, round(seconds / max((time.perf_counter() - started) / 2, 1e-6))))
+    found = {name: [] for name in runs}
+    for _ in range(pairs):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run(counts[name])
+            found[name].append((time.perf_counter() - started) / counts[name] * 1e3)
+    return found
+
+
+def measure(name: str, p: Program, pairs: int, peer: Callable | None = None, peer_version: str | None = None) -> dict:
+    """One row of figures."""
+    run, first = stepper(p)
+    flops = work.model_flops(p)
+    times = paired({'ours': run, **({'peer': peer} if peer else {})}, pairs)
+    ours = float(np.median(times['ours'])) / p.steps_per_call
+    theirs = float(np.median(times['peer'])) if peer else None
+    ratios = [a / p.steps_per_call / b for a, b in zip(times['ours'], times.get('peer', ()), strict=False)]
+    members = p.members or 1
+    return {
+        'case': name, 'ours_ms': ours, 'peer_ms': theirs, 'ratio': float(np.median(ratios)) if ratios else None,
+        'ratio_min': min(ratios, default=None), 'ratio_max': max(ratios, default=None), 'pairs': pairs,
+        'spread_ms': [min(times['ours']) / p.steps_per_call, max(times['ours']) / p.steps_per_call],
+        'examples_per_s': p.settings.batch_size * members / ours * 1e3, 'flops_per_step': flops,
+        'achieved_flops': flops / ours * 1e3, 'first_s': first, 'parameters': p.parameters,
+        'batch_size': p.settings.batch_size,
+        'population': members, 'device': p.devices(),
+        'versions': {'bigjax': bigjax.__version__, 'jax': jax.__version__, 'peer': peer_version}}
+
+
+def show(rows: Sequence[dict], out: str = '') -> None:
+    """Prints the figures, and writes them where `out` says."""
+    shown = [[r['case'], f"{r['ours_ms']:.3f}", f"{r['peer_ms']:.3f}" if r['peer_ms'] else '–',
+              f"{r['ratio']:.2f} ({r['ratio_min']:.2f} to {r['ratio_max']:.2f})" if r['ratio'] else '–',
+              f"{r['examples_per_s']:,.0f}", f"{r['flops_per_step'] / 1e9:.3f}", f"{r['achieved_flops'] / 1e9:,.0f}",
+              f"{r['first_s']:.1f}"]
+             for r in rows]
+    print(table(['case', 'ms/step', 'peer ms', 'ours / peer', 'examples/s', 'GFLOP/step', 'GFLOP/s', 'first s'], shown))
+    text = json.dumps(list(rows), indent=1)
+    if out:
+        path = pathlib.Path(out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + '\n')
+        print(f'figures: {path}')
+
+
+def peer_of(against: str):
+    """The peer's module, or None for ''.
+
+    Raises:
+      UserError: an unknown peer, or one that is not installed.
+    """
+    if not against:
+        return None
+    if against != 'torch':
+        raise UserError(f"--against={against}: the peer is 'torch'")
+    if importlib.util.find_spec('torch') is None:
+        raise UserError("--against=torch: PyTorch is not installed; pip install 'bigjax[parity]'")
+    from bigjax.bench import torch_peer
+    return torch_peer
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog='python -m bigjax.bench', description=__doc__.splitlines()[0])
+    parser.add_argument('--case', default=','.join(CASES), help='with commas')
+    parser.add_argument('--against', default='', help="'torch'")
+    parser.add_argument('--pairs', type=int, default=9)
+    parser.add_argument('--platform', default=os.environ.get(accelerators.PLATFORM, ''),
+                        help='cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)')
+    parser.add_argument('--out', default='', help='a JSON file')
+    try:
+        options = parser.parse_args(argv)
+    except SystemExit as stop:
+        return stop.code or 0
+    try:
+        cases = list(CASES) if options.case == 'all' else options.case.split(',')
+        for case in cases:
+            if case not in CASES:
+                raise UserError(f"--case={case}: there are {', '.join(CASES)}")
+        peer = peer_of(options.against)
+        if options.platform:
+            jax.config.update('jax_platforms', options.platform)
+        accelerators.refuse_cpu(options.platform)
+        cpu.keep_memory()
+        rows = []
+        for case in cases:
+            p = program(case)
+            arrays = p.datas[0].train.arrays
+            theirs = peer.stepper(case, *arrays.values()) if peer else None
+            rows.append(measure(case, p, options.pairs, theirs, peer.version() if peer else None))
+        show(rows, options.out)
+        return 0
+    except UserError as error:
+        print(f'bench: {error}', file=sys.stderr, flush=True)
+        return 2

@@ -1,0 +1,147 @@
+"""Checkpoints from the outside, on any machine and without the code of their model.
+
+    python -m bigjax.checkpoint ls DIR             the checkpoints of a run: step, size, when, good or damaged
+    python -m bigjax.checkpoint verify DIR         every file against what was written; exit 4 where one differs
+    python -m bigjax.checkpoint cat DIR [REGEX]    the arrays whose path matches: shape, dtype, mean, deviation, least, largest
+    python -m bigjax.checkpoint diff DIR DIR       the arrays in which two differ, and by how much
+
+DIR is a workdir (a folder, or gs://BUCKET/FOLDER), its checkpoints folder, or one checkpoint; of several the newest good one
+is taken.
+"""
+import datetime
+import re
+import sys
+
+import numpy as np
+
+from bigjax.errors import UserError
+from bigjax.io import storage
+
+DONE, FAILED, USER, DIFFERS = 0, 1, 2, 4
+SHOWN = 50  # differing arrays
+
+
+def folders(path) -> list:
+    """The checkpoints that a path names, oldest first, finished or not.
+
+    Raises:
+      UserError: there is none.
+    """
+    from bigjax.checkpoint import manager, manifest
+    path = storage.place(path)
+    if storage.children(path / manager.NAME) or storage.facts(path / manifest.NAME):
+        return [path]
+    base = path / manager.FOLDER if storage.children(path / manager.FOLDER) else path
+    found = [base / name for name in sorted((n for n in storage.children(base) if n.isdigit()), key=int)]
+    if not found:
+        raise UserError(f'{path}: no checkpoint there; name the workdir of a run that has saved one, or a checkpoint')
+    return found
+
+
+def ls(path: str) -> int:
+    """Prints the checkpoints of a run."""
+    from bigjax.checkpoint import manifest
+    from bigjax.runs.progress import table
+    rows = []
+    for folder in folders(path):
+        files = storage.files(folder).values()
+        size, when = sum(f.size for f in files), max((f.when for f in files), default=0)
+        if files:  # else it was removed meanwhile
+            rows.append([folder.name, f'{size / 2**20:.1f} MiB', f'{datetime.datetime.fromtimestamp(when):%Y-%m-%d %H:%M:%S}',
+                         manifest.fault(folder, deep=False) or 'finished'])
+    print(table(['step', 'size', 'written', ''], rows))
+    return DONE
+
+
+def verify(path: str) -> int:
+    """Compares every file of every checkpoint with its manifest.
+
+    A run may be going on: a checkpoint that it removes meanwhile is passed over, and the newest may be unfinished.
+    """
+    from bigjax.checkpoint import manifest
+    bad, found = 0, folders(path)
+    for folder in found:
+        fault = manifest.fault(folder)
+        if fault and not manifest.sealed(folder):
+            if not storage.children(folder):
+                continue
+            if folder == found[-1] and len(found) > 1:
+                print(f'{folder}: unfinished: it is being written, or the run was stopped while it was')
+                continue
+        bad += bool(fault)
+        print(f'{folder}: {fault or "good"}')
+    return DIFFERS if bad else DONE
+
+
+def cat(path: str, pattern: str = '') -> int:
+    """Prints the arrays whose path matches."""
+    from bigjax.checkpoint import manager
+    from bigjax.runs.progress import table
+    rows = []
+    for name, x in sorted(manager.arrays(manager.newest(path)).items()):
+        if re.search(pattern, name):
+            rows.append([name, str(list(x.shape)), str(x.dtype), *_figures(np.asarray(x))])
+    if not rows:
+        raise UserError(f"{path}: no array's path matches '{pattern}'; without it all are shown")
+    print(table(['', 'shape', 'dtype', 'mean', 'std', 'min', 'max'], rows))
+    return DONE
+
+
+def _figures(x: np.ndarray) -> list[str]:
+    if not x.size:
+        return ['', '', '', '']
+    values = np.abs(x) if np.iscomplexobj(x) else x.astype(np.float64)
+    return [f'{f(values):.6g}' for f in (np.mean, np.std, np.min, np.max)]
+
+
+def diff(first: str, second: str) -> int:
+    """Prints the arrays in which two checkpoints differ; bit for bit."""
+    from bigjax.checkpoint import manager
+    ours, theirs = (manager.arrays(manager.newest(p)) for p in (first, second))
+    lines = [f'{name}: only in {first if name in ours else second}' for name in sorted(set(ours) ^ set(theirs))]
+    for name in sorted(set(ours) & set(theirs)):
+        a, b = np.asarray(ours[name]), np.asarray(theirs[name])
+        if a.shape != b.shape or a.dtype != b.dtype:
+            lines.append(f'{name}: {a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}')
+        elif a.tobytes() != b.tobytes():
+            lines.append(f'{name}: {_gap(a, b)}')
+    more = [f'… and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
+    print('\n'.join([*lines[:SHOWN], *more]) or f'equal, {len(ours)} arrays bit for bit')
+    return DIFFERS if lines else DONE
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> str:
+    """How many numbers of two arrays differ in their bits, and by how much at most where both are finite."""
+    bits = lambda x: np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8).reshape(x.size, -1)
+    differ = (bits(a) != bits(b)).any(1)
+    wide = np.complex128 if np.iscomplexobj(a) else np.float64
+    gaps = np.abs(a.ravel()[differ].astype(wide) - b.ravel()[differ].astype(wide))
+    finite = gaps[np.isfinite(gaps)]
+    most = f', by {finite.max():.3g} at most' if finite.size else ''
+    odd = f', {gaps.size - finite.size:,} of them not finite' if gaps.size > finite.size else ''
+    return f'{int(differ.sum()):,} of {a.size:,} numbers differ{most}{odd}'
+
+
+VERBS = {'ls': (ls, 1, 1), 'verify': (verify, 1, 1), 'cat': (cat, 1, 2), 'diff': (diff, 2, 2)}
+
+
+def main(argv: list[str]) -> int:
+    """One command; returns its exit code."""
+    try:
+        if not argv or argv[0] in ('-h', '--help'):
+            print(__doc__.strip())
+            return DONE if argv else USER
+        verb, *rest = argv
+        if verb not in VERBS:
+            raise UserError(f"'{verb}': no such verb; the verbs are {', '.join(VERBS)}")
+        function, least, most = VERBS[verb]
+        if not least <= len(rest) <= most:
+            raise UserError(f"'{verb}' takes {least}{f' to {most}' if most > least else ''} argument{'s' * (most > 1)}; --help "
+                            'shows them')
+        return function(*rest)
+    except (UserError, re.error) as error:
+        print(f'bigjax.checkpoint: {error}', file=sys.stderr)
+        return USER
+    except OSError as error:  # a store, a disk, a pipe that nobody reads
+        print(f'bigjax.checkpoint: {error}', file=sys.stderr)
+        return FAILED

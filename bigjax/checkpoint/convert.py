@@ -1,0 +1,47 @@
+"""Layers one by one, and the same layers stacked for a scan: the two forms of a parameter tree.
+
+    {'block_0': tree, 'block_1': tree, …}   <->   {'blocks': tree with a leading axis of layers}
+"""
+import re
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from bigjax.errors import UserError
+
+STACKED, ONE = 'blocks', 'block_'
+
+
+def stack(params: Mapping) -> dict:
+    """With 'block_0', 'block_1', … joined to 'blocks', wherever they stand in the tree."""
+    if not isinstance(params, Mapping):
+        return params
+    numbers = sorted(int(k.removeprefix(ONE)) for k in params if re.fullmatch(ONE + r'\d+', k))
+    rest = {k: stack(v) for k, v in params.items() if not re.fullmatch(ONE + r'\d+', k)}
+    if not numbers:
+        return rest
+    if numbers != list(range(len(numbers))):
+        raise UserError(f'layers: {ONE}{numbers} are not consecutive from 0; a layer is missing')
+    return {**rest, STACKED: jax.tree.map(lambda *x: jnp.stack(x), *(params[f'{ONE}{i}'] for i in numbers))}
+
+
+def unstack(params: Mapping) -> dict:
+    """With 'blocks' taken apart to 'block_0', 'block_1', …, wherever it stands in the tree."""
+    if not isinstance(params, Mapping):
+        return params
+    rest = {k: unstack(v) for k, v in params.items() if k != STACKED}
+    if STACKED not in params:
+        return rest
+    count = jax.tree.leaves(params[STACKED])[0].shape[0]
+    parts = {f'{ONE}{i}': jax.tree.map(lambda x, i=i: x[i], params[STACKED]) for i in range(count)}
+    return {**rest, **parts}
+
+
+def like(params: Mapping, wanted: Mapping) -> dict:
+    """`params` in the form of `wanted`: stacked where it is stacked."""
+    structure = jax.tree.structure(wanted)
+    for form in (params, stack(params), unstack(params)):
+        if jax.tree.structure(form) == structure:
+            return form
+    return params

@@ -1,0 +1,367 @@
+"""Checkpoints: the only module that knows Orbax (its v1 API).
+
+A checkpoint is one pytree of arrays at one step, written in the background, and complete or absent: it counts from the moment
+that its manifest is there (`bigjax.checkpoint.manifest`), and is compared with it before it is read.
+
+Which state a run starts from, first match wins:
+  1. the newest good checkpoint in the run's own workdir: the run goes on; damaged ones are moved to `damaged/` beside;
+  2. `--init_from=DIR`: the weights of another run's newest checkpoint (parameters, model state, moving average);
+     the step counter, the optimizer and the seed are the new run's;
+  3. scratch: the model's initialisation from the seed.
+"""
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from bigjax.checkpoint import convert, manifest
+from bigjax.errors import UserError
+from bigjax.io import storage
+from bigjax.io.safe_read import first_line
+from bigjax.sharding import mesh as meshes
+
+FOLDER, DAMAGED = 'checkpoints', 'damaged'
+NAME = 'state'
+UNFINISHED = '.orbax-checkpoint-tmp'
+LOOK_SECONDS = 20.0  # between two looks at a store that a save is waited for
+TRIES = 5  # of one save into a store
+LAST_CRIES = 0.5  # seconds in which the library's other writers print what they think of a failed save, before a line says why
+LEAST = 2  # checkpoints that stay: until the newest one is sealed, the one before it must be there
+
+
+class Checkpoints:
+    """The checkpoints of one workdir; process 0 looks after the folder.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the newest stay, at least `LEAST`.
+      best: a metric whose best checkpoint stays too, '' for none.
+      higher: whether more of that metric is better.
+      say: told of checkpoints that are not what was written.
+      before_seal: called in process 0 when a checkpoint is written, before it counts.
+
+    Attributes:
+      damaged: [{'step', 'why'}] of checkpoints that were moved away, or removed because they were not finished.
+    """
+
+    def __init__(self, workdir, *, keep: int = 2, best: str = '', higher: bool = False, say: Callable[[str], None] = print,
+                 before_seal: Callable[[], None] = lambda: None):
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(max(LEAST, keep))]
+        if best:
+            kept.append(policies.BestN(get_metric_fn=lambda m: m[best], reverse=not higher, n=1,
+                                       keep_checkpoints_without_metrics=False))
+        # Orbax tells every move of every thread at INFO, and at ERROR the stacks of what it raises as well.
+        logging.getLogger('absl').setLevel(logging.CRITICAL)
+        self._best, self._folder, self._before_seal = best, storage.absolute(workdir) / FOLDER, before_seal
+        self._writing, self._error, self._say = None, None, say
+        self._lost, self._tries = None, 0
+        self.damaged = set_aside(workdir, say) if jax.process_index() == 0 else []
+        if jax.process_count() > 1:
+            meshes.everywhere(len(self.damaged))  # nobody looks before process 0 has tidied up
+        self._kept = policies.AnyPreservationPolicy(kept)
+        self._open()
+
+    def _open(self) -> None:
+        with storage.blaming(self._folder):
+            self._orbax = ocp.training.Checkpointer(
+                self._folder, preservation_policy=self._kept,
+                cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has asked the store strictly
+        # Orbax asks JAX, too, whether to stop, by the number of the step and at any moment. JAX keeps one number for all who
+        # ask: the processes would agree on a round of the loop's that is long over, and none would stop.
+        self._orbax._manager.reached_preemption = lambda step: False
+
+    def save(self, step: int, tree, metrics: dict | None = None, unjudged: bool = False) -> None:
+        """Starts writing; returns when the arrays are copied. Waits for the save before it, and raises its error.
+
+        Args:
+          metrics: what was measured of these weights, for the choice of the best.
+          unjudged: the evaluators that are due after this step have not run yet.
+        """
+        self.lost(wait=True)
+        known = metrics is not None and self._best in metrics
+
+        def begin(tree):
+            return self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
+                                          metrics={self._best: float(metrics[self._best])} if known else None)
+
+        if jax.process_count() == 1 and jax.default_backend() == 'cpu':
+            # Orbax thinks for 25 ms before it has a copy of its own, for which steps of a small model would wait. The thread
+            # waits for ours without Python's lock, which the next step needs now.
+            copied = copy(tree)
+            begun = lambda: begin(jax.block_until_ready(copied))
+        else:
+            with storage.blaming(self._folder):
+                response = begin(tree)
+            begun = lambda: response
+        self._writing = threading.Thread(target=self._finish, args=(begun, step, unjudged), name='checkpoint')
+        self._writing.start()
+
+    def _finish(self, begun: Callable, step: int, unjudged: bool) -> None:
+        """Waits for the files of a step, and seals them; in a thread of its own."""
+        try:
+            begun().result()
+            if jax.process_index() == 0:
+                self._before_seal()
+                manifest.seal(self._folder / str(step), step, unjudged)
+            self._tries = 0
+        except BaseException as error:
+            time.sleep(LAST_CRIES)
+            self._tries += 1
+            if self._tries < TRIES and jax.process_count() == 1 and storage.passing(self._folder, error):
+                self._lost = step, error
+            else:
+                self._error = storage.blamed(self._folder, error)
+
+    def lost(self, wait: bool = False) -> bool:
+        """Whether a save into a store came to nothing by the store's fault, so that another one is due; told once.
+
+        TensorStore takes its own write for another's where the answer to it was lost, and gives up. (Of several processes one
+        alone sees it: there the run ends, and is started again.)
+        """
+        if wait:
+            self.wait()
+        if self._lost is None:
+            return False
+        (step, error), self._lost = self._lost, None
+        self._say(f'warning: the checkpoint of step {step} was not written ({first_line(error)}); the state is saved anew')
+        with contextlib.suppress(Exception):  # the same error once more
+            self._orbax.close()
+        storage.remove(self._folder / str(step), first=manifest.NAME)
+        self._open()
+        return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._writing is not None and self._writing.is_alive()
+
+    def raise_error(self) -> None:
+        """Raises what a save in the background has failed with; costs nothing where none has."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Returns when everything is on the disk, or raises why it is not."""
+        self.rest()
+        self.raise_error()
+
+    def rest(self) -> None:
+        """Returns when nothing is being written any more; why a save failed is raised by the next call that raises.
+
+        Whoever writes with Orbax beside a `Checkpoints` rests it first: of two saves at a time, each takes the other's
+        unfinished folders for its own. One into a store that answers nobody any more is left alone, and the process ends
+        (`Broken`).
+        """
+        if self._writing is None:
+            return
+        while storage.remote(self._folder) and self._writing.is_alive():
+            self._writing.join(LOOK_SECONDS)
+            if self._writing.is_alive():
+                storage.children(self._folder)
+        self._writing.join()
+        self._writing = None
+
+    def steps(self) -> list[int]:
+        """Sealed checkpoints, oldest first."""
+        return steps(self._folder)
+
+    def unjudged(self, step: int) -> bool:
+        """Whether the evaluators that were due after `step` have yet to run."""
+        return bool(manifest.read(self._folder / str(step)).get('unjudged'))
+
+    def restore(self, step: int, like):
+        """The tree at `step`; `like` has the same structure, with arrays or `jax.ShapeDtypeStruct`s."""
+        return load(self._folder / str(step), like)
+
+    def close(self, seconds: float | None = None) -> None:
+        """As `wait`; afterwards nothing more can be saved.
+
+        Args:
+          seconds: a save that lasts longer is left unfinished; the process has to end without waiting for its threads.
+        """
+        if seconds is not None and self._writing is not None:
+            self._writing.join(seconds)
+            if self._writing.is_alive():
+                return
+        try:
+            self.wait()
+            if self._lost is not None:
+                raise storage.blamed(self._folder, self._lost[1])
+        finally:
+            if not storage.gave_up():  # it would wait for what can no longer be written
+                self._orbax.close()
+
+
+def copy(tree):
+    """The same arrays in memory of their own."""
+    copied = jax.device_put(tree, may_alias=False)  # shares that of a replicated key all the same
+    return jax.tree.map(lambda x, c: x.copy() if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else c, tree, copied)
+
+
+def steps(folder) -> list[int]:
+    """The steps of the sealed checkpoints in a checkpoints folder, oldest first."""
+    folder = storage.place(folder)
+    return sorted(int(n) for n in storage.children(folder) if n.isdigit() and manifest.sealed(folder / n))
+
+
+def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
+    """Leaves the newest good checkpoint of a workdir and good ones before it; what was found: [{'step', 'why'}].
+
+    One that was not written to its end is removed. Those that are not what was written are moved into `damaged/`, newest
+    first, until one is good; what is left of older ones, half removed, is removed.
+
+    Raises:
+      UserError: several have lost their manifests, which no kill does; nothing was touched.
+    """
+    base, found = storage.place(workdir) / FOLDER, []
+    sealed, names = steps(base), storage.children(base)
+    bare = sorted((n for n in names if n.isdigit() and int(n) not in sealed), key=int)
+    late = [name for name in bare if int(name) > max(sealed, default=-1)]
+    if len(late) > 1:
+        raise UserError(f'{base}: the checkpoints of steps {", ".join(late[:5])} have no {manifest.NAME}, as after a copy in '
+                        'part; copy them whole, or remove them to do these steps again')
+    for name in [*bare, *(n for n in names if n.endswith(UNFINISHED))]:
+        storage.remove(base / name)
+        step = name.partition('.')[0]
+        if step.isdigit() and (name not in bare or name in late):
+            found.append({'step': int(step), 'why': manifest.UNFINISHED})
+            say(f'the checkpoint of step {step} was not written to its end; it is removed, and the one before it is used')
+    while sealed and (why := manifest.fault(base / str(sealed[-1]))):
+        path = base / str(sealed.pop())
+        target = base.parent / DAMAGED / path.name
+        storage.remove(target)
+        storage.move(path, target, last=manifest.NAME)
+        found.append({'step': int(path.name), 'why': why})
+        say(f'warning: the checkpoint of step {path.name} is damaged: {why}; it is now {target}, and '
+            f'{"the one before it is used" if sealed else "no other is left: the run starts from its beginning"}')
+    for step in sealed[:-1]:
+        if why := manifest.fault(base / str(step), deep=False):
+            storage.remove(base / str(step), first=manifest.NAME)
+            say(f'the checkpoint of step {step}, an older one, is not whole: {why}; it is removed')
+    return found
+
+
+def newest(folder, say: Callable[[str], None] = print):
+    """The newest good checkpoint of a workdir, of its checkpoints folder, or `folder` itself.
+
+    Raises:
+      UserError: there is none, or the one that is named is damaged.
+    """
+    folder = storage.place(folder)
+    if storage.children(folder / NAME):
+        if why := manifest.fault(folder):
+            raise UserError(f'{folder}: the checkpoint is damaged: {why}; name another')
+        return folder
+    base = folder / FOLDER if storage.children(folder / FOLDER) else folder
+    for step in reversed(steps(base)):
+        if not (why := manifest.fault(base / str(step))):
+            return base / str(step)
+        say(f'warning: {base / str(step)}: damaged: {why}; the one before it is used')
+    raise UserError(f'{folder}: no checkpoint there; name the workdir of a run that has saved one')
+
+
+def _paths(tree) -> dict[str, tuple]:
+    """Path -> shape; a typed key has the shape of its data, as it has on the disk."""
+    def shape(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        return tuple(leaf.shape)
+
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator='/'): shape(leaf) for path, leaf in leaves}
+
+
+def differences(saved: dict[str, tuple], wanted: dict[str, tuple], limit: int = 3) -> str:
+    """'' or the first parameters in which two trees differ, in words."""
+    rows = [f'{p} is {list(saved[p])} there and {list(wanted[p])} here' for p in wanted
+            if p in saved and saved[p] != wanted[p]]
+    rows += [f'{p} is not there' for p in wanted if p not in saved]
+    rows += [f'{p} is only there' for p in saved if p not in wanted]
+    more = f' (and {len(rows) - limit} more)' if len(rows) > limit else ''
+    return '; '.join(rows[:limit]) + more
+
+
+def load(path, like):
+    """Reads one checkpoint as arrays placed like `like`.
+
+    Raises:
+      UserError: it holds another model; the first parameters that differ are named.
+    """
+    path = storage.absolute(path)
+    if rows := differences(stored(path), _paths(like)):
+        raise UserError(f'{path}: a checkpoint of another model: {rows}; use the config it was trained with, '
+                        'or another --workdir')
+    with storage.blaming(path):
+        return ocp.load(path, like, checkpointable_name=NAME)
+
+
+def write(path, tree, step: int = 0) -> None:
+    """One tree at a path, at once, replacing what was there."""
+    path = storage.absolute(path)
+    with storage.blaming(path):
+        ocp.save(path, tree, checkpointable_name=NAME, overwrite=True)
+    if jax.process_index() == 0:
+        manifest.seal(path, step)
+
+
+def stored(path) -> dict[str, tuple]:
+    """{path of a leaf: its shape} of a checkpoint, without its arrays."""
+    with storage.blaming(path):
+        return _paths(ocp.metadata(storage.absolute(path), checkpointable_name=NAME).metadata)
+
+
+def arrays(path) -> dict:
+    """{path of a leaf: its array} of a checkpoint, on the CPU whatever wrote it, without the code of its model; keys of random
+    numbers as their numbers."""
+    path = storage.absolute(path)
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+    like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host),
+                        ocp.metadata(path, checkpointable_name=NAME).metadata)
+    leaves = jax.tree_util.tree_flatten_with_path(ocp.load(path, like, checkpointable_name=NAME))[0]
+    plain = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return {jax.tree_util.keystr(p, simple=True, separator='/'): plain(x) for p, x in leaves}
+
+
+def weights(folder, params, model_state) -> tuple:
+    """(params, model_state) of the newest checkpoint in `folder`, placed like the given ones.
+
+    Layers may be stacked there and not here, or the other way round (`bigjax.checkpoint.convert`).
+
+    Raises:
+      UserError: no checkpoint there, or one of another model.
+    """
+    path = newest(folder)
+    saved = {p: s for p, s in stored(path).items() if p.startswith(('state/params/', 'state/model_state/'))}
+    like = {'state': {'params': params, 'model_state': model_state}}
+    rows = differences(saved, _paths(like))
+    if not rows:
+        state = _load_part(path, like)
+        return state['params'], state['model_state']
+    for form in (convert.stack, convert.unstack):
+        other = {'state': {'params': _replicated(jax.eval_shape(form, params), params), 'model_state': model_state}}
+        if not differences(saved, _paths(other)):
+            state = _load_part(path, other)
+            placed = jax.tree.map(lambda x: x.sharding, params)
+            return jax.device_put(convert.like(state['params'], params), placed), state['model_state']
+    raise UserError(f'{path}: a checkpoint of another model: {rows}; use the config it was trained with')
+
+
+def _replicated(shapes, arrays):
+    """Shapes of whole arrays on the devices of `arrays`."""
+    sharding = jax.tree.leaves(arrays)[0].sharding
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def _load_part(path, like):
+    context = ocp.Context()
+    context.pytree_options.loading.partial_load = True
+    with context:
+        return ocp.load(path, like, checkpointable_name=NAME)['state']

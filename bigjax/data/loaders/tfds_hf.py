@@ -1,0 +1,242 @@
+"""Data sets of other libraries as sources: TFDS (without TensorFlow) and Hugging Face."""
+import functools
+import inspect
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from bigjax.data import images
+from bigjax.data.loaders.tables import first_line, typed_column, whole_labels
+from bigjax.data.sources import Map
+from bigjax.errors import UserError
+from bigjax.io import safe_read
+
+CONFIG = r'\w[\w.+-]*'
+TFDS_NAME = re.compile(rf'\w+(/{CONFIG})?(:[\d*]+(\.[\d*]+)*)?', re.ASCII)
+DESCRIPTIONS = ('features.json', 'dataset_info.json', 'metadata.json')
+
+def prepare_command(name: str) -> str:
+    """The command that prepares a TFDS data set in the format that is read without TensorFlow."""
+    if name in ('mnist', 'fashion_mnist'):
+        return f'python -m bigjax.data.builders {name} --from=FOLDER_OF_IDX_FILES --to=TFDS_FOLDER'
+    return (f'python -c "import tensorflow_datasets as tfds; tfds.builder(\'{name}\', file_format=\'array_record\')'
+            '.download_and_prepare()"')
+
+
+def tfds_folders(data_dir: str | os.PathLike = '') -> list[str]:
+    """Where TFDS data may stand: `data_dir`, the variable TFDS_DATA_DIR, TFDS's own default."""
+    places = [str(data_dir), os.environ.get('TFDS_DATA_DIR', ''), '~/tensorflow_datasets']
+    return [os.path.expanduser(place) for place in places if place]
+
+
+def tfds_folder(name: str, data_dir: str | os.PathLike = '') -> str | None:
+    """The first TFDS folder that holds a prepared `name`, found without importing TFDS."""
+    return next((folder for folder in tfds_folders(data_dir) if prepared(name, folder)), None)
+
+
+def prepared(name: str, folder: str | os.PathLike) -> bool:
+    """Whether a TFDS folder holds a prepared version of `name` ('mnist', 'scan/simple', 'mnist:3.0.1')."""
+    return any(pathlib.Path(folder, name.partition(':')[0]).rglob('dataset_info.json'))
+
+
+def tfds_module():
+    """tensorflow_datasets, which does not import TensorFlow.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError('TFDS data needs its package: pip install tensorflow-datasets importlib_resources') from error
+    return tensorflow_datasets
+
+
+def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
+    """The read-only builder of a prepared TFDS data set.
+
+    Raises:
+      UserError: not prepared in any TFDS folder, with the command that does it; a name with a namespace, for which TFDS
+        downloads code.
+    """
+    if not TFDS_NAME.fullmatch(name):
+        raise UserError(f'tfds:{safe_read.printable(name)}: not the name of a data set of TFDS; write tfds:NAME, '
+                        'tfds:NAME/CONFIG or tfds:NAME:1.0.0')
+    library, folder, command = tfds_module(), tfds_folder(name, data_dir), prepare_command(name)
+    if folder is None:
+        raise UserError(f'tfds:{name} is not prepared in {" or ".join(tfds_folders(data_dir))}; '
+                        f'prepare it with: {command}')
+    check_classes(pathlib.Path(folder, name.partition(':')[0]))
+    try:
+        return library.builder(name, data_dir=folder)
+    except Exception as error:  # TFDS raises many kinds
+        raise UserError(f'tfds:{name} in {folder} cannot be opened ({first_line(error)}); '
+                        f'prepare it again with: {command}') from error
+
+
+def check_classes(folder: pathlib.Path) -> None:
+    """TFDS imports whatever module the descriptions of a prepared data set name.
+
+    Raises:
+      UserError: a class that is not of TFDS itself, or a default config that lies in another folder.
+    """
+    for path in _descriptions(folder):
+        where = safe_read.printable(path)
+        try:
+            objects = _objects(safe_read.content(path).decode('utf-8'))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f'{where}: it is not JSON ({first_line(error)}): prepare the data set again') from error
+        for name in (name for value in objects for name in _classes(value)):
+            if not re.fullmatch(r'tensorflow_datasets\.[\w.]+', name):
+                raise UserError(f'{where}: it names the class {safe_read.printable(name)}, whose code is not of '
+                                'tensorflow_datasets: use a copy that was prepared by TFDS itself')
+        for config in (value['default_config_name'] for value in objects if value.get('default_config_name')):
+            if not re.fullmatch(CONFIG, str(config)):
+                raise UserError(f'{where}: its default config, {safe_read.printable(config)}, is no name of a folder: use a '
+                                'copy that was prepared by TFDS itself')
+
+
+def _descriptions(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The files in which TFDS looks for classes, also behind links, which it follows."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()  # a circle
+            continue
+        seen.add(real)
+        yield from (pathlib.Path(place, name) for name in DESCRIPTIONS if name in names)
+
+
+def _objects(text: str) -> list[dict]:
+    """Every object of a JSON text, and of the JSON texts in it, as which TFDS keeps features of its older forms."""
+    found, queue = [], [text]
+    while queue:
+        objects: list[dict] = []
+        try:
+            json.loads(queue.pop(), object_hook=objects.append)
+        except ValueError:
+            if not found:
+                raise
+            continue  # a description in words
+        found += objects or [{}]
+        queue += [value for o in objects for value in o.values() if isinstance(value, str) and '{' in value]
+    return found
+
+
+def _classes(value: dict) -> list[str]:
+    """The classes that an object names: in the form of today, or as {'type', 'content', 'proto_cls'}."""
+    named = [value[key] for key in ('pythonClassName', 'python_class_name') if key in value]
+    older = [value[key] for key in ('type', 'proto_cls') if value.get(key)] if 'content' in value else []
+    return [str(name) for name in [*named, *(name for name in older if isinstance(name, str))]]
+
+
+def _numbers32(example: dict[str, Any]) -> dict[str, Any]:
+    """int64 and float64, which devices do not hold, as 32 bits; numbers of Python as arrays."""
+    narrow = {'int64': np.int32, 'float64': np.float32}
+    arrays = {name: value if isinstance(value, str | bytes) else np.asarray(value) for name, value in example.items()}
+    return {name: value.astype(narrow[str(value.dtype)]) if str(getattr(value, 'dtype', '')) in narrow else value
+            for name, value in arrays.items()}
+
+
+def read_all(source: Map, keys: tuple[str, ...], chunk: int = 1000) -> dict[str, np.ndarray]:
+    """Some features of a whole split of `tfds`, {name: [N, …]}; in chunks, which is faster than one by one."""
+    parts = []
+    for start in range(0, len(source), chunk):
+        examples = source.source.__getitems__(list(range(start, min(start + chunk, len(source)))))
+        parts.append([_numbers32({key: example[key] for key in keys}) for example in examples])
+    return {key: np.stack([example[key] for part in parts for example in part]) for key in keys}
+
+
+def tfds(name: str, split: str, data_dir: str | os.PathLike = '') -> Map:
+    """One split of a data set that TFDS has prepared as array_record, read without TensorFlow.
+
+    Raises:
+      UserError: not prepared; prepared as tfrecord, which only TensorFlow reads; no such split.
+    """
+    builder = tfds_builder(name, data_dir)
+    try:
+        source = builder.as_data_source(split=split)
+    except NotImplementedError as error:
+        raise UserError(f'tfds:{name} in {builder.data_dir} is in a format that only TensorFlow reads: '
+                        f'prepare it in another folder with: {prepare_command(name)}') from error
+    except Exception as error:
+        raise UserError(f'tfds:{name}: split {split!r}: {first_line(error)}: '
+                        f'it has {", ".join(builder.info.splits)}') from error
+    return Map(source, _numbers32)
+
+
+def hf(name_or_path: str) -> Mapping[str, Any]:
+    """Every split of a Hugging Face data set: split -> `datasets.Dataset`; from disk (`save_to_disk`), or by hub name.
+
+    Raises:
+      UserError: the package is missing, or cannot load it.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("hf: needs Hugging Face datasets: pip install 'bigjax[hf]'") from error
+    try:
+        on_disk = pathlib.Path(name_or_path).is_dir() and any(pathlib.Path(name_or_path).glob('*.json'))
+        load = datasets.load_from_disk if on_disk else functools.partial(datasets.load_dataset, **_no_scripts(datasets))
+        data = load(name_or_path)
+    except UserError:
+        raise
+    except Exception as error:  # the package raises many kinds
+        raise UserError(f'hf:{safe_read.printable(name_or_path)} cannot be loaded ({first_line(error)}): check the name, or '
+                        'give a folder written by save_to_disk') from error
+    return data if isinstance(data, dict) else {'train': data}
+
+
+def _no_scripts(library) -> dict[str, bool]:
+    """What keeps `load_dataset` from running a script that comes with the data: nothing from version 4, which runs none.
+
+    Raises:
+      UserError: a version that cannot be kept from it.
+    """
+    if 'trust_remote_code' in inspect.signature(library.load_dataset).parameters:
+        return {'trust_remote_code': False}
+    if int(getattr(library, '__version__', '4').partition('.')[0]) < 4:
+        raise UserError(f"hf: datasets {library.__version__} runs code that comes with the data: pip install 'datasets>=4'")
+    return {}
+
+
+class HFSource:
+    """A split of a Hugging Face data set: pictures become uint8 [H, W, 3], numbers 32-bit arrays, text stays text."""
+
+    def __init__(self, data: Any, where: str, image_size: int | None = None):
+        self.data, self.where, self.image_size = data, where, image_size
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = {}
+        try:
+            row = self.data[int(index)]
+        except ImportError as error:  # pictures need Pillow, sound a decoder
+            raise UserError(f'{self.where}: record {index} needs a package more ({first_line(error)})') from error
+        for name, value in row.items():
+            if hasattr(value, 'convert'):  # a PIL picture
+                mode = 'RGBA' if 'A' in value.getbands() or 'transparency' in value.info else 'RGB'
+                example[name] = images.resize(images.rgb(np.asarray(value.convert(mode))), self.image_size)
+            else:
+                example[name] = typed_column(name, [value], f'{self.where} (record {index})')[0]
+        return example
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """The column 'label', int32 [N], or None.
+
+        Raises:
+          UserError: it holds something else than whole numbers.
+        """
+        return whole_labels(typed_column('label', list(self.data['label']), self.where), self.where) if (
+            'label' in self.data.column_names) else None
+
+    def __repr__(self) -> str:
+        return f'HFSource({self.where!r}, {len(self)} records)'

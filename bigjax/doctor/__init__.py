@@ -1,0 +1,1 @@
+"""The verb that checks machine, data and workdir before a run."""

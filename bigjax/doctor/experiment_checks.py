@@ -1,0 +1,216 @@
+"""The checks of `bigjax.doctor` that look at an experiment on this machine: its data, devices, state, memory and workdir."""
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from bigjax import config as configs
+from bigjax.doctor import host
+from bigjax.doctor.host import OK, WARNING, Check
+from bigjax.errors import UserError
+from bigjax.io import storage
+from bigjax.runs.writer import FINISHED, Records
+from bigjax.sharding import mesh as meshes
+from bigjax.sharding import rules
+from bigjax.train import optimizers
+from bigjax.train import settings as settings_module
+from bigjax.train.feed import keeps
+from bigjax.train.program import example_inputs
+from bigjax.train.settings import Settings
+from bigjax.train.state import count, init_variables
+
+OPENING = 16.0  # seconds for opening data
+SPARE = 2  # checkpoints beside those that are kept: the one being written, and the best
+FRESH = 30.0  # seconds; a run refreshes its run.json more often
+
+
+class Held(Records):
+    """The records of a workdir, to look at and not to write."""
+
+    def __init__(self, workdir):
+        self.workdir = storage.place(workdir)
+
+    def run_of(self, experiment: str, variant: str, config) -> dict:
+        """The run.json that is there, {} where there is none; UserError where it is another run's."""
+        return self._previous(experiment, variant, configs.plain(config))
+
+
+def held(workdir, experiment: str, variant: str, config) -> Check:
+    """Whether the workdir is free for this run, or holds it already."""
+    run = Held(workdir).run_of(experiment, variant, config)
+    if not run:
+        return Check('run', OK, f'{workdir}: no other run is there')
+    there = storage.facts(workdir / 'run.json')
+    age = time.time() - there.when if there else 0.0
+    if run['status'] == 'running' and age < FRESH:
+        return Check('run', WARNING, f'{workdir}: a run wrote there {max(0.0, age):.0f} s ago; let it end, two would spoil it')
+    if run['status'] in FINISHED:
+        return Check('run', OK, f"{workdir}: holds this run, {run['status']}")
+    return Check('run', OK, f"{workdir}: holds this run at step {run.get('steps')} ({run['status']}), and goes on with it")
+
+
+def devices(settings: Settings) -> Check:
+    """The devices that there are against config.mesh and the batch."""
+    there, mesh = jax.devices(), meshes.make(settings.mesh)
+    settings_module.check_devices(settings, meshes.data_size(mesh))
+    part = settings.batch_size // meshes.data_size(mesh)
+    _, parts = meshes.process_part(mesh)
+    used = ','.join(f'{axis}:{n}' for axis, n in mesh.shape.items())
+    text = (f'{len(there)} x {there[0].device_kind} ({there[0].platform}), mesh {used}, {part} examples of '
+            f'{settings.batch_size} on each part')
+    if jax.process_count() > 1:
+        text += f', {parts} parts over {jax.process_count()} processes'
+    if mesh.size < len(there):
+        return Check('devices', WARNING, f'{text}; {len(there) - mesh.size} devices stay idle, --config.mesh=data:-1 takes all')
+    return Check('devices', OK, text)
+
+
+def records(data) -> Check:
+    """One record of every split, the last, through the transform of the experiment."""
+    found = []
+    for split, source in {'train': data.train, **data.evals}.items():
+        if len(source) < 1:
+            raise UserError(f'{split}: the split is empty; name other data')
+        try:
+            example = source[len(source) - 1]
+            if data.transform is not None:
+                example = data.transform(example, np.random.default_rng(0), split == 'train')
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f'{split}: record {len(source) - 1} cannot be read ({type(error).__name__}: {error}); get the data '
+                            'anew, or mend the file') from None
+        fields = ', '.join(f'{k} {np.asarray(v).dtype}{list(np.shape(v))}' for k, v in sorted(example.items()))
+        found.append(f'{split} {len(source):,} records ({fields})')
+    return Check('data', OK, '; '.join(found))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """The state of a run as shapes, of one member; nothing is computed."""
+
+    params: Any
+    rest: Any
+    """The model's other collections."""
+    optimizer: Any
+
+
+def shapes(experiment, settings: Settings) -> Shapes:
+    """Of parameters, batch statistics and the like, and moments."""
+    variables = jax.eval_shape(lambda: init_variables(experiment.model, example_inputs(experiment), 0))
+    params = variables.pop('params')
+    tx, _ = optimizers.make(experiment.optimizer, params, total_steps=max(1, settings.steps),
+                            steps_per_epoch=settings.steps_per_epoch, batch_size=settings.batch_size)
+    return Shapes(params, variables, jax.eval_shape(tx.init, params))
+
+
+def state_bytes(state: Shapes, experiment, settings: Settings, mesh) -> dict[str, int]:
+    """{part of the state: bytes on each device} of a mesh that need not be there; of all members."""
+    layout = rules.layout(state.params, experiment.partition_rules, mesh)
+
+    def each(tree, placed):
+        where = rules.follow(tree, placed, mesh)
+        return settings.population * sum(math.prod(w.shard_shape(x.shape)) * x.dtype.itemsize for x, w in zip(
+            jax.tree.leaves(tree), jax.tree.leaves(where), strict=True))
+
+    params, rest = each(state.params, layout.params), each(state.rest, {})
+    return {'parameters': params, 'optimizer': each(state.optimizer, layout.optimizer), 'statistics': rest,
+            'average': each(state.params, layout.optimizer) if settings.ema else 0,
+            'best': params + rest if settings.best else 0, 'gradients': params}
+
+
+def resident_bytes(data, settings: Settings) -> int:
+    """Of the sources that live on every device."""
+    sources = [s for s in (data.train, *data.evals.values()) if keeps(s, data, settings.resident)]
+    members = 1 if settings.population_over == 'seed' or settings.members else settings.population
+    return members * sum(a.nbytes for a in {id(a): a for s in sources for a in s.arrays.values()}.values())
+
+
+def memory(experiment, settings: Settings, state: Shapes, free: int | None) -> list[Check]:
+    """State, gradients and data against the memory of the devices and of this machine, whose free bytes are given.
+
+    A CPU's devices have the machine's memory; of others the machine holds a copy of the state while it is saved.
+    """
+    mesh = meshes.abstract(settings.mesh)
+    here, device = min(mesh.size, jax.local_device_count()), jax.local_devices()[0]
+    each = {**state_bytes(state, experiment, settings, mesh), 'data': resident_bytes(experiment.data, settings)}
+    mend = 'before activations, which `plan` counts; a mesh with fsdp, a smaller population or --config.resident=no need less'
+    if device.platform == 'cpu':
+        return [host.room('memory', 'the run', {part: here * n for part, n in each.items()}, free, mend)]
+    stats = device.memory_stats() or {}
+    left = stats['bytes_limit'] - stats.get('bytes_in_use', 0) if 'bytes_limit' in stats else None
+    saved = {part: here * n for part, n in each.items() if part not in ('gradients', 'data')}
+    return [host.room('memory', 'a device', each, left, mend),
+            host.room('host memory', 'saving', saved, free, 'ask for more memory, or for more hosts')]
+
+
+class Patient:
+    """One row of an experiment, examined check by check: what one finds out the next ones use.
+
+    Args:
+      computes: JAX has devices.
+      writable: the workdir is well.
+
+    Attributes:
+      opened: its data was opened, or refused; False where that takes too long.
+      to_write: bytes of the checkpoints that it will add to its workdir; 0 where that is not known.
+    """
+
+    def __init__(self, job, row: str, computes: bool, writable: bool):
+        self._job, self._row, self._computes, self._writable = job, row, computes, writable
+        self.opened, self.to_write = False, 0
+        self._config = self._reader = self._experiment = self._settings = self._state = None
+
+    def examine(self, look: Callable) -> None:
+        """All checks of the row, each by `look(name, check, *args)`."""
+        mine = lambda name, check, **options: look(self._named(name), lambda: self._mark(check()), **options)
+        mine('experiment', self._open, limit=OPENING, late=WARNING)
+        if self._config is not None and self._writable:
+            mine('run', lambda: held(self._job.workdir(self._row), self._job.name, self._row, self._config))
+        if self._experiment is not None:
+            mine('data', lambda: records(self._experiment.data))
+        if not self._computes:
+            return  # its model would wait for them, too
+        if self._settings is not None:
+            mine('devices', lambda: devices(self._settings))
+        if self._experiment is not None:
+            mine('model', self._model)
+        if self._state is not None:
+            mine('memory', lambda: memory(self._experiment, self._settings, self._state, host.host_memory()))
+
+    def _named(self, name: str) -> str:
+        return f'{self._row} {name}' if len(self._job.rows) > 1 else name
+
+    def _mark(self, found: Check | list[Check]) -> list[Check]:
+        found = found if isinstance(found, list) else [found]
+        return [dataclasses.replace(c, name=self._named(c.name)) for c in found]
+
+    def _open(self) -> Check:
+        """The config and what the script makes of it; the data is opened. Without it, the devices are still looked at."""
+        try:
+            self._config = self._job.config(self._row)
+            self._settings = settings_module.read(configs.Reader(self._config), 1)
+            reader = configs.Reader(self._config)
+            experiment = self._job.module.get_experiment(reader)
+            s = self._settings = settings_module.read(reader, len(experiment.data.train))
+            self._reader, self._experiment = reader, experiment
+        finally:
+            self.opened = True
+        return Check('experiment', OK, f'{s.steps:,} steps of {s.batch_size}, data {self._config.data}')
+
+    def _model(self) -> Check:
+        """The model and the optimizer as shapes; by now every key of the config has been read."""
+        state = shapes(self._experiment, self._settings)
+        self._reader.check()
+        parts = state_bytes(state, self._experiment, self._settings, meshes.abstract('data:1'))
+        whole = sum(n for part, n in parts.items() if part != 'gradients')
+        self._state = state
+        if self._writable:
+            there = storage.children(self._job.workdir(self._row) / 'checkpoints')
+            missing = self._settings.checkpoint_keep + SPARE - sum(name.isdigit() for name in there)
+            self.to_write = whole * max(SPARE, missing)
+        return Check('model', OK, f'{count(state.params):,} parameters, {host.gib(whole)} a checkpoint')

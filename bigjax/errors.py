@@ -1,0 +1,31 @@
+"""The errors that end a command, and its exit codes."""
+
+DONE = 0
+FAILED = 1  # a fault of the program or the machine
+USER = 2  # the input is wrong; nothing was touched
+NONFINITE = 3  # a loss, gradient or update was not finite; the step was not applied
+NO = 4  # done, and the answer is no: an expected result was missed, a plan does not fit, a file is damaged
+PREEMPTED = 75  # the state is saved; the same command resumes
+
+
+class UserError(Exception):
+    """The user's input is wrong: a flag, a config key, a file, the data.
+
+    The message is one line, `what: got X, expected Y; fix: …`. The command line prints it and exits with `USER`.
+
+    Attributes:
+      code: the kind of error, 'room/kind' such as 'config/unknown-key'; tests and callers match it, never the message.
+    """
+
+    def __init__(self, *args, code: str = ''):
+        super().__init__(*args)
+        self.code = code
+
+    def __reduce__(self):  # worker processes send errors to the main process by pickle, which must keep the code
+        return _with_code, (type(self), self.args, self.code)
+
+
+def _with_code(kind, args, code):
+    error = kind(*args)
+    error.code = code
+    return error

@@ -1,0 +1,1 @@
+"""Files and objects: storage, retries, safe reading, atomic and asynchronous writing."""

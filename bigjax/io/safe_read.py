@@ -1,0 +1,134 @@
+"""Files that somebody else may have written: what they announce is checked before memory is given to it.
+
+No reader of bigjax runs what it reads: no pickle, no eval, no class that a file names.
+"""
+import json
+import math
+import os
+import pathlib
+import zipfile
+
+import numpy as np
+
+from bigjax.errors import UserError
+
+UNPACKED, RATIO = 256 << 20, 200  # bytes that any packed file may unpack to; and, above that, times its own size
+DEPTH = 40  # of JSON
+
+
+def first_line(error: Exception) -> str:
+    """What another library says, short enough for one line."""
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:120])
+
+
+def content(path: str | os.PathLike, record: str = '') -> bytes:
+    """The bytes of a regular file; `record` tells the message which example it is.
+
+    Raises:
+      UserError: the file is missing, unreadable, or a device or pipe, which may never end.
+    """
+    where = f'{printable(path)} ({record})' if record else path
+    try:
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            raise UserError(f'{where}: it is no regular file: name one')
+        return pathlib.Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+        raise UserError(f'{where}: {getattr(error, "strerror", None) or error}: check the path') from error
+
+
+def printable(text) -> str:
+    """Text that a file holds, fit for one line of a message: 300 characters at most, and none that moves a cursor."""
+    text = str(text)
+    text = text if len(text) <= 300 else f'{text[:300]}…'
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def beside(folder: str | os.PathLike, name: str, record: str) -> pathlib.Path:
+    """The file that a record of a table in `folder` names.
+
+    Raises:
+      UserError: it is not in that folder, where a record could show any file of this machine.
+    """
+    path = pathlib.Path(folder) / name
+    try:
+        inside = path.resolve().is_relative_to(pathlib.Path(folder).resolve())
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a null character, in a circle: reading it says so
+        inside = '..' not in path.parts and not pathlib.Path(name).is_absolute()
+    if not inside:
+        raise UserError(f'{printable(path)} ({record}): outside the folder of the table: put the pictures beside the table')
+    return path
+
+
+def check_unpacked(where: str, size: int, packed: int, mend: str) -> None:
+    """Raises a UserError where `packed` bytes announce more than data does: a file made to fill the memory."""
+    if size > max(UNPACKED, RATIO * packed):
+        raise UserError(f'{where}: {packed:,} bytes unpack to {size:,} or more, over {RATIO} times as many: {mend}')
+
+
+def parsed(text: str | bytes):
+    """The value of a JSON text.
+
+    Raises:
+      ValueError: it is not JSON, or deeper than `shallow` allows.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError('nested too deeply') from None
+    if not shallow(value):
+        raise ValueError('nested too deeply')
+    return value
+
+
+def shallow(value) -> bool:
+    """Whether lists and dicts are nested no deeper than recursion over them may go."""
+    level = [value]
+    for _ in range(DEPTH):
+        level = [x for v in level if isinstance(v, dict | list) for x in (v.values() if isinstance(v, dict) else v)]
+        if not level:
+            return True
+    return False
+
+
+def archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a NumPy archive as they are; never a pickle.
+
+    Raises:
+      UserError: not an archive, a damaged or incomplete one (names the array), pickled objects in it, a header that
+        announces other bytes than follow it, or more than `check_unpacked` allows.
+    """
+    arrays, name = {}, ''
+    try:
+        with zipfile.ZipFile(path) as members:
+            announced = sum(member.file_size for member in members.infolist())
+            check_unpacked(str(path), announced, os.path.getsize(path), 'write it again with numpy.savez')
+            for member in members.infolist():
+                name = member.filename.removesuffix('.npy')
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without measure
+                    raise ValueError('packed in a way that numpy does not')
+                with members.open(member) as file:
+                    _check_header(file, member.file_size)
+                with members.open(member) as file:
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+                    if file.read(1):  # also checks the sum of the last block
+                        raise ValueError('bytes after its end')
+    except FileNotFoundError as error:
+        raise UserError(f'{path}: there is no such file: check the path') from error
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, its decompressors and NumPy's header raise many kinds
+        raise UserError(f'{path}: '
+                        f'{f"array {printable(name)} is damaged" if name else "not a complete .npz file"} '
+                        f'({first_line(error)}): write it again with numpy.savez') from error
+    return arrays
+
+
+def _check_header(file, size: int) -> None:
+    """Raises ValueError where the header of a .npy file of `size` bytes announces other bytes than follow it."""
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError('an array of named fields')
+    shape, _, dtype = readers[version](file)
+    if not dtype.hasobject and (min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - file.tell()):
+        raise ValueError(f'{list(shape)} of {dtype} announced, and {size - file.tell()} bytes there')

@@ -1,0 +1,1 @@
+"""Pages, charts and tables from the records of runs."""

@@ -1,0 +1,101 @@
+"""What a finished run comes to, in words and tables: shared by the command line, the report and the results."""
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from bigjax.errors import UserError
+from bigjax.io import storage
+from bigjax.runs.progress import clock
+from bigjax.runs.reader import read_metrics, read_run
+from bigjax.runs.writer import FINISHED
+
+
+def number(value: Any) -> str:
+    """Four digits that matter; whole numbers as they are; '–' for what is not there."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return '–'
+    if isinstance(value, str | bool):
+        return str(value)
+    if value == int(value) and abs(value) < 1e15:
+        return f'{int(value):,}'
+    if 1e-3 <= abs(value) < 1e5:
+        return f'{value:,.{max(0, 3 - math.floor(math.log10(abs(value))))}f}'
+    return f'{value:.3e}'
+
+
+def spread(mean: float | None, std: float | None) -> str:
+    """'0.9432 ± 0.0043': the deviation to two digits, the mean to the same place."""
+    if mean is None or not std or not math.isfinite(std):
+        return number(mean)
+    place = 1 - math.floor(math.log10(std))
+    return f'{mean:,.{max(0, place)}f} ± {std:,.{max(0, place)}f}' if place < 7 else f'{mean:.3e} ± {std:.1e}'
+
+
+def paper(row: Mapping) -> str:
+    """The published number of a row of `judge` as it was published, with its spread and how it is compared."""
+    sign = {'higher': '≥ ', 'lower': '≤ ', None: ''}[row.get('better')]
+    runs = f' ({row["runs"]} runs)' if row.get('runs') else ''
+    deviation = f' ± {row["std"]:g}' if row.get('std') else ''
+    return f'{sign}{row["value"]:,.10g}{deviation}{runs}'
+
+
+def seconds(value: float | None) -> str:
+    """'42 s', '3:07', '1:02:09'."""
+    return '–' if value is None else f'{value:.0f} s' if value < 60 else clock(value)
+
+
+def device(run: Mapping) -> str:
+    """'cpu x 8', 'NVIDIA H100'."""
+    devices = run.get('devices') or {}
+    count = devices.get('count') or 1
+    name = devices.get('kind') or devices.get('platform') or '–'
+    return name if count == 1 else f'{count} x {name}'
+
+
+def commit(run: Mapping) -> str:
+    """Ten digits of the commit, with '+' where files had changed since."""
+    git = run.get('git') or {}
+    return (git.get('sha') or '–')[:10] + ('+' if git.get('dirty') else '')
+
+
+def title(run: Mapping) -> str:
+    """'mnist1d cnn'."""
+    return ' '.join(filter(None, (run['experiment'].rsplit('.', 1)[-1], run.get('variant'))))
+
+
+def verdict(run: Mapping) -> tuple[str, str]:
+    """(kind, one line) where the kind is 'match', 'miss', 'done', 'running' or 'failed'."""
+    status, rows = run.get('status'), run.get('expected') or []
+    if status == 'running':
+        return 'running', f'Running, at step {run.get("steps", 0):,}.'
+    if status not in FINISHED:
+        return 'failed', f'{str(status).capitalize()}: {run.get("error") or "no word why"}'
+    if not rows:
+        return 'done', 'Done; nothing was published to compare it with.'
+    missed = [row for row in rows if not row['ok']]
+    shown = '; '.join(f'{row["metric"]} {spread(row["measured"], row["spread"])}, published {paper(row)}'
+                      for row in (missed or rows)[:2])
+    if missed:
+        return 'miss', f'Misses what was published: {shown}.'
+    return 'match', f'Matches what was published: {shown}.'
+
+
+def runs_in(folder) -> dict[str, dict]:
+    """{name of the sub-folder: its run record}; {'': record} where the folder is itself a run.
+
+    Raises:
+      UserError: it holds none.
+    """
+    def read(path):
+        run = read_run(path)
+        if run['status'] == 'running' and (lines := read_metrics(path)):
+            run['steps'] = lines[-1]['step']  # run.json is not written at every step
+        return run
+
+    folder = storage.place(folder)
+    if storage.exists(folder / 'run.json'):
+        return {'': read(folder)}
+    found = {name: read(folder / name) for name in storage.children(folder) if storage.exists(folder / name / 'run.json')}
+    if not found:
+        raise UserError(f'{folder}: no run in it (neither run.json nor */run.json); name the --workdir of a run')
+    return dict(sorted(found.items(), key=lambda item: item[1].get('started') or ''))

@@ -1,0 +1,1 @@
+"""The device mesh, logical axes and partition rules."""

@@ -1,0 +1,60 @@
+"""Sums over devices by hand: once a step, and in a type of one's own.
+
+Under jit over a mesh the compiler decides where gradients are summed: in every micro-batch of an accumulation, in the type that
+the products have. Here each device takes the whole step over its own part of the batch, and what belongs to all is summed once.
+What looks at the whole batch (batch statistics) would be another model, and is refused; random numbers (dropout, augmentation)
+are drawn by each device for its part.
+"""
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from bigjax.errors import UserError
+from bigjax.sharding import logical
+
+DTYPES = ('float32', 'bfloat16')
+AXIS = 'data'
+
+
+def refuse_statistics(model_state, where: str) -> None:
+    """Raises UserError where the model has a state, which each device would have of its own part."""
+    if model_state:
+        raise UserError(f'{where}: the model keeps batch statistics, which each device would have of its own part; leave '
+                        'the sums to the compiler, --config.mesh=data:N')
+
+
+def by_hand(step: Callable, mesh: Mesh, dtype: str) -> Callable:
+    """`step(state, batch, across)` on every device's part of the batch -> `(state, metrics)` of the whole.
+
+    Args:
+      step: `bigjax.train.step.train_step`, with all but its `across` bound.
+      dtype: of the gradients while they are summed, one of `DTYPES`; counts, losses and metrics stay float32.
+
+    Raises:
+      UserError: another axis of the mesh has a size, or, when it is called, the model keeps batch statistics.
+    """
+    others = [axis for axis in mesh.axis_names if axis != AXIS and mesh.shape[axis] > 1]
+    if others or AXIS not in mesh.axis_names:
+        axis = (others or mesh.axis_names)[0]
+        raise UserError(f"config.reduce_dtype: over the axis '{axis}' the compiler sums, in config.dtype; remove it, or use "
+                        '--config.mesh=data:-1')
+
+    def across(sums):
+        grads, *rest = sums
+        grads = jax.tree.map(lambda g: jax.lax.psum(g.astype(dtype), AXIS).astype(g.dtype), grads)
+        return grads, *jax.lax.psum(rest, AXIS)
+
+    def part(state, batch):
+        with logical.using(None):
+            own = state.replace(key=jax.random.fold_in(state.key, jax.lax.axis_index(AXIS)))
+            after, metrics = step(own, batch, across)
+        return after.replace(key=state.key), metrics
+
+    def whole(state, batch):
+        refuse_statistics(state.model_state, 'config.reduce_dtype')
+        everywhere = PartitionSpec()
+        return jax.shard_map(part, mesh=mesh, in_specs=(everywhere, PartitionSpec(AXIS)), out_specs=everywhere,
+                             check_vma=False)(state, batch)
+
+    return whole

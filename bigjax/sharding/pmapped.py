@@ -1,0 +1,45 @@
+"""The same train step under `jax.pmap`: data parallel only, for comparison and for code that is written in pmap.
+
+The real path is `Program.call`, jit over a mesh, which has every mode. Here each device sees its own part of the batch and
+sums are exchanged by hand, so what looks at the whole batch (batch statistics) or draws one number for each of its
+examples (dropout, augmentation) is not the same: the former is refused, the latter is drawn by each device for its part.
+"""
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from bigjax.errors import UserError
+from bigjax.sharding.explicit_reduce import refuse_statistics
+
+AXIS = 'devices'
+
+
+def pmapped(program, devices=None) -> Callable:
+    """`step(state, batch) -> (state, metrics)` over local devices (None: all).
+
+    Args:
+      program: of one member, on the mesh data:1.
+
+    Raises:
+      UserError: the model keeps batch statistics, or the program is on several devices already.
+    """
+    if program.mesh.size > 1 or program.members:
+        raise UserError('pmap: it divides the batch itself and knows no members; give it a program of --config.mesh=data:1')
+    state, *_ = program.arguments()
+    refuse_statistics(state.model_state, 'pmap')
+
+    def one(state, batch):
+        return program.step(state, batch, across=lambda sums: jax.lax.psum(sums, AXIS))
+
+    return jax.pmap(one, AXIS, devices=devices, donate_argnums=0)
+
+
+def replicate(state, devices):
+    """The state with a leading axis of devices, one copy on each."""
+    return jax.pmap(lambda _, x: x, in_axes=(0, None), devices=devices)(np.arange(len(devices)), state)
+
+
+def shard(batch, count: int):
+    """{name: [B, …]} -> {name: [devices, B / devices, …]}."""
+    return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)

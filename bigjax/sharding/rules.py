@@ -1,0 +1,170 @@
+"""Which dimension of which array is split over which axis of the mesh: rules as data, resolved in one place.
+
+A model's file names the dimensions of its parameters by regex on the path, once, in logical axes:
+
+    PARTITION_RULES = (('.*/attn/(query|key|value)/kernel', ('embed', 'heads')), …)
+
+`bigjax.sharding.logical` says which axis of the mesh splits a logical axis; what that leaves whole, `fsdp` splits along the
+largest dimension that it divides. Activations are named the same way, by `constrain` there.
+"""
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bigjax.errors import UserError
+from bigjax.sharding import logical
+
+FSDP_SIZE = 2**10  # numbers; smaller tensors stay whole, their messages would cost more than their memory
+
+
+class Placed(NamedTuple):
+    """One parameter: its path, shape, dtype, logical axes and the axes of the mesh that split it."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    names: tuple[str | None, ...]
+    spec: PartitionSpec
+
+    def bytes_per_device(self, mesh: Mesh) -> int:
+        """On each device."""
+        return math.prod(self.shape) * self.dtype.itemsize // math.prod(logical.size(mesh, a) for a in self.spec)
+
+
+def paths(tree) -> list[tuple[str, object]]:
+    """('block_0/attn/query/kernel', leaf) of every leaf."""
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in flat]
+
+
+def resolve(params, rules: Sequence[tuple[str, tuple]], mesh: Mesh) -> list[Placed]:
+    """Where each parameter goes.
+
+    Args:
+      params: the parameters, or their shapes.
+      rules: ((regex on the whole path, logical axes), …), the first match wins. Without any, nothing is split by name.
+
+    Raises:
+      UserError: no rule matches, a rule has other dimensions than the tensor, names one axis twice, or its axis does not
+        divide; the tensor is named.
+    """
+    by_name = [axis for axis in ('tensor', 'expert', 'stage') if mesh.shape.get(axis, 1) > 1]
+    named = {logical.LOGICAL.get((name or '').rstrip('?')) for _, names in rules for name in names}
+    for axis in by_name:
+        if axis not in named:
+            raise UserError(f"config.mesh: '{axis}' splits nothing of this model: its partition rules name no such "
+                            'dimension; use data, zero1 or fsdp')
+    return [_place(path, leaf, rules, mesh) for path, leaf in paths(params)]
+
+
+def _place(path, leaf, rules, mesh) -> Placed:
+    shape = tuple(leaf.shape)
+    names = _names(path, shape, rules)
+    axes = _by_name(path, shape, names, mesh)
+    layers = tuple(i for i, name in enumerate(names) if name == 'layers')
+    if 'fsdp' in mesh.axis_names:
+        axes = _along_the_largest(shape, axes, 'fsdp', mesh, but=layers)
+    return Placed(path, shape, np.dtype(leaf.dtype), names, PartitionSpec(*axes))
+
+
+def _names(path, shape, rules) -> tuple:
+    """The logical axes that the first matching rule gives."""
+    if not rules:
+        return (None,) * len(shape)
+    names = next((names for regex, names in rules if re.fullmatch(regex, path)), None)
+    if names is None:
+        raise UserError(f"partition rules: none matches '{path}' {list(shape)}; add one for it")
+    if len(names) != len(shape):
+        raise UserError(f"partition rules: '{path}' is {list(shape)} and its rule has {len(names)} axes {names}; "
+                        'give one a dimension')
+    return names
+
+
+def _by_name(path, shape, names, mesh) -> list:
+    """The mesh axis of each dimension."""
+    axes = [logical.mesh_axes(mesh, name) for name in names]
+    for i, (axis, n) in enumerate(zip(axes, shape, strict=True)):
+        parts = logical.size(mesh, axis)
+        if n % parts and names[i].endswith('?'):
+            axes[i] = None
+        elif n % parts:
+            raise UserError(f"config.mesh: '{axis}' of {parts} does not divide a dimension of {n} of '{path}' "
+                            f'{list(shape)}; use a divisor of {n}')
+    used = [axis for axis in axes if axis is not None]
+    if len(used) != len(set(used)):
+        raise UserError(f"partition rules: '{path}' {names} uses one mesh axis for two dimensions; name one of them None")
+    return axes
+
+
+def _along_the_largest(shape, axes, axis, mesh, but=()) -> list:
+    """With `axis` on the largest dimension that is whole and that it divides, unless the tensor is small."""
+    free = [i for i, n in enumerate(shape) if axes[i] is None and n % mesh.shape[axis] == 0 and i not in but]
+    axes = list(axes)
+    if free and math.prod(shape) >= FSDP_SIZE:
+        axes[max(free, key=lambda i: shape[i])] = axis
+    return axes
+
+
+class Layout(NamedTuple):
+    """The placement of parameters, and of what follows them in the optimizer's state."""
+
+    params: dict[str, Placed]
+    optimizer: dict[str, Placed]
+
+
+def layout(params, rules, mesh: Mesh) -> Layout:
+    """`zero1` splits the optimizer's part alone, `fsdp` both."""
+    placed = resolve(params, rules, mesh)
+    ours = placed
+    if 'zero1' in mesh.axis_names:
+        ours = [p._replace(spec=PartitionSpec(*_along_the_largest(p.shape, p.spec, 'zero1', mesh))) for p in placed]
+    return Layout({p.path: p for p in placed}, {p.path: p for p in ours})
+
+
+def follow(tree, placed: Mapping[str, Placed], mesh: Mesh, members: bool = False):
+    """Shardings of a tree whose leaves mirror parameters, such as an optimizer's state; the rest is replicated.
+
+    A leaf follows the parameter whose path its own path ends with, where the shapes agree. With `members` every leaf has
+    a leading axis for them, which stays whole.
+    """
+    skip = int(members)
+
+    def one(path, leaf):
+        shape = tuple(leaf.shape)[skip:]
+        parts = path.split('/')
+        for start in range(len(parts)):
+            p = placed.get('/'.join(parts[start:]))
+            if p is not None and p.shape == shape:
+                return NamedSharding(mesh, PartitionSpec(*[None] * skip, *p.spec))
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree.unflatten(jax.tree.structure(tree), [one(path, leaf) for path, leaf in paths(tree)])
+
+
+LARGE = 10 << 20  # bytes; a replicated tensor over this is pointed out
+
+
+def show(placed: Layout, mesh) -> str:
+    """A table of every parameter: path, shape, what splits it, bytes a device holds, of it and of one optimizer moment."""
+    rows, held, moments = [], 0, 0
+    for path, p in placed.params.items():
+        mine, moment = p.bytes_per_device(mesh), placed.optimizer[path].bytes_per_device(mesh)
+        held, moments = held + mine, moments + moment
+        whole = mesh.size > 1 and all(axis is None for axis in placed.optimizer[path].spec)
+        note = f'replicated, over {LARGE >> 20} MB' if whole and mine > LARGE else ''
+        rows.append([path, ' x '.join(map(str, p.shape)), ' · '.join(_axes(axis) for axis in p.spec) or '–', f'{mine:,}',
+                     f'{moment:,}', note])
+    rows.append(['all', f'{sum(math.prod(p.shape) for p in placed.params.values()):,}', '', f'{held:,}', f'{moments:,}', ''])
+    titles = ['parameter', 'shape', 'split by', 'bytes a device', 'a moment', '']
+    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
+    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [titles, *rows]]
+    return f"{', '.join(f'{a}:{n}' for a, n in mesh.shape.items())}\n" + '\n'.join(lines)
+
+
+def _axes(axis) -> str:
+    return '–' if axis is None else axis if isinstance(axis, str) else '+'.join(axis)

@@ -1,0 +1,205 @@
+"""A loss that was not finite: what is kept of it, and how it is looked at again.
+
+Kept in `workdir/nonfinite/`: `info.json` (step, member, config; parts, the number of devices that each drew random numbers of
+their own), `batch.npz` (the batch as it came from the data) and `state/` (the state before the step).
+"""
+import collections
+import io
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bigjax.checkpoint import manager
+from bigjax.checkpoint.convert import STACKED
+from bigjax.errors import UserError
+from bigjax.io import storage
+from bigjax.io.safe_read import archive, first_line, parsed
+from bigjax.nn.cpu import global_norm
+from bigjax.tasks import LOSSES
+from bigjax.train import step
+from bigjax.train.state import TrainState
+
+FOLDER = 'nonfinite'
+
+
+class NonFinite(Exception):
+    """A loss, a gradient or an update was not finite; the message says when and where the evidence lies."""
+
+    shared = True  # all processes of a run find it at the same step
+
+
+def keep(workdir, state: TrainState, batch, *, member: int, facts: dict):
+    """Writes the state before the step and the batch that broke it."""
+    folder = storage.place(workdir) / FOLDER
+    storage.make(folder)
+    manager.write(folder / 'state', state)
+    if jax.process_index() == 0:
+        packed = io.BytesIO()
+        np.savez(packed, **{k: np.asarray(v) for k, v in batch.items()})
+        storage.write(folder / 'batch.npz', packed.getvalue())
+        info = {'step': int(state.halted), 'member': member, **facts}
+        storage.write(folder / 'info.json', json.dumps(info, indent=1).encode())
+    return folder
+
+
+def read(folder) -> tuple[dict, dict]:
+    """(info, batch) of a kept step.
+
+    Raises:
+      UserError: the folder does not hold one, or its files are damaged.
+    """
+    folder = storage.place(folder)
+    for name in ('info.json', 'batch.npz', 'state'):
+        if not storage.exists(folder / name):
+            raise UserError(f'--replay={folder}: {name} is missing; name the {FOLDER}/ folder of a run that exited 3')
+    try:
+        info = parsed(storage.read(folder / 'info.json').decode())
+    except (OSError, ValueError) as error:
+        raise UserError(f'--replay={folder}: info.json cannot be read ({first_line(error)}); run the command of that run '
+                        'again') from None
+    kinds = {'step': int, 'variant': str, 'config': dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(info, dict) or not isinstance(info.get(key), kind)]
+    wrong += [key for key in ('member', 'parts') if not wrong and not isinstance(info.setdefault(key, 0), int)]
+    if wrong:
+        raise UserError(f'--replay={folder}: info.json says no {wrong[0]}; name the {FOLDER}/ folder of a run that exited 3')
+    return info, archive(storage.fetched(folder / 'batch.npz'))
+
+
+def first_nonfinite(call) -> str | None:
+    """Runs `call()` and returns the path of the first linen module whose output is not finite, or None.
+
+    Loops run in Python, one pass after the other, so that the layers of a scan are looked at one by one; where a module is
+    traced nevertheless (under remat, vmap), the look at its output is traced with it.
+    """
+    found, calls = [], collections.Counter()  # calls: {path: how often, within the present call of the module around it}
+
+    def note(path, method, name, finite):
+        if not finite and not found:
+            found.append(name + _which(path, calls))
+        if method != '__call__':
+            return
+        calls[path] += 1
+        for inner in [p for p in calls if len(p) > len(path) and p[:len(path)] == path]:
+            del calls[inner]
+
+    def look(next_fun, args, kwargs, context):
+        out = next_fun(*args, **kwargs)
+        leaves = [x for x in jax.tree.leaves(out) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)]
+        path, method = context.module.path, context.method_name
+        name = f"{'/'.join(path)} ({type(context.module).__name__}.{method})"
+        if leaves:
+            finite = jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+            if isinstance(finite, jax.core.Tracer):
+                jax.debug.callback(lambda finite: note(path, method, name, bool(finite)), finite)
+            else:
+                note(path, method, name, bool(finite))
+        return out
+
+    with jax.disable_jit(), nn.intercept_methods(look):
+        call()
+        jax.effects_barrier()
+    return found[0] if found else None
+
+
+def _which(path: tuple, calls) -> str:
+    """Which layer of a stack it was, or which call of a module that is called again and again."""
+    if STACKED in path:
+        return f' in layer {calls[path[:path.index(STACKED) + 1]]}'
+    return f' in its call {calls[path] + 1}' if calls[path] else ''
+
+
+def explain(state: TrainState, batch, *, apply, loss, preprocess=None, augment=None, accumulate: int = 1, parts: int = 0,
+            reduce_dtype: str = '', tx: optax.GradientTransformation | None = None) -> str:
+    """In one line, what is not finite first: the batch, a parameter, a module's output, the loss, a gradient, their norm or
+    the update. The step is taken as it was then: the same micro-batches and the same random numbers.
+
+    Args:
+      accumulate: the number of micro-batches.
+      parts: of how many devices each took a part of the batch and drew its own random numbers
+        (`bigjax.sharding.explicit_reduce`), and `reduce_dtype` in which the gradients were summed; 0 where the compiler
+        divided the work.
+      tx: the optimizer, to look at the update.
+    """
+    shares = list(_shares(state, jax.tree.map(jnp.asarray, batch), parts, preprocess, augment))
+    for first_row, _, ready in shares:
+        if names := _bad(ready):
+            rows = np.flatnonzero(~np.isfinite(np.asarray(ready[names[0]])).reshape(len(ready[names[0]]), -1).all(1))
+            made = '' if _bad(batch) else ', as preprocess and augment make it'
+            return (f"the batch{made}: '{names[0]}' is not finite in row {first_row + rows[0]} ({len(rows)} of "
+                    f'{len(ready[names[0]])} rows)')
+    if names := _bad(state.params):
+        return f'the parameters before the step: {names[0]}'
+    for share, (_, rng, ready) in enumerate(shares):
+        where = f' on device {share}' if parts > 1 else ''
+        if what := _forward(state, ready, rng, apply, loss, accumulate, where):
+            return what
+    value, grads = _summed(state, shares, apply, loss, accumulate, reduce_dtype)
+    if not jnp.isfinite(value):
+        return 'the loss, of finite outputs'
+    return _backward(state, value, grads, tx)
+
+
+def _bad(tree) -> list[str]:
+    """The paths of what is not finite."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [jax.tree_util.keystr(p, simple=True, separator='/') for p, x in leaves
+            if jnp.issubdtype(x.dtype, jnp.floating) and not bool(jnp.isfinite(x).all())]
+
+
+def _shares(state, batch, parts, preprocess, augment):
+    """(first row, the step's key, the batch as the model sees it) of each device, or of all together."""
+    rows = len(jax.tree.leaves(batch)[0]) // max(parts, 1)
+    for i in range(max(parts, 1)):
+        own = jax.tree.map(lambda x, i=i: x[i * rows:(i + 1) * rows], batch)
+        rng = jax.random.fold_in(jax.random.fold_in(state.key, i) if parts else state.key, state.step)
+        yield i * rows, rng, step.prepare(own, rng, preprocess, augment)
+
+
+def _forward(state, batch, rng, apply, loss, accumulate, where) -> str | None:
+    """What is not finite on the way to the loss, micro-batch by micro-batch."""
+    rows, model_state = len(jax.tree.leaves(batch)[0]) // accumulate, state.model_state
+    for micro in range(accumulate):
+        out = []
+        here = f'{where} in micro-batch {micro}' if accumulate > 1 else where
+        own = jax.tree.map(lambda x, micro=micro: x[micro * rows:(micro + 1) * rows], batch)
+        key = jax.random.fold_in(rng, micro) if accumulate > 1 else rng
+        variables = {'params': state.params, **model_state}
+        name = first_nonfinite(lambda v=variables, own=own, key=key, out=out: out.append(loss(apply, v, own, key, True)))
+        if name:
+            return f'the output of {name}{here}'
+        per_example, weights, aux = out[0]
+        model_state = dict(aux.model_state)
+        if names := _bad(model_state.pop(LOSSES, {})):
+            return f'the loss that a layer adds, {LOSSES}/{names[0]}{here}'
+        if not jnp.isfinite(jnp.where(weights > 0, per_example * weights, 0.0)).all():
+            return f'the loss, of finite outputs{here}'
+    return None
+
+
+def _summed(state, shares, apply, loss, accumulate, reduce_dtype) -> tuple:
+    """(loss, gradient) of the step."""
+    gradients = jax.jit(lambda *own: step.gradients(loss, apply, *own, accumulate))
+    found = [gradients(state.params, state.model_state, batch, rng) for _, rng, batch in shares]
+    add = lambda *x: sum(a.astype(reduce_dtype or a.dtype) for a in x).astype(x[0].dtype)
+    grads = jax.tree.map(add, *(g for g, _ in found))
+    weight, total = (sum(sums[i] for _, sums in found) for i in range(2))
+    return total / jnp.maximum(weight, 1e-8), jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
+
+
+def _backward(state, value, grads, tx) -> str:
+    """What is not finite from the gradients on."""
+    if names := _bad(grads):
+        return f'the gradient of {names[0]} (the loss is {float(value):.6g})'
+    sizes = jax.tree_util.tree_flatten_with_path(jax.tree.map(lambda g: float(jnp.abs(g).max(initial=0.0)), grads))[0]
+    path, largest = max(sizes, key=lambda item: item[1])
+    largest = f'{largest:.3g} in {jax.tree_util.keystr(path, simple=True, separator="/")}'
+    if not jnp.isfinite(global_norm(grads)):
+        return f'the norm of the gradients: each is finite, but the square of the largest, {largest}, is not'
+    updates = tx.update(grads, state.opt_state, state.params, value=value)[0] if tx else {}
+    if names := _bad(updates):
+        return f'the update of {names[0]}, of finite gradients; the largest is {largest}'
+    return f'nothing: the loss is {float(value):.6g} and every gradient is finite on this machine'

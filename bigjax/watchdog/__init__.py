@@ -1,0 +1,1 @@
+"""Signals, phase timeouts and the end of a process."""

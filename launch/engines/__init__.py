@@ -1,0 +1,1 @@
+"""One engine per file or folder: where a job runs."""

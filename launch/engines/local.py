@@ -1,0 +1,269 @@
+"""The engine `local`: N processes of a command on this machine, which meet on a free port of the loopback address.
+
+Each runs under `launch/child.py` in a session and process group of its own, so that Ctrl-C in a terminal reaches the launcher
+alone, a signal reaches all that a process has started, and a launcher that is killed takes everything with it.
+"""
+import contextlib
+import dataclasses
+import datetime
+import os
+import pathlib
+import selectors
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bigjax.errors import UserError
+from launch.engines import base
+from launch.job import Job
+from launch.lines import Lines, Sink, prefix, say
+from launch.outcome import End
+from launch.steps import Run
+from launch.target import text
+
+CHILD = pathlib.Path(__file__).with_name('child.py')
+CHUNK, LEFT = 2**16, 2**20  # bytes read at once; and at most what a pipe can hold when nobody writes any more
+VARIABLES = ('BIGJAX_COORDINATOR', 'BIGJAX_PROCESSES', 'BIGJAX_PROCESS')
+SHARE = 'BIGJAX_SHARE'
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What --on=local:… says."""
+
+    processes: int = text('processes on this machine', 1)
+
+
+class Engine(base.Engine):
+    """`processes` of a command, with the launcher."""
+
+    kind, detached, Target = 'local', False, Target
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        if self.target.processes < 1:
+            raise UserError(f'--on={job.on}: {self.target.processes} processes; write for example --on=local:2')
+        self._logs = pathlib.Path(job.logs).expanduser() if job.logs else None
+
+    @property
+    def name(self) -> str:
+        return f'local:{self.workers}'
+
+    @property
+    def workers(self) -> int:
+        return self.job.array or self.target.processes
+
+    def shares(self, runs: int) -> int:
+        return self.target.processes
+
+    def check(self) -> None:
+        if shutil.which(self.job.command[0]) is None:
+            raise UserError(f"'{self.job.command[0]}': no such program here; check its name and PATH, or write its whole path")
+        self.job.values()
+
+    def variables(self) -> list[dict[str, str]]:
+        """What each process finds in its environment, with a port that is free now; nothing for one process."""
+        if self.job.array:
+            return [{SHARE: f'{process}/{self.workers}'} for process in range(self.workers)]
+        if self.workers == 1:
+            return [{}]
+        values = f'127.0.0.1:{free_port()}', str(self.workers)
+        return [dict(zip(VARIABLES, (*values, str(process)), strict=True)) for process in range(self.workers)]
+
+    def plan(self) -> list[Run]:
+        """The command of each process."""
+        return [Run((*(('env', *(f'{key}={value}' for key, value in more.items())) if more else ()), *self.job.command))
+                for more in self.variables()]
+
+    def start(self) -> 'Group':
+        """All of them, or none.
+
+        Raises:
+          UserError: no log can be kept.
+        """
+        own = (*VARIABLES, SHARE)
+        group, inherited = Group(self.job.grace), {k: v for k, v in os.environ.items() if k not in own}
+        outs = [Sink(1, 'stdout'), Sink(2, 'stderr')]
+        try:
+            for process, more in enumerate(self.variables()):
+                kept = {self._open_log(process): False} if self._logs else {}
+                lines = [Lines(prefix(process, self.workers, os.isatty(fd)), {out: True, **kept})
+                         for fd, out in enumerate(outs, 1)]
+                group.add(process, self.job.command, {**inherited, **more}, lines, [sink.fd for sink in kept])
+        except BaseException:
+            group.close()
+            raise
+        say(f"{self.name} runs in process group{'s' * (self.workers > 1)} {' '.join(map(str, group.numbers))}")
+        return group
+
+    def _open_log(self, process: int) -> Sink:
+        """The log, at its end, with a line for this start."""
+        path = self._logs / f'{process}.log'
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            sink = Sink(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), str(path))
+        except OSError as error:
+            raise UserError(f'--logs={self._logs}: cannot be written ({error.strerror}); name another folder') from None
+        now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+        sink.write(f'--- {now} process {process} of {self.workers}: {shlex.join(self.job.command)}\n'.encode())
+        return sink
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+@dataclasses.dataclass
+class Worker:
+    """One process under its `child.py`.
+
+    Attributes:
+      life: this side of the socket pair; closing it kills the group.
+      streams: file descriptor -> its lines, of stdout and stderr until nobody holds them any more.
+      stderr: the lines of stderr.
+      files: file descriptors to close at the end.
+      end: set when the command has ended; what it started may still run.
+      gone: nothing is left, and its number is given back.
+    """
+
+    number: int
+    process: subprocess.Popen
+    life: socket.socket
+    streams: dict[int, Lines]
+    stderr: Lines
+    files: Sequence[int]
+    end: End | None = None
+    gone: bool = False
+
+    def signal(self, number: int) -> None:
+        """To the whole group, as long as its number is its own."""
+        if not self.gone and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, number)
+
+
+class Group:
+    """Processes that run."""
+
+    idle, stopped = False, False
+
+    def __init__(self, grace: float):
+        self._workers, self._selector, self._grace = [], selectors.DefaultSelector(), grace
+        self._sent = set()
+
+    def add(self, number: int, command: Sequence[str], env: Mapping[str, str], lines: Sequence[Lines],
+            files: Sequence[int] = ()) -> None:
+        """Starts one; `lines` are those of stdout and stderr, `files` are closed when it has ended."""
+        mine, its = socket.socketpair()
+        with its:
+            process = subprocess.Popen(
+                [sys.executable, '-I', '-S', str(CHILD), str(its.fileno()), *command], env=env, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, pass_fds=[its.fileno()], start_new_session=True)
+        pipes = [process.stdout, process.stderr]
+        worker = Worker(number, process, mine, {p.fileno(): l for p, l in zip(pipes, lines, strict=True)}, lines[1], files)
+        self._workers.append(worker)
+        for fd in (mine.fileno(), *worker.streams):
+            os.set_blocking(fd, False)
+            self._selector.register(fd, selectors.EVENT_READ, worker)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the process groups."""
+        return [worker.process.pid for worker in self._workers]
+
+    @property
+    def running(self) -> bool:
+        """Whether anything is left."""
+        return not all(worker.gone for worker in self._workers)
+
+    def wait(self, seconds: float) -> list[End]:
+        """Passes output on for at most so long; the ends since the last call."""
+        ends = []
+        for key, _ in self._selector.select(seconds):
+            worker: Any = key.data
+            if key.fd in worker.streams:
+                self._read(worker, key.fd)
+            elif worker.end is None:
+                worker.end = self._ended(worker)
+                ends.append(worker.end)
+        for worker in self._workers:
+            if worker.end is not None and not worker.gone and self._over(worker):
+                self._bury(worker)
+        return ends
+
+    def signal(self, number: int) -> None:
+        """To all groups."""
+        self._sent.add(number)
+        for worker in self._workers:
+            worker.signal(number)
+
+    def tail(self, process: int) -> list[str]:
+        """Its last lines of stderr."""
+        return [line.decode(errors='replace') for worker in self._workers if worker.number == process
+                for line in worker.stderr.tail]
+
+    def close(self) -> None:
+        """Kills what is left; every line that was written is passed on."""
+        self.signal(signal.SIGKILL)
+        for worker in self._workers:
+            if not worker.gone:
+                self._bury(worker)
+        self._selector.close()
+
+    def _read(self, worker: Worker, fd: int) -> int:
+        """Bytes that were there; a stream at its end is left."""
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return 0
+        if data:
+            worker.streams[fd].feed(data)
+        else:
+            self._leave(worker, fd)
+        return len(data)
+
+    def _leave(self, worker: Worker, fd: int) -> None:
+        self._selector.unregister(fd)
+        worker.streams.pop(fd).end()
+
+    def _ended(self, worker: Worker) -> End:
+        """What `child.py` reports, or that it was killed itself; what the command left running is asked to end."""
+        self._selector.unregister(worker.life)
+        report = worker.life.recv(100)
+        if report:
+            code, when = report.split()
+            end = End(worker.number, int(code), float(when))
+            if signal.SIGTERM not in self._sent:
+                worker.signal(signal.SIGTERM)
+            return end
+        when = time.monotonic()
+        worker.signal(signal.SIGKILL)
+        return End(worker.number, worker.process.wait(), when)
+
+    def _over(self, worker: Worker) -> bool:
+        """Whether nobody holds its output any more, or has had the time to let go."""
+        return not worker.streams or signal.SIGKILL in self._sent or time.monotonic() > worker.end.when + self._grace
+
+    def _bury(self, worker: Worker) -> None:
+        worker.signal(signal.SIGKILL)
+        worker.gone = True
+        worker.process.wait()
+        for fd in list(worker.streams):
+            left = LEFT
+            while left > 0 and (count := self._read(worker, fd)):
+                left -= count
+            if fd in worker.streams:  # somebody who left the group holds it
+                self._leave(worker, fd)
+        for file in (worker.process.stdout, worker.process.stderr, worker.life):
+            file.close()
+        for fd in worker.files:
+            os.close(fd)

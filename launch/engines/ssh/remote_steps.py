@@ -1,0 +1,142 @@
+"""What is done on machines that ssh reaches to start a job, step by step: the same data is printed, and run."""
+import dataclasses
+import math
+import pathlib
+import shlex
+from collections.abc import Mapping
+
+from launch import job as jobs
+from launch.engines.ssh import bundle
+from launch.engines.ssh.transport import Hosts, Script, shell_path
+from launch.job import Job
+from launch.steps import Run, Write
+
+REMOTE = pathlib.Path(__file__).with_name('remote.sh')
+IN_USE, STOPPED = 3, 4  # exit codes of PREPARE
+PREPARE = """\
+command -v rsync >/dev/null || {{ echo 'rsync: not found' >&2; exit 127; }}
+mkdir -p {base}/code {base}/jobs/{name}/claims && cd {base}/jobs && chmod 700 {name} || exit 1
+was=$(cat {name}/id 2>/dev/null)
+if [ "$was" != {id} ]; then
+  if sh {name}/remote.sh show </dev/null 2>/dev/null | grep -qE ' (running|ended|elsewhere) '; then exit {in_use}; fi
+  rm -rf {name} && mkdir -p {name}/claims && chmod 700 {name} && echo {id} > {name}/id && echo new || exit 1
+elif [ -f {name}/stop ]; then exit {stopped}; fi
+"""
+LOOK = """\
+cat {folder}/id 2>/dev/null && cat {folder}/code && sh {folder}/remote.sh show </dev/null
+exit 0
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is the same for all engines of this kind.
+
+    Attributes:
+      path: put before PATH there.
+      setup: a line of shell that runs in the code's folder before each start, once a machine.
+      code: the folder there, in the home folder ('~/…') or absolute.
+      wait: seconds to wait for a machine that does not answer, at a restart.
+      lost: seconds of silence after which a machine counts as lost.
+      per_host: processes on each machine.
+      coordinator: the address of the first machine as the others reach it; '' for what ssh connects to.
+      limit: MB that may be sent.
+    """
+
+    path: str = ''
+    setup: str = ''
+    code: str = '~/.bigjax'
+    wait: float = 1800.0
+    lost: float = 90.0
+    per_host: int = 1
+    coordinator: str = ''
+    limit: float = bundle.LIMIT
+
+    @property
+    def base(self) -> str:
+        """The folder `code` relative to the home folder, where commands begin; or from the root."""
+        return self.code.removeprefix('~/').rstrip('/')
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Of one job on its machines.
+
+    Attributes:
+      place: the hash of the code, and the folder within it where the command runs.
+      placed: the number of each process -> that of its machine.
+    """
+
+    job: Job
+    settings: Settings
+    hosts: Hosts
+    place: tuple[str, str]
+    placed: Mapping[int, int]
+
+    @property
+    def folder(self) -> str:
+        """The job's there."""
+        return f'{self.settings.base}/jobs/{self.job.name}'
+
+    @property
+    def script(self) -> Script:
+        """What is in it."""
+        return Script(self.hosts, self.folder)
+
+    @property
+    def grace(self) -> str:
+        """Whole seconds."""
+        return str(math.ceil(self.job.grace))
+
+    def on(self, host: int) -> list[int]:
+        """Its processes."""
+        return [process for process, at in self.placed.items() if at == host]
+
+    def id(self) -> str:
+        """What tells this job from another one of its name."""
+        return jobs.digest(self.job.name, self.job.created, jobs.line(self.job.command))
+
+    def files(self) -> list[Write]:
+        """What is put into the job's folder there, beside `remote.sh`."""
+        own = self.job.folder / 'sent'
+        return [Write(f'{own}/job.json', self.job.text()), Write(f'{own}/code', f"{' '.join(self.place)}\n")]
+
+    def prepare(self, host: int) -> Run:
+        """Makes the folders; says 'new' where the job was not there; ends with IN_USE or STOPPED where it must not start."""
+        text = PREPARE.format(base=self.settings.base, name=self.job.name, id=self.id(), in_use=IN_USE, stopped=STOPPED)
+        return Run(self.hosts.ssh(host, 'sh -s'), text, why='refuses where another job of this name runs')
+
+    def send(self, host: int, code: str) -> list[Run]:
+        """The job's folder; and the code, where `code` says in words what that is."""
+        own, to = self.job.folder, f'{self.settings.base}/code/{self.place[0]}/'
+        return [*([Run(self.hosts.rsync(host, to, f'{own}/code/{self.place[0]}/'), why=code)] if code else []),
+                Run(self.hosts.rsync(host, f'{self.folder}/', str(REMOTE), f'{own}/sent/'))]
+
+    def clear(self, host: int) -> Run:
+        """Ends what is left of an earlier start."""
+        return self.script.step(host, 'clear', self.grace, why='ends what is left of an earlier start')
+
+    def setup(self, host: int) -> Run:
+        """The user's line, in the folder of the code."""
+        code = f'{self.settings.base}/code/{self.place[0]}/{self.place[1]}'
+        text = ''.join(f'export {name}={value}\n' for name, value in self._path())
+        text += f'cd {shlex.quote(code)} || exit 1\n( {self.settings.setup}\n) </dev/null >&2 || exit 1\n'
+        return Run(self.hosts.ssh(host, 'sh -s'), text, self.job.env, 'setup')
+
+    def start(self, process: int, number: int, told: Mapping[str, str]) -> Run:
+        """One process, detached, for the start of that number; `told` is what it finds in its environment."""
+        env = [*self._path(), *((name, shlex.quote(value)) for name, value in told.items())]
+        folder = f"../../code/{self.place[0]}{'' if self.place[1] == '.' else '/' + self.place[1]}"
+        return self.script.step(self.placed[process], 'start', str(process), str(number), self.grace, folder,
+                                *self.job.command, env=env, secret=self.job.env)
+
+    def follow(self, host: int) -> Run:
+        """From the first byte."""
+        return self.script.step(host, 'follow', *(f'{process}:0' for process in self.on(host)))
+
+    def look(self, host: int) -> Run:
+        """The id, the code and the processes of what is there under this name."""
+        return Run(self.hosts.ssh(host, 'sh -s'), LOOK.format(folder=self.folder))
+
+    def _path(self) -> list[tuple[str, str]]:
+        return [('PATH', f'{shell_path(self.settings.path)}:"$PATH"')] if self.settings.path else []

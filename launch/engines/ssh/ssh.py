@@ -1,0 +1,104 @@
+"""The engine `ssh`: machines of one's own, reached by ssh; the processes go on without the launcher.
+
+    python -m launch run --on=ssh:node1,node2,path=~/venv/bin -- python -m experiments.mnist1d --workdir=/nfs/m1d
+"""
+import dataclasses
+import pathlib
+
+from bigjax.errors import UserError
+from launch import target as target_
+from launch.engines.ssh import remote
+from launch.engines.ssh.bundle import LIMIT
+from launch.engines.ssh.remote import RemoteEngine, Settings
+from launch.engines.ssh.transport import Hosts
+from launch.job import Job
+from launch.target import text
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What --on=ssh:… says."""
+
+    hosts: tuple[str, ...] = text('node1,me@node2 as ssh knows them, or @FILE with one a line; the first is process 0')
+    user: str = text('whom to log in as', '')
+    port: int = text("ssh's", 0)
+    identity: str = text('a private key', '')
+    config: str = text('a file for ssh -F', '')
+    path: str = text('put before PATH there: ~/venv/bin', '')
+    setup: str = text("a line of shell, run in the code's folder before each start: setup='pip install -q -e .'", '')
+    code: str = text('the folder for code and jobs there', '~/.bigjax')
+    coordinator: str = text('the address of the first host as the others reach it; without it, what ssh connects to', '')
+    per_host: int = text('processes on each host', 1)
+    wait: float = text('seconds to wait, at a restart, for a host that does not answer', 1800.0)
+    lost: float = text('seconds of silence after which a host is lost, and its processes with it', 90.0)
+    limit: float = text('MB of code that may be sent', LIMIT)
+
+
+KEPT = ('path', 'setup', 'coordinator', 'per_host', 'wait', 'lost', 'limit')
+"""What another machine need not say again."""
+
+
+class Engine(RemoteEngine):
+    """`per_host` processes on each host."""
+
+    kind, Target = 'ssh', Target
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        self._hosts = tuple(address for item in self.target.hosts for address in _addresses(item, job.on))
+        if len(set(self._hosts)) < len(self._hosts):
+            twice = next(host for host in self._hosts if self._hosts.count(host) > 1)
+            raise UserError(f'--on={job.on}: {twice} is there twice; several processes on each host are per_host=2')
+        if not self._hosts:
+            raise UserError(f'--on={job.on}: which hosts? write for example --on=ssh:node1,node2')
+        for key in ('per_host', 'wait', 'lost', 'limit'):
+            if getattr(self.target, key) < (1 if key == 'per_host' else 0):
+                raise UserError(f'--on={job.on}: {key}={getattr(self.target, key)} is too small')
+        for key in ('identity', 'config'):
+            if (path := getattr(self.target, key)) and not pathlib.Path(path).expanduser().is_file():
+                raise UserError(f'--on={job.on}: {key}={path}: no such file')
+
+    @property
+    def name(self) -> str:
+        shown = self._hosts if len(self._hosts) <= 4 else (*self._hosts[:2], '…', self._hosts[-1])
+        return f"ssh:{','.join(shown)}"
+
+    def hosts(self) -> Hosts:
+        """Those of --on."""
+        target = self.target
+        names = tuple(address.rpartition('@')[2] for address in self._hosts)
+        return Hosts(self._hosts, target.user, target.port, target.identity, target.config, names=names)
+
+    def settings(self) -> Settings:
+        """Those of --on."""
+        return Settings(code=self.target.code, **{key: getattr(self.target, key) for key in KEPT})
+
+
+def find(name: str, on: str) -> Job:
+    """The job of that name that another machine has started on these hosts; how they are reached from here is said by `on`.
+
+    Raises:
+      UserError: there is none, or it has another number of hosts.
+    """
+    asked = Engine(Job(name, on, ('python',)))
+    found = remote.find(asked)
+    before = target_.parse('ssh', found.target, Target)
+    if len(before.hosts) != len(asked.target.hosts):
+        raise UserError(f'--on={on}: {name} was started on {found.on}; name the same hosts in the same order')
+    merged = dataclasses.replace(asked.target, **{key: getattr(before, key) for key in KEPT})
+    return dataclasses.replace(found, on=f'ssh:{target_.write(merged)}')
+
+
+def _addresses(item: str, on: str) -> list[str]:
+    """Of one item: itself, or the lines of @FILE without comments."""
+    found = [item]
+    if item.startswith('@'):
+        try:
+            lines = pathlib.Path(item[1:]).expanduser().read_text().splitlines()
+        except OSError as error:
+            raise UserError(f'--on={on}: {item[1:]}: cannot be read ({error.strerror})') from None
+        found = [host for line in lines if (host := line.partition('#')[0].strip())]
+    for host in found:
+        if host.startswith('-') or any(letter.isspace() for letter in host):
+            raise UserError(f"--on={on}: '{host}' is no host; write node1, me@node1, or an address")
+    return found

@@ -1,0 +1,105 @@
+"""Checkpoints looked at from the outside."""
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.checkpoint.test_manifest import flip
+
+from bigjax.checkpoint import commands as verbs
+from bigjax.checkpoint import manager, manifest
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A workdir with two checkpoints."""
+    workdir = tmp_path_factory.mktemp('run')
+    keeper = manager.Checkpoints(workdir)
+    for step in (4, 8):
+        params = {'kernel': jnp.arange(6.0).reshape(2, 3) * step, 'bias': jnp.ones(3)}
+        keeper.save(step, {'state': {'params': params, 'key': jax.random.key(7)}})
+    keeper.close()
+    return workdir
+
+
+def test_ls(run, capsys):
+    assert verbs.main(['ls', str(run)]) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split()[0] for row in rows] == ['4', '8'] and all(row.endswith('finished') for row in rows)
+
+
+def test_cat(run, capsys):
+    assert verbs.main(['cat', str(run), 'kern']) == 0
+    [row] = capsys.readouterr().out.splitlines()[2:]
+    assert row.split() == ['state/params/kernel', '[2,', '3]', 'float32', '20', '13.6626', '0', '40']
+    assert verbs.main(['cat', str(run), 'nothing']) == 2
+    assert verbs.main(['cat', str(run), '(']) == 2
+
+
+def test_verify_finds_damage(run, tmp_path, capsys):
+    assert verbs.main(['verify', str(run)]) == 0
+    shutil.copytree(run, tmp_path / 'copy')
+    flip(max((p for p in (tmp_path / 'copy/checkpoints/4/state').rglob('*') if p.is_file()), key=lambda p: p.stat().st_size))
+    assert verbs.main(['verify', str(tmp_path / 'copy')]) == 4
+    out = capsys.readouterr().out.splitlines()
+    assert 'checksum differs' in out[-2] and out[-1].endswith('8: good')
+
+
+def test_diff(run, capsys):
+    first, second = (str(run / 'checkpoints' / step) for step in ('4', '8'))
+    assert verbs.main(['diff', first, first]) == 0
+    assert verbs.main(['diff', first, second]) == 4
+    out = capsys.readouterr().out.splitlines()
+    assert out == ['equal, 3 arrays bit for bit', 'state/params/kernel: 5 of 6 numbers differ, by 20 at most']
+
+
+@pytest.mark.parametrize(('a', 'b', 'words'), [
+    ([1 + 2j, 3], [1 + 2.5j, 3], '1 of 2 numbers differ, by 0.5 at most'),
+    ([np.nan, 1.0], [np.nan, 3.0], '1 of 2 numbers differ, by 2 at most'),
+    ([np.nan, 1.0], [2.0, 1.0], '1 of 2 numbers differ, 1 of them not finite'),
+    ([0.0, 1.0], [-0.0, 1.0], '1 of 2 numbers differ, by 0 at most')])
+def test_every_kind_of_difference_has_words(tmp_path, capsys, a, b, words):
+    for name, value in (('a', a), ('b', b)):
+        manager.write(tmp_path / name, {'x': jnp.asarray(value)})
+    assert verbs.main(['diff', str(tmp_path / 'a'), str(tmp_path / 'b')]) == 4
+    assert capsys.readouterr().out.strip() == f'x: {words}'
+
+
+@pytest.mark.parametrize('command', ['ls', 'verify', 'cat', 'diff'])
+def test_the_code_of_the_model_is_not_needed(run, command):
+    """Nor Flax, nor optax."""
+    argv = [command, str(run), *([str(run)] if command == 'diff' else [])]
+    without = "import sys; sys.modules.update(dict.fromkeys(['bigjax.models', 'bigjax.tasks', 'flax', 'optax']))"
+    code = f'{without}; from bigjax import checkpoint; sys.exit(checkpoint.main({argv}))'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_beside_a_run_that_goes_on(run, tmp_path, capsys, monkeypatch):
+    """The newest is being written, and the oldest is removed while it is looked at."""
+    shutil.copytree(run, tmp_path / 'run')
+    (tmp_path / 'run/checkpoints/8' / manifest.NAME).unlink()
+    fault = manifest.fault
+
+    def gone(folder, deep=True):
+        if folder.name == '4':
+            shutil.rmtree(folder)
+        return fault(folder, deep)
+
+    assert verbs.main(['verify', str(tmp_path / 'run')]) == 0
+    monkeypatch.setattr(manifest, 'fault', gone)
+    assert verbs.main(['verify', str(tmp_path / 'run')]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 3 and out[0].endswith('4: good')
+    assert all('8: unfinished: it is being written' in line for line in out[1:])
+
+
+@pytest.mark.parametrize(('argv', 'words'), [
+    (['lss'], 'the verbs are ls, verify'), (['diff', 'a'], 'takes 2'), (['ls', '/nowhere'], 'no checkpoint there')])
+def test_wrong_input(capsys, argv, words):
+    assert verbs.main(argv) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count('\n') == 1

@@ -1,0 +1,106 @@
+"""Checkpoints: what stays, what is refused, and where a run starts from."""
+import io
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import multihost_utils
+
+from bigjax.checkpoint import manager
+from bigjax.errors import UserError
+from bigjax.runs.progress import Progress
+from bigjax.runs.writer import Records
+from tests import tiny
+
+TREE = {'state': {'params': {'dense': {'kernel': jnp.arange(6.0).reshape(2, 3)}}, 'model_state': {}, 'key': jax.random.key(3)}}
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    keeper = manager.Checkpoints(tmp_path, keep=2, best='val/accuracy', higher=True)
+    for step, accuracy in enumerate([0.1, 0.9, 0.3, 0.2, 0.5], 1):
+        keeper.save(step, TREE, {'val/accuracy': accuracy})
+    keeper.close()
+    assert manager.Checkpoints(tmp_path).steps() == [2, 4, 5]
+    assert manager.newest(tmp_path).name == '5'
+
+
+def test_only_the_loop_asks_jax_whether_to_stop(tmp_path, monkeypatch):
+    """JAX keeps one number for all who ask; Orbax asks by the number of the step, the loop by that of its rounds."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', asked.append)
+    checkpoints = manager.Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, {'w': jnp.arange(3.0)})
+    checkpoints.close()
+    assert not asked and manager.steps(tmp_path / manager.FOLDER) == [1, 2]
+
+
+def test_a_tree_comes_back_bit_for_bit(tmp_path):
+    manager.write(tmp_path / 'one', TREE)
+    assert tiny.equal(manager.load(tmp_path / 'one', TREE), TREE)
+
+
+@pytest.mark.parametrize('spec', [None, jax.P(), jax.P('data')])
+def test_a_save_keeps_what_is_given_away_at_once(tmp_path, monkeypatch, spec):
+    """The next step computes in the same memory, before the writing begins."""
+    tree = {'x': jnp.arange(4096.0).reshape(8, 512), 'key': jax.random.key(3)}
+    if spec is not None:
+        mesh = jax.make_mesh((8,), ('data',))
+        tree = {name: jax.device_put(leaf, jax.NamedSharding(mesh, spec if leaf.ndim else jax.P()))
+                for name, leaf in tree.items()}
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+    step = jax.jit(lambda t: {'x': t['x'] * 0, 'key': jax.random.fold_in(t['key'], 1)}, donate_argnums=0).lower(tree).compile()
+    keeper = manager.Checkpoints(tmp_path)
+    given, begin = threading.Event(), keeper._orbax.save_async
+    monkeypatch.setattr(keeper._orbax, 'save_async', lambda *a, **k: given.wait(60) and begin(*a, **k))
+    keeper.save(1, tree)
+    after = step(tree)
+    given.set()
+    assert tree['x'].is_deleted() and tree['key'].is_deleted() and not after['x'].any()
+    keeper.close()
+    found = keeper.restore(1, like)
+    np.testing.assert_array_equal(found['x'], np.arange(4096.0).reshape(8, 512))
+    np.testing.assert_array_equal(jax.random.key_data(found['key']), jax.random.key_data(jax.random.key(3)))
+
+
+@pytest.mark.parametrize(('params', 'message'), [
+    ({'dense': {'kernel': jnp.zeros((2, 4))}}, r'state/params/dense/kernel is \[2, 3\] there and \[2, 4\] here'),
+    ({'conv': {'kernel': jnp.zeros((2, 3))}}, 'state/params/conv/kernel is not there'),
+    ({'dense': {'kernel': jnp.zeros((2, 3))}, 'head': {'bias': jnp.zeros(1)}}, 'state/params/head/bias is not there')])
+def test_another_model_is_named(tmp_path, params, message):
+    manager.write(tmp_path / 'one', TREE)
+    with pytest.raises(UserError, match=message):
+        manager.load(tmp_path / 'one', {'state': {**TREE['state'], 'params': params}})
+
+
+def test_nothing_there_is_said(tmp_path):
+    with pytest.raises(UserError, match='no checkpoint there'):
+        manager.newest(tmp_path)
+
+
+def test_own_checkpoint_then_init_from_then_scratch(tmp_path):
+    from bigjax import config as configs
+    from bigjax.train.loop import Loop
+
+    def start(workdir, init_from=''):
+        p = tiny.program()
+        records = Records(workdir, experiment='tiny', variant='', config=configs.plain(tiny.config()), command='')
+        loop = Loop(p, workdir, records, Progress(stream=io.StringIO()), init_from=init_from)
+        try:
+            return loop._start()[:2]
+        finally:
+            loop._checkpoints.close()
+
+    _, trained = tiny.train(tmp_path / 'other', seed=5)
+    scratch, step = start(tmp_path / 'new')
+    assert step == 0 and tiny.equal(scratch, tiny.program().init())
+    given, step = start(tmp_path / 'new', str(tmp_path / 'other'))
+    assert step == 0 and tiny.equal(given['state'].params, trained['state'].params)
+    assert tiny.equal(given['state'].opt_state, scratch['state'].opt_state)
+    assert tiny.equal(given['state'].model_state, trained['state'].model_state)
+    _, mine = tiny.train(tmp_path / 'mine')
+    own, step = start(tmp_path / 'mine', str(tmp_path / 'other'))
+    assert step == 12 and tiny.equal(own, mine)
+    assert np.isfinite(tiny.leaves(own['state'].params)[0]).all()
