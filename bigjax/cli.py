@@ -22,11 +22,11 @@ from absl import flags
 from bigjax import config as configs
 from bigjax.distributed import accelerators
 from bigjax.distributed.bootstrap import Flags, Start, start
-from bigjax.errors import UserError
+from bigjax.errors import NonFinite, Preempted, UserError
 from bigjax.io import storage
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable
 from bigjax.watchdog.phases import process_began
-from bigjax.watchdog.watchdog import Preempted, Unstarted, preemptible
+from bigjax.watchdog.watchdog import Unstarted, preemptible
 
 DONE, FAILED, USER, NONFINITE, NO, PREEMPTED = 0, 1, 2, 3, 4, 75
 DOCTOR_START = 10.0  # seconds
@@ -74,7 +74,6 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
       began: when its process was started (`time.monotonic`).
     """
     from bigjax.train import compile_cache
-    from bigjax.train.nonfinite import NonFinite
     from bigjax.train.stuck_params import NotDeterministic
     from bigjax.watchdog.phases import budgets
     from bigjax.watchdog.watchdog import Guard

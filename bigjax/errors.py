@@ -29,3 +29,15 @@ def _with_code(kind, args, code):
     error = kind(*args)
     error.code = code
     return error
+
+
+class NonFinite(Exception):
+    """A loss, gradient or update was not finite; the message names the step and the folder that holds its batch and state."""
+
+    shared = True  # all processes of a run raise it at the same step
+
+
+class Preempted(Exception):
+    """The run received SIGTERM or Ctrl-C and has saved its state; the same command resumes it."""
+
+    shared = True  # all processes of a run leave after the same step

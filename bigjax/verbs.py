@@ -5,11 +5,12 @@ import time
 
 from bigjax import config as configs
 from bigjax.checkpoint import manager
-from bigjax.errors import UserError
+from bigjax.data import sources
+from bigjax.errors import NonFinite, UserError
 from bigjax.io import storage
+from bigjax.io.text import clock, table
 from bigjax.nn import cpu
-from bigjax.runs import provenance
-from bigjax.runs.progress import Progress, clock, table
+from bigjax.runs.progress import Progress
 from bigjax.runs.summary import paper, spread
 from bigjax.runs.writer import Records, judge, summarise
 from bigjax.sharding import mesh as meshes
@@ -76,7 +77,7 @@ def _train_row(job, row: str) -> dict:
                              profile=profile.parse(job.flags.profile), guard=guard).run()
     except BaseException as error:
         records.fail(error)
-        if isinstance(error, nonfinite.NonFinite) and job.leads:
+        if isinstance(error, NonFinite) and job.leads:
             with contextlib.suppress(OSError, UserError):  # what broke is told whatever becomes of its picture
                 html.write(workdir)
         raise
@@ -94,7 +95,7 @@ def _facts(program) -> dict:
     """What there is to say of the data: what its set says, and a sample of each split, to know it again."""
     data = program.experiment.data
     splits = {'train': data.train, **data.evals}
-    return {**data.info, 'sample': {name: provenance.sample(split) for name, split in splits.items()}}
+    return {**data.info, 'sample': {name: sources.sample(split) for name, split in splits.items()}}
 
 
 def _table(job, rows: dict) -> str:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from bigjax.errors import UserError
 from bigjax.io import safe_read
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable
 from bigjax.runs.reader import read_metrics, read_run
 from launch.lines import say
 from launch.outcome import DONE, FAILED, NO

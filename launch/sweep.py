@@ -15,11 +15,11 @@ import numpy as np
 from bigjax import sweep
 from bigjax.errors import UserError
 from bigjax.io import atomic
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable
+from bigjax.io.text import table as table_of
 from bigjax.report.charts import Series, chart, legend
 from bigjax.report.html import escape, section, table_html
 from bigjax.report.page import page
-from bigjax.runs.progress import table as table_of
 from bigjax.runs.reader import read_run
 from bigjax.runs.summary import spread
 from bigjax.train.settings import HIGHER

@@ -25,9 +25,9 @@ from bigjax.data.sources import ArraySource
 from bigjax.distributed import accelerators
 from bigjax.errors import UserError
 from bigjax.experiment import Data, Experiment, base_config
+from bigjax.io.text import table
 from bigjax.models import cnn, gpt, mlp, resnet, rnn
 from bigjax.nn import cpu
-from bigjax.runs.progress import table
 from bigjax.tasks import classification, language
 from bigjax.train import flops as work
 from bigjax.train import settings as settings_module

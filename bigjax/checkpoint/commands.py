@@ -41,7 +41,7 @@ def folders(path) -> list:
 def ls(path: str) -> int:
     """Prints the checkpoints of a run."""
     from bigjax.checkpoint import manifest
-    from bigjax.runs.progress import table
+    from bigjax.io.text import table
     rows = []
     for folder in folders(path):
         files = storage.files(folder).values()
@@ -76,7 +76,7 @@ def verify(path: str) -> int:
 def cat(path: str, pattern: str = '') -> int:
     """Prints the arrays whose path matches."""
     from bigjax.checkpoint import manager
-    from bigjax.runs.progress import table
+    from bigjax.io.text import table
     rows = []
     for name, x in sorted(manager.arrays(manager.newest(path)).items()):
         if re.search(pattern, name):

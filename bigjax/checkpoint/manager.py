@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from bigjax.checkpoint import convert, manifest
 from bigjax.errors import UserError
 from bigjax.io import storage
-from bigjax.io.safe_read import first_line
+from bigjax.io.text import first_line
 from bigjax.sharding import mesh as meshes
 
 FOLDER, DAMAGED = 'checkpoints', 'damaged'

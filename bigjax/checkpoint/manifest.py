@@ -12,7 +12,7 @@ import json
 
 import bigjax
 from bigjax.io import atomic, storage
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable
 
 NAME = 'manifest.json'
 FORMAT = 2

@@ -16,9 +16,9 @@ import sys
 
 from bigjax.data import images
 from bigjax.data.loaders import formats, registry, tfds_hf
-from bigjax.data.loaders.tables import first_line
 from bigjax.errors import UserError
 from bigjax.io import storage, uri
+from bigjax.io.text import first_line
 
 
 def build(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathlib.Path:

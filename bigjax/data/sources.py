@@ -6,12 +6,15 @@ number of examples is always `len(source)`, never the length of an array: a stre
 than it would fit as windows.
 """
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bigjax.errors import UserError
+
+SAMPLES = 32  # examples that `sample` reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,3 +229,15 @@ def held_out(count: int, fraction: float, seed: int, label: np.ndarray | None = 
     if not held.size:
         raise UserError(f'{count} records are too few to hold some out: give two or more of a class, or your own split')
     return np.setdiff1d(np.arange(count), held), held
+
+
+def sample(source: Any) -> str:
+    """Twelve digits that stand for a source: its length, and some of its examples at even distances."""
+    digest, length = hashlib.sha256(str(len(source)).encode()), len(source)
+    for i in sorted({length * k // SAMPLES for k in range(SAMPLES)} if length else ()):
+        example: Mapping = source[i]
+        for name in sorted(example):
+            value = np.asarray(example[name])
+            digest.update(f'{name} {value.dtype} {value.shape} '.encode() + (
+                str(value.tolist()).encode() if value.dtype.kind in 'OUS' else value.tobytes()))
+    return digest.hexdigest()[:12]

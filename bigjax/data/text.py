@@ -3,9 +3,9 @@ import pathlib
 
 import numpy as np
 
-from bigjax.data.loaders.tables import first_line
 from bigjax.data.sources import Splits, WindowSource
 from bigjax.errors import UserError
+from bigjax.io.text import first_line
 
 
 class CharVocabulary:

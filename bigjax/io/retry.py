@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bigjax.errors import UserError
-from bigjax.io.safe_read import first_line
+from bigjax.io.text import first_line
 from bigjax.io.uri import SCHEME, remote
 
 SHORTEST, LONGEST = 0.5, 30.0  # seconds of a pause; gcsfs has tried six times before, with pauses of its own

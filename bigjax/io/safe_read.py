@@ -11,14 +11,10 @@ import zipfile
 import numpy as np
 
 from bigjax.errors import UserError
+from bigjax.io.text import first_line, printable
 
 UNPACKED, RATIO = 256 << 20, 200  # bytes that any packed file may unpack to; and, above that, times its own size
 DEPTH = 40  # of JSON
-
-
-def first_line(error: Exception) -> str:
-    """What another library says, short enough for one line."""
-    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:120])
 
 
 def content(path: str | os.PathLike, record: str = '') -> bytes:
@@ -34,13 +30,6 @@ def content(path: str | os.PathLike, record: str = '') -> bytes:
         return pathlib.Path(path).read_bytes()
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
         raise UserError(f'{where}: {getattr(error, "strerror", None) or error}: check the path') from error
-
-
-def printable(text) -> str:
-    """Text that a file holds, fit for one line of a message: 300 characters at most, and none that moves a cursor."""
-    text = str(text)
-    text = text if len(text) <= 300 else f'{text[:300]}…'
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def beside(folder: str | os.PathLike, name: str, record: str) -> pathlib.Path:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from bigjax.errors import UserError
 from bigjax.io import uri
 from bigjax.io.retry import Broken, blamed, blaming, credentials, gave_up, insist, passing, patience, refusal, silence
-from bigjax.io.safe_read import first_line, printable
+from bigjax.io.text import first_line, printable
 from bigjax.io.uri import SCHEME, remote
 
 __all__ = ['SCHEME', 'Broken', 'blamed', 'blaming', 'gave_up', 'insist', 'passing', 'patience', 'remote']  # of the two beside

@@ -3,7 +3,7 @@ import re
 import urllib.parse
 
 from bigjax.errors import UserError
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable
 
 SCHEME = 'gs://'
 OURS, FOREIGN = ('gs', 'gcs'), ('s3', 's3a')  # of these also `gs:BUCKET` is no folder of that name

@@ -1,5 +1,5 @@
 """A plan in words: one mesh in full, several in one table, and what would make it fit."""
-from bigjax.runs.progress import table
+from bigjax.io.text import table
 
 GIB = 2**30
 UNCALIBRATED = 'uncalibrated: rooflines of published peaks; no run on this chip has been recorded yet'

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from bigjax.errors import UserError
 from bigjax.io import atomic, storage
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable, table
 from bigjax.report.charts import Series, chart, legend, logarithmic
 from bigjax.report.html import escape, section, table_html
 from bigjax.report.page import page
-from bigjax.runs.progress import table
 from bigjax.runs.reader import read_metrics
 from bigjax.runs.summary import commit, device, number, runs_in, seconds, spread
 from bigjax.runs.writer import flat

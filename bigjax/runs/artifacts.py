@@ -10,7 +10,8 @@ import numpy as np
 from bigjax.errors import UserError
 from bigjax.experiment import Confusion
 from bigjax.io import atomic, storage
-from bigjax.io.safe_read import first_line, parsed
+from bigjax.io.safe_read import parsed
+from bigjax.io.text import first_line
 
 FOLDER = 'artifacts'
 

@@ -5,23 +5,14 @@ import time
 
 import jax
 
-
-def number(value: float) -> str:
-    """Four digits that matter."""
-    return f'{value:.4g}' if abs(value) < 1e4 else f'{value:,.0f}'
-
-
-def clock(seconds: float) -> str:
-    """3:07, 1:02:09."""
-    hours, rest = divmod(int(seconds), 3600)
-    return (f'{hours}:{rest // 60:02d}' if hours else f'{rest // 60}') + f':{rest % 60:02d}'
+from bigjax.io.text import clock, short
 
 
 def _rate(item: tuple[str, float]) -> str:
     name, value = item
     if name.endswith('_per_second'):
-        return f"{number(value)} {name.removesuffix('_per_second')}/s"
-    flops = f'{number(value)} TFLOP/s' if value >= 1 else f'{number(value * 1e3)} GFLOP/s'
+        return f"{short(value)} {name.removesuffix('_per_second')}/s"
+    flops = f'{short(value)} TFLOP/s' if value >= 1 else f'{short(value * 1e3)} GFLOP/s'
     return {'tflops': flops, 'mfu': f'MFU {value:.1%}'}.get(name, '')
 
 
@@ -68,7 +59,7 @@ class Progress:
         if all(k.startswith('train/') for k in values):
             self._metrics = shown
         else:
-            text = '  '.join(f'{k} {number(v)}' for k, v in shown.items())
+            text = '  '.join(f'{k} {short(v)}' for k, v in shown.items())
             self.say(f'step {step:,}/{self._total:,}  {text}')
 
     def speed(self, step: int, timing: dict[str, float], stages) -> None:
@@ -77,11 +68,11 @@ class Progress:
         overall = (step - self._first) / max(time.time() - self._began, 1e-9)
         text = '  '.join([*filter(None, map(_rate, timing.items())), f'data_wait {waiting:.0%}', memory()])
         if self._bar is not None:
-            losses = '  '.join(f'{k.removeprefix("train/")} {number(v)}' for k, v in self._metrics.items())
+            losses = '  '.join(f'{k.removeprefix("train/")} {short(v)}' for k, v in self._metrics.items())
             self._bar.update(self._task, completed=step, speed=f'{losses}  {text}')
         elif time.time() - self._last >= self._quiet or step == self._total:
             self._last = time.time()
-            losses = '  '.join(f'{k} {number(v)}' for k, v in self._metrics.items())
+            losses = '  '.join(f'{k} {short(v)}' for k, v in self._metrics.items())
             left = clock((self._total - step) / overall)
             self.say(f'step {step:,}/{self._total:,}  {losses}  {text}  left {left}')
         if waiting > 0.5 and not self._warned and step > self._first + 1:
@@ -94,10 +85,3 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Columns of text, aligned, with a rule under the head."""
-    widths = [max(len(str(r[i])) for r in [head, *rows]) for i in range(len(head))]
-    line = lambda cells: '  '.join(str(c).ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
-    return '\n'.join([line(head), line(['─' * w for w in widths]), *map(line, rows)])

@@ -1,18 +1,12 @@
 """What a run was made of: the commit of the code, what differed from it, and what the data was."""
-import hashlib
 import json
 import pathlib
 import subprocess
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 
 import bigjax
 
 PATCH = 'source.patch'
 SENT = '.commit.json'  # in code that a launcher has sent without its repository
-SAMPLES = 32
 LARGEST = 10_000_000  # bytes of a patch
 
 
@@ -43,18 +37,6 @@ def patch() -> str:
         return changed.decode() if len(changed) <= LARGEST else ''
     except (OSError, ValueError, subprocess.SubprocessError):
         return ''
-
-
-def sample(source: Any) -> str:
-    """Twelve digits that stand for a source: its length, and some of its examples at even distances."""
-    digest, length = hashlib.sha256(str(len(source)).encode()), len(source)
-    for i in sorted({length * k // SAMPLES for k in range(SAMPLES)} if length else ()):
-        example: Mapping = source[i]
-        for name in sorted(example):
-            value = np.asarray(example[name])
-            digest.update(f'{name} {value.dtype} {value.shape} '.encode() + (
-                str(value.tolist()).encode() if value.dtype.kind in 'OUS' else value.tobytes()))
-    return digest.hexdigest()[:12]
 
 
 def _root() -> pathlib.Path:

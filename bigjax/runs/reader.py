@@ -9,7 +9,8 @@ from typing import Any
 
 from bigjax.errors import UserError
 from bigjax.io import storage
-from bigjax.io.safe_read import first_line, shallow
+from bigjax.io.safe_read import shallow
+from bigjax.io.text import first_line
 
 CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # what moves a cursor, or no file can hold
 LARGEST = 1e100  # of a number: sums and squares of it are still numbers

@@ -5,7 +5,7 @@ from typing import Any
 
 from bigjax.errors import UserError
 from bigjax.io import storage
-from bigjax.runs.progress import clock
+from bigjax.io.text import clock
 from bigjax.runs.reader import read_metrics, read_run
 from bigjax.runs.writer import FINISHED
 

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 import bigjax
-from bigjax.errors import UserError
+from bigjax.errors import NonFinite, Preempted, UserError
 from bigjax.experiment import Expected
 from bigjax.io import atomic, storage
 from bigjax.io.async_writer import Outbox
@@ -36,7 +36,6 @@ from bigjax.runs.reader import lines_of, read_run
 from bigjax.runs.sinks import Sinks
 from bigjax.sharding import mesh as meshes
 from bigjax.watchdog.phases import Clock
-from bigjax.watchdog.watchdog import Preempted
 
 # Keys that say how long and where a run trains and what it writes, not what it learns: they may differ on resuming.
 CADENCE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_keep', 'patience')
@@ -304,7 +303,6 @@ class Records:
 
     def fail(self, error: BaseException) -> None:
         """The run ended by an exception; says so in run.json as far as the disk allows, and raises nothing."""
-        from bigjax.train.nonfinite import NonFinite
         status = ('nonfinite' if isinstance(error, NonFinite) else 'preempted' if isinstance(error, Preempted) else
                   'stopped' if isinstance(error, KeyboardInterrupt) else 'failed')
         text = ' '.join(str(error).split())[:500]

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bigjax.errors import UserError
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable
 from bigjax.sharding.logical import BATCH, batch_axes
 
 AXES = (*BATCH, 'tensor', 'seq', 'stage')

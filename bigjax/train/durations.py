@@ -3,7 +3,7 @@ import math
 import re
 
 from bigjax.errors import UserError
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable
 
 FORMS = "a number of steps, '200 steps', '10 epochs' (ep), '5000 examples' (ex) or '5%'"
 _UNITS = {'': 'steps', 'step': 'steps', 'steps': 'steps', 'ep': 'epochs', 'epoch': 'epochs', 'epochs': 'epochs',

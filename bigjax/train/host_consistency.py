@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from bigjax.data import sources
 from bigjax.errors import UserError
 from bigjax.experiment import Data
-from bigjax.runs import provenance
 from bigjax.sharding import mesh as meshes
 
 SHOWN = 8  # processes that a message names
@@ -27,11 +27,11 @@ def same_data(datas: Sequence[Data]) -> None:
       datas: the data of each member, or of all (length 1).
 
     Raises:
-      UserError: a split has another length on one of them, or other examples (`bigjax.runs.provenance.sample`).
+      UserError: a split has another length on one of them, or other examples (`bigjax.runs.sources.sample`).
     """
     if jax.process_count() == 1:
         return
-    has = {name + (f' of member {m}' if m else ''): f'{len(split):,} records (sample {provenance.sample(split)})'
+    has = {name + (f' of member {m}' if m else ''): f'{len(split):,} records (sample {sources.sample(split)})'
            for m, data in enumerate(datas) for name, split in {'train': data.train, **data.evals}.items()}
     difference = compare(_of_all({'host': socket.gethostname(), 'has': has}))
     if difference:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from bigjax.checkpoint.manager import Checkpoints
-from bigjax.errors import UserError
+from bigjax.errors import NonFinite, Preempted, UserError
 from bigjax.io import storage
 from bigjax.sharding import mesh as meshes
 from bigjax.train import nonfinite, optimizers, stuck_params
@@ -26,7 +26,7 @@ from bigjax.train.flops import Work
 from bigjax.train.in_flight import Ahead
 from bigjax.train.profile import Profile
 from bigjax.train.program import Program, abstract, member
-from bigjax.watchdog.watchdog import Asked, Guard, Preempted
+from bigjax.watchdog.watchdog import Asked, Guard
 
 LEAVING = 5.0  # seconds that a process of several which fails waits for its save, of which the others may know nothing
 
@@ -83,7 +83,7 @@ class Loop:
 
         Raises:
           Preempted: after a signal, once the state is saved.
-          replay.NonFinite: a loss or gradient was not finite.
+          NonFinite: a loss or gradient was not finite.
         """
         self._compiled, self._told = METER.since(), False
         try:
@@ -199,7 +199,7 @@ class Loop:
         if values:
             self._records.metrics(step + 1, values, applied=False)
 
-    def _keep_evidence(self, carry, feed, step, index) -> nonfinite.NonFinite:
+    def _keep_evidence(self, carry, feed, step, index) -> NonFinite:
         """The batch and the state of the step that was not applied; every later step left the state alone."""
         state = member(carry['state'], index, self._program.members)
         with self._phases.within('save'):
@@ -207,7 +207,7 @@ class Loop:
         facts = {**self._records.facts(), 'parts': self._program.mesh.size if self._settings.reduce_dtype else 0}
         folder = nonfinite.keep(self._workdir, state, feed.host_batch(step, index), member=index, facts=facts)
         who = f' of member {index}' if self._program.members else ''
-        return nonfinite.NonFinite(f'the loss, a gradient or the update{who} is not finite at step {step}; the step was not '
+        return NonFinite(f'the loss, a gradient or the update{who} is not finite at step {step}; the step was not '
                                 f'applied, its batch and state are in {folder}; look at them with --replay={folder}')
 
     def _due(self, step, every) -> bool:

@@ -17,19 +17,14 @@ from bigjax.checkpoint import manager
 from bigjax.checkpoint.convert import STACKED
 from bigjax.errors import UserError
 from bigjax.io import storage
-from bigjax.io.safe_read import archive, first_line, parsed
+from bigjax.io.safe_read import archive, parsed
+from bigjax.io.text import first_line
 from bigjax.nn.cpu import global_norm
 from bigjax.tasks import LOSSES
 from bigjax.train import step
 from bigjax.train.state import TrainState
 
 FOLDER = 'nonfinite'
-
-
-class NonFinite(Exception):
-    """A loss, a gradient or an update was not finite; the message says when and where the evidence lies."""
-
-    shared = True  # all processes of a run find it at the same step
 
 
 def keep(workdir, state: TrainState, batch, *, member: int, facts: dict):

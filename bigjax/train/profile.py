@@ -14,7 +14,7 @@ import jax
 
 import bigjax
 from bigjax.errors import UserError
-from bigjax.runs.progress import table
+from bigjax.io.text import table
 
 ROWS = 20
 PROGRAM = 'program.txt'  # the compiled step, beside its trace

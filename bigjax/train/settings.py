@@ -3,7 +3,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from bigjax.errors import UserError
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable
 from bigjax.sharding.explicit_reduce import DTYPES
 from bigjax.train import durations
 

@@ -18,7 +18,7 @@ import time
 from typing import NamedTuple
 
 from bigjax.errors import UserError
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable
 
 PHASES = ('start', 'compile', 'restore', 'data', 'step', 'evaluation', 'save', 'report')
 BUDGETS = {'start': 14400.0, 'compile': 3600.0, 'restore': 3600.0, 'data': 900.0, 'step': 900.0, 'evaluation': 7200.0,

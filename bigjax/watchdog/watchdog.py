@@ -26,7 +26,7 @@ import traceback
 from collections.abc import Callable, Mapping
 
 from bigjax.distributed.peers import Lifeline, Message
-from bigjax.errors import UserError
+from bigjax.errors import Preempted, UserError
 from bigjax.watchdog.phases import Clock
 
 PREEMPTED, FAILED, USER, INTERRUPTED = 75, 1, 2, 130
@@ -46,12 +46,6 @@ SLACK = 60.0  # seconds beyond a budget after which the process ends even though
 LIBRARIES = ('jax', 'jaxlib', 'orbax', 'grain', 'bigjax.parallel')
 DEVICE = ('bigjax.train.loop', 'bigjax.train.evaluate')  # NumPy's reading of a device leaves no trace but theirs
 OWN_WORK = ('compile', 'data')  # phases in which a process that is inside a library works, and waits for nobody
-
-
-class Preempted(Exception):
-    """The run was asked to stop (SIGTERM, Ctrl-C), has saved its state, and goes on when it is started again."""
-
-    shared = True  # all processes of a run leave after the same step
 
 
 class Unstarted(BaseException):

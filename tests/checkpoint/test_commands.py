@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.checkpoint.test_manifest import flip
 
 from bigjax.checkpoint import commands as verbs
 from bigjax.checkpoint import manager, manifest
+from tests.checkpoint.test_manifest import flip
 
 
 @pytest.fixture(scope='module')

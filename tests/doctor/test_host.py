@@ -6,12 +6,12 @@ import types
 
 import jax
 import pytest
-from tests.doctor.test_doctor import line, refuse
 
 from bigjax.distributed import accelerators
 from bigjax.distributed.bootstrap import Start
 from bigjax.doctor import host
 from bigjax.doctor import verb as doctor
+from tests.doctor.test_doctor import line, refuse
 
 
 def process(root, number, command, *files):

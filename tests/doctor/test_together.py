@@ -10,12 +10,12 @@ import time
 import types
 
 import pytest
-from tests.distributed.test_processes import environment, free_port
-from tests.doctor.test_doctor import line
 
 from bigjax import cli
 from bigjax.doctor import host
 from bigjax.doctor.together import Together, several
+from tests.distributed.test_processes import environment, free_port
+from tests.doctor.test_doctor import line
 from tests.test_cli import SCRIPT
 
 ALONE = Together()

@@ -3,11 +3,11 @@ import platform
 
 import pytest
 from packaging.specifiers import SpecifierSet
-from tests.doctor.test_doctor import line
 
 from bigjax.distributed import accelerators
 from bigjax.doctor import verb as doctor
 from bigjax.doctor import versions as doctor_versions
+from tests.doctor.test_doctor import line
 
 GOOD = {'jax': '0.10.2', 'jaxlib': '0.10.2', 'flax': '0.12.8', 'optax': '0.2.8', 'orbax-checkpoint': '0.12.8', 'numpy': '2.4.6'}
 CUDA13 = {'jax-cuda13-plugin': '0.10.2', 'jax-cuda13-pjrt': '0.10.2'}

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from bigjax.data import sources
 from bigjax.data.sources import ArraySource
 from bigjax.errors import UserError
-from bigjax.runs import provenance
 from launch import rerun
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -53,13 +53,13 @@ def test_a_value_that_is_missing_does_not_take_our_workdir():
 
 def test_a_sample_tells_data_apart():
     x = np.arange(300.0)
-    same = provenance.sample(ArraySource({'x': x}))
-    assert same == provenance.sample(ArraySource({'x': x.copy()})) and len(same) == 12
+    same = sources.sample(ArraySource({'x': x}))
+    assert same == sources.sample(ArraySource({'x': x.copy()})) and len(same) == 12
     changed = x.copy()
     changed[0] += 1e-9
     others = [ArraySource({'x': changed}), ArraySource({'x': x[:299]}), ArraySource({'y': x}),
               ArraySource({'x': x.astype(np.float32)}), ArraySource({'x': x[:, None]})]
-    assert len({same, *map(provenance.sample, others)}) == 6
+    assert len({same, *map(sources.sample, others)}) == 6
 
 
 def record(folder, losses, **more):

@@ -9,8 +9,8 @@ import sys
 import time
 
 import pytest
-from tests.distributed.test_processes import MLP, metrics, train
 
+from tests.distributed.test_processes import MLP, metrics, train
 from tests.launch.hosts import hosts  # noqa: F401, a fixture
 
 ROOT = pathlib.Path(__file__).parents[2]

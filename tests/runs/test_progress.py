@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bigjax.data.pipeline import Stages
-from bigjax.runs.progress import Progress, clock, table
+from bigjax.io.text import clock, table
+from bigjax.runs.progress import Progress
 from tests import tiny
 
 

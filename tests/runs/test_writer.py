@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from bigjax.errors import UserError
+from bigjax.errors import NonFinite, Preempted, UserError
 from bigjax.experiment import Confusion, Expected
 from bigjax.io import atomic, storage
 from bigjax.runs import artifacts, provenance, reader, writer
@@ -248,9 +248,7 @@ def test_a_kill_while_writing_leaves_a_whole_file(tmp_path):
 ])
 def test_how_it_failed(tmp_path, error, status, text):
     if isinstance(error, str):
-        from bigjax.train import nonfinite
-        from bigjax.watchdog import watchdog
-        error = {'NonFinite': nonfinite.NonFinite, 'Preempted': watchdog.Preempted}[error]('step 3')
+        error = {'NonFinite': NonFinite, 'Preempted': Preempted}[error]('step 3')
     make(tmp_path).fail(error)
     run = reader.read_run(tmp_path)
     assert (run['status'], run['error']) == (status, text)

@@ -9,8 +9,8 @@ from bigjax.doctor.together import Together
 from bigjax.errors import UserError
 from bigjax.io import storage
 from tests import workdirs
-from tests.test_cli import run
 from tests.doctor.test_doctor import here, line  # noqa: F401  a fixture
+from tests.test_cli import run
 
 
 def test_the_verb_in_a_store(gcs, capsys, monkeypatch):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bigjax.checkpoint import manager, manifest
-from bigjax.errors import UserError
+from bigjax.errors import Preempted, UserError
 from bigjax.runs.progress import Progress
-from bigjax.watchdog.watchdog import Guard, Preempted
+from bigjax.watchdog.watchdog import Guard
 from tests import tiers, tiny
 
 

@@ -16,7 +16,7 @@ import pytest
 from bigjax import cli
 from bigjax.checkpoint import convert, manager, manifest
 from bigjax.data import order
-from bigjax.errors import UserError
+from bigjax.errors import NonFinite, UserError
 from bigjax.experiment import Data
 from bigjax.models import gpt
 from bigjax.runs.progress import Progress
@@ -58,7 +58,7 @@ def poisoned():
 @pytest.mark.parametrize('population', [1, 2])
 def test_the_loop_stops_keeps_the_evidence_and_applies_nothing(tmp_path, population):
     options = dict(population=population, log_every=4, checkpoint_every=100)
-    with pytest.raises(nonfinite.NonFinite, match='the step was not applied') as error:
+    with pytest.raises(NonFinite, match='the step was not applied') as error:
         tiny.train(tmp_path, [poisoned()], **options)
     folder = tmp_path / 'nonfinite'
     assert str(folder) in str(error.value)
@@ -91,7 +91,7 @@ def test_the_evidence_is_written_when_no_save_is_under_way(tmp_path, monkeypatch
 
     monkeypatch.setattr(manifest, 'seal', slow)
     monkeypatch.setattr(manager, 'write', looked)
-    with pytest.raises(nonfinite.NonFinite):
+    with pytest.raises(NonFinite):
         tiny.train(tmp_path, [poisoned()], log_every=1, checkpoint_every=1)
     step = nonfinite.read(tmp_path / 'nonfinite')[0]['step']
     assert step > 0 and sealed[-1] == step
@@ -122,7 +122,7 @@ FOUR = dict(steps_per_call=4, log_every=4, eval_every=4, checkpoint_every=12)
 
 @pytest.mark.parametrize('options', tiers.first(3, [FOUR, {'accumulate': 4}, {'resident': 'no'}, {}, {'ema': 0.0}]), ids=str)
 def test_it_stops_at_the_first_bad_batch_whatever_the_step_is_made_of(tmp_path, options):
-    with pytest.raises(nonfinite.NonFinite, match='not finite at step'):
+    with pytest.raises(NonFinite, match='not finite at step'):
         tiny.train(tmp_path, [poisoned()], **options)
     info, what = replayed(tmp_path, poisoned(), **options)
     rows = [order.batch_indices(0, t, 1, 8, 53, True)[0].tolist() for t in range(12)]
@@ -145,7 +145,7 @@ def test_of_several_members_the_first_to_break_is_kept(tmp_path):
     broke = [next(t for t in range(12) if 20 in order.batch_indices(m, t, 1, 8, 53, True)) for m in range(4)]
     assert broke.index(min(broke)) > 0  # and not the first of all
     options = dict(population=4, log_every=12, eval_every=12, checkpoint_every=12)
-    with pytest.raises(nonfinite.NonFinite, match=f'of member {broke.index(min(broke))} is not finite at step {min(broke)};'):
+    with pytest.raises(NonFinite, match=f'of member {broke.index(min(broke))} is not finite at step {min(broke)};'):
         tiny.train(tmp_path, [poisoned()], **options)
     info, what = replayed(tmp_path, poisoned(), **options)
     assert info['member'] == broke.index(min(broke)) and "'x' is not finite in row" in what
@@ -156,7 +156,7 @@ def test_a_first_step_that_is_not_finite_is_no_parameter_that_does_not_move(tmp_
     bad.data.train.arrays['x'][:] = np.nan
     program = tiny.program([bad], steps=24, log_every=24, eval_every=0, checkpoint_every=0)
     program.watch = Watch(strict=True)
-    with pytest.raises(nonfinite.NonFinite, match='not finite at step 0'):
+    with pytest.raises(NonFinite, match='not finite at step 0'):
         tiny.run(program, tmp_path, Progress(stream=io.StringIO()))
 
 
@@ -229,7 +229,7 @@ def test_what_broke_is_named(tmp_path, case):
     broken = dataclasses.replace(tiny.experiment(optimizer=optimizer), model=model)
     options = dict(steps=400, eval_every=0, ema=0.0) | options
     for _ in range(2 if case == 'update' else 1):  # nor does a checkpoint hold what breaks every later start
-        with pytest.raises(nonfinite.NonFinite):
+        with pytest.raises(NonFinite):
             tiny.train(tmp_path, [broken], **options)
         info, what = replayed(tmp_path, broken, **options)
         assert re.match(words, what), what

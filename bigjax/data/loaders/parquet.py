@@ -11,7 +11,7 @@ from bigjax.data.loaders.tables import integers, typed_column, whole_labels
 from bigjax.data.sources import ArraySource
 from bigjax.errors import UserError
 from bigjax.io import safe_read
-from bigjax.io.safe_read import first_line
+from bigjax.io.text import first_line
 
 IN_MEMORY = 1 << 30  # bytes
 GROUP = 1 << 24  # values of one row group, decoded together

@@ -13,7 +13,7 @@ from bigjax.data.loaders import formats
 from bigjax.data.sources import ArraySource
 from bigjax.errors import UserError
 from bigjax.io import safe_read
-from bigjax.io.safe_read import first_line
+from bigjax.io.text import first_line
 
 
 class TableSource:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from bigjax.data import images
-from bigjax.data.loaders.tables import first_line, typed_column, whole_labels
+from bigjax.data.loaders.tables import typed_column, whole_labels
 from bigjax.data.sources import Map
 from bigjax.errors import UserError
 from bigjax.io import safe_read
+from bigjax.io.text import first_line
 
 CONFIG = r'\w[\w.+-]*'
 TFDS_NAME = re.compile(rf'\w+(/{CONFIG})?(:[\d*]+(\.[\d*]+)*)?', re.ASCII)

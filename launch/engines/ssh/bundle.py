@@ -18,7 +18,7 @@ import stat
 import subprocess
 
 from bigjax.errors import UserError
-from bigjax.io.safe_read import printable
+from bigjax.io.text import printable
 from launch.lines import say
 
 LIMIT = 200.0  # MB

@@ -1,0 +1,40 @@
+"""Text for people: aligned tables, short numbers, durations, the nearest valid name, one line of another library's error."""
+import difflib
+from collections.abc import Sequence
+
+MAX_LETTERS = 300  # of foreign text shown in a message
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, with a rule under the head."""
+    widths = [max(len(str(r[i])) for r in [head, *rows]) for i in range(len(head))]
+    line = lambda cells: '  '.join(str(c).ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
+    return '\n'.join([line(head), line(['─' * w for w in widths]), *map(line, rows)])
+
+
+def short(value: float) -> str:
+    """Four significant digits; thousands separated from 10,000 on."""
+    return f'{value:.4g}' if abs(value) < 1e4 else f'{value:,.0f}'
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 3:07 or 1:02:09."""
+    hours, rest = divmod(int(seconds), 3600)
+    return (f'{hours}:{rest // 60:02d}' if hours else f'{rest // 60}') + f':{rest % 60:02d}'
+
+
+def nearest(name: str, valid: Sequence[str], cutoff: float = 0.5) -> str:
+    """The valid name that is most like `name`, or ''."""
+    return next(iter(difflib.get_close_matches(str(name), list(valid), 1, cutoff)), '')
+
+
+def printable(text) -> str:
+    """Foreign text, safe in one line of a message: at most `MAX_LETTERS`, and no control characters."""
+    text = str(text)
+    text = text if len(text) <= MAX_LETTERS else f'{text[:MAX_LETTERS]}…'
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, at most 120 letters."""
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0][:120])
