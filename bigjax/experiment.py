@@ -28,9 +28,11 @@ class Data:
 
     Attributes:
       train: the training examples.
-      evals: split name ('val', 'test') -> examples; each is seen whole, exactly once, by an evaluator.
+      evals: split name ('val', 'test') -> examples; an evaluator visits each example exactly once.
       transform: `transform(example, rng: np.random.Generator, train) -> example`, NumPy on the host, for what cannot
         be done on the device (decoding a JPEG). A source with a transform is not kept on the device.
+      collate: `collate(examples) -> batch`, NumPy on the host: a list of examples to {name: [B, …]}, for ragged examples
+        (padding, with lengths). None stacks examples of equal shapes.
       preprocess: `preprocess(batch) -> batch`, pure, on the device, in training and evaluation (uint8 -> float).
       augment: `augment(batch, rng) -> batch`, pure, on the device, in training only, after `preprocess`.
       shuffle: a new order each epoch; False reads in order, epoch after epoch.
@@ -40,6 +42,7 @@ class Data:
     train: Source
     evals: Mapping[str, Source]
     transform: Callable | None = None
+    collate: Callable | None = None
     preprocess: Callable | None = None
     augment: Callable | None = None
     shuffle: bool = True
@@ -48,16 +51,19 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """How one split is judged; its metrics are named `split/metric`.
+    """How one split is evaluated; its metrics are named `split/metric`.
 
     Without `compute` the metrics are the sums and counts of the task's loss at `train=False`. With it, predictions of
     the whole split are gathered on the host: `compute(outputs, examples) -> {metric: float or artifact}`, for what
-    does not decompose into sums (AUC, exact match after decoding, a confusion matrix). Both may stand together.
+    does not decompose into sums (AUC, exact match after decoding, a confusion matrix). Both may be used together.
 
     Attributes:
       split: a key of `Data.evals`, or 'train'.
       compute: see above; `outputs` and `examples` are trees of NumPy arrays, padding removed.
       predict: replaces the task's `predict` for this evaluator.
+      keep: the batch keys that `compute` receives as `examples`; no other key is gathered.
+      weights: 'auto' (the moving average where there is one, else the newest), 'ema', 'raw' or 'best'.
+      better: {metric: 'higher' or 'lower'}, for `config.best` and for reports; the metrics of `bigjax.metrics` have theirs.
       sums: also report the sums and counts of the loss.
       every: a duration ('5 epochs'), or None for the config's `eval_every`; the last step always evaluates.
     """
@@ -65,8 +71,32 @@ class Evaluator:
     split: str
     compute: Callable[[Any, Any], Mapping[str, Any]] | None = None
     predict: Callable | None = None
+    keep: tuple[str, ...] = ('label',)
+    weights: str = 'auto'
+    better: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sums: bool = True
     every: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """Between a person and a model: raw input -> example, outputs -> an answer.
+
+    `predict`, `serve`, `export` and the web page are built on it alone.
+
+    Attributes:
+      parse: `parse(raw) -> example`, one example as `Data.train[i]` gives it, without its label; `raw` is text, a path, or
+        a mapping (a table's row). Raises UserError where it cannot be one.
+      answer: `answer(outputs) -> {name: JSON value}` of the predictions of one example, such as
+        {'class': 'cat', 'probability': 0.97}.
+      accepts: the endings of files that `parse` takes ('.png', …), 'text' and 'row' for what else it takes.
+      sample: `sample(apply, variables, rng, prompt) -> iterator of text`, or None where the model does not generate.
+    """
+
+    parse: Callable[[Any], Mapping[str, Any]]
+    answer: Callable[[Any], Mapping[str, Any]]
+    accepts: tuple[str, ...] = ()
+    sample: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +135,11 @@ class Experiment:
       samples: `samples(apply, variables, rng) -> {name: artifact}` for the report: a str, float images
         [N, H, W, C] in 0..1, or a `Confusion`.
       partition_rules: ((regex on the parameter path, logical axes), …).
+      init: `init(variables) -> variables`: pretrained weights, put in before the optimizer's state is made.
+      frozen: {name: tree of arrays}, `variables['frozen']` of every apply: teachers, tables. Sharded, never updated.
+      transforms: (`transform(tx) -> tx`, …), wrappers of the gradient transformation, the first one innermost.
+      axes: logical axis -> mesh axes, over the defaults of `bigjax.sharding.logical`.
+      interface: raw input <-> example and outputs -> answer, for `predict` and `sample`.
     """
 
     model: Any
@@ -115,6 +150,11 @@ class Experiment:
     expected: tuple[Expected, ...] = ()
     samples: Callable | None = None
     partition_rules: tuple = ()
+    init: Callable | None = None
+    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    transforms: tuple[Callable, ...] = ()
+    axes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    interface: Interface | None = None
 
 
 def base_config() -> ml_collections.ConfigDict:
