@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import ml_collections
 
 from bigjax.errors import UserError
-from bigjax.tasks import Confusion as Confusion
+from bigjax.metrics.confusion import Confusion as Confusion
 from bigjax.tasks import Task
 
 
