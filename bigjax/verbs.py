@@ -73,7 +73,7 @@ def _train_row(job, row: str) -> dict:
         with guard.clock.within('compile'):
             progress.say(stuck_params.prove(program))
     try:
-        outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=flops.of(program),
+        outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=flops.step_cost(program),
                              profile=profile.parse(job.flags.profile), guard=guard).run()
     except BaseException as error:
         records.fail(error)

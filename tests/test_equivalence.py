@@ -20,7 +20,7 @@ from bigjax.experiment import Data, Experiment
 from bigjax.models import mlp
 from bigjax.sharding import logical
 from bigjax.sharding import mesh as parallel
-from bigjax.tasks import classification
+from bigjax.tasks import classification, mean
 from bigjax.train import settings as settings_module
 from bigjax.train.program import Program
 from tests import test_experiments as inherited
@@ -69,7 +69,7 @@ def five_steps(p, params=None):
     for step in range(5):
         state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}
-        losses.append([float(totals[name][0] / totals[name][1]) for name in ('loss', 'grad_norm')])
+        losses.append([float(mean(totals[name])) for name in ('loss', 'grad_norm')])
     feed.close()
     return losses, jax.tree.map(np.asarray, carry['state'].params)
 

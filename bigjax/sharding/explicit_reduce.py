@@ -24,11 +24,11 @@ def refuse_statistics(model_state, where: str) -> None:
                         'the sums to the compiler, --config.mesh=data:N')
 
 
-def by_hand(step: Callable, mesh: Mesh, dtype: str) -> Callable:
-    """`step(state, batch, across)` on every device's part of the batch -> `(state, metrics)` of the whole.
+def explicit_reduce(step: Callable, mesh: Mesh, dtype: str) -> Callable:
+    """`step(state, batch, reduce_fn)` on every device's part of the batch -> `(state, metrics)` of the whole.
 
     Args:
-      step: `bigjax.train.step.train_step`, with all but its `across` bound.
+      step: `bigjax.train.step.train_step`, with all but its `reduce_fn` bound.
       dtype: of the gradients while they are summed, one of `DTYPES`; counts, losses and metrics stay float32.
 
     Raises:
@@ -40,7 +40,7 @@ def by_hand(step: Callable, mesh: Mesh, dtype: str) -> Callable:
         raise UserError(f"config.reduce_dtype: over the axis '{axis}' the compiler sums, in config.dtype; remove it, or use "
                         '--config.mesh=data:-1')
 
-    def across(sums):
+    def reduce_fn(sums):
         grads, *rest = sums
         grads = jax.tree.map(lambda g: jax.lax.psum(g.astype(dtype), AXIS).astype(g.dtype), grads)
         return grads, *jax.lax.psum(rest, AXIS)
@@ -48,7 +48,7 @@ def by_hand(step: Callable, mesh: Mesh, dtype: str) -> Callable:
     def part(state, batch):
         with logical.using(None):
             own = state.replace(key=jax.random.fold_in(state.key, jax.lax.axis_index(AXIS)))
-            after, metrics = step(own, batch, across)
+            after, metrics = step(own, batch, reduce_fn)
         return after.replace(key=state.key), metrics
 
     def whole(state, batch):

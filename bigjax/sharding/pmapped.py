@@ -30,7 +30,7 @@ def pmapped(program, devices=None) -> Callable:
     refuse_statistics(state.model_state, 'pmap')
 
     def one(state, batch):
-        return program.step(state, batch, across=lambda sums: jax.lax.psum(sums, AXIS))
+        return program.step(state, batch, reduce_fn=lambda sums: jax.lax.psum(sums, AXIS))
 
     return jax.pmap(one, AXIS, devices=devices, donate_argnums=0)
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from bigjax.data import pipeline
 from bigjax.experiment import Data, Evaluator
+from bigjax.nn import rng
 from bigjax.sharding import logical
 from bigjax.sharding import mesh as meshes
-from bigjax.tasks import MASK, Task
+from bigjax.tasks import MASK, Task, loss_metrics, mean
 from bigjax.train.compile_cache import Watch
 from bigjax.train.feed import Resident, keeps
 
@@ -33,7 +34,7 @@ class Evaluation:
                  cache: Resident, resident: str, batch_size: int, seed: int, watch: Watch):
         self._evaluators, self._datas, self._members, self._mesh = evaluators, datas, members, mesh
         self._cache, self._resident, self._batch_size = cache, resident, batch_size
-        self._task, self._apply, self._key = task, apply, jax.random.key(seed)
+        self._task, self._apply, self._key = task, apply, rng.key(seed)
         self._compiled, self._watch = {}, watch
 
     def _sources(self, split: str) -> list:
@@ -54,8 +55,7 @@ class Evaluation:
         metrics, artifacts = {}, [{} for _ in range(self._members or 1)]
         seen, totals, outputs, examples = self._pass(name, evaluator, sources, variables, stop, waiting)
         for metric, (total, count) in totals.items():
-            value = np.atleast_1d(total) / np.maximum(np.atleast_1d(count), 1e-8)
-            metrics[f'{evaluator.split}/{metric}'] = [float(v) for v in value]
+            metrics[f'{evaluator.split}/{metric}'] = [float(v) for v in np.atleast_1d(mean((total, count)))]
         metrics[f'{evaluator.split}/examples'] = [float(seen)] * (self._members or 1)
         if evaluator.compute is not None:
             for m in range(self._members or 1):
@@ -135,11 +135,10 @@ class Evaluation:
                 batch = {**data.preprocess({k: v for k, v in batch.items() if k != MASK}), MASK: mask}
             sums, out = {}, None
             if evaluator.sums:
-                per_example, weights, aux = task.loss(apply, variables, batch, key, False)
-                total = jnp.sum(jnp.where(weights > 0, per_example * weights, 0.0))
-                sums = {'loss': (total, jnp.sum(weights)), **aux.metrics}
+                terms, aux = task.loss(apply, variables, batch, key, False)
+                sums = {**loss_metrics(terms), **aux.metrics}
             if evaluator.compute is not None:
-                out = predict(apply, variables, batch)
+                out = predict(apply, variables, batch, jax.random.fold_in(key, 0x9E))
             return sums, out
 
         def on_mesh(*args):

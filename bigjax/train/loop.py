@@ -18,11 +18,13 @@ import numpy as np
 from bigjax.checkpoint.manager import Checkpoints
 from bigjax.errors import NonFinite, Preempted, UserError
 from bigjax.io import storage
+from bigjax.nn import rng
 from bigjax.sharding import mesh as meshes
+from bigjax.tasks import mean
 from bigjax.train import nonfinite, optimizers, stuck_params
 from bigjax.train.compile_cache import METER, told
 from bigjax.train.evaluate import Stopped
-from bigjax.train.flops import Work
+from bigjax.train.flops import StepCost
 from bigjax.train.in_flight import Ahead
 from bigjax.train.profile import Profile
 from bigjax.train.program import Program, abstract, member
@@ -57,7 +59,7 @@ class Loop:
       guard: watches over the process (`bigjax.watchdog.watchdog`).
     """
 
-    def __init__(self, program: Program, workdir, records, progress, *, init_from: str = '', work: Work | None = None,
+    def __init__(self, program: Program, workdir, records, progress, *, init_from: str = '', work: StepCost | None = None,
                  profile: tuple[int, int] | None = None, guard: Guard | None = None):
         self._program, self._settings = program, program.settings
         self._workdir, self._records, self._progress = workdir, records, progress
@@ -230,8 +232,8 @@ class Loop:
         if self._due(step, s.log_every):
             self._pending = (step, carry['totals'], halted, optimizers.plateau_factor(carry['state'].opt_state) + 0)
             if s.best.startswith('train/'):
-                total, count = carry['totals'][s.best.removeprefix('train/')]
-                carry = {**carry, 'best': program.keep_best(carry['best'], total / count, carry['state'])}
+                value = mean(carry['totals'][s.best.removeprefix('train/')])
+                carry = {**carry, 'best': program.keep_best(carry['best'], value, carry['state'])}
             carry = {**carry, 'totals': program.zero_totals(carry)}
         if evaluators or save or asked:
             _check(halted)
@@ -323,7 +325,7 @@ class Loop:
             variables = meshes.whole(variables)
             if jax.process_index() > 0:
                 return {}
-        return dict(samples(self._program.apply, variables, jax.random.key(self._settings.seed)))
+        return dict(samples(self._program.apply, variables, rng.key(self._settings.seed)))
 
 
 def evaluate(program: Program, variables, names=None, stop=None, waiting=contextlib.nullcontext) -> tuple[dict, list]:
@@ -357,5 +359,4 @@ def _check(halted) -> None:
 
 def _means(totals) -> dict[str, list[float]]:
     """{'train/name': [one value a member]} of sums and counts."""
-    return {f'train/{k}': [float(x) for x in np.atleast_1d(t) / np.maximum(np.atleast_1d(c), 1e-8)]
-            for k, (t, c) in jax.device_get(totals).items()}
+    return {f'train/{name}': [float(x) for x in np.atleast_1d(mean(metric))] for name, metric in jax.device_get(totals).items()}

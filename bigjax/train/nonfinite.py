@@ -20,7 +20,7 @@ from bigjax.io import storage
 from bigjax.io.safe_read import archive, parsed
 from bigjax.io.text import first_line
 from bigjax.nn.cpu import global_norm
-from bigjax.tasks import LOSSES
+from bigjax.tasks import FROZEN, LOSSES, loss_metrics, mean
 from bigjax.train import step
 from bigjax.train.state import TrainState
 
@@ -108,7 +108,7 @@ def _which(path: tuple, calls) -> str:
 
 
 def explain(state: TrainState, batch, *, apply, loss, preprocess=None, augment=None, accumulate: int = 1, parts: int = 0,
-            reduce_dtype: str = '', tx: optax.GradientTransformation | None = None) -> str:
+            reduce_dtype: str = '', frozen=None, tx: optax.GradientTransformation | None = None) -> str:
     """In one line, what is not finite first: the batch, a parameter, a module's output, the loss, a gradient, their norm or
     the update. The step is taken as it was then: the same micro-batches and the same random numbers.
 
@@ -128,11 +128,12 @@ def explain(state: TrainState, batch, *, apply, loss, preprocess=None, augment=N
                     f'{len(ready[names[0]])} rows)')
     if names := _bad(state.params):
         return f'the parameters before the step: {names[0]}'
+    collections = {**state.model_state, **({FROZEN: frozen} if frozen else {})}
     for share, (_, rng, ready) in enumerate(shares):
         where = f' on device {share}' if parts > 1 else ''
-        if what := _forward(state, ready, rng, apply, loss, accumulate, where):
+        if what := _forward(state.params, collections, ready, rng, apply, loss, accumulate, where):
             return what
-    value, grads = _summed(state, shares, apply, loss, accumulate, reduce_dtype)
+    value, grads = _summed(state.params, collections, shares, apply, loss, accumulate, reduce_dtype)
     if not jnp.isfinite(value):
         return 'the loss, of finite outputs'
     return _backward(state, value, grads, tx)
@@ -154,35 +155,39 @@ def _shares(state, batch, parts, preprocess, augment):
         yield i * rows, rng, step.prepare(own, rng, preprocess, augment)
 
 
-def _forward(state, batch, rng, apply, loss, accumulate, where) -> str | None:
-    """What is not finite on the way to the loss, micro-batch by micro-batch."""
-    rows, model_state = len(jax.tree.leaves(batch)[0]) // accumulate, state.model_state
+def _forward(params, collections, batch, rng, apply, loss, accumulate, where) -> str | None:
+    """The first part on the way to the loss that is not finite, micro-batch by micro-batch."""
     for micro in range(accumulate):
         out = []
         here = f'{where} in micro-batch {micro}' if accumulate > 1 else where
-        own = jax.tree.map(lambda x, micro=micro: x[micro * rows:(micro + 1) * rows], batch)
+        own = jax.tree.map(lambda x, micro=micro: x[micro::accumulate], batch)  # the rows that `step.deal` gives it
         key = jax.random.fold_in(rng, micro) if accumulate > 1 else rng
-        variables = {'params': state.params, **model_state}
+        variables = {'params': params, **collections}
         name = first_nonfinite(lambda v=variables, own=own, key=key, out=out: out.append(loss(apply, v, own, key, True)))
         if name:
             return f'the output of {name}{here}'
-        per_example, weights, aux = out[0]
-        model_state = dict(aux.model_state)
-        if names := _bad(model_state.pop(LOSSES, {})):
+        terms, aux = out[0]
+        changed = dict(aux.model_state)
+        if names := _bad(changed.pop(LOSSES, {})):
             return f'the loss that a layer adds, {LOSSES}/{names[0]}{here}'
-        if not jnp.isfinite(jnp.where(weights > 0, per_example * weights, 0.0)).all():
+        collections = {name: changed.get(name, value) for name, value in collections.items()}
+        if not all(jnp.isfinite(x) for x in jax.tree.leaves(loss_metrics(terms)['loss'])):
             return f'the loss, of finite outputs{here}'
     return None
 
 
-def _summed(state, shares, apply, loss, accumulate, reduce_dtype) -> tuple:
+def _summed(params, collections, shares, apply, loss, accumulate, reduce_dtype) -> tuple:
     """(loss, gradient) of the step."""
-    gradients = jax.jit(lambda *own: step.gradients(loss, apply, *own, accumulate))
-    found = [gradients(state.params, state.model_state, batch, rng) for _, rng, batch in shares]
-    add = lambda *x: sum(a.astype(reduce_dtype or a.dtype) for a in x).astype(x[0].dtype)
-    grads = jax.tree.map(add, *(g for g, _ in found))
-    weight, total = (sum(sums[i] for _, sums in found) for i in range(2))
-    return total / jnp.maximum(weight, 1e-8), jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
+    add = lambda *x: sum(x[1:], x[0])
+    own = lambda rng, batch: (loss, apply, params, collections, batch, rng, accumulate)
+    weights = [step.term_weights(*own(rng, batch)) for _, rng, batch in shares]
+    divisors = None if weights[0] is None else jax.tree.map(add, *weights)
+    gradients = jax.jit(lambda rng, batch: step.gradients(*own(rng, batch), divisors)[:2])
+    found = [gradients(rng, batch) for _, rng, batch in shares]
+    total = jax.tree.map(add, *(metrics['loss'] for _, (metrics, _) in found))
+    narrow = lambda *x: sum(a.astype(reduce_dtype or a.dtype) for a in x).astype(x[0].dtype)
+    grads = jax.tree.map(narrow, *(g for g, _ in found))
+    return mean(total), step.normalized(grads, total)
 
 
 def _backward(state, value, grads, tx) -> str:

@@ -15,7 +15,7 @@ from bigjax.nn import cpu
 from bigjax.sharding import explicit_reduce, logical, rules
 from bigjax.sharding import mesh as meshes
 from bigjax.tasks import bind
-from bigjax.train import flops, optimizers
+from bigjax.train import flops, optimizers, update_bound
 from bigjax.train.compile_cache import Watch
 from bigjax.train.evaluate import Evaluation
 from bigjax.train.feed import Feed, Resident, batch_shapes, keeps
@@ -103,7 +103,7 @@ class Program:
 
     def _tokens(self) -> int:
         """Positions that a step works on at a time."""
-        return self.settings.batch_size // self.settings.accumulate * (flops.sequence(self) or 0)
+        return self.settings.batch_size // self.settings.accumulate * flops.positions(self)
 
     def feed(self, start: int) -> Feed:
         """The training batches from step `start` on."""
@@ -116,23 +116,24 @@ class Program:
         """`fn` of one member, over all of them."""
         return fn if self.members is None else jax.vmap(fn, in_axes=in_axes)
 
-    def step(self, state, batch, values=None, across=None):
+    def step(self, state, batch, values=None, reduce_fn=None):
         """`(state, metrics)` of one member: the shared train step with this experiment bound.
 
         Args:
           values: the member's own numbers of the optimizer, {key: array}.
-          across: as `train_step` has it.
+          reduce_fn: see `train_step`.
         """
         e, s = self.experiment, self.settings
         step = functools.partial(
             train_step, apply=self.apply, loss=e.task.loss, tx=self._optimizer(values)[0] if values else self.tx,
-            accumulate=s.accumulate, ema=s.ema, preprocess=e.data.preprocess, augment=e.data.augment)
+            accumulate=s.accumulate, ema=s.ema, preprocess=e.data.preprocess, augment=e.data.augment,
+            bounded=not values and not e.transforms and update_bound.bounded(e.optimizer))
         if s.reduce_dtype:
-            own = lambda state, batch, across: step(state, batch, across=across)
-            return explicit_reduce.by_hand(own, self.mesh, s.reduce_dtype)(state, batch)
-        return step(state, batch, place=self._place, across=across)
+            own = lambda state, batch, reduce_fn: step(state, batch, reduce_fn=reduce_fn)
+            return explicit_reduce.explicit_reduce(own, self.mesh, s.reduce_dtype)(state, batch)
+        return step(state, batch, shard_grads=self._shard_grads, reduce_fn=reduce_fn)
 
-    def _place(self, grads):
+    def _shard_grads(self, grads):
         """Gradients go where the optimizer's state is, and are summed on the way (reduce-scatter, not all-reduce)."""
         if self.mesh.size == 1:
             return grads

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from bigjax.runs.progress import Progress
-from bigjax.tasks import Aux
 from bigjax.train import stuck_params
 from bigjax.train.compile_cache import StrictError, Watch
 from tests import tiers, tiny
@@ -121,8 +120,8 @@ def test_a_run_that_cannot_be_repeated():
     def loss(apply, variables, batch, rng, train):
         import jax
         noise = jax.pure_callback(lambda: np.float32(calls.append(0) or len(calls)), jax.ShapeDtypeStruct((), jnp.float32))
-        per_example, weights, aux = base.task.loss(apply, variables, batch, rng, train)
-        return per_example * (1 + 0.01 * jax.lax.stop_gradient(noise)), weights, Aux(*aux)
+        terms, aux = base.task.loss(apply, variables, batch, rng, train)
+        return {name: term._replace(scale=1 + 0.01 * noise) for name, term in terms.items()}, aux
 
     odd = dataclasses.replace(base, task=dataclasses.replace(base.task, loss=loss))
     with pytest.raises(stuck_params.NotDeterministic, match='gave other numbers in'):
