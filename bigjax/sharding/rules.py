@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigjax.errors import UserError
 from bigjax.sharding import logical
+from bigjax.sharding.mesh import AXES
 
 FSDP_SIZE = 2**10  # numbers; smaller tensors stay whole, their messages would cost more than their memory
 
@@ -42,32 +43,33 @@ def paths(tree) -> list[tuple[str, object]]:
     return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in flat]
 
 
-def resolve(params, rules: Sequence[tuple[str, tuple]], mesh: Mesh) -> list[Placed]:
+def resolve(params, rules: Sequence[tuple[str, tuple]], mesh: Mesh, axes: Mapping | None = None) -> list[Placed]:
     """Where each parameter goes.
 
     Args:
       params: the parameters, or their shapes.
       rules: ((regex on the whole path, logical axes), …), the first match wins. Without any, nothing is split by name.
+      axes: logical axis -> mesh axes, over the defaults of `bigjax.sharding.logical`.
 
     Raises:
       UserError: no rule matches, a rule has other dimensions than the tensor, names one axis twice, or its axis does not
         divide; the tensor is named.
     """
-    by_name = [axis for axis in ('tensor', 'expert', 'stage') if mesh.shape.get(axis, 1) > 1]
-    named = {logical.LOGICAL.get((name or '').rstrip('?')) for _, names in rules for name in names}
-    for axis in by_name:
-        if axis not in named:
-            raise UserError(f"config.mesh: '{axis}' splits nothing of this model: its partition rules name no such "
-                            'dimension; use data, zero1 or fsdp')
-    return [_place(path, leaf, rules, mesh) for path, leaf in paths(params)]
+    table = logical.table(axes, AXES)
+    named = {axis for _, names in rules for name in names for axis in logical.names(logical.mesh_axes(mesh, name, table))}
+    for axis in mesh.axis_names:
+        if mesh.shape[axis] > 1 and axis not in (*logical.WITHOUT_RULES, *named):
+            raise UserError(f"config.mesh: got '{axis}', which splits nothing of this model, expected an axis of its partition "
+                            'rules; fix: use data, zero1 or fsdp', code='mesh/splits-nothing')
+    return [_place(path, leaf, rules, mesh, table) for path, leaf in paths(params)]
 
 
-def _place(path, leaf, rules, mesh) -> Placed:
+def _place(path, leaf, rules, mesh, table) -> Placed:
     shape = tuple(leaf.shape)
     names = _names(path, shape, rules)
-    axes = _by_name(path, shape, names, mesh)
+    axes = _by_name(path, shape, names, mesh, table)
     layers = tuple(i for i, name in enumerate(names) if name == 'layers')
-    if 'fsdp' in mesh.axis_names:
+    if 'fsdp' in mesh.axis_names and not any('fsdp' in logical.names(axis) for axis in axes):
         axes = _along_the_largest(shape, axes, 'fsdp', mesh, but=layers)
     return Placed(path, shape, np.dtype(leaf.dtype), names, PartitionSpec(*axes))
 
@@ -78,26 +80,28 @@ def _names(path, shape, rules) -> tuple:
         return (None,) * len(shape)
     names = next((names for regex, names in rules if re.fullmatch(regex, path)), None)
     if names is None:
-        raise UserError(f"partition rules: none matches '{path}' {list(shape)}; add one for it")
+        raise UserError(f"partition rules: got '{path}' {list(shape)}, expected a rule that matches it; fix: add one",
+                        code='mesh/no-rule')
     if len(names) != len(shape):
-        raise UserError(f"partition rules: '{path}' is {list(shape)} and its rule has {len(names)} axes {names}; "
-                        'give one a dimension')
+        raise UserError(f"partition rules: got '{path}' {list(shape)} and a rule of {len(names)} axes {names}, expected one "
+                        'for each dimension; fix: the rule', code='mesh/rule-dimensions')
     return names
 
 
-def _by_name(path, shape, names, mesh) -> list:
+def _by_name(path, shape, names, mesh, table) -> list:
     """The mesh axis of each dimension."""
-    axes = [logical.mesh_axes(mesh, name) for name in names]
+    axes = [logical.mesh_axes(mesh, name, table) for name in names]
     for i, (axis, n) in enumerate(zip(axes, shape, strict=True)):
         parts = logical.size(mesh, axis)
         if n % parts and names[i].endswith('?'):
             axes[i] = None
         elif n % parts:
-            raise UserError(f"config.mesh: '{axis}' of {parts} does not divide a dimension of {n} of '{path}' "
-                            f'{list(shape)}; use a divisor of {n}')
-    used = [axis for axis in axes if axis is not None]
+            raise UserError(f"config.mesh: got {'+'.join(logical.names(axis))}:{parts}, expected a divisor of {n}, a dimension "
+                            f"of '{path}' {list(shape)}; fix: the size of the axis", code='mesh/does-not-divide')
+    used = [name for axis in axes for name in logical.names(axis)]
     if len(used) != len(set(used)):
-        raise UserError(f"partition rules: '{path}' {names} uses one mesh axis for two dimensions; name one of them None")
+        raise UserError(f"partition rules: got '{path}' {names}, expected a mesh axis to split one dimension of it; fix: name "
+                        'one of them None', code='mesh/axis-twice')
     return axes
 
 
@@ -117,9 +121,9 @@ class Layout(NamedTuple):
     optimizer: dict[str, Placed]
 
 
-def layout(params, rules, mesh: Mesh) -> Layout:
+def layout(params, rules, mesh: Mesh, axes: Mapping | None = None) -> Layout:
     """`zero1` splits the optimizer's part alone, `fsdp` both."""
-    placed = resolve(params, rules, mesh)
+    placed = resolve(params, rules, mesh, axes)
     ours = placed
     if 'zero1' in mesh.axis_names:
         ours = [p._replace(spec=PartitionSpec(*_along_the_largest(p.shape, p.spec, 'zero1', mesh))) for p in placed]

@@ -28,14 +28,15 @@ class Evaluation:
       members: None for a plain run, else the size of the population.
       batch_size: examples at a time; rounded up to the devices, and no larger than the split.
       watch: told of evaluators that are compiled more than once.
+      axes: the table of logical axes (`bigjax.sharding.logical.table`).
     """
 
     def __init__(self, evaluators: dict[str, Evaluator], datas: Sequence[Data], task: Task, apply, *, members, mesh,
-                 cache: Resident, resident: str, batch_size: int, seed: int, watch: Watch):
+                 cache: Resident, resident: str, batch_size: int, seed: int, watch: Watch, axes=None):
         self._evaluators, self._datas, self._members, self._mesh = evaluators, datas, members, mesh
         self._cache, self._resident, self._batch_size = cache, resident, batch_size
         self._task, self._apply, self._key = task, apply, rng.key(seed)
-        self._compiled, self._watch = {}, watch
+        self._compiled, self._watch, self._axes = {}, watch, axes
 
     def _sources(self, split: str) -> list:
         return [d.train if split == 'train' else d.evals[split] for d in self._datas]
@@ -142,7 +143,7 @@ class Evaluation:
             return sums, out
 
         def on_mesh(*args):
-            with logical.using(mesh):
+            with logical.using(mesh, self._axes):
                 return one(*args)
 
         fn = on_mesh
