@@ -10,7 +10,7 @@ import ml_collections
 
 from bigjax.data import batches
 from bigjax.errors import UserError
-from bigjax.tasks import Confusion as Confusion
+from bigjax.metrics.confusion import Confusion as Confusion
 from bigjax.tasks import Task
 
 

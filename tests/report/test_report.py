@@ -11,12 +11,12 @@ import pytest
 
 from bigjax.errors import UserError
 from bigjax.io import atomic
+from bigjax.metrics.confusion import Confusion
 from bigjax.report import charts
 from bigjax.report import html as report
 from bigjax.report.charts import Series
 from bigjax.report.spikes import spikes
 from bigjax.runs import artifacts, reader, summary, writer
-from bigjax.tasks import Confusion
 from tests import workdirs
 
 
