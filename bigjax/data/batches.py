@@ -46,8 +46,8 @@ def collated(examples: Sequence[Mapping[str, Any]], collate: Callable | None) ->
     batch = {name: np.asarray(value) for name, value in collate(list(examples)).items()}
     for name, value in batch.items():
         if value.ndim == 0 or len(value) != len(examples):
-            raise UserError(f"'{name}' of Data.collate: got {list(value.shape)}, expected {len(examples)} examples as its first "
-                            'axis; fix: return one row for each example', code='data/collate')
+            raise UserError(f"'{name}' of Data.collate: got {list(value.shape)}, expected {len(examples)} rows as the first "
+                            'axis; fix: return one row per example', code='data/collate')
     return batch
 
 
