@@ -33,7 +33,7 @@ class Stopped(Exception):
 
 @dataclasses.dataclass
 class _Batch:
-    """What is computed and kept of one batch.
+    """One batch on the device, and the host's part in it.
 
     Attributes:
       item: indices of examples on the device, or the batch itself there.

@@ -145,7 +145,7 @@ class Feed:
         return meshes.put(indices, meshes.replicated(self._mesh))
 
     def _block(self, step: int) -> jax.Array:
-        """As `_indices(step, 1)`, from one transfer for each block: a transfer of its own takes longer than a small step."""
+        """The same as `_indices(step, 1)` with one transfer per block: a transfer alone can take longer than a small step."""
         number, offset = divmod(step - self._start, order.BLOCK)
         if self._rows[0] != number:
             split = jax.jit(_rows, out_shardings=meshes.replicated(self._mesh))
