@@ -18,7 +18,7 @@ from bigjax.sharding import rules
 from bigjax.train import flops, host_consistency, nonfinite, profile, stuck_params
 from bigjax.train import loop as loops
 from bigjax.train.compile_cache import Watch
-from bigjax.train.program import parameter_shapes
+from bigjax.train.program import initial_shapes
 from bigjax.watchdog.phases import Clock
 from bigjax.watchdog.watchdog import Guard, silence
 
@@ -193,6 +193,6 @@ def shard(job) -> int:
     for row in job.rows:
         experiment, settings = job.experiment(row, job.config(row))
         mesh = meshes.abstract(settings.mesh)
-        placed = rules.layout(parameter_shapes(experiment), experiment.partition_rules, mesh)
+        placed = rules.layout(initial_shapes(experiment)[0], experiment.partition_rules, mesh, experiment.axes)
         print(f"{row + ': ' if row else ''}{rules.show(placed, mesh)}\n")
     return DONE

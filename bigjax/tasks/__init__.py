@@ -152,24 +152,36 @@ def check_shape(what: str, x, expected: Sequence[int]) -> None:
 CHECKED = 2**24  # numbers of one array that `check_data` reads; a longer one is read at equal distances
 
 
-def check_data(task: Task, output, arrays: Mapping[str, np.ndarray], split: str = 'train') -> None:
-    """Compares the integers of a split with the model's output, once at the start of a run.
+def check_data(task: Task, output, data: Any) -> None:
+    """Compares the integers of all splits with the model's output, once at the start of a run.
+
+    Arrays in memory are read; of other sources the number of classes in `data.info` is compared.
 
     Args:
       output: the model's output for `task.inputs`, or its shapes (`jax.eval_shape`).
-      arrays: {key: [N, …]} of the split; keys that are not there are not checked.
+      data: `bigjax.experiment.Data`.
 
     Raises:
       UserError: a label or token is negative, or no smaller than the number of the model's outputs.
     """
-    for key, (size, ignore) in (task.ranges(output) if task.ranges else {}).items():
-        if key not in arrays or not np.issubdtype(arrays[key].dtype, np.integer):
-            continue
-        values = arrays[key].reshape(-1)
-        values = np.asarray(values[::-(-len(values) // CHECKED) or 1])
-        values = values if ignore is None else values[values != ignore]
-        low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-        if low < 0 or (size is not None and high >= size):
-            wrong, limit = (low if low < 0 else high), 'at least 0' if size is None else f'0 to {size - 1}'
-            raise UserError(f"{split} data: got '{key}' = {wrong}, expected {limit}; fix: the data, or the model's number of "
-                            'outputs', code='task/range')
+    ranges = task.ranges(output) if task.ranges else {}
+    for split, source in {'train': data.train, **data.evals}.items():
+        arrays = getattr(source, 'arrays', None)
+        if arrays is None:
+            classes = data.info.get('classes', ())
+            arrays = {'label': np.arange(len(classes))} if classes else {}
+        for key in ranges.keys() & arrays.keys():
+            _check_range(split, key, arrays[key], *ranges[key])
+
+
+def _check_range(split: str, key: str, values, size: int | None, ignore: int | None) -> None:
+    if not np.issubdtype(values.dtype, np.integer) or not values.size:
+        return
+    values = values.reshape(-1)
+    values = np.asarray(values[::max(1, len(values) // CHECKED)])
+    values = values if ignore is None else values[values != ignore]
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    if low < 0 or (size is not None and high >= size):
+        wrong, limit = low if low < 0 else high, 'at least 0' if size is None else f'0 to {size - 1}'
+        raise UserError(f"{split} data: got '{key}' = {wrong}, expected {limit}; fix: the data, or the model's number of "
+                        'outputs', code='task/range')

@@ -12,10 +12,10 @@ from bigjax.checkpoint import manager
 from bigjax.data.sources import array_shapes
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
-from bigjax.nn import cpu
+from bigjax.nn import cpu, rng
 from bigjax.sharding import explicit_reduce, logical, rules
 from bigjax.sharding import mesh as meshes
-from bigjax.tasks import bind
+from bigjax.tasks import RNG_STREAMS, bind, check_data
 from bigjax.train import flops, optimizers, update_bound
 from bigjax.train.compile_cache import Watch
 from bigjax.train.evaluate import Evaluation
@@ -50,7 +50,9 @@ class Program:
         self.seeds = ([int(member.get('seed', settings.seed)) for member in settings.members] or
                       [settings.seed + (m if over_seed else 0) for m in range(settings.population)])
         self.apply = bind(self.experiment.model)
-        params = parameter_shapes(self.experiment)
+        params, output = initial_shapes(self.experiment)
+        for data in self.datas:
+            check_data(self.experiment.task, output, data)
         self.parameters, self._params = count(params), params
         self.values = {key.partition('.')[2]: np.asarray([member[key] for member in settings.members], np.float32)
                        for key in (settings.members or ({},))[0] if key != 'seed'}
@@ -311,10 +313,12 @@ def example_inputs(experiment: Experiment) -> tuple:
     return experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch)
 
 
-def parameter_shapes(experiment: Experiment):
-    """The parameters' shapes; nothing is computed."""
-    return jax.eval_shape(lambda: init_state(
-        experiment.model, example_inputs(experiment), optax.identity(), 0, ema=False).params)
+def initial_shapes(experiment: Experiment) -> tuple:
+    """(parameters, output of the model) of one example, as shapes; nothing is computed."""
+    rngs = {name: rng.key(0) for name in ('params', *RNG_STREAMS)}
+    output, variables = jax.eval_shape(
+        lambda: experiment.model.init_with_output(rngs, *example_inputs(experiment), train=False))
+    return variables['params'], output
 
 
 def abstract(x):
