@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from bigjax.train import optimizers
@@ -37,6 +38,7 @@ def test_finite_gradients_give_finite_updates(spec):
     {'name': 'sgd', 'lr': 3e38}, {'name': 'adam', 'lr': 0.1, 'eps': 0.0}, {'name': 'adam', 'lr': 0.1, 'eps': 1e-30},
     {'name': 'adam', 'lr': 0.1, 'b2': 0.99999999}, {'name': 'lamb', 'lr': 0.1}, {'name': 'sgd', 'lr': 0.1, 'momentum': 1.0},
     {'name': 'sgd', 'lr': float('nan')}, {'name': 'sgd', 'lr': 0.1, 'unknown': 1}, {'name': 'sgd', 'lr': np.float32(0.1)},
-    {'name': 'sgd', 'lr': 1.0, 'schedule': {'name': 'step', 'factor': 1e30}}, {'groups': ()}, {}], ids=str)
+    {'name': 'sgd', 'lr': 1.0, 'schedule': {'name': 'step', 'factor': 1e30}}, {'groups': ()}, {},
+    optax.sgd(0.1)], ids=str)
 def test_every_other_spec_is_looked_at(spec):
     assert not bounded(spec)
