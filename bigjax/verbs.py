@@ -71,7 +71,7 @@ def _train_row(job, row: str) -> dict:
     guard.last_words = records.fail
     if job.flags.deterministic and not manager.steps(workdir / manager.FOLDER):
         with guard.clock.within('compile'):
-            progress.say(stuck_params.prove(program))
+            progress.say(stuck_params.check_deterministic(program))
     try:
         outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=flops.step_cost(program),
                              profile=profile.parse(job.flags.profile), guard=guard).run()

@@ -25,7 +25,7 @@ from bigjax.train import nonfinite, optimizers, stuck_params
 from bigjax.train.compile_cache import METER, told
 from bigjax.train.evaluate import Stopped
 from bigjax.train.flops import StepCost
-from bigjax.train.in_flight import Ahead
+from bigjax.train.in_flight import InFlight
 from bigjax.train.profile import Profile
 from bigjax.train.program import Program, abstract, member
 from bigjax.watchdog.watchdog import Asked, Guard
@@ -119,14 +119,14 @@ class Loop:
         steps = self._checkpoints.steps()
         step = steps[-1] if steps else 0
         unjudged = bool(steps) and self._checkpoints.unjudged(step)
-        self._unmoved = None if self._init_from else stuck_params.Unmoved(self._program, carry['state'].params, 0)
+        self._unmoved = None if self._init_from else stuck_params.StuckParams(self._program, carry['state'].params, 0)
         if steps:
             carry = self._checkpoints.restore(step, jax.tree.map(abstract, carry))
             self._progress.say(f'resuming from step {step}')
         elif self._init_from:
             carry = self._program.load_weights(carry, self._init_from)
             self._progress.say(f'starting from the weights of {self._init_from}')
-        self._unmoved = self._unmoved or stuck_params.Unmoved(self._program, carry['state'].params, step)
+        self._unmoved = self._unmoved or stuck_params.StuckParams(self._program, carry['state'].params, step)
         found = meshes.everywhere(step)
         if len(set(found)) > 1:
             raise UserError(f'{self._workdir}: the processes find different checkpoints there (of steps {found[:8]}); the '
@@ -141,7 +141,7 @@ class Loop:
         many, total = program.steps_per_call, s.steps
         self._progress.start(step, total)
         self._clock, self._since, status = time.perf_counter(), step, 'done'
-        phase, flying = 'compile', Ahead()
+        phase, flying = 'compile', InFlight()
         try:
             if unjudged:
                 carry = self._judge(carry, step, self._evaluators(step))
@@ -168,7 +168,7 @@ class Loop:
                 self._flush(feed)
                 if self._unmoved.due(step):
                     _check(halted)  # what was not applied has moved nothing
-                    self._unmoved.look(carry['state'].params, step)
+                    self._unmoved.warn(carry['state'].params, step)
                 carry = self._boundary(carry, step, halted, feed, self._asked() or asked)
                 early = self._early(carry, step)
             if early:
