@@ -119,11 +119,11 @@ def test_each_group_gets_the_gradient_of_its_own_term(gan):
     params, state = gan['params'], {'batch_stats': gan['batch_stats']}
     key = jax.random.key(5)
 
-    def objective(params):
+    def value_of(params):
         result = tasks.gan(3).loss(bind(SMALL), {'params': params, **state}, {'image': IMAGES}, key, True)
         return objective(result), loss_metrics(result[0])
 
-    grads, metrics = jax.jit(jax.grad(objective, has_aux=True))(params)
+    grads, metrics = jax.jit(jax.grad(value_of, has_aux=True))(params)
     both = jax.jit(jax.jacrev(lambda p: jnp.stack(terms(p, state, key))))(params)
     d_grads, g_grads = (jax.tree.map(lambda a, i=i: a[i], both) for i in range(2))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
