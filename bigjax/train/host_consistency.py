@@ -35,8 +35,8 @@ def check(datas: Sequence[Data]) -> None:
               for m, data in enumerate(datas) for name, split in {'train': data.train, **data.evals}.items()}
     difference = compare(_gathered({'host': socket.gethostname(), 'splits': splits}))
     if difference:
-        raise UserError(f'config.data: got different data: {difference}; expected the same on every process; fix: the same files '
-                        'on every host, or a folder that all of them share', code='data/hosts-differ')
+        raise UserError(f'config.data: got different data: {difference}; expected the same on every process; fix: the same '
+                        'files on every host, or a folder that all of them share', code='data/hosts-differ')
 
 
 same_data = check
