@@ -133,8 +133,8 @@ def _one_number(text, shape, slices) -> tuple[int]:
 def _hosts(text, generation, gpus) -> tuple[int, int]:
     """(hosts, GPUs of each)."""
     if gpus > GPUS_A_HOST and gpus % GPUS_A_HOST:
-        raise UserError(f"--topology: got '{text}', expected a multiple of {GPUS_A_HOST}, as many as a host has; fix: the nearest "
-                        f'is {generation}:{max(1, round(gpus / GPUS_A_HOST)) * GPUS_A_HOST}', code='plan/not-sold')
+        raise UserError(f"--topology: got '{text}', expected a multiple of {GPUS_A_HOST}, the GPUs of a host; fix: the "
+                        f'nearest is {generation}:{max(1, round(gpus / GPUS_A_HOST)) * GPUS_A_HOST}', code='plan/not-sold')
     return (1, gpus) if gpus <= GPUS_A_HOST else (gpus // GPUS_A_HOST, GPUS_A_HOST)
 
 
