@@ -113,7 +113,8 @@ class GPT(nn.Module):
         x = make_norm(self.spec, 'final_norm')(x)
         head = Dense(self.vocab_size, use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name='head')
         if targets_BxT is None:  # two-dimensional, for the reason given in bigjax.nn.dense
-            logits = token_embed.attend(x.reshape(B * T, -1)).reshape(B, T, -1) if self.tie_head else head(x)
+            rows = x if logical.axis_size('seq') > 1 else x.reshape(B * T, -1)
+            logits = token_embed.attend(rows).reshape(B, T, -1) if self.tie_head else head(x)
             return logical.constrain(logits, 'batch', 'seq', 'vocab?')
         if not self.tie_head and self.is_initializing():
             head(x)

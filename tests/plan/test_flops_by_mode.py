@@ -21,10 +21,11 @@ from tests import tiers, tiny
 PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'flops.md'
 DECODER = dict(vocab_size=64, block_size=32, num_layers=2, num_heads=4, width=64, scan=False)
 CASES = [  # (model, mesh, fields of the model)
-    ('perceptron', 'data:8', {}), ('perceptron', 'fsdp:8', {}), ('decoder', 'data:2,tensor:2', {}),
+    ('perceptron', 'data:8', {}), ('perceptron', 'fsdp:8', {}), ('decoder', 'data:2,seq:2,tensor:2', {}),
     ('perceptron', 'data:1', {}), ('perceptron', 'zero1:8', {}), ('perceptron', 'data:2,fsdp:4', {}),
     ('decoder', 'data:8', {}), ('decoder', 'fsdp:8', {}), ('decoder', 'tensor:4', {}),
     ('decoder', 'data:2,fsdp:2,tensor:2', {}),
+    ('decoder', 'seq:4', {'rope_base': 1e4}), ('decoder', 'fsdp:2,seq:4', {'context': 'gather'}),
     ('decoder', 'fsdp:8', {'scan': True})]
 # Not here: a pipeline of s stages computes s - 1 bubbles beside its micro-batches, and experts have spare capacity.
 
@@ -62,6 +63,11 @@ def test_each_row_is_computed_once_and_memory_falls(kind, mesh, fields):
 def test_summed_explicitly_as_well():
     ratio, _ = measured(program('perceptron', 'data:8', {}, 4, 'float32'))
     assert ratio <= 1.05
+
+
+def test_the_page_has_every_mode():
+    text = PAGE.read_text()
+    assert all(f'{mesh} ' in text for _, mesh, _ in CASES)
 
 
 def page() -> str:
