@@ -32,7 +32,7 @@ EXAMPLE = "write for example 'data:-1' or 'fsdp:4,tensor:2'"
 
 
 def parse(text: str) -> dict[str, tuple[int, int]]:
-    """'data:2x4,tensor:2' -> {'data': (2, 4), 'tensor': (1, 2)}: (slices, devices of each); -1 stands for the rest, once.
+    """'data:2x4,tensor:2' -> {'data': (2, 4), 'tensor': (1, 2)}: (slices, devices of each); -1 is the rest, once.
 
     Raises:
       UserError: it is not a list of axis:size, or an axis is unknown or repeated.

@@ -164,7 +164,7 @@ def taps(out: int, kernel: int, data: int, stride: int, pad: tuple, lhs_dilate: 
 
 
 def cost_hints(program) -> CostHints | None:
-    """What the model says of its sizes, or None."""
+    """The sizes that the model gives, or None."""
     own, data = getattr(program.experiment.model, 'cost_hints', None), program.experiment.data
     if own is None:
         return None
@@ -173,7 +173,7 @@ def cost_hints(program) -> CostHints | None:
 
 
 def positions(program) -> int:
-    """Tokens or patches of one example; 0 where the model does not say."""
+    """Tokens or patches of one example; 0 where the model gives none."""
     hints = cost_hints(program)
     return hints.positions if hints else 0
 
