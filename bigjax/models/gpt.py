@@ -119,9 +119,8 @@ class GPT(nn.Module):
         if not self.tie_head and self.is_initializing():
             head(x)
         kernel = token_embed.embedding.T if self.tie_head else self.variables['params']['head']['kernel']
-        nats, hits = chunked_cross_entropy(
-            x.reshape(B * T, -1), kernel.astype(self.dtype), targets_BxT.reshape(-1), self.chunk)
-        return {'nats': nats.reshape(B, T), 'hits': hits.reshape(B, T)}
+        nats, hits = chunked_cross_entropy(x, kernel.astype(self.dtype), targets_BxT, self.chunk)
+        return {'nats': nats, 'hits': hits}
 
     def cost_hints(self, tokens_BxT) -> CostHints:
         """The sizes that plans and throughput need."""

@@ -24,8 +24,8 @@ CASES = [  # (model, mesh, fields of the model)
     ('perceptron', 'data:8', {}), ('perceptron', 'fsdp:8', {}), ('decoder', 'data:2,seq:2,tensor:2', {}),
     ('perceptron', 'data:1', {}), ('perceptron', 'zero1:8', {}), ('perceptron', 'data:2,fsdp:4', {}),
     ('decoder', 'data:8', {}), ('decoder', 'fsdp:8', {}), ('decoder', 'tensor:4', {}),
-    ('decoder', 'data:2,fsdp:2,tensor:2', {}),
-    ('decoder', 'seq:4', {'rope_base': 1e4}), ('decoder', 'fsdp:2,seq:4', {'context': 'gather'}),
+    ('decoder', 'data:2,fsdp:2,tensor:2', {}), ('decoder', 'seq:4', {'rope_base': 1e4}), ('chunked', 'data:2,seq:4', {}),
+    ('decoder', 'fsdp:2,seq:4', {'context': 'gather'}),
     ('decoder', 'fsdp:8', {'scan': True})]
 # Not here: a pipeline of s stages computes s - 1 bubbles beside its micro-batches, and experts have spare capacity.
 
@@ -33,8 +33,9 @@ CASES = [  # (model, mesh, fields of the model)
 def program(kind, mesh, fields, accumulate, reduce_dtype=''):
     """A model of enough rows that activations outweigh the accumulated gradients."""
     rng = np.random.default_rng(0)
-    if kind == 'decoder':
-        model, rules, task = gpt.GPT(**{**DECODER, **fields}), gpt.PARTITION_RULES, language.next_token()
+    if kind in ('decoder', 'chunked'):
+        task = language.next_token(chunked=kind == 'chunked')
+        model, rules = gpt.GPT(**{**DECODER, **fields}), gpt.PARTITION_RULES
         arrays = {'tokens': rng.integers(0, 64, (64, 33)).astype(np.int32)}
     else:
         model, rules, task = mlp.MLP(features=(64, 64), num_classes=8), (), classification.softmax('x')
