@@ -53,8 +53,9 @@ def table(axes: Mapping | None, known: tuple[str, ...]) -> dict:
 
 @contextlib.contextmanager
 def using(mesh: Mesh | None, axes: Mapping | None = None):
-    """Context manager: functions traced inside see the mesh and the table of logical axes (None keeps the present one)."""
-    tokens = _mesh.set(mesh), _table.set(_table.get() if axes is None else axes)
+    """Context manager: functions traced inside see the mesh, and an experiment's `axes` over the defaults (None keeps those
+    in use)."""
+    tokens = _mesh.set(mesh), _table.set(_table.get() if axes is None else {**DEFAULTS, **axes})
     try:
         yield mesh
     finally:

@@ -60,7 +60,7 @@ class Evaluation:
       seeds: one per member, for predictions that draw random numbers.
       threads, workers: for data that is not on the device, as in training.
       watch: receives evaluators that are compiled more than once.
-      axes: the table of logical axes (`bigjax.sharding.logical.table`).
+      axes: `Experiment.axes`.
 
     Raises:
       UserError: an evaluator keeps a key that the data does not have.

@@ -60,7 +60,6 @@ class Program:
         check()
         self.mesh = meshes.make(settings.mesh, devices)
         check_devices(settings, meshes.data_size(self.mesh))
-        self.axes = logical.table(self.experiment.axes, meshes.AXES)
         self.layout = rules.layout(params, self.experiment.partition_rules, self.mesh, self.experiment.axes)
         self.cache = Resident(self.mesh)
         self.resident = fits_on_device(self.datas[0].train, self.datas[0], settings.resident)
@@ -163,7 +162,7 @@ class Program:
         def member(state, totals, arrays, item, values):
             batch = source.take(arrays, item) if resident else item
             batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), batch)
-            with logical.using(self.mesh, self.axes):
+            with logical.using(self.mesh, self.experiment.axes):
                 state, metrics = self.step(state, batch, values)
             return state, jax.tree.map(jnp.add, totals, metrics)
 
@@ -230,7 +229,7 @@ class Program:
             state = init_state(model, example_inputs(self.experiment), tx, seed, ema=ema)
             return {'state': state, 'totals': self._zeros(state, values), 'best': self._no_best(state)}
 
-        with logical.using(self.mesh, self.axes):
+        with logical.using(self.mesh, self.experiment.axes):
             return self._each(one)(seeds, self.values)
 
     def _zeros(self, state, values):
@@ -272,7 +271,7 @@ class Program:
         return Evaluation(e.evaluators, self.datas, e.task, self.apply, members=self.members, mesh=self.mesh,
                           cache=self.cache, resident=s.resident, batch_size=s.eval_batch_size or max(s.batch_size, 256),
                           seeds=self.seeds, watch=self.watch, threads=s.data_threads, workers=s.data_workers,
-                          axes=self.axes)
+                          axes=e.axes)
 
     def variables(self, carry) -> dict:
         """What is reported: the best weights where `config.best` asks for them, else the newest."""
