@@ -125,7 +125,7 @@ class GPT(nn.Module):
     def cost_hints(self, tokens_BxT) -> CostHints:
         """The sizes that plans and throughput need."""
         return CostHints(tokens_BxT.shape[1], self.num_layers, self.width, self.num_heads, self.num_kv_heads or self.num_heads,
-                         self.top_k if self.experts else 0, self.vocab_size, self.remat)
+                         self.top_k if self.experts else 0, self.vocab_size)
 
     def _check(self, length):
         if self.block_size < length:

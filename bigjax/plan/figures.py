@@ -36,6 +36,7 @@ def plan(program, topology: Topology, limit: float | None) -> dict[str, Any]:
 def _described(program, topology, limit) -> dict:
     """The figures that need no compiler."""
     s, mesh = program.settings, program.mesh
+    model, checkpointed = flops.step_flops(program)
     return {
         'topology': topology.text, 'hardware': str(topology), 'generation': topology.generation,
         'kind': topology.hardware.kind if topology.hardware else 'cpu', 'chips': topology.chips, 'devices': mesh.size,
@@ -44,7 +45,7 @@ def _described(program, topology, limit) -> dict:
         'steps_per_call': program.steps_per_call, 'jax': jax.__version__,
         'unit': {'name': program.experiment.task.unit, 'per_example': flops.units(program, s.batch_size) / s.batch_size},
         'memory': {'limit': limit, **_state_bytes(program)}, 'largest': _state_buffers(program)[:LARGEST],
-        'flops': {'model': flops.model_flops(program), 'six_parameters': _six(program)},
+        'flops': {'model': model, 'checkpointed': checkpointed, 'six_parameters': _six(program)},
         'textbook': [m._asdict() for m in wire.textbook(program)],
         'warnings': warn.replicated(program),
     }
@@ -93,7 +94,7 @@ def _add_program(figures, program, topology, text) -> None:
     figures['hbm_bytes'] = done.hbm_bytes / steps
     figures['collectives'] = _collectives(done.collectives, steps)
     figures['kernels'], figures['unknown_loops'] = done.kernels, module.unknown
-    figures['warnings'] += warn.executed(program, figures['flops']['recomputed'])
+    figures['warnings'] += warn.executed(program, figures['flops'])
     figures['warnings'] += warn.collectives(program, done.collectives, figures['textbook'])
     working = [loop for loop in module.unknown if count.works(module, loop)]
     if working:

@@ -29,15 +29,19 @@ def replicated(program) -> list[str]:
     return found
 
 
-def executed(program, above: float) -> list[str]:
-    """Work that is done more than once: `above` is the share of executed FLOPs beyond the model's, of all devices together."""
-    hints = flops.cost_hints(program)
-    if above <= REPEATED or (hints and hints.remat != 'none'):
+def executed(program, figures) -> list[str]:
+    """A warning where all devices together execute more FLOPs than the model has and its checkpoints repeat.
+
+    Args:
+      figures: {'model', 'checkpointed', 'executed'}: FLOPs of a step.
+    """
+    above = (figures['executed'] - figures['checkpointed']) / figures['model'] - 1
+    if above <= REPEATED:
         return []
     s = program.settings
     cause = f'with accumulate={s.accumulate} and the mesh {",".join(f"{a}:{n}" for a, n in program.mesh.shape.items())} '
-    return [f'the devices compute {above:.0%} more FLOPs than the model needs, without remat: {cause}they may compute the same '
-            'rows or heads; compare with accumulate=1 and with mesh=data:N']
+    return [f'the devices compute {above:.0%} more FLOPs than the model and its checkpoints need: {cause}they may '
+            'compute the same rows or heads; compare with accumulate=1 and with mesh=data:N']
 
 
 def collectives(program, sent, textbook) -> list[str]:

@@ -47,11 +47,12 @@ def program(kind, mesh, fields, accumulate, reduce_dtype=''):
 
 
 def measured(p) -> tuple[float, int]:
-    """(executed FLOPs of all devices / model FLOPs, temporary bytes of a device)."""
+    """(executed FLOPs of all devices / FLOPs of the model and its checkpoints, temporary bytes of a device)."""
     with cpu.lowering_for('tpu'):  # layers as they are written: products in place of convolutions have other FLOPs
         compiled = p.call.lower(*p.arguments()).compile()
     done = count.count(hlo.parse(compiled.as_text()), p.mesh).flops * p.mesh.size / p.steps_per_call
-    return done / flops.model_flops(p), compiled.memory_analysis().temp_size_in_bytes
+    model, checkpointed = flops.step_flops(p)
+    return done / (model + checkpointed), compiled.memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.parametrize(('kind', 'mesh', 'fields'), tiers.first(3, CASES), ids=str)
@@ -81,9 +82,9 @@ def page() -> str:
     head = ['model', 'mesh', 'FLOPs, 1 part', 'FLOPs, 4 parts', 'memory, 1 part', 'memory, 4 parts']
     return f"""# FLOPs by mode
 
-FLOPs that the compiled train step executes on all devices together, divided by the FLOPs that the model needs, and the
-temporary memory of a device; the whole batch at once, and accumulated over four micro-batches. Fake CPU devices,
-jax {jax.__version__}. Written by `python -m tests.plan.test_flops_by_mode`.
+FLOPs that the compiled train step executes on all devices together, divided by the FLOPs that the model and its
+checkpoints need, and the temporary memory of a device; the whole batch at once, and accumulated over four micro-batches.
+Fake CPU devices, jax {jax.__version__}. Written by `python -m tests.plan.test_flops_by_mode`.
 
 ```
 {table(head, rows)}
