@@ -31,6 +31,7 @@ ALL = ('data:8', 'zero1:8', 'fsdp:8')
 TENSOR = ('tensor:4', 'data:2,fsdp:2,tensor:2')
 DECODER = ('seq:4', 'data:2,seq:2,tensor:2', 'fsdp:2,seq:4')
 EXPERTS = ('expert:4', 'data:2,expert:2,tensor:2')
+ODD_VOCABULARY = ('gpt2_openwebtext', 'tiny_shakespeare')
 STAGES = ('stage:2', 'data:2,stage:2,tensor:2', 'fsdp:2,stage:2')
 
 
@@ -127,10 +128,10 @@ def test_many_devices_are_one(alone, record_property, name, variant, mesh, field
 @pytest.mark.equivalence
 @pytest.mark.parametrize(('name', 'variant', 'mesh', 'fields'), [
     case for case in cases() if case[2] in ('data:8', 'fsdp:8', *TENSOR, *DECODER)
-    and not (case[0] == 'gpt2_openwebtext' and 'tensor' in case[2])], ids=ids)
+    and not (case[0] in ODD_VOCABULARY and 'tensor' in case[2])], ids=ids)
 def test_accumulation_executes_the_flops_of_the_model(name, variant, mesh, fields):
     """A device that computed rows of others, or all of them in each micro-batch, would execute several times as many. (zero1 is
-    data here; pipelines compute bubbles, experts have spare capacity, a vocabulary of 50,257 is whole on 'tensor'.)"""
+    data here; pipelines compute bubbles, experts have spare capacity, an odd vocabulary is whole on 'tensor'.)"""
     ratio, _ = flops_by_mode.measured(program(name, variant, mesh, fields, accumulate='4', batch_size='64'))
     assert ratio <= 1.05
 

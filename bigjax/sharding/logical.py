@@ -74,6 +74,16 @@ def axis_size(axis: str) -> int:
     return 1 if mesh is None else mesh.shape.get(axis, 1)
 
 
+def batch_is_split() -> bool:
+    """Whether several devices of the mesh in use divide a batch.
+
+    A split dimension may be folded with the one after it ([B, T] -> [B·T]), never with the one before it ([T, B] -> [T·B]): no
+    sharding describes the result, so that the compiler gathers it and every device computes all rows.
+    """
+    mesh = _mesh.get()
+    return mesh is not None and size(mesh, batch_axes(mesh)) > 1
+
+
 def batch_axes(mesh: Mesh) -> tuple[str, ...]:
     """The axes of the mesh that divide a batch."""
     return tuple(axis for axis in mesh.axis_names if axis in BATCH)
