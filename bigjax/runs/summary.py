@@ -5,7 +5,7 @@ from typing import Any
 
 from bigjax.errors import UserError
 from bigjax.io import storage
-from bigjax.io.text import clock
+from bigjax.io.text import clock, table
 from bigjax.runs.reader import read_metrics, read_run
 from bigjax.runs.writer import FINISHED
 
@@ -37,6 +37,18 @@ def paper(row: Mapping) -> str:
     runs = f' ({row["runs"]} runs)' if row.get('runs') else ''
     deviation = f' ± {row["std"]:g}' if row.get('std') else ''
     return f'{sign}{row["value"]:,.10g}{deviation}{runs}'
+
+
+def judged_table(name: str, rows: Mapping[str, tuple[Mapping, list]]) -> str:
+    """Measured beside expected, {row: (final metrics, judged)}, for the terminal; where nothing was expected, what was measured."""
+    lines = []
+    for row, (final, judged) in rows.items():
+        for e in judged:
+            lines.append([row or name, e['metric'], spread(e['measured'], e['spread']), paper(e),
+                          'within tolerance' if e['ok'] else 'MISSED', e['source']])
+        if not judged:
+            lines += [[row or name, metric, spread(s['mean'], s['std']), '–', '', ''] for metric, s in final.items()]
+    return table(['', 'metric', 'measured', 'paper', '', 'source'], lines)
 
 
 def seconds(value: float | None) -> str:
