@@ -2,8 +2,8 @@
 
     python -m experiments.NAME [VERB] --workdir=DIR [--variant=A,B] [--config.key=value]
 
-Only this file, `job`, `experiments` and `launch` know flags. A verb is a folder of bigjax/ with a `verb.py` (`bigjax.job.Verb`):
-it is found there, and what it needs decides what is done before and around it. Exit codes stand in `bigjax.errors`.
+Only this file, `job`, `experiments` and `launch` know flags. A verb is a folder of bigjax/ with a `verb.py`
+(`bigjax.job.Verb`), which states what it needs; `run` provides it. The exit codes are those of `bigjax.errors`.
 """
 import contextlib
 import errno
@@ -37,7 +37,8 @@ VERBS: dict[str, Verb] = {verb.name: verb for verb in scanned('verb', 'VERB')}
 SHARED = (
     Flag('workdir', '', 'the folder of the run, or gs://BUCKET/FOLDER: all it writes; started again, it resumes from there'),
     Flag('variant', '', 'which of the configs of the experiment; without it, all rows of its table'),
-    Flag('platform', os.environ.get(accelerators.PLATFORM, ''), 'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)'),
+    Flag('platform', os.environ.get(accelerators.PLATFORM, ''),
+         'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)'),
     Flag('compile_cache', '', "the folder that keeps compiled programs for later runs, or 'off'; by default the user's cache"),
     Flag('population', None, 'how many members to train at once (config.population)', 'int'),
     Flag('coordinator', '', 'several processes by hand: HOST:PORT of process 0; SLURM, MPI, TPU and GKE need no flag'),
@@ -113,8 +114,8 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
                    began=began) as guard, _ending(guard) if verb.watched else contextlib.nullcontext():
             if verb.needs_devices:
                 accelerators.refuse_cpu(options.platform)
-            job = Job(module, short, overrides, list(argv), options.variant, options.workdir, joined.process == 0, guard, joined,
-                      options.platform, verb.needs_workdir)
+            job = Job(module, short, overrides, list(argv), options.variant, options.workdir, leads=joined.process == 0,
+                      guard=guard, joined=joined, platform=options.platform, stored=verb.needs_workdir)
             return verb.run(job, **own)
     except UserError as error:
         return _print_error(f'{short}: {error}', USER)
@@ -174,11 +175,12 @@ def _storage(error: BaseException | None) -> str:
 
 def _no_platform(error: BaseException) -> str:
     """One line for JAX's error about a platform that is not here, or ''."""
-    found = re.search(r"Unable to initialize backend '(\w+)'|Unknown backend:? '?(\w+)|Backend '(\w+)' is not in the list", str(error))
+    found = re.search(r"Unable to initialize backend '(\w+)'|Unknown backend:? '?(\w+)|Backend '(\w+)' is not in the list",
+                      str(error))
     if not isinstance(error, RuntimeError | AssertionError) or not found:
         return ''
-    return (f'--platform: JAX has no device of the platform {next(filter(None, found.groups()))} here; fix: leave --platform and '
-            "JAX_PLATFORMS out, or install bigjax[cuda] or bigjax[tpu] on a machine that has one")
+    return (f'--platform: JAX finds no {next(filter(None, found.groups()))} device here; fix: leave --platform and JAX_PLATFORMS '
+            'out, or install bigjax[cuda] or bigjax[tpu] on a machine that has one')
 
 
 def _platform(name: str) -> None:
@@ -248,8 +250,8 @@ def parse(module, name: str, argv: Sequence[str]):
     own = {flag.name for flag in (*verb.flags, *SHARED)}
     if foreign := sorted(flag for flag in values if values[flag].present and flag not in own and flag not in ('help', 'h')):
         owners = [v.name for v in VERBS.values() if foreign[0] in {flag.name for flag in v.flags}]
-        raise UserError(f"--{foreign[0]}: a flag of {' and '.join(owners)}, not of {verb.name}; fix: leave it out, or write the verb",
-                        code='cli/foreign-flag')
+        raise UserError(f"--{foreign[0]}: a flag of {' and '.join(owners)}, not of {verb.name}; fix: leave it out, "
+                        'or write the verb', code='cli/foreign-flag')
     if values.population is not None:
         overrides['population'] = str(values.population)
     return values, verb, words[1:], overrides
@@ -265,8 +267,8 @@ def _verb(words: Sequence[str]) -> Verb:
     """The verb that the words begin with, `train` without words."""
     name = words[0] if words else 'train'
     if name not in VERBS:
-        raise UserError(f"'{printable(name)}': no such verb{configs.nearest(name, list(VERBS))}; the verbs are {', '.join(VERBS)}",
-                        code='cli/verb')
+        raise UserError(f"'{printable(name)}': no such verb{configs.nearest(name, list(VERBS))}; the verbs are "
+                        f"{', '.join(VERBS)}", code='cli/verb')
     if len(words) > 1 and not VERBS[name].inputs:
         raise UserError(f"'{printable(words[1])}': one verb at a time; flags start with --", code='cli/words')
     return VERBS[name]
@@ -276,7 +278,8 @@ def _help(module, name: str, values, verb: Verb, named: bool) -> str:
     """The help of a verb, or without one of the experiment."""
     rows = variants(module, values.variant)
     flag_line = lambda flag: f'  --{flag.name:14} {flag.help}'
-    usage = f"usage: python -m {name} {verb.name if named else '[VERB]'} --workdir=DIR{f' {verb.inputs}' if verb.inputs else ''} [flags]"
+    words = ' '.join(filter(None, (verb.name if named else '[VERB]', '--workdir=DIR', verb.inputs)))
+    usage = f'usage: python -m {name} {words} [flags]'
     shown = [f"{(module.__doc__ or '').strip()}\n\n{usage}"]
     if named:
         shown.append(f'\n{verb.name}: {verb.help}')
@@ -292,14 +295,14 @@ def _help(module, name: str, values, verb: Verb, named: bool) -> str:
 
 
 def explained(config: Mapping, own: Mapping[str, str]) -> str:
-    """One `key = value   meaning (choices)` per line: the keys that the script sets, those that all share, and the optional ones.
+    """One `key = value   meaning (choices)` per line: the script's keys, the shared ones, and the optional ones.
 
     Args:
       own: {key: meaning} of the script's own keys.
     """
     known = {key: (entry.help, entry.choices) for key, entry in {**OPTIONAL, **KEYS}.items()}
     known |= {key: (text, ()) for key, text in {**EXPLAINED, **models.meanings(config), **own}.items()}
-    found = configs.leaves(config)
+    found = {key: value for key, value in configs.leaves(config).items() if not key.startswith(configs.PUBLISHED)}
     rows = [(f'{key} = {value!r}', *known.get(key, ('', ()))) for key, value in found.items()]
     rows += [(key, entry.help, entry.choices) for key, entry in OPTIONAL.items()
              if key not in found and (configs.section_of(config, key))]

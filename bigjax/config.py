@@ -104,7 +104,8 @@ def copy(config: Mapping) -> ml_collections.ConfigDict:
     return new
 
 
-def override(config: Mapping, overrides: Mapping[str, str], optional: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
+def override(config: Mapping, overrides: Mapping[str, str],
+             optional: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
     """A copy of `config` with {'a.b': text} put in.
 
     Args:
@@ -123,8 +124,9 @@ def override(config: Mapping, overrides: Mapping[str, str], optional: Mapping[st
         target = _section(config, key) if key in known else None
         if target is None:
             inside = [k for k in known if k.startswith(f'{key}.')]
+            there = [k for k in known if section_of(config, k)]
             hint = (f"; it is a section: {', '.join(inside)}" if inside else
-                    f'; write {ELSEWHERE[key]}' if key in ELSEWHERE else nearest(key, [k for k in known if section_of(config, k)]))
+                    f'; write {ELSEWHERE[key]}' if key in ELSEWHERE else nearest(key, there))
             raise UserError(f'--config.{shown}: no such key{hint}', code='config/unknown-key')
         target[key.rpartition('.')[2]] = parse(key, text, known[key])
     return config
@@ -223,8 +225,9 @@ class Reader(Mapping):
         """Raises UserError where a key was set and never read."""
         if names := self.unread():
             also = f" (also {', '.join(names[1:4])})" if names[1:] else ''
-            raise UserError(f'config.{names[0]}: set, and never read by this run{also}'
-                            f'{nearest(names[0], sorted(self._read))}; fix: remove it or correct its name', code='config/unread-key')
+            near = nearest(names[0], sorted(self._read))
+            raise UserError(f'config.{names[0]}: set, and never read by this run{also}{near}; fix: remove it or correct its name',
+                            code='config/unread-key')
 
 
 def plain(config: Mapping) -> dict:

@@ -175,7 +175,7 @@ class Experiment:
 
 
 class Key(NamedTuple):
-    """A config key that every experiment has: its default, its meaning, the values that it may have (any, where none are given).
+    """A config key that every experiment has: its default, its meaning, and its choices, where not any value will do.
 
     A `duration` is a number of steps, or text: '10 epochs', '5000 examples', '5%' (of `steps`), '200 steps'.
     """
@@ -265,7 +265,7 @@ def base_config() -> ml_collections.ConfigDict:
 
 def published(config: Mapping) -> tuple[Expected, ...]:
     """`config.published`, {metric: the fields of its `Expected`}, as results to compare with."""
-    section = config['published'] if 'published' in config else {}
+    section = config.get('published', {})
     return tuple(Expected(metric, **section[metric]) for metric in section)
 
 

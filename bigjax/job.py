@@ -13,6 +13,7 @@ from typing import Any
 
 import bigjax
 from bigjax import config as configs
+from bigjax import models
 from bigjax.distributed.bootstrap import Start
 from bigjax.errors import UserError
 from bigjax.experiment import KEYS, OPTIONAL, Experiment, base_config, choose
@@ -20,12 +21,14 @@ from bigjax.io import storage
 from bigjax.io.text import first_line, printable
 from bigjax.runs.reader import read_run
 
-PROCESS = ('--coordinator', '--processes', '--process', '--start_timeout', '--heartbeat', '--grace', '--phase_timeouts', '--budgets')
+PROCESS = ('--coordinator', '--processes', '--process', '--start_timeout', '--heartbeat', '--grace', '--phase_timeouts',
+           '--budgets')
 """Flags of one process, which may differ between the processes of a run and are no part of the command that repeats it."""
 
 # Keys that change where a run computes, what it writes and how many seeds it has, and not what the paper describes.
 ANY_SETUP = ('seed', 'population', 'eval_batch_size', 'accumulate', 'data_dir', 'data_threads', 'data_workers', 'resident',
-             'reduce_dtype', 'mesh', 'steps_per_call', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_keep', 'sinks')
+             'reduce_dtype', 'mesh', 'steps_per_call', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_keep',
+             'sinks')
 ANY_SECTION = ('sample', configs.PUBLISHED)  # sections of which the same is true
 NEVER_BUILT = (TypeError, ValueError, ZeroDivisionError, OverflowError, IndexError)  # of a model whose sizes cannot be
 
@@ -113,8 +116,9 @@ class Build:
         except NEVER_BUILT as error:
             if not resized:
                 raise  # a fault of the script, with its traceback
-            raise UserError(f"config.{resized[0]}: got {self.differs[resized[0]][0]!r}, and no such model can be built "
-                            f'({first_line(error)}); the script has {self.differs[resized[0]][1]!r}', code='model/size') from None
+            got, paper = self.differs[resized[0]]
+            raise UserError(f'config.{resized[0]}: got {got!r}, and no such model can be built ({first_line(error)}); '
+                            f'the script has {paper!r}', code='model/size') from None
 
     def _members(self) -> list[Experiment]:
         """The members of a population beside the first, where they differ in more than the seed and the optimizer's numbers."""
@@ -253,7 +257,8 @@ class Job:
     def root(self):
         """The folder that --workdir names."""
         if not self.folder:
-            raise UserError('--workdir is missing; name a folder for the run, for example --workdir=/tmp/run', code='cli/no-workdir')
+            raise UserError('--workdir is missing; name a folder for the run, for example --workdir=/tmp/run',
+                            code='cli/no-workdir')
         return storage.place(self.folder)
 
     @property
@@ -276,15 +281,16 @@ class Job:
             run = read_run(workdir)
             found[run.get('variant') or ''] = (workdir, run)
             if run['experiment'].rsplit('.', 1)[-1] != self.name:
-                raise UserError(f"--workdir={workdir}: got a run of {printable(run['experiment'])}, expected one of {self.name}",
-                                code='cli/other-experiment')
+                raise UserError(f"--workdir={workdir}: got a run of {printable(run['experiment'])}, expected one of "
+                                f'{self.name}', code='cli/other-experiment')
         if self.variant and found:
             if self.variant not in found:
                 raise UserError(f"--variant={printable(self.variant)}: --workdir={self.root} holds "
                                 f"{', '.join(map(repr, found))}", code='cli/other-variant')
             found = {self.variant: found[self.variant]}
         if not found:
-            raise UserError(f'{self.root}: no checkpoint there, nor run.json; name the --workdir of a run', code='checkpoint/none')
+            raise UserError(f'{self.root}: no checkpoint there, nor run.json; name the --workdir of a run',
+                            code='checkpoint/none')
         return found
 
     def workdir(self, row: str):
@@ -323,7 +329,8 @@ class Job:
             stored = self.runs[row][1]['config']
         if stored is not None:
             config = configs.restore(config, stored)
-        return configs.override(config, self.overrides, {key: entry.default for key, entry in OPTIONAL.items()})
+        optional = {key: entry.default for key, entry in OPTIONAL.items()} | models.optional(config)
+        return configs.override(config, self.overrides, optional)
 
     def build(self, row: str, config: Mapping | None = None) -> Build:
         """The experiment of one row, assembled."""

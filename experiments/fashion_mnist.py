@@ -14,12 +14,11 @@ An epoch of ResNet-20 takes 3 minutes on two CPU cores and a second or two on a 
 """
 from functools import partial
 
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data import augment
 from bigjax.data.datasets import open_data
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import confusion
-from bigjax.models import resnet
 from bigjax.tasks import classification
 
 ERRORS = {  # depth: test error in percent, base and with random erasing (the table of the authors' readme)
@@ -27,6 +26,7 @@ ERRORS = {  # depth: test error in percent, base and with random erasing (the ta
 }
 VARIANTS = {f'{depth}{erasing}': (int(depth), bool(erasing), errors[bool(erasing)])
             for depth, errors in ERRORS.items() for erasing in ('', ',erasing')}
+HELP = {'erase': 'the probability that a training picture loses a rectangle'}
 TABLE = ('20', '20,erasing')
 PARAMETERS = {'20': 272_186, '20,erasing': 272_186}
 TINY = {'model.blocks': '(1, 1, 1)', 'model.widths': '(4, 8, 8)'}
@@ -36,11 +36,12 @@ MEAN, STD = 0.1307, 0.3081  # the authors', which are those of MNIST
 def get_config(variant=''):
     """`variant` is DEPTH or DEPTH,erasing; 20 by default."""
     config = base_config()
-    config.row = variant or '20'
-    depth, erasing, _ = choose('variant', config.row, VARIANTS)
-    config.model = resnet.random_erasing(depth)
+    depth, erasing, error = choose('variant', variant or '20', VARIANTS)
+    config.model = models.spec('resnet', f'random_erasing{depth}')
+    config.published = {'test/error': dict(value=error, tolerance=0.30, source='Zhong et al. 2020, the table of the code',
+                                           better='lower')}
     config.data = 'fashion_mnist'
-    config.erase = 0.5 if erasing else 0.0  # the probability that a picture loses a rectangle
+    config.erase = 0.5 if erasing else 0.0
     config.batch_size = 128
     config.steps = '300 epochs'
     config.eval_every = '1 epoch'
@@ -51,14 +52,13 @@ def get_config(variant=''):
 
 
 def get_experiment(config):
-    """ResNet of the depth of `config.row`."""
-    *_, error = choose('config.row', config.row, VARIANTS)
+    """A classifier of pictures."""
     splits = open_data(config.data, like='fashion_mnist', data_dir=config.data_dir)
     classes = splits.info['classes']
     judge = partial(confusion.error_rate, classes=classes)
     black = -MEAN / STD
     return Experiment(
-        model=resnet.ResNet(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
+        model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),
         task=classification.softmax(),
         data=Data(splits.train, splits.evals, info=splits.info, preprocess=augment.normalize(MEAN, STD),
                   augment=augment.chain(
@@ -66,7 +66,7 @@ def get_experiment(config):
                       augment.random_erasing(config.erase, sl=0.02, sh=0.4, r1=0.3, value=0.4914))),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
-        expected=(Expected('test/error', error, 0.30, 'Zhong et al. 2020, the table of the code', better='lower'),),
+        expected=published(config),
     )
 
 

@@ -25,17 +25,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
-from bigjax.models import gan
 from bigjax.tasks import generative
 
-ROWS = {  # row: (the model's fields, minibatch, epochs)
-    'small': (dict(latent=64, width=16), 64, 3),
-    'dcgan': (dict(latent=100, width=128), 128, 25),
+ROWS = {  # row: (model, minibatch, epochs)
+    'small': (models.spec('gan', latent=64, width=16), 64, 3),
+    'dcgan': (models.spec('gan', latent=100, width=128), 128, 25),
 }
+HELP = {'judged': 'test digits that samples are compared with, and as many samples'}
 TABLE = ('small',)
 PARAMETERS = {'small': 131_514, 'dcgan': 3_116_482}
 TINY = {'model.width': '4', 'model.latent': '5'}
@@ -43,14 +43,12 @@ TINY = {'model.width': '4', 'model.latent': '5'}
 
 def get_config(variant=''):
     """`variant` is 'small' (the default) or 'dcgan'."""
-    model, batch_size, epochs = choose('variant', variant or 'small', ROWS)
     config = base_config()
-    config.model = dict(model)
+    config.model, config.batch_size, epochs = choose('variant', variant or 'small', ROWS)
     config.data = 'mnist'
-    config.batch_size = batch_size
     config.steps = f'{epochs} epochs'
     config.optimizer = dict(name='adam', lr=2e-4, b1=0.5, groups=(('generator/.*', {}), ('discriminator/.*', {})))
-    config.judged = 2000  # test digits, and as many samples
+    config.judged = 2000
     return config
 
 
@@ -58,7 +56,7 @@ def get_experiment(config):
     """Both networks in one model, and the judge."""
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
     size, _, channels = splits.train.arrays['image'].shape[1:]
-    model = gan.GAN(**config.model, size=size, channels=channels, dtype=config.dtype)
+    model = models.make(config.model, size=size, channels=channels, dtype=config.dtype)
     test = {name: array[:config.judged] for name, array in splits.evals['test'].arrays.items()}
     test['latent'] = np.random.default_rng(0).normal(size=(len(test['label']), model.latent)).astype(np.float32)
     return Experiment(

@@ -35,13 +35,14 @@ def make(section: Mapping, **given):
     known = [field for field in module.__dataclass_fields__ if field not in ('parent', 'name')]
     for key, value in own.items():
         if key in given:
-            raise UserError(f'config.model.{key}: got {printable(repr(value))}, expected {given[key]!r}, which the script or its data '
-                            'decides; fix: leave it out', code='model/decided')
+            raise UserError(f'config.model.{key}: got {printable(repr(value))}, expected {given[key]!r}, which the script or its '
+                            'data decides; fix: leave it out', code='model/decided')
         if key not in known:
             near = nearest(key, known)
-            raise UserError(f"config.model.{printable(key)}: {section['name']} has no such field{f'; the nearest is {near}' if near else ''}; "
-                            f"it has {', '.join(k for k in known if k not in given)}", code='model/unknown-field')
-    return module(**own, **{key: value for key, value in given.items() if key in known})
+            hint = f'the nearest is {near}; ' if near else ''
+            raise UserError(f"config.model.{printable(key)}: {section['name']} has no such field; {hint}it has "
+                            f"{', '.join(k for k in known if k not in given)}", code='model/unknown-field')
+    return module(**own, **{key: value for key, value in given.items() if key in known or key not in OF_THE_DATA})
 
 
 def find(name: str) -> type:
@@ -53,7 +54,8 @@ def find(name: str) -> type:
     family, _, wanted = name.partition('.')
     files = sorted(p.stem for p in pathlib.Path(__file__).parent.glob('[a-z]*.py'))
     if family not in files:
-        raise UserError(f"config.model.name: there is no '{printable(name)}'; there are {', '.join(files)}", code='model/unknown-name')
+        raise UserError(f"config.model.name: there is no '{printable(name)}'; there are {', '.join(files)}",
+                        code='model/unknown-name')
     classes = _classes(family)
     if wanted in classes:
         return classes[wanted]
@@ -71,16 +73,27 @@ def _classes(family: str) -> dict[str, type]:
             if inspect.isclass(cls) and issubclass(cls, nn.Module) and cls.__module__ == module.__name__}
 
 
+def _named(config: Mapping) -> type | None:
+    """The class of `config.model.name`, None where the config names no model of this folder."""
+    section = config.get('model')
+    name = section.get('name') if hasattr(section, 'get') else None
+    try:
+        return find(name) if isinstance(name, str) else None
+    except UserError:
+        return None
+
+
+def optional(config: Mapping) -> dict:
+    """{'model.dropout': its default} of the fields of `config.model.name` that a config can hold."""
+    if (module := _named(config)) is None:
+        return {}
+    defaults = {name: field.default for name, field in module.__dataclass_fields__.items() if name not in ('parent', 'name')}
+    return {f'model.{name}': value for name, value in defaults.items() if isinstance(value, bool | int | float | str | tuple)}
+
+
 def meanings(config: Mapping) -> dict[str, str]:
     """{'model.features': meaning} of the fields of `config.model.name`, from its docstring; {} where it names no model."""
-    name = config['model'].get('name') if 'model' in config and hasattr(config['model'], 'get') else None
-    if not isinstance(name, str):
-        return {}
-    try:
-        text = inspect.getdoc(find(name)) or ''
-    except UserError:
-        return {}
-    found = {}
+    text, found = inspect.getdoc(_named(config) or object) or '', {}
     for names, meaning in re.findall(r'^  (\w[\w, ]*): (.*(?:\n    .*)*)', text, re.MULTILINE):
         found |= dict.fromkeys((f'model.{key}' for key in names.split(', ')), ' '.join(meaning.split()))
     return found

@@ -9,8 +9,8 @@ def plan(job: Job, **options) -> int:
 
 
 VERB = Verb(
-    'plan', plan, 'compiles for hardware that is not there: memory, FLOPs, messages, time', needs_devices=False, joins_processes=False,
-    flags=(
+    'plan', plan, 'compiles for hardware that is not there: memory, FLOPs, messages, time', needs_devices=False,
+    joins_processes=False, flags=(
         Flag('topology', '', "the hardware, such as 'v5e-16', 'v5p:4x8x8', 'v5e:16x16*2', 'h100:64', 'cpu:8'"),
         Flag('mesh', '', "meshes to compare, separated by ';', instead of config.mesh"),
         Flag('hbm', None, 'GiB that a program may use on a chip, instead of the known ones', 'float', 0.0),

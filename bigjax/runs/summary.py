@@ -40,7 +40,7 @@ def paper(row: Mapping) -> str:
 
 
 def judged_table(name: str, rows: Mapping[str, tuple[Mapping, list]]) -> str:
-    """Measured beside expected, {row: (final metrics, judged)}, for the terminal; where nothing was expected, what was measured."""
+    """Measured beside expected, {row: (final metrics, judged)}, for the terminal; all metrics where nothing was expected."""
     lines = []
     for row, (final, judged) in rows.items():
         for e in judged:
