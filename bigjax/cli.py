@@ -37,8 +37,7 @@ VERBS: dict[str, Verb] = {verb.name: verb for verb in scanned('verb', 'VERB')}
 SHARED = (
     Flag('workdir', '', 'the folder of the run, or gs://BUCKET/FOLDER: all it writes; started again, it resumes from there'),
     Flag('variant', '', 'which of the configs of the experiment; without it, all rows of its table'),
-    Flag('platform', os.environ.get(accelerators.PLATFORM, ''),
-         'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)'),
+    Flag('platform', '', 'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)'),
     Flag('compile_cache', '', "the folder that keeps compiled programs for later runs, or 'off'; by default the user's cache"),
     Flag('population', None, 'how many members to train at once (config.population)', 'int'),
     Flag('coordinator', '', 'several processes by hand: HOST:PORT of process 0; SLURM, MPI, TPU and GKE need no flag'),
@@ -104,7 +103,8 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         limits = budgets(options.phase_timeouts)
         limits = limits if verb.watched else {}  # the others are in one phase all the time
         own = {flag.name: options[flag.name].value for flag in verb.flags} | ({'inputs': inputs} if verb.inputs else {})
-        _platform(options.platform)
+        platform = options.platform or os.environ.get(accelerators.PLATFORM, '')
+        _platform(platform)
         if own.get('deterministic'):
             _deterministic()
         if verb.needs_devices or verb.joins_processes:
@@ -113,9 +113,9 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage,
                    began=began) as guard, _ending(guard) if verb.watched else contextlib.nullcontext():
             if verb.needs_devices:
-                accelerators.refuse_cpu(options.platform)
+                accelerators.refuse_cpu(platform)
             job = Job(module, short, overrides, list(argv), options.variant, options.workdir, leads=joined.process == 0,
-                      guard=guard, joined=joined, platform=options.platform, stored=verb.needs_workdir)
+                      guard=guard, joined=joined, platform=platform, stored=verb.needs_workdir)
             return verb.run(job, **own)
     except UserError as error:
         return _print_error(f'{short}: {error}', USER)
@@ -179,8 +179,8 @@ def _no_platform(error: BaseException) -> str:
                       str(error))
     if not isinstance(error, RuntimeError | AssertionError) or not found:
         return ''
-    return (f'--platform: JAX finds no {next(filter(None, found.groups()))} device here; fix: leave --platform and JAX_PLATFORMS '
-            'out, or install bigjax[cuda] or bigjax[tpu] on a machine that has one')
+    return (f'--platform: JAX finds no {next(filter(None, found.groups()))} device here; fix: leave --platform and '
+            'JAX_PLATFORMS out, or install bigjax[cuda] or bigjax[tpu] on a machine that has one')
 
 
 def _platform(name: str) -> None:

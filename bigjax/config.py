@@ -158,6 +158,15 @@ def _section(config, key: str):
     return target
 
 
+def complete(config: Mapping, base: Mapping) -> ml_collections.ConfigDict:
+    """A copy of a config with the keys of `base` that it lacks."""
+    config = copy(config)
+    for key in base:
+        if key not in config:
+            config[key] = base[key]
+    return config
+
+
 def restore(config: Mapping, stored: Mapping) -> ml_collections.ConfigDict:
     """A copy of `config` with the values of a config.json in place of its own; lists become tuples again."""
     config = copy(config)
@@ -226,7 +235,7 @@ class Reader(Mapping):
         if names := self.unread():
             also = f" (also {', '.join(names[1:4])})" if names[1:] else ''
             near = nearest(names[0], sorted(self._read))
-            raise UserError(f'config.{names[0]}: set, and never read by this run{also}{near}; fix: remove it or correct its name',
+            raise UserError(f'config.{names[0]}: set, and never read by this run{also}{near}; fix: remove or rename it',
                             code='config/unread-key')
 
 

@@ -5,11 +5,15 @@
     config -> Reader -> get_experiment -> wrappers -> settings -> Build -> Program
 """
 import dataclasses
+import functools
 import importlib
 import pkgutil
 import shlex
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 import bigjax
 from bigjax import config as configs
@@ -132,12 +136,12 @@ class Build:
         members = []
         for number in range(1, population):
             config = configs.override(self.config, {over: str(known[over] + number)})
-            reader = configs.Reader(config)
-            members.append(_assembled(self.module, reader))
-            if (part := _other_than_data(self.experiment, members[-1])) or over in KEYS:
-                raise UserError(f"config.population_over: members that differ in '{over}' differ in "
-                                f'{part or "the run itself"}, and one compiled step trains members that differ in their data '
-                                'alone; train them one by one (python -m launch sweep)', code='config/population-over')
+            members.append(_assembled(self.module, configs.Reader(config)))
+            part = 'settings' if over in KEYS else _other_than_data(self.experiment, members[-1])
+            if part:
+                raise UserError(f"config.population_over: members that differ in '{over}' differ in their {part}, and one "
+                                'compiled step trains members that differ in their data alone; fix: train them one by one '
+                                '(python -m launch sweep)', code='config/population-over')
         return members
 
 
@@ -154,12 +158,12 @@ def build(module, config: Mapping, paper: Mapping | None = None) -> Build:
     """
     from bigjax.train import settings as settings_module  # the verbs' heads import this file, and no layer of training
     paper = config if paper is None else paper
-    config = complete(config)
+    config = configs.complete(config, base_config())
     for key, entry in KEYS.items():
         if entry.choices and config[key] not in entry.choices:
             raise UserError(f"config.{key}: got {printable(repr(config[key]))}, expected one of "
                             f"{', '.join(map(repr, entry.choices))}", code='config/choice')
-    changed = configs.difference(config, complete(paper))
+    changed = configs.difference(config, configs.complete(paper, base_config()))
     untouched = [key for key in KEYS if config[key] == KEYS[key].default and key not in changed]
     reader = configs.Reader(config, untouched=untouched)
     experiment = _assembled(module, reader)
@@ -167,15 +171,6 @@ def build(module, config: Mapping, paper: Mapping | None = None) -> Build:
         experiment = dataclasses.replace(experiment, expected=())
     differs = {key: pair for key, pair in changed.items() if key not in ANY_SETUP and key.partition('.')[0] not in ANY_SECTION}
     return Build(module, config, experiment, settings_module.read(reader, len(experiment.data.train)), reader, differs)
-
-
-def complete(config: Mapping):
-    """A copy of a config with the shared keys that it lacks."""
-    config = configs.copy(config)
-    for key, value in base_config().items():
-        if key not in config:
-            config[key] = value
-    return config
 
 
 def _assembled(module, reader) -> Experiment:
@@ -199,12 +194,12 @@ def _other_than_data(one: Experiment, other: Experiment) -> str:
 
 def _same(a, b) -> bool:
     """Whether two values, or two functions with what they enclose, are the same."""
-    if callable(a) and hasattr(a, '__code__') and hasattr(b, '__code__'):
-        cells = lambda f: [cell.cell_contents for cell in f.__closure__ or ()]
-        return a.__code__ is b.__code__ and _same(cells(a), cells(b)) and _same(a.__defaults__, b.__defaults__)
     if type(a) is not type(b):
         return False
-    if hasattr(a, 'func') and hasattr(a, 'keywords'):  # functools.partial
+    if isinstance(a, types.FunctionType):
+        cells = lambda f: [cell.cell_contents for cell in f.__closure__ or ()]
+        return a.__code__ is b.__code__ and _same(cells(a), cells(b)) and _same(a.__defaults__, b.__defaults__)
+    if isinstance(a, functools.partial):
         return _same((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
     if dataclasses.is_dataclass(a):
         return all(_same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a)
@@ -213,7 +208,7 @@ def _same(a, b) -> bool:
         return set(a) == set(b) and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
-    if hasattr(a, 'tobytes'):
+    if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     return a == b or (a != a and b != b)
 
@@ -324,7 +319,7 @@ class Job:
 
     def config(self, row: str, stored: Mapping | None = None):
         """The resolved config of one row: the script's, under that of a stored run, under the command line's."""
-        config = complete(self.paper(row))
+        config = configs.complete(self.paper(row), base_config())
         if stored is None and self.stored:
             stored = self.runs[row][1]['config']
         if stored is not None:

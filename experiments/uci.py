@@ -56,7 +56,7 @@ def get_config(variant=''):
     """`variant` is SET,MODEL; bostonHousing,dropout by default."""
     name, comma, model = (variant or TABLE[0]).partition(',')
     if not comma:
-        raise UserError(f"variant '{variant}': name a set and a model, such as {variant},mlp")
+        raise UserError(f"variant '{variant}': name a set and a model, such as {variant},mlp", code='config/variant')
     choose('variant', name, {**PUBLISHED, 'breast_cancer': None})
     config = base_config()
     config.split = 0

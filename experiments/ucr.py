@@ -61,7 +61,8 @@ def get_config(variant=''):
     """`variant` is DATASET,ARCH; ItalyPowerDemand,fcn by default."""
     dataset, comma, network = (variant or TABLE[0]).partition(',')
     if not comma:
-        raise UserError(f"variant '{variant}': name a set and a network, such as {variant},fcn")
+        raise UserError(f"variant '{variant}': name a set and a network, such as {variant},fcn",
+                        code='config/variant')
     config = base_config()
     config.model, largest, epochs, config.optimizer = choose('variant', network, NETWORKS)
     if dataset in PUBLISHED:

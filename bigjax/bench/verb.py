@@ -14,5 +14,5 @@ def bench(job: Job, *, out: str) -> int:
     return DONE
 
 
-VERB = Verb('bench', bench, 'times the train step of each row; `python -m bigjax.bench` has cases beside PyTorch and Flax', flags=(
+VERB = Verb('bench', bench, 'times the train step of each row; `python -m bigjax.bench` has cases beside peers', flags=(
     Flag('out', '', 'also write the figures to this JSON file'),))

@@ -35,8 +35,8 @@ def make(section: Mapping, **given):
     known = [field for field in module.__dataclass_fields__ if field not in ('parent', 'name')]
     for key, value in own.items():
         if key in given:
-            raise UserError(f'config.model.{key}: got {printable(repr(value))}, expected {given[key]!r}, which the script or its '
-                            'data decides; fix: leave it out', code='model/decided')
+            raise UserError(f'config.model.{key}: got {printable(repr(value))}, expected {given[key]!r}, which the script or '
+                            'its data decides; fix: leave it out', code='model/decided')
         if key not in known:
             near = nearest(key, known)
             hint = f'the nearest is {near}; ' if near else ''
