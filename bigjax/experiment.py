@@ -228,6 +228,8 @@ OPTIONAL = {
     'optimizer.clip_value': Key(0.0, 'each element of the gradient is clipped to this'),
     'optimizer.max_norm': Key(0.0, 'the incoming weights of each unit are held to this norm'),
     'optimizer.frozen': Key((), 'regexes on parameter paths: these never change'),
+    'optimizer.lookahead': Key(None, "{'period': 6, 'step_size': 0.5}: slow weights"),
+    'optimizer.swa': Key(None, "{'start': '75%', 'every': '1 epoch'}: the mean of the weights"),
     'optimizer.lr_mults': Key((), '((regex, factor), …) on the learning rate'),
     'optimizer.wd_mults': Key((), '((regex, factor), …) on decay and penalties'),
     'optimizer.momentum': Key(0.0, 'an argument of sgd, rmsprop, …'),
@@ -243,6 +245,9 @@ OPTIONAL = {
     'optimizer.schedule.factor': Key(0.1, 'step, exponential, plateau: the factor of the rate'),
     'optimizer.schedule.every': Key(0, 'step, exponential: between two changes of the rate', duration=True),
     'optimizer.schedule.boundaries': Key((), 'step: when the rate changes'),
+    'optimizer.schedule.patience': Key(0, 'plateau: how long without a better loss', duration=True),
+    'optimizer.schedule.cooldown': Key(0, 'plateau: how long it waits after a change', duration=True),
+    'optimizer.schedule.min_lr': Key(0.0, 'plateau: the least rate'),
 }
 """Keys of sections that may be set from the command line although a script leaves them out; absent, they do nothing."""
 

@@ -117,11 +117,11 @@ def test_resolved_config(name, variant):
         path.write_text(f'{{\n{text}\n}}\n')
         return
     if variant not in golden:
-        pytest.fail(f'{path.name} has no row {variant!r} yet; write it: BIGJAX_UPDATE_GOLDEN=1 pytest -n 0 {__file__} -k {name}')
+        pytest.fail(f'{path.name} has no row {variant!r} yet; write it: BIGJAX_UPDATE_GOLDEN=1 pytest -k {name}')
     changed = {key: (golden[variant].get(key, 'absent'), mine.get(key, 'absent')) for key in {**golden[variant], **mine}
                if golden[variant].get(key, 'absent') != mine.get(key, 'absent')}
     assert not changed, (f'the resolved config changed (was, is): {changed}; if it should have, write it anew: '
-                         f'BIGJAX_UPDATE_GOLDEN=1 pytest -n 0 {__file__} -k {name}')
+                         f'BIGJAX_UPDATE_GOLDEN=1 pytest -k {name}')
 
 
 def run(name, variant, workdir, progress=None, **overrides):
