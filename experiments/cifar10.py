@@ -17,6 +17,7 @@ from bigjax.data import augment
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import confusion
+from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 SGD = dict(name='sgd', lr=0.1, momentum=0.9, l2=1e-4, schedule=dict(name='step', boundaries=('50%', '75%'), factor=0.1))
@@ -57,6 +58,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
         expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 

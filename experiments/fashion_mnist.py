@@ -19,6 +19,7 @@ from bigjax.data import augment
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import confusion
+from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 ERRORS = {  # depth: test error in percent, base and with random erasing (the table of the authors' readme)
@@ -67,6 +68,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
         expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 

@@ -18,6 +18,7 @@ from bigjax.data import augment
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import confusion
+from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 DROPOUT = models.spec('mlp', 'dropout_mnist')
@@ -56,6 +57,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
         expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 

@@ -14,6 +14,7 @@ from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import confusion
+from bigjax.predict import interfaces
 from bigjax.sweep import grid
 from bigjax.tasks import classification
 
@@ -58,6 +59,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
         expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 

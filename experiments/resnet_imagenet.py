@@ -18,6 +18,7 @@ from bigjax import cli, models
 from bigjax.data import augment, images
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 ROWS = {  # row: (network, batch, accuracy and its deviation over five runs)
@@ -66,6 +67,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split) for split in splits.evals},
         expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 

@@ -21,6 +21,7 @@ from bigjax.data.datasets import open_data
 from bigjax.data.text import CharVocabulary
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.models import gpt
+from bigjax.predict import interfaces
 from bigjax.tasks import language
 
 GPT = dict(name='adamw', lr=1e-3, b1=0.9, b2=0.99, weight_decay=0.1, wd_mask='kernels', clip_norm=1.0,
@@ -65,6 +66,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
         expected=published(config),
+        interface=interfaces.characters(vocabulary, config.length),
         samples=text(vocabulary, config.sample.prompt, config.sample.tokens, config.length, config.sample.temperature),
         partition_rules=gpt.PARTITION_RULES if config.model.name == 'gpt' else (),
     )

@@ -26,6 +26,7 @@ from bigjax.errors import UserError
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import regression as metrics
 from bigjax.models import timeseries
+from bigjax.predict import interfaces
 from bigjax.tasks import classification, regression
 
 # Set: dropout rate, tau, and over the 20 splits the mean and deviation of the RMSE and of the log-likelihood.
@@ -112,11 +113,14 @@ def get_experiment(config):
         optimizer={**config.optimizer, 'l2': l2},
         evaluators={'test': test},
         expected=published(config),
+        interface=interfaces.regression(splits),
     )
 
 
 def _classifier(config):
-    splits, _ = standardize(open_data(config.data, like=config.like, data_dir=config.data_dir, seed=config.split))
+    splits, unit = standardize(open_data(config.data, like=config.like, data_dir=config.data_dir, seed=config.split))
+    unit = {key: value.tolist() for key, value in unit.items()}
+    splits = dataclasses.replace(splits, info={**splits.info, 'standardized': unit})
     return Experiment(
         model=models.make(config.model, num_classes=1, kernel_init=timeseries.glorot, dtype=config.dtype),
         task=classification.binary(),
@@ -124,6 +128,7 @@ def _classifier(config):
         optimizer=config.optimizer,
         evaluators={'test': Evaluator('test')},
         expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 
@@ -132,16 +137,18 @@ def standardized(splits):
 
     Members of a population share one task but not one split, so the unit must travel with the examples.
     """
-    splits, _ = standardize(splits, 'x')
+    splits, inputs = standardize(splits, 'x')
     target = splits.train.arrays['target'].astype(np.float64)
     mean, std = target.mean(), target.std()
+    unit = {**{key: value.tolist() for key, value in inputs.items()}, 'target': [mean, std]}
 
     def apply(source):
         return ArraySource({**source.arrays, 'target': np.float32((source.arrays['target'] - mean) / std),
                             'mean': np.full(len(source), mean, np.float32),
                             'std': np.full(len(source), std, np.float32)})
 
-    return Splits(apply(splits.train), {name: apply(s) for name, s in splits.evals.items()}, splits.info)
+    return Splits(apply(splits.train), {name: apply(s) for name, s in splits.evals.items()},
+                  {**splits.info, 'standardized': unit})
 
 
 def in_own_unit(judge):

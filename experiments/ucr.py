@@ -18,6 +18,7 @@ from bigjax.data.loaders.registry import UCR
 from bigjax.errors import UserError
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.models import timeseries
+from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 # The networks: the model, the largest batch, the epochs, and the optimizer with the plateau that
@@ -87,6 +88,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={'test': Evaluator('test')},
         expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 

