@@ -32,7 +32,7 @@ def load(job: Job, member: int) -> Trained:
     program = job.build(row).program()
     recorded, now = (run.get('info') or {}).get('classes'), program.experiment.data.info.get('classes')
     if recorded is not None and now is not None and list(recorded) != list(now):
-        raise UserError(f'{workdir}: the data has the classes {list(now)[:8]}, and the run was trained on {list(recorded)[:8]}; '
+        raise UserError(f'{workdir}: the data has the classes {list(now)[:8]}, and the run has {list(recorded)[:8]}; '
                         'fix: give it the data of the run', code='predict/other-classes')
     if not 0 <= member < (program.members or 1):
         raise UserError(f'--member={member}: the run has {program.members or 1}, numbered from 0', code='predict/member')
