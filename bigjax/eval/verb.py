@@ -15,18 +15,19 @@ def evaluate(job: Job, *, check: bool) -> int:
         say_overrides(job)
     for row in job.rows:
         path = manager.newest(job.workdir(row))
-        program = job.build(row).program()
+        built = job.build(row)
+        program = built.program()
         host_consistency.same_data(program.datas)
         carry = program.restore(path)
         metrics, _ = loops.evaluate(program, program.variables(carry))
         final = {name: summarise(members) for name, members in metrics.items()}
         judged = judge(final, program.experiment.expected)
-        rows[row] = (final, judged)
+        rows[row] = (final, judged, {key: list(map(repr, pair)) for key, pair in built.differs.items()})
         missed |= any(not e['ok'] for e in judged)
         if job.leads:
             named = f'{row} ' if len(job.rows) > 1 else ''
             print('\n'.join(f'{named}{name} {spread(s["mean"], s["std"])}' for name, s in final.items()))
-    if job.leads and any(judged for _, judged in rows.values()):
+    if job.leads and any(judged for _, judged, _ in rows.values()):
         print(judged_table(job.name, {row: r for row, r in rows.items() if r[1]}))
     return NO if check and missed else DONE
 

@@ -21,7 +21,19 @@ from bigjax.report.page import page
 from bigjax.report.spikes import spikes
 from bigjax.runs import artifacts
 from bigjax.runs.reader import read_metrics
-from bigjax.runs.summary import commit, device, number, paper, runs_in, seconds, spread, title, verdict
+from bigjax.runs.summary import (
+    commit,
+    device,
+    differences,
+    number,
+    other_setup,
+    paper,
+    runs_in,
+    seconds,
+    spread,
+    title,
+    verdict,
+)
 from bigjax.runs.writer import flat
 
 SPLITS = ('train', 'val', 'test')  # their colours, in this order; other splits follow
@@ -95,7 +107,7 @@ def _table_page(workdir, runs) -> str:
         for metric in metrics:
             row = next((r for r in run.get('expected') or [] if r['metric'] == metric), None)
             value = (run.get('final') or {}).get(metric) or {'mean': None, 'std': None}
-            cells += [f'<b>{escape(spread(value["mean"], value["std"]))}</b>{_mark(row)}', escape(paper(row)) if row else '–']
+            cells += [f'<b>{escape(spread(value["mean"], value["std"]))}</b>{_mark(row, run)}', escape(paper(row)) if row else '–']
         facts = (number(run.get('population')), number(run.get('parameters')), number(run.get('steps')),
                  seconds(run.get('wall_seconds')), run['status'])
         cells += map(escape, facts)
@@ -127,16 +139,18 @@ def _main_metrics(run) -> list[str]:
     return published or [m for m in run.get('final') or {} if not m.endswith('/examples')][:2]
 
 
-def _mark(row) -> str:
+def _mark(row, run) -> str:
     if row is None:
         return ''
+    if differs := differences(run):
+        return f' <span class="note" title="{escape(other_setup(differs))}">other setup</span>'
     return ' <span class="match" title="within the tolerance">✓</span>' if row['ok'] else (
         ' <span class="miss" title="outside the tolerance">missed</span>')
 
 
 def _expected(run) -> str:
     rows = run.get('expected') or []
-    body = [[escape(r['metric']), f'<b>{escape(spread(r["measured"], r["spread"]))}</b>{_mark(r)}', escape(paper(r)),
+    body = [[escape(r['metric']), f'<b>{escape(spread(r["measured"], r["spread"]))}</b>{_mark(r, run)}', escape(paper(r)),
              f'± {r["tolerance"]:g}'] for r in rows]
     head = ['', 'measured', 'published', 'tolerance']
     return section('Measured and published', table_html(head, body) + _sources([run]) if rows else '')

@@ -24,7 +24,7 @@ import bigjax
 from bigjax.errors import UserError
 from bigjax.io import atomic, storage
 from bigjax.runs.reader import read_metrics, read_run
-from bigjax.runs.summary import commit, device, number, paper, runs_in, seconds, spread
+from bigjax.runs.summary import commit, device, differences, number, paper, runs_in, seconds, spread
 from bigjax.runs.writer import FINISHED, judge
 
 PAGES = ('README.md', 'experiments/README.md', 'docs/trust.md', 'docs/speed.md')
@@ -169,7 +169,7 @@ def table(rows: Mapping[str, Mapping]) -> str:
         judged = judge(run.get('final') or {}, run.get('expected') or [])
         for e in judged:
             sources[_shown(e['source'])] = None
-            mark = '✓' if e['ok'] else f'**missed** (tolerance {e["tolerance"]:g})'
+            mark = 'other setup' if differences(run) else '✓' if e['ok'] else f'**missed** (tolerance {e["tolerance"]:g})'
             lines.append(_line(label, _shown(e['metric']), paper(e), spread(e['measured'], e['spread']), mark, *facts))
         if not judged:
             for metric, value in list((run.get('final') or {}).items())[:2]:

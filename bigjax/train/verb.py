@@ -12,7 +12,7 @@ def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, 
     """Trains the rows one after the other; returns the exit code."""
     from bigjax.nn import cpu
     from bigjax.report import html
-    from bigjax.runs.summary import judged_table
+    from bigjax.runs.summary import differences, judged_table
     if replay:
         from bigjax.train.replay import explain
         return explain(job, replay)
@@ -24,7 +24,7 @@ def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, 
     if not job.leads:
         return answer
     page = html.write(job.root) if len(job.rows) > 1 else job.root / html.PAGE
-    print(judged_table(job.name, {row: (run['final'], run['expected']) for row, run in runs.items()}))
+    print(judged_table(job.name, {row: (run['final'], run['expected'], differences(run)) for row, run in runs.items()}))
     print(f'{clock(time.time() - started)} in all · report: {page}')
     return answer
 
@@ -56,7 +56,7 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     host_consistency.same_data(program.datas)
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
-                      population=settings.population, info=_facts(program), sinks=settings.sinks,
+                      population=settings.population, info=_facts(program, built.differs), sinks=settings.sinks,
                       clock=guard.clock)
     records.agree()
     if records.finished:
@@ -89,12 +89,13 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     return records.run
 
 
-def _facts(program) -> dict:
-    """What is known about the data: the facts of its set, and a sample of each split, to recognise it again."""
+def _facts(program, differs) -> dict:
+    """Facts of the data, a sample of each split to recognise it again, and the keys in which the setup is not the paper's."""
     from bigjax.data import sources
     data = program.experiment.data
     splits = {'train': data.train, **data.evals}
-    return {**data.info, 'sample': {name: sources.sample(split) for name, split in splits.items()}}
+    other = {'differs': {key: list(map(repr, pair)) for key, pair in differs.items()}} if differs else {}
+    return {**data.info, 'sample': {name: sources.sample(split) for name, split in splits.items()}, **other}
 
 
 VERB = Verb(
