@@ -107,7 +107,8 @@ def _table_page(workdir, runs) -> str:
         for metric in metrics:
             row = next((r for r in run.get('expected') or [] if r['metric'] == metric), None)
             value = (run.get('final') or {}).get(metric) or {'mean': None, 'std': None}
-            cells += [f'<b>{escape(spread(value["mean"], value["std"]))}</b>{_mark(row, run)}', escape(paper(row)) if row else '–']
+            measured = f'<b>{escape(spread(value["mean"], value["std"]))}</b>{_mark(row, run)}'
+            cells += [measured, escape(paper(row)) if row else '–']
         facts = (number(run.get('population')), number(run.get('parameters')), number(run.get('steps')),
                  seconds(run.get('wall_seconds')), run['status'])
         cells += map(escape, facts)
