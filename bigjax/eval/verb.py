@@ -17,7 +17,7 @@ def evaluate(job: Job, *, check: bool) -> int:
         path = manager.newest(job.workdir(row))
         built = job.build(row)
         program = built.program()
-        host_consistency.same_data(program.datas)
+        host_consistency.check(program.datas)
         carry = program.restore(path)
         metrics, _ = loops.evaluate(program, program.variables(carry))
         final = {name: summarise(members) for name, members in metrics.items()}

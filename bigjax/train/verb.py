@@ -53,7 +53,7 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     progress = Progress(row, None if job.leads else open(os.devnull, 'w'))  # noqa: SIM115  open as long as the process
     built = job.build(row, config)
     program, settings = built.program(watch=Watch(progress.say, strict)), built.settings
-    host_consistency.same_data(program.datas)
+    host_consistency.check(program.datas)
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program, built.differs), sinks=settings.sinks,
