@@ -53,6 +53,9 @@ RENAMED = {'budgets': 'phase_timeouts'}  # old name -> new name, for one release
 
 def main() -> None:
     """Runs the experiment script that Python was started with, and exits."""
+    if 'BIGJAX_LIFE' in os.environ:  # a row that another process trains beside others
+        from bigjax.train import side_by_side
+        side_by_side.end_with_parent()
     module = sys.modules['__main__']
     name = module.__spec__.name if module.__spec__ else pathlib.Path(module.__file__).stem
     try:
@@ -115,7 +118,8 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
             if verb.needs_devices:
                 accelerators.refuse_cpu(platform)
             job = Job(module, short, overrides, list(argv), options.variant, options.workdir, leads=joined.process == 0,
-                      guard=guard, joined=joined, platform=platform, stored=verb.needs_workdir)
+                      guard=guard, joined=joined, platform=platform, grace=options.grace,
+                      stored=verb.needs_workdir)
             return verb.run(job, **own)
     except UserError as error:
         return _print_error(f'{short}: {error}', USER)
@@ -228,7 +232,7 @@ def parse(module, name: str, argv: Sequence[str]):
     while queue:
         arg = queue.pop(0)
         if not re.match(r'--?config\.', arg):
-            rest.append(_renamed(arg))
+            rest.append(f' {arg}' if re.match(r'-[\d.]', arg) else _renamed(arg))  # a row of numbers is no flag
             continue
         key, equals, value = arg.lstrip('-').removeprefix('config.').partition('=')
         if not equals:

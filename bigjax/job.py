@@ -227,6 +227,7 @@ class Job:
       guard: `bigjax.watchdog.watchdog.Guard` of this process; None keeps no watch.
       joined: how this process takes part.
       platform: what --platform names.
+      grace: seconds after a signal in which the state must be saved.
       stored: whether the runs of --workdir are read, so that their config.json is the config.
     """
 
@@ -240,6 +241,7 @@ class Job:
     guard: Any = None
     joined: Start = dataclasses.field(default_factory=Start)
     platform: str = ''
+    grace: float = 30.0
     stored: bool = False
     _runs: dict | None = None
 

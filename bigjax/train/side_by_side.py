@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import IO, NamedTuple
 
 from bigjax.distributed import accelerators
-from bigjax.errors import DONE, FAILED, NO, PREEMPTED, Preempted
+from bigjax.errors import DONE, NO, PREEMPTED, Preempted
 from bigjax.job import Job, without
 
 POLL_S = 0.05
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 def wanted(job: Job, jobs: int) -> int:
     """How many rows to train at once: as many as there are cores, on a CPU; one where rows would share an accelerator."""
-    if len(job.rows) < 2 or job.joined.processes > 1:
+    if len(job.rows) < 2 or job.joined.processes > 1 or not getattr(job.module, '__file__', ''):
         return 1
     if jobs:
         return min(jobs, len(job.rows))
@@ -53,7 +53,7 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count() or 1))
 
 
-def train(job: Job, jobs: int, grace: float) -> None:
+def train(job: Job, jobs: int) -> None:
     """Trains every row, `jobs` at a time; returns when all are done.
 
     Raises:
@@ -85,13 +85,13 @@ def train(job: Job, jobs: int, grace: float) -> None:
                     done.add(row.name)
                 printed.up_to([row in done for row in job.rows])
     except BaseException as error:
-        _stop(running.values(), grace)
+        _stop(running.values(), job.grace)
         printed.up_to([True] * len(job.rows))
         if isinstance(error, Ended) and error.args[0] != PREEMPTED:
             raise
         if isinstance(error, Exception) and not isinstance(error, Ended):
             raise
-        raise Preempted(f'asked to stop; every row has saved its state, and the same command resumes them') from None
+        raise Preempted('asked to stop; every row has saved its state, and the same command resumes them') from None
     finally:
         os.close(read_end)
         os.close(write_end)
@@ -163,6 +163,3 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name='life', daemon=True).start()
-
-
-_ = FAILED

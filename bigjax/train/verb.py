@@ -1,6 +1,7 @@
 """The verb `train`: trains every row, or resumes it; writes the report, and prints measured beside expected."""
 import contextlib
 import os
+import sys
 import time
 
 from bigjax.errors import DONE, NO, NonFinite, UserError
@@ -8,17 +9,29 @@ from bigjax.io.text import clock
 from bigjax.job import CHECK, Flag, Job, Verb
 
 
-def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, deterministic: bool, check: bool) -> int:
-    """Trains the rows one after the other; returns the exit code."""
+def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, deterministic: bool, check: bool,
+          jobs: int) -> int:
+    """Trains the rows one after the other, or side by side; returns the exit code."""
     from bigjax.nn import cpu
     from bigjax.report import html
+    from bigjax.runs.reader import read_run
     from bigjax.runs.summary import differences, judged_table
+    from bigjax.train import side_by_side
     if replay:
         from bigjax.train.replay import explain
         return explain(job, replay)
     started = time.time()
     cpu.keep_memory()
-    runs = {row: _train_row(job, row, init_from, profile, strict, deterministic) for row in job.rows}
+    if (jobs := side_by_side.wanted(job, jobs)) > 1:
+        try:
+            side_by_side.train(job, jobs)
+        except side_by_side.Ended as error:
+            code, text = error.args
+            print(text, file=sys.stderr, flush=True)
+            return code
+        runs = {row: read_run(job.workdir(row)) for row in job.rows}
+    else:
+        runs = {row: _train_row(job, row, init_from, profile, strict, deterministic) for row in job.rows}
     missed = [row for run in runs.values() for row in run['expected'] if not row['ok']]
     answer = NO if check and missed else DONE
     if not job.leads:
@@ -107,4 +120,5 @@ VERB = Verb(
              'does not move', 'switch'),
         Flag('deterministic', False, 'choose algorithms that repeat bit for bit, and prove it by doing the first steps twice',
              'switch'),
+        Flag('jobs', 0, 'rows that train at a time, each in a process of its own; 0: one per core on a CPU, else 1', 'int', 0),
         CHECK))
