@@ -311,5 +311,5 @@ def explained(config: Mapping, own: Mapping[str, str]) -> str:
     rows += [(key, entry.help, entry.choices) for key, entry in OPTIONAL.items()
              if key not in found and (configs.section_of(config, key))]
     width = min(44, max((len(row[0]) for row in rows), default=0))
-    told = [(left, text + (f" ({', '.join(map(repr, choices))})" if choices else '')) for left, text, choices in rows]
-    return '\n'.join(f'  {left:{width}}  {text}'.rstrip() for left, text in told)
+    shown = [(left, text + (f" ({', '.join(map(repr, choices))})" if choices else '')) for left, text, choices in rows]
+    return '\n'.join(f'  {left:{width}}  {text}'.rstrip() for left, text in shown)

@@ -141,7 +141,7 @@ class Expected:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What an experiment script returns; everything else starts from it.
+    """The result of a script's `get_experiment`; everything else starts from it.
 
     Attributes:
       model: a `flax.linen.Module`; `__call__(*inputs, train: bool)`.

@@ -167,14 +167,14 @@ def build(module, config: Mapping, paper: Mapping | None = None) -> Build:
     untouched = [key for key in KEYS if config[key] == KEYS[key].default and key not in changed]
     reader = configs.Reader(config, untouched=untouched)
     experiment = _assembled(module, reader)
-    if 'data' in changed:  # the paper says nothing about other data
+    if 'data' in changed:  # the paper has no result for other data
         experiment = dataclasses.replace(experiment, expected=())
     differs = {key: pair for key, pair in changed.items() if key not in ANY_SETUP and key.partition('.')[0] not in ANY_SECTION}
     return Build(module, config, experiment, settings_module.read(reader, len(experiment.data.train)), reader, differs)
 
 
 def _assembled(module, reader) -> Experiment:
-    """What the script makes of a config, in the wrappers that `config.wrap` names."""
+    """The script's experiment under a config, in the wrappers that `config.wrap` names."""
     experiment = module.get_experiment(reader)
     if not (wanted := [part.strip() for part in reader['wrap'].split(';') if part.strip()]):
         return experiment

@@ -8,7 +8,7 @@ here the mean of each channel is subtracted and its deviation divided out.)
     python -m experiments.cifar10 --workdir=/tmp/cifar --variant=resnet20      cnn, resnet20 or resnet56
     python -m experiments.cifar10 --workdir=/tmp/try --variant=cnn --config.data=fake
 
-The data is TFDS's 'cifar10'; where it is missing, the error says the command that gets it.
+The data is TFDS's 'cifar10'; where it is missing, the error gives the command that gets it.
 """
 from functools import partial
 
@@ -27,11 +27,11 @@ ROWS = {  # row: (model, optimizer, steps, pixels of padding to crop out of, the
     'resnet20': (models.spec('resnet', 'resnet20'), SGD, 64_000, 4, 8.75),
     'resnet56': (models.spec('resnet', 'resnet56'), SGD, 64_000, 4, 6.97),
 }
-HELP = {'crop': 'pixels of padding that a training picture is cropped out of; 0 leaves it as it is'}
+HELP = {'crop': 'pixels of padding that a training image is cropped out of; 0 leaves it as it is'}
 TABLE = tuple(ROWS)
 PARAMETERS = {'cnn': 545_098, 'resnet20': 269_722, 'resnet56': 853_018}
 TINY = {'model.blocks': '(1, 1, 1)', 'model.widths': '(4, 8, 8)', 'model.channels': '(4, 4)'}
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training pictures, by channel
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training images, by channel
 
 
 def get_config(variant=''):
@@ -46,7 +46,7 @@ def get_config(variant=''):
 
 
 def get_experiment(config):
-    """A classifier of pictures."""
+    """A classifier of images."""
     splits = open_data(config.data, like='cifar10', data_dir=config.data_dir)
     classes = splits.info['classes']
     judge = partial(confusion.error_rate, classes=classes)

@@ -5,7 +5,7 @@ random erasing 4.02 %, and of four deeper ones. The recipe is that of the author
 fashionmnist.py): SGD with momentum, 300 epochs, a tenth of the rate at 150 and 225, random crops and flips; erased
 rectangles are filled with 0.4914 after normalisation; from depth 44 on the blocks are bottlenecks. Its results are the
 *best* test error over the epochs: so is the reported one here (config.best), and the error of every epoch, the last
-included, is in metrics.jsonl. Its readme says that today's Fashion-MNIST gives slightly higher errors than the paper's.
+included, is in metrics.jsonl. According to its readme, today's Fashion-MNIST gives slightly higher errors than the paper's.
 
     python -m experiments.fashion_mnist --workdir=/tmp/fashion                     the table: ResNet-20, both ways
     python -m experiments.fashion_mnist --workdir=/tmp/deep --variant=56,erasing   DEPTH or DEPTH,erasing
@@ -27,7 +27,7 @@ ERRORS = {  # depth: test error in percent, base and with random erasing (the ta
 }
 VARIANTS = {f'{depth}{erasing}': (int(depth), bool(erasing), errors[bool(erasing)])
             for depth, errors in ERRORS.items() for erasing in ('', ',erasing')}
-HELP = {'erase': 'the probability that a training picture loses a rectangle'}
+HELP = {'erase': 'the probability that a training image loses a rectangle'}
 TABLE = ('20', '20,erasing')
 PARAMETERS = {'20': 272_186, '20,erasing': 272_186}
 TINY = {'model.blocks': '(1, 1, 1)', 'model.widths': '(4, 8, 8)'}
@@ -53,7 +53,7 @@ def get_config(variant=''):
 
 
 def get_experiment(config):
-    """A classifier of pictures."""
+    """A classifier of images."""
     splits = open_data(config.data, like='fashion_mnist', data_dir=config.data_dir)
     classes = splits.info['classes']
     judge = partial(confusion.error_rate, classes=classes)

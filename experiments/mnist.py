@@ -46,7 +46,7 @@ def get_config(variant=''):
 
 
 def get_experiment(config):
-    """A classifier of pictures."""
+    """A classifier of images."""
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
     classes = splits.info['classes']
     judge = partial(confusion.error_rate, classes=classes)

@@ -8,7 +8,7 @@ He et al. 2016, with the recipe of the small batch.
 
     python -m experiments.resnet_imagenet --workdir=/tmp/resnet --variant=b8192 --config.mesh=data:256
     python -m experiments.resnet_imagenet plan --variant=b8192 --topology=v5e-64 --config.data=fake
-    python -m experiments.resnet_imagenet --workdir=/tmp/mine --variant=resnet18 --config.data=folder:/path/to/pictures
+    python -m experiments.resnet_imagenet --workdir=/tmp/mine --variant=resnet18 --config.data=folder:/path/to/images
 """
 import functools
 
@@ -28,7 +28,7 @@ HELP = {'image_size': 'pixels of a side'}
 PARAMETERS = {'b256': 25_557_032, 'b8192': 25_557_032, 'resnet18': 11_689_512, 'resnet101': 44_549_160,
               'resnet152': 60_192_808}
 TINY = {'image_size': '32', 'model.blocks': '(1, 1)', 'model.widths': '(4, 8)', 'dtype': 'float32', 'data_threads': '1'}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the training pictures, by channel
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the training images, by channel
 
 
 def get_config(variant=''):

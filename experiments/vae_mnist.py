@@ -4,7 +4,7 @@ Kingma & Welling, "Auto-Encoding Variational Bayes" (ICLR 2014): perceptrons of 
 minibatches of 100, one latent sample an example, Nz of 3, 5, 10, 20 and 200 latents (figure 2) and the manifold of
 Nz = 2 (figure 4). Two things differ: Adam at 1e-3 takes the place of Adagrad (row `adagrad` has it, without the paper's
 N(0, 1) prior on the weights), and 20 epochs take that of the figure's 10^8 samples. A pixel is 1 with a probability of
-its grey level, drawn anew whenever a training picture is seen and once for the test pictures.
+its grey level, drawn anew whenever a training image is seen and once for the test images.
 
 `test/loss` is the negative bound in nats. The paper prints it as curves only, so no number is expected; `test/nll` is
 -log p(x) by importance sampling. A published number exists for the row `burda`, the VAE with k = 1 of Burda et al.
@@ -71,7 +71,7 @@ def get_experiment(config):
             'nll': Evaluator('test', predict=generative.importance(config.importance_samples), compute=likelihood.nll,
                              keep=(), sums=False, every='100%')},
         expected=published(config),
-        samples=pictures(test[:48], model.latent),
+        samples=report_images(test[:48], model.latent),
     )
 
 
@@ -91,8 +91,8 @@ def drawn(image: np.ndarray, seed: int) -> np.ndarray:
     return np.where(levels < image, 255, 0).astype(np.uint8)
 
 
-def pictures(originals: np.ndarray, latent: int):
-    """The report's pictures: originals beside their reconstructions, samples of the prior, the manifold of Nz = 2."""
+def report_images(originals: np.ndarray, latent: int):
+    """The report's images: originals beside their reconstructions, samples of the prior, the manifold of Nz = 2."""
 
     def samples(apply, variables, rng):
         def decode(z):

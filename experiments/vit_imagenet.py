@@ -7,7 +7,7 @@ of the patches, a tanh layer before the head. The other sizes are those of Stein
 
     python -m experiments.vit_imagenet --workdir=/tmp/vit --variant=s16 --config.mesh=data:8
     python -m experiments.vit_imagenet plan --variant=s16 --topology=v5e-64 --config.data=fake
-    python -m experiments.vit_imagenet --workdir=/tmp/mine --variant=ti16 --config.data=folder:/path/to/pictures
+    python -m experiments.vit_imagenet --workdir=/tmp/mine --variant=ti16 --config.data=folder:/path/to/images
 """
 import functools
 
@@ -21,7 +21,7 @@ from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 ROWS = {'ti16': None, 's16': 0.765, 'b16': None, 'l16': None}  # size: published accuracy
-HELP = {'image_size': 'pixels of a side', 'mixup': 'alpha of mixup; 0: none', 'randaugment.layers': 'operations per picture',
+HELP = {'image_size': 'pixels of a side', 'mixup': 'alpha of mixup; 0: none', 'randaugment.layers': 'operations per image',
         'randaugment.magnitude': 'their strength, 0 to 10'}
 PARAMETERS = {'ti16': 5_716_456, 's16': 22_122_472, 'b16': 87_006_184, 'l16': 305_173_480}
 TINY = {'image_size': '32', 'model.width': '16', 'model.num_layers': '2', 'model.num_heads': '4', 'mixup': '0.0',
@@ -72,7 +72,7 @@ def get_experiment(config):
 
 
 def look(example, rng, train, *, size, layers, magnitude):
-    """A random part of a training picture, varied; the middle of another: [size, size, C]."""
+    """A random part of a training image, varied; the middle of another: [size, size, C]."""
     example = images.cropped(example, rng, train, size=size)
     return {**example, 'image': randaugment(example['image'], rng, layers, magnitude)} if train else example
 

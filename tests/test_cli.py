@@ -205,19 +205,19 @@ def test_import_bigjax_is_light():
 
 
 @pytest.mark.slow
-def test_own_pictures_are_one_flag(capsys, tmp_path):
+def test_own_images_are_one_flag(capsys, tmp_path):
     """Twelve JPEGs in three folders, by the script of another data set; the class names are kept with the run."""
     import cv2
 
     from experiments import mnist
     rng = np.random.default_rng(0)
     for kind, level in {'cat': 40, 'dog': 120, 'owl': 220}.items():
-        (tmp_path / 'pictures' / kind).mkdir(parents=True)
+        (tmp_path / 'images' / kind).mkdir(parents=True)
         for i in range(4):
-            picture = np.clip(rng.normal(level, 8, (28, 28, 1)), 0, 255).astype(np.uint8)
-            cv2.imwrite(str(tmp_path / 'pictures' / kind / f'{i}.jpg'), picture)
+            image = np.clip(rng.normal(level, 8, (28, 28, 1)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / 'images' / kind / f'{i}.jpg'), image)
     code, _, err = run(
-        capsys, f'--workdir={tmp_path / "run"}', '--variant=lenet5', f'--config.data=folder:{tmp_path / "pictures"}',
+        capsys, f'--workdir={tmp_path / "run"}', '--variant=lenet5', f'--config.data=folder:{tmp_path / "images"}',
         '--config.steps=30', '--config.log_every=5', '--config.batch_size=8', '--config.optimizer.lr=0.003', script=mnist)
     assert code == cli.DONE, err
     facts = json.loads((tmp_path / 'run' / 'run.json').read_text())

@@ -5,7 +5,7 @@
     interface=interfaces.characters(vocabulary, length)
 
 Classes, columns and fills are those of `splits.info`, which the run has recorded; nothing is decided anew from an input.
-What an interface assumes about an input (a resize, an inversion) stands in words under `NOTES` of the example.
+What an interface assumes about an input (a resize, an inversion) is in words under `NOTES` of the example.
 """
 import functools
 import pathlib
@@ -193,7 +193,7 @@ def characters(vocabulary, length: int) -> Interface:
         known = list(vocabulary.encode(prompt or '\n'))
         for i in range(tokens):
             part = known[-length:]
-            window = np.zeros(length, np.int32)  # a causal model does not look at what stands to the right
+            window = np.zeros(length, np.int32)  # the rest is to the right, where a causal model does not look
             window[:len(part)] = part
             known.append(int(following(variables, window, len(part) - 1, jax.random.fold_in(rng, i))))
             yield vocabulary.decode(known[-1:])

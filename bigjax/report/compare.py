@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog='python -m bigjax.compare', description=__doc__.splitlines()[0])
     parser.add_argument('runs', nargs='+', metavar='RUN', help='a workdir, or a folder of workdirs')
     parser.add_argument('--metric', default='', help='whose curves to draw, and the only one in the table')
-    parser.add_argument('--out', default='compare.html', help='an .html page or a .png picture, here by default')
+    parser.add_argument('--out', default='compare.html', help='an .html page or a .png image, in this folder by default')
     try:
         options = parser.parse_args(argv)
     except SystemExit as stop:

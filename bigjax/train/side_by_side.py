@@ -101,7 +101,7 @@ def train(job: Job, jobs: int) -> None:
 
 
 class _Printed:
-    """What rows print, in their order: the first one that is not done as it is written, the next ones when it is done."""
+    """Prints the output of rows in their order: that of the first row that is not done live, the next ones when it is done."""
 
     def __init__(self, files: Sequence[IO[bytes]]):
         self._files, self._at, self._row = files, 0, 0
@@ -135,7 +135,7 @@ def _shares(all_cores: Sequence[int], jobs: int) -> list[list[int]]:
 
 
 def _stop(rows, grace: float) -> None:
-    """Asks rows to save and end; after the time that they are given they are killed."""
+    """Sends SIGTERM, on which rows save and end; after `grace` seconds they are killed."""
     for row in rows:
         with contextlib.suppress(OSError):
             row.process.send_signal(signal.SIGTERM)
