@@ -1,5 +1,4 @@
 """The verb `predict`: applies the model of the run in --workdir to files, folders and rows; one line per input."""
-import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ def predict(job: Job, *, inputs: Sequence[str], json: bool, member: int) -> int:
     import jax
     import numpy as np
 
+    from bigjax.nn import rng
     from bigjax.predict import inputs as readers
     from bigjax.predict import interfaces, weights
     if not inputs:
@@ -42,8 +42,7 @@ def predict(job: Job, *, inputs: Sequence[str], json: bool, member: int) -> int:
     @jax.jit
     def outputs(variables, batch):
         batch = experiment.data.preprocess(batch) if experiment.data.preprocess else batch
-        given = (trained.apply, variables, batch, jax.random.key(0))
-        return experiment.task.predict(*given[:len(inspect.signature(experiment.task.predict).parameters)])
+        return experiment.task.predict(trained.apply, variables, batch, rng.key(0))
 
     for name, example, note in zip(names, examples, notes, strict=True):
         batch = (experiment.data.collate or _stacked)([example])

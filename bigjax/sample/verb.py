@@ -8,8 +8,7 @@ from bigjax.predict.verb import MEMBER
 
 def sample(job: Job, *, prompt: str, tokens: int, temperature: float, seed: int, member: int) -> int:
     """Prints the prompt and what follows it."""
-    import jax
-
+    from bigjax.nn import rng
     from bigjax.predict import weights
     say_overrides(job, lambda text: print(text, file=sys.stderr))
     if tokens < 1 or not 0 <= temperature < float('inf'):
@@ -20,7 +19,7 @@ def sample(job: Job, *, prompt: str, tokens: int, temperature: float, seed: int,
     if interface is None or interface.sample is None:
         raise UserError(f'sample: the model of {job.name} does not generate; fix: predict INPUT, or give its interface a '
                         '`sample`', code='sample/no-interface')
-    parts = interface.sample(trained.apply, trained.variables, jax.random.key(seed), prompt, tokens=tokens,
+    parts = interface.sample(trained.apply, trained.variables, rng.key(seed), prompt, tokens=tokens,
                              temperature=temperature)
     first = next(parts)  # a prompt that cannot be encoded is refused before anything is printed
     print(prompt, end='')

@@ -7,11 +7,12 @@ def shard(job: Job) -> int:
     """Prints one table per row."""
     from bigjax.sharding import mesh as meshes
     from bigjax.sharding import rules
-    from bigjax.train.program import parameter_shapes
+    from bigjax.train.program import initial_shapes
     for row in job.rows:
         built = job.build(row)
         mesh = meshes.abstract(built.settings.mesh)
-        placed = rules.layout(parameter_shapes(built.experiment), built.experiment.partition_rules, mesh)
+        e = built.experiment
+        placed = rules.layout(initial_shapes(e)[0], e.partition_rules, mesh, e.axes)
         print(f"{row + ': ' if row else ''}{rules.show(placed, mesh)}\n")
     return DONE
 

@@ -82,9 +82,9 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     guard.last_words = records.fail
     if deterministic and not manager.steps(workdir / manager.FOLDER):
         with guard.clock.within('compile'):
-            progress.say(stuck_params.prove(program))
+            progress.say(stuck_params.check_deterministic(program))
     try:
-        outcome = loops.Loop(program, workdir, records, progress, init_from=init_from, work=flops.of(program),
+        outcome = loops.Loop(program, workdir, records, progress, init_from=init_from, work=flops.step_cost(program),
                              profile=profile.parse(profile_steps), guard=guard).run()
     except BaseException as error:
         records.fail(error)
