@@ -113,7 +113,7 @@ def test_a_run_and_its_evaluation_and_another_run_in_its_place(capsys, tmp_path)
 
 
 def test_check_says_no_by_exit_4(capsys, tmp_path):
-    argv = (f'--workdir={tmp_path}', '--config.optimizer.lr=0.0', '--check')
+    argv = (f'--workdir={tmp_path}', '--config.optimizer.lr=1e-9', '--check')
     assert run(capsys, *argv)[0] == 4
 
 
