@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         example = f'write for example {commands.EXAMPLE}'
         if verb not in VERBS:
             raise UserError(f"'{verb}': no such verb{target.nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}"
-                            if verb else f'a verb is missing; {example}')
+                            if verb else f'a verb is missing; {example}', code='launch/unknown-verb')
         return VERBS[verb](options, names, command)
     except UserError as error:
         say(str(error))
@@ -83,9 +83,10 @@ def _parse(argv: Sequence[str]):
     try:
         words = values(['launch', *argv[:at]])[1:]
     except flags.Error as error:
-        raise UserError(f'{str(error).splitlines()[0]}; --help shows the flags') from None
+        raise UserError(f'{str(error).splitlines()[0]}; --help shows the flags', code='launch/bad-flag') from None
     if len(words) > (3 if words[:1] == ['sweep'] else 2):
-        raise UserError(f"'{words[2]}': the command to run stands after --; write for example {commands.EXAMPLE}")
+        raise UserError(f"'{words[2]}': the command to run stands after --; write for example {commands.EXAMPLE}",
+                        code='launch/usage')
     return values, words, argv[at + 1:]
 
 

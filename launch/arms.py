@@ -68,7 +68,7 @@ def share() -> tuple[int, int]:
     """(which worker this is, of how many)."""
     index, _, count = os.environ.get('BIGJAX_SHARE', '0/1').partition('/')
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UserError(f"BIGJAX_SHARE={index}/{count}: is not i/N; the launcher's engine sets it")
+        raise UserError(f"BIGJAX_SHARE={index}/{count}: is not i/N; the launcher's engine sets it", code='sweep/bad-share')
     return int(index), int(count)
 
 
@@ -119,16 +119,16 @@ def config_of(command: Sequence[str], arm: Mapping):
     experiment = Job('', '', tuple(command)).experiment
     if not experiment:
         raise UserError("a sweep is of an experiment, 'python -m experiments.NAME …'; this is "
-                        f"{' '.join(command) or 'nothing'}")
+                        f"{' '.join(command) or 'nothing'}", code='sweep/not-an-experiment')
     try:
         module = importlib.import_module(f'experiments.{experiment}')
     except ModuleNotFoundError as error:
-        raise UserError(f'experiments.{experiment}: cannot be imported here ({error})') from None
+        raise UserError(f'experiments.{experiment}: cannot be imported here ({error})', code='sweep/not-importable') from None
     given = dict(arg.lstrip('-').partition('=')[::2] for arg in command if arg.startswith('--') and '=' in arg)
     variant = str(arm.get('variant', given.get('variant', '')))
     if not variant and len(getattr(module, 'TABLE', ())) > 1:
         raise UserError(f"{experiment}: a sweep is of one row; name it with --variant, one of {', '.join(module.TABLE)}, or "
-                        'sweep over variant')
+                        'sweep over variant', code='sweep/several-rows')
     overrides = {key.removeprefix('config.'): value for key, value in given.items() if key.startswith('config.')}
     own = {key: str(value) for key, value in arm.items() if key != 'variant'}
     return configs.override(module.get_config(variant), {**overrides, **own})
@@ -142,7 +142,7 @@ def folder_of(command: Sequence[str]) -> pathlib.Path:
     """
     from launch.job import Job
     if not (name := Job('', '', tuple(command)).workdir):
-        raise UserError('--workdir is missing after --; the arms are written below it')
+        raise UserError('--workdir is missing after --; the arms are written below it', code='sweep/no-workdir')
     return pathlib.Path(name).expanduser()
 
 
@@ -166,16 +166,18 @@ def keep(root: pathlib.Path, arms: Sequence[Mapping], command: Sequence[str], to
         before = json.loads(path.read_text()) if path.exists() else None
         if before and (before['command'] != new['command'] or before['together'] != together
                        or (together and before['arms'] != new['arms'])):
-            raise UserError(f'{root}: it holds a sweep of another command, or of other arms together; choose another --workdir')
+            raise UserError(f'{root}: it holds a sweep of another command, or of other arms together; choose another --workdir',
+                            code='sweep/another')
         if before:  # arms may be added
             names = {sweep.name(arm) for arm in new['arms']}
             new['arms'] = [arm for arm in before['arms'] if sweep.name(arm) not in names] + new['arms']
         root.mkdir(parents=True, exist_ok=True)
         write_json(path, new)
     except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}); choose another --workdir') from None
+        raise UserError(f'{path}: cannot be written ({error.strerror}); choose another --workdir',
+                        code='sweep/not-writable') from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path}: is damaged ({error}); delete it, the runs beside it stay') from None
+        raise UserError(f'{path}: is damaged ({error}); delete it, the runs beside it stay', code='sweep/damaged') from None
 
 
 def finished(folder: pathlib.Path) -> bool:

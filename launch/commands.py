@@ -19,9 +19,9 @@ EXAMPLE = 'python -m launch run --on=local:2 -- python -m experiments.mnist1d --
 def run(options, names: Sequence[str], command: Sequence[str]) -> int:
     """Starts the command on an engine, and sees to it until it is done."""
     if names:
-        raise UserError(f"'{names[0]}': the command to run stands after --; write for example {EXAMPLE}")
+        raise UserError(f"'{names[0]}': the command to run stands after --; write for example {EXAMPLE}", code='launch/usage')
     if not command:
-        raise UserError(f'no command after --; write for example {EXAMPLE}')
+        raise UserError(f'no command after --; write for example {EXAMPLE}', code='launch/no-command')
     return start(new_job(options, command), detach=options.detach, dry_run=options.dry_run)
 
 
@@ -37,7 +37,8 @@ def start(job: jobs.Job, *, detach: bool = False, dry_run: bool = False) -> int:
     """Starts a job, and sees to it until it is done; returns the exit code."""
     engine = engines.engine(job)
     if detach and not engine.detached:
-        raise UserError(f'--detach: {job.kind} runs with its launcher; start the launcher itself in the background')
+        raise UserError(f'--detach: {job.kind} runs with its launcher; start the launcher itself in the background',
+                        code='launch/not-detached')
     if dry_run:
         print(show(engine.plan()))
         return outcome.DONE
@@ -68,7 +69,8 @@ def logs(options, names: Sequence[str], command: Sequence[str]) -> int:
     engine = engines.engine(_job(options, names))
     group = engine.attach(whole=True)
     if options.worker >= engine.workers:
-        raise UserError(f'--worker={options.worker}: {engine.name} has workers 0 to {engine.workers - 1}')
+        raise UserError(f'--worker={options.worker}: {engine.name} has workers 0 to {engine.workers - 1}',
+                        code='launch/no-worker')
     if options.worker >= 0:
         group.only = options.worker
     try:
@@ -135,7 +137,7 @@ def doctor(options, names: Sequence[str], command: Sequence[str]) -> int:
 def render(options, names: Sequence[str], command: Sequence[str]) -> int:
     """The files that another tool would be given (a script, a manifest), to be changed and submitted by hand."""
     if not command:
-        raise UserError(f"no command after --; write for example {EXAMPLE.replace('run', 'render')}")
+        raise UserError(f"no command after --; write for example {EXAMPLE.replace('run', 'render')}", code='launch/no-command')
     engine = engines.engine(new_job(options, command))
     files = engine.files() or {'commands.sh': show(engine.plan()) + '\n'}
     if not options.to:
@@ -197,7 +199,7 @@ def _job(options, names: Sequence[str]) -> jobs.Job:
     """The job that is meant: one that this machine knows, or one that is asked for where it runs (--on)."""
     name = names[0] if names else options.name
     if not name:
-        raise UserError("which job? 'python -m launch status' lists them")
+        raise UserError("which job? 'python -m launch status' lists them", code='launch/no-name')
     if options.on:
         return engines.find(jobs.checked(name), options.on)
     return jobs.load(name)

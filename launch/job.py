@@ -80,7 +80,8 @@ class Job:
           UserError: one is not set here.
         """
         if missing := [name for name in self.env if name not in os.environ]:
-            raise UserError(f"--env={','.join(self.env)}: {missing[0]} is not set here; export it, or leave it out")
+            raise UserError(f"--env={','.join(self.env)}: {missing[0]} is not set here; export it, or leave it out",
+                            code='launch/env-not-set')
         return {name: os.environ[name] for name in self.env}
 
     def text(self) -> str:
@@ -109,7 +110,7 @@ def checked(name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise UserError(f"--name={name}: a name has lower-case letters, digits and hyphens, begins with a letter, ends with "
-                        'none, and has at most 39; choose another')
+                        'none, and has at most 39; choose another', code='launch/bad-name')
     return name
 
 
@@ -123,13 +124,14 @@ def save(job: Job, *, new: bool) -> None:
     try:
         if new and path.exists():
             raise UserError(f"--name={job.name}: in use on this machine ({load(job.name).on}); attach to it, remove it with "
-                            f"'python -m launch down {job.name}', or choose another name")
+                            f"'python -m launch down {job.name}', or choose another name", code='launch/name-in-use')
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f'{path.name}.{os.getpid()}')
         draft.write_text(job.text())
         draft.replace(path)
     except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}); set BIGJAX_JOBS to a folder that can') from None
+        raise UserError(f'{path}: cannot be written ({error.strerror}); set BIGJAX_JOBS to a folder that can',
+                        code='launch/not-writable') from None
 
 
 def load(name: str) -> Job:
@@ -143,9 +145,9 @@ def load(name: str) -> Job:
         return parse(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(f"no job '{name}' is known on this machine ({home()}); 'python -m launch status' lists them; one that "
-                        'another machine started is found with --on=ENGINE…') from None
+                        'another machine started is found with --on=ENGINE…', code='launch/no-job') from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f'{path}: cannot be read ({error}); delete that folder') from None
+        raise UserError(f'{path}: cannot be read ({error}); delete that folder', code='launch/damaged-record') from None
 
 
 def parse(record: Mapping[str, Any]) -> Job:

@@ -41,14 +41,14 @@ NUMBERS = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')  # versions that decide th
 def verb(options, names: Sequence[str], command: Sequence[str]) -> int:
     """Runs it, compares, and says what differs."""
     if len(names) != 1 or command:
-        raise UserError("write 'rerun WORKDIR'; the command is the one in its run.json")
+        raise UserError("write 'rerun WORKDIR'; the command is the one in its run.json", code='rerun/usage')
     workdir = pathlib.Path(names[0]).expanduser()
     run = read_run(workdir)
     with tempfile.TemporaryDirectory(prefix='rerun-') as place:
         code = code_of(workdir, run, pathlib.Path(place) / 'code', trusted=options.trust_patch or options.dry_run)
         to = pathlib.Path(options.to or pathlib.Path(place) / 'run').absolute()
         if (to / 'run.json').exists():
-            raise UserError(f'--to={to}: there is a run already; name another folder')
+            raise UserError(f'--to={to}: there is a run already; name another folder', code='rerun/folder-in-use')
         command = command_of(run, to)
         shown = f'{shlex.join(command)} (commit {(run.get("git") or {}).get("sha") or "as it is here"})'
         say(shown if shown.isprintable() else ascii(shown))
@@ -75,16 +75,18 @@ def code_of(workdir: pathlib.Path, run: dict, to: pathlib.Path, trusted: bool = 
         say('the run knows no commit: the code is what is installed here')
         return ROOT
     if not SHA.fullmatch(sha):
-        raise UserError(f'{workdir}/run.json: its commit {printable(sha)} is none (40 digits); fetch the record again')
+        raise UserError(f'{workdir}/run.json: its commit {printable(sha)} is none (40 digits); fetch the record again',
+                        code='rerun/bad-commit')
     try:
         for command in (('clone', '-q', '--shared', '--no-checkout', str(ROOT), str(to)),
                         ('-C', str(to), 'checkout', '-q', '--detach', sha)):
             subprocess.run(['git', *command], capture_output=True, check=True)
     except FileNotFoundError:
-        raise UserError('git: no such program here; install it: the code of the run is a commit') from None
+        raise UserError('git: no such program here; install it: the code of the run is a commit', code='rerun/no-git') from None
     except subprocess.CalledProcessError as error:
         words = ' '.join(error.stderr.decode(errors='replace').split())
-        raise UserError(f'commit {sha}: not in {ROOT} ({words}); git fetch it, or run this in a clone that has it') from None
+        raise UserError(f'commit {sha}: not in {ROOT} ({words}); git fetch it, or run this in a clone that has it',
+                        code='rerun/no-commit') from None
     patch = workdir / 'source.patch'
     if patch.exists():
         _put(patch, sha, to, trusted)
@@ -109,14 +111,15 @@ def _put(patch: pathlib.Path, sha: str, to: pathlib.Path, trusted: bool) -> None
         apply('--whitespace=nowarn')
     except subprocess.CalledProcessError as error:
         words = printable(' '.join(error.stderr.decode(errors='replace').split()))
-        raise UserError(f'{patch}: cannot be put on commit {sha[:10]} ({words})') from None
+        raise UserError(f'{patch}: cannot be put on commit {sha[:10]} ({words})', code='rerun/patch-does-not-apply') from None
     shown = [printable(name) for name in changed]
     say(f"source.patch changes {', '.join(shown[:20])}{f' and {len(shown) - 20} files more' if len(shown) > 20 else ''}")
     strange = sorted(name for name in changed if name not in before and not name.startswith(CODE))
     reason = (f'it adds {printable(strange[0])}, outside {" and ".join(CODE)}' if strange else
               'another user wrote it' if any(path.stat().st_uid != os.getuid() for path in (patch, patch.parent)) else '')
     if reason and not trusted:
-        raise UserError(f'{patch}: {reason}, and it would be run; read it, then add --trust_patch')
+        raise UserError(f'{patch}: {reason}, and it would be run; read it, then add --trust_patch',
+                        code='rerun/untrusted-patch')
 
 
 def command_of(run: dict, to: pathlib.Path) -> list[str]:
@@ -131,7 +134,7 @@ def command_of(run: dict, to: pathlib.Path) -> list[str]:
     except ValueError:  # a quote that is not closed
         words = []
     if words[:2] != ['python', '-m'] or not re.fullmatch(r'experiments\.\w+', ' '.join(words[2:3]), re.ASCII):
-        raise UserError(f"the run's command is '{printable(given)}': not one of an experiment")
+        raise UserError(f"the run's command is '{printable(given)}': not one of an experiment", code='rerun/not-an-experiment')
     kept, queue = [], words[3:]
     while queue:
         word = queue.pop(0)
@@ -141,11 +144,13 @@ def command_of(run: dict, to: pathlib.Path) -> list[str]:
             kept.append(word)
         elif name in (*VALUED, *DROPPED) or (name.startswith('config.') and name != 'config.'):
             if not equals and not queue:
-                raise UserError(f"the run's command ends with {printable(word)}, which needs a value: not one of an experiment")
+                raise UserError(f"the run's command ends with {printable(word)}, which needs a value: not one of an experiment",
+                                code='rerun/not-an-experiment')
             value = value if equals else queue.pop(0)
             kept += [] if name in DROPPED else [f'--{name}={value}']
         elif word != 'train':
-            raise UserError(f"the run's command has {printable(word)}, which is not repeated: only flags of train are")
+            raise UserError(f"the run's command has {printable(word)}, which is not repeated: only flags of train are",
+                            code='rerun/not-repeated')
     return [sys.executable, '-m', words[2], *kept, f'--workdir={to}']
 
 
@@ -187,7 +192,7 @@ def compare(workdir: pathlib.Path, run: dict, to: pathlib.Path, losses: int) -> 
     if data[0] and data[0] != data[1]:
         say(f'the data is another: {data[0]} then, {data[1]} now')
     if not count:
-        raise UserError(f'{workdir}: it has recorded no training loss to compare with')
+        raise UserError(f'{workdir}: it has recorded no training loss to compare with', code='rerun/no-losses')
     for i, ((step, loss), (other_step, other)) in enumerate(zip(before[:count], after, strict=False)):
         if (step, loss) != (other_step, other):
             say(f'loss {i + 1} of {count}, step {step}: {loss} then, {other} at step {other_step} now')

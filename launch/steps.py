@@ -70,7 +70,8 @@ def execute(step: Run, *, values: dict[str, str] | None = None, seconds: float =
     try:
         done = subprocess.run(step.argv, input=given, capture_output=True, timeout=seconds, check=False)
     except FileNotFoundError:
-        raise UserError(f"'{step.argv[0]}': no such program here; install it, or look at PATH") from None
+        raise UserError(f"'{step.argv[0]}': no such program here; install it, or look at PATH",
+                        code='launch/no-program') from None
     except subprocess.TimeoutExpired:
         raise Failed(step, None, '', f'it did not end within {seconds:.0f} s') from None
     if done.returncode:

@@ -33,7 +33,8 @@ from launch.outcome import DONE, NO
 def run(options, names: Sequence[str], command: Sequence[str]) -> int:
     """What is missing of a sweep, on any engine; then its table."""
     if not command:
-        raise UserError(f"no command after --; write for example {commands.EXAMPLE.replace('run', 'sweep run')}")
+        raise UserError(f"no command after --; write for example {commands.EXAMPLE.replace('run', 'sweep run')}",
+                        code='launch/no-command')
     arms = arms_of(options.grid, command)
     work, root = workers.plan(arms, command, options.together), workers.folder_of(command)
     missing = [each for each in work if not workers.finished(each.folder)]
@@ -76,12 +77,13 @@ def arms_of(grids: Sequence[str], command: Sequence[str]) -> list[sweep.Arm]:
     for text in grids:
         key, equals, choices = text.partition('=')
         if not equals or not choices or key in values:
-            raise UserError(f'--grid={text}: write KEY=VALUE,VALUE,… once for each key: --grid=optimizer.lr=0.1,0.01')
+            raise UserError(f'--grid={text}: write KEY=VALUE,VALUE,… once for each key: --grid=optimizer.lr=0.1,0.01',
+                            code='sweep/bad-grid')
         values[key] = [_number(choice) for choice in choices.split(',')]
     arms = sweep.grid(values) if values else _own(command)
     names = [sweep.name(arm) for arm in arms]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f'the arm {twice[0]} is there twice; leave one out')
+        raise UserError(f'the arm {twice[0]} is there twice; leave one out', code='sweep/duplicate-arm')
     return arms
 
 
@@ -99,7 +101,8 @@ def _own(command) -> list[sweep.Arm]:
     experiment = Job('', '', tuple(command)).experiment
     module = importlib.import_module(f'experiments.{experiment}') if experiment else None
     if module is None or not hasattr(module, 'sweep'):
-        raise UserError(f'{experiment or command[0]} offers no sweep(); say what to vary with --grid=KEY=VALUE,VALUE,…')
+        raise UserError(f'{experiment or command[0]} offers no sweep(); say what to vary with --grid=KEY=VALUE,VALUE,…',
+                        code='sweep/no-arms')
     return [dict(arm) for arm in module.sweep()]
 
 
@@ -113,9 +116,9 @@ def read(root: pathlib.Path) -> tuple[dict, list[dict]]:
         record = json.loads((root / 'sweep.json').read_text())
         work = workers.plan(record['arms'], record['command'], record['together'])
     except FileNotFoundError:
-        raise UserError(f'{root}: no sweep in it (no sweep.json); name the --workdir of a sweep') from None
+        raise UserError(f'{root}: no sweep in it (no sweep.json); name the --workdir of a sweep', code='sweep/none') from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{root}/sweep.json: cannot be read ({error})') from None
+        raise UserError(f'{root}/sweep.json: cannot be read ({error})', code='sweep/damaged') from None
     rows = []
     for each in work:
         folder = root / each.folder.name
@@ -205,6 +208,6 @@ def verb(options, names: Sequence[str], command: Sequence[str]) -> int:
         return run(options, names, command)
     if what == 'table' and len(rest) == 1 and not command:
         return show(rest[0], options.metric, options.to)
-    raise UserError("write 'sweep run --on=… -- COMMAND', or 'sweep table DIR'")
+    raise UserError("write 'sweep run --on=… -- COMMAND', or 'sweep table DIR'", code='sweep/usage')
 
 

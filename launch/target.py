@@ -27,23 +27,26 @@ def parse(kind: str, text: str, cls: type[T]) -> T:
         key, equals, value = item.partition('=')
         if equals or (key in fields and hints[key] is bool):
             if key not in fields:
-                raise UserError(f"--on={kind}:{text}: no '{key}'{nearest(key, fields)}; there are {', '.join(fields)}")
+                raise UserError(f"--on={kind}:{text}: no '{key}'{nearest(key, fields)}; there are {', '.join(fields)}",
+                                code='launch/unknown-key')
             values[key] = _value(f'--on={kind}: {key}={value}', value if equals else 'yes', hints[key])
         else:
             if values and hints[first] == tuple[str, ...]:
                 raise UserError(f"--on={kind}:{text}: '{item}' stands after key=value; {first} come first, and a value with "
-                                "commas in quotes that the shell leaves alone: \"key='a, b'\"")
+                                "commas in quotes that the shell leaves alone: \"key='a, b'\"", code='launch/bad-order')
             loose.append(item)
     if hints[first] == tuple[str, ...]:
         values.update({first: tuple(loose)} if loose else {})
     elif len(loose) > 1:
         near = nearest(loose[1], fields)
-        raise UserError(f"--on={kind}:{text}: '{loose[1]}' is not key=value{near}; keys are {', '.join(fields)}")
+        raise UserError(f"--on={kind}:{text}: '{loose[1]}' is not key=value{near}; keys are {', '.join(fields)}",
+                        code='launch/unknown-key')
     elif loose:
         values[first] = _value(f'--on={kind}: {loose[0]}', loose[0], hints[first])
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f"--on={kind}:{text}: {name} is missing ({field.metadata.get('help', '')})")
+            raise UserError(f"--on={kind}:{text}: {name} is missing ({field.metadata.get('help', '')})",
+                            code='launch/missing-key')
     return cls(**values)
 
 
@@ -101,7 +104,7 @@ def _split(where: str, text: str) -> list[str]:
         else:
             item += letter
     if quote:
-        raise UserError(f'{where}: the quote {quote} is not closed')
+        raise UserError(f'{where}: the quote {quote} is not closed', code='launch/open-quote')
     return [item.strip() for item in [*items, item] if item.strip()]
 
 
@@ -111,10 +114,10 @@ def _value(where: str, text: str, kind: Any) -> Any:
     if kind is bool:
         if text.lower() in ('yes', 'true', '1', 'no', 'false', '0'):
             return text.lower() in ('yes', 'true', '1')
-        raise UserError(f'{where} is neither yes nor no')
+        raise UserError(f'{where} is neither yes nor no', code='launch/bad-value')
     if kind == tuple[str, ...]:
         return tuple(part for part in text.split('+') if part)
     try:
         return kind(text)
     except ValueError:
-        raise UserError(f'{where} is not {"a whole number" if kind is int else "a number"}') from None
+        raise UserError(f'{where} is not {"a whole number" if kind is int else "a number"}', code='launch/bad-value') from None

@@ -107,11 +107,11 @@ class Engine(abc.ABC):
         Raises:
           UserError: there are none.
         """
-        raise UserError(f'{self.kind}: runs with its launcher, there is nothing to attach to')
+        raise UserError(f'{self.kind}: runs with its launcher, there is nothing to attach to', code='launch/not-detached')
 
     def status(self) -> list[str]:
         """A line for the job, then one for each worker."""
-        raise UserError(f'{self.kind}: runs with its launcher, whose terminal shows it')
+        raise UserError(f'{self.kind}: runs with its launcher, whose terminal shows it', code='launch/not-detached')
 
     def finish(self) -> list[str]:
         """When the job has ended and is not started again: removes what would go on to cost money; says what."""
@@ -148,7 +148,7 @@ def find(name: str, on: str) -> Job:
     """
     found = getattr(module(on.partition(':')[0], on), 'find', None)
     if found is None:
-        raise UserError(f'--on={on}: runs with its launcher, and is not found from elsewhere')
+        raise UserError(f'--on={on}: runs with its launcher, and is not found from elsewhere', code='launch/not-detached')
     return found(name, on)
 
 
@@ -159,7 +159,7 @@ def engine(job: Job) -> Engine:
       UserError: there is none of that name, or it cannot be so.
     """
     if not job.on:
-        raise UserError('--on is missing; say where to run, for example --on=local:2')
+        raise UserError('--on is missing; say where to run, for example --on=local:2', code='launch/no-engine')
     return module(job.kind, job.on).Engine(job)
 
 
@@ -167,7 +167,8 @@ def module(kind: str, on: str = ''):
     """The file of an engine."""
     if kind not in ENGINES:
         nearest = target.nearest(kind, ENGINES)
-        raise UserError(f"--on={on or kind}: no such engine{nearest}; the engines are {', '.join(ENGINES)}")
+        raise UserError(f"--on={on or kind}: no such engine{nearest}; the engines are {', '.join(ENGINES)}",
+                        code='launch/unknown-engine')
     folder = f'launch.engines.{kind}'
     is_folder = importlib.util.find_spec(folder).submodule_search_locations
     return importlib.import_module(f'{folder}.{kind}' if is_folder else folder)

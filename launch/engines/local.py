@@ -48,7 +48,8 @@ class Engine(base.Engine):
     def __init__(self, job: Job):
         super().__init__(job)
         if self.target.processes < 1:
-            raise UserError(f'--on={job.on}: {self.target.processes} processes; write for example --on=local:2')
+            raise UserError(f'--on={job.on}: {self.target.processes} processes; write for example --on=local:2',
+                            code='launch/bad-value')
         self._logs = pathlib.Path(job.logs).expanduser() if job.logs else None
 
     @property
@@ -64,7 +65,8 @@ class Engine(base.Engine):
 
     def check(self) -> None:
         if shutil.which(self.job.command[0]) is None:
-            raise UserError(f"'{self.job.command[0]}': no such program here; check its name and PATH, or write its whole path")
+            raise UserError(f"'{self.job.command[0]}': no such program here; check its name and PATH, or write its whole path",
+                            code='launch/no-program')
         self.job.values()
 
     def variables(self) -> list[dict[str, str]]:
@@ -109,7 +111,8 @@ class Engine(base.Engine):
             self._logs.mkdir(parents=True, exist_ok=True)
             sink = Sink(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), str(path))
         except OSError as error:
-            raise UserError(f'--logs={self._logs}: cannot be written ({error.strerror}); name another folder') from None
+            raise UserError(f'--logs={self._logs}: cannot be written ({error.strerror}); name another folder',
+                            code='launch/not-writable') from None
         now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
         sink.write(f'--- {now} process {process} of {self.workers}: {shlex.join(self.job.command)}\n'.encode())
         return sink

@@ -73,9 +73,10 @@ class Engine(base.Engine):
         super().__init__(job)
         on, target = f'--on={job.on}', self.target
         if target.nodes < 1:
-            raise UserError(f'{on}: nodes={target.nodes}; it is at least 1')
+            raise UserError(f'{on}: nodes={target.nodes}; it is at least 1', code='launch/bad-value')
         if not (target.type or target.cpus) and job.command != ('true',):
-            raise UserError(f'{on}: say what each machine has; write for example sky:A100:8, sky:v5e-16 or sky:cpus=4')
+            raise UserError(f'{on}: say what each machine has; write for example sky:A100:8, sky:v5e-16 or sky:cpus=4',
+                            code='launch/missing-key')
         self._slice = None
         if re.match(r'(tpu-?)?(v\d|v\d\w+|tpu7x|trillium|ironwood)-\d+$', target.type.lower()):
             try:
@@ -85,11 +86,12 @@ class Engine(base.Engine):
             if target.nodes > 1 or job.array:
                 what = 'nodes' if target.nodes > 1 else 'the array'
                 raise UserError(f'{on}: SkyPilot does not join TPU slices; leave {what} out, or use --on=tpu_vm:… or '
-                                '--on=jobset:…')
+                                '--on=jobset:…', code='launch/conflict')
         elif target.type and not re.fullmatch(r'[A-Za-z0-9-]+(:\d+)?', target.type):
-            raise UserError(f"{on}: '{target.type}' is no accelerator; write for example A100:8 or v5e-16")
+            raise UserError(f"{on}: '{target.type}' is no accelerator; write for example A100:8 or v5e-16",
+                            code='launch/unknown-machine')
         if job.array and target.nodes > 1:
-            raise UserError(f'{on}: each process of an array has one machine; leave nodes out')
+            raise UserError(f'{on}: each process of an array has one machine; leave nodes out', code='launch/no-array')
 
     @property
     def workers(self) -> int:
@@ -101,9 +103,9 @@ class Engine(base.Engine):
 
     def check(self) -> None:
         if shutil.which('sky') is None:
-            raise UserError(f'sky: no such program here; {INSTALL}')
+            raise UserError(f'sky: no such program here; {INSTALL}', code='launch/no-program')
         if self.target.code and not pathlib.Path(self.target.code).expanduser().is_dir():
-            raise UserError(f'--on={self.job.on}: code={self.target.code} is no folder here')
+            raise UserError(f'--on={self.job.on}: code={self.target.code} is no folder here', code='launch/no-file')
         self.job.values()
 
     def task(self) -> dict[str, Any]:
@@ -157,7 +159,7 @@ class Engine(base.Engine):
         before = newest(self.job.name)
         if before and before['status'] not in FINISHED:
             raise UserError(f'--name={self.job.name}: SkyPilot has a job of this name that goes on; attach to it, kill it, or '
-                            'choose another')
+                            'choose another', code='launch/name-in-use')
         written, launch = self.plan()
         path = pathlib.Path(written.path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +176,7 @@ class Engine(base.Engine):
     def _group(self, whole: bool) -> 'Group':
         found = newest(self.job.name)
         if found is None:
-            raise UserError(f'{self.job.name}: SkyPilot knows no job of this name')
+            raise UserError(f'{self.job.name}: SkyPilot knows no job of this name', code='launch/no-job')
         return Group(self.job.name, str(found['job_id']), self._logs, whole=whole)
 
     def attach(self, *, whole: bool = False) -> 'Group':
@@ -233,7 +235,7 @@ def newest(name: str) -> dict[str, Any] | None:
       Failed: it cannot be asked.
     """
     if shutil.which('sky') is None:
-        raise UserError(f'sky: no such program here; {INSTALL}')
+        raise UserError(f'sky: no such program here; {INSTALL}', code='launch/no-program')
     return _pick(steps.execute(Run(QUEUE), seconds=300.0), name)
 
 
@@ -394,9 +396,10 @@ def find(name: str, on: str) -> jobs.Job:
     """
     row = newest(name)
     if row is None:
-        raise UserError(f'--on={on}: SkyPilot knows no job {name}')
+        raise UserError(f'--on={on}: SkyPilot knows no job {name}', code='launch/no-job')
     found = RECORD.search(row.get('user_yaml') or '')
     try:
         return jobs.parse(json.loads(base64.b64decode(found[1])))
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f'--on={on}: the job {name} of SkyPilot has no record of a launcher ({error})') from None
+        raise UserError(f'--on={on}: the job {name} of SkyPilot has no record of a launcher ({error})',
+                        code='launch/damaged-record') from None

@@ -62,11 +62,12 @@ def parse(text: str, topology: str = '', chips: int = 0) -> Machines:
         return _tpu(text, topology, chips)
     if kind not in ('gpu', 'cpu', *GPUS):
         near = nearest(kind, GPUS)
-        raise UserError(f"--on=jobset:{text}: no '{kind}'{near}; there are {', '.join(GPUS)}, gpu (any) and cpu")
+        raise UserError(f"--on=jobset:{text}: no '{kind}'{near}; there are {', '.join(GPUS)}, gpu (any) and cpu",
+                        code='launch/unknown-machine')
     if not number.isdigit() or not int(number):
-        raise UserError(f'--on=jobset:{text}: say how many each machine has: {kind}:8')
+        raise UserError(f'--on=jobset:{text}: say how many each machine has: {kind}:8', code='launch/bad-value')
     if topology or chips:
-        raise UserError(f'--on=jobset:{text}: topology and chips are of TPUs; leave them out')
+        raise UserError(f'--on=jobset:{text}: topology and chips are of TPUs; leave them out', code='launch/conflict')
     if kind == 'cpu':
         return Machines(text, 'cpu', {}, 'cpu', int(number))
     labels = {'cloud.google.com/gke-accelerator': GPUS[kind]} if kind in GPUS else {}
@@ -79,10 +80,11 @@ def _tpu(text: str, topology: str, chips: int) -> Machines:
     flat = found.generation in ('v5e', 'v6e')
     if not re.fullmatch(r'\d+x\d+' if flat else r'\d+x\d+x\d+', topology) or size(topology) != found.chips:
         raise UserError(f"--on=jobset:{text}: topology={topology} is not {found.chips} chips in {2 if flat else 3} dimensions; "
-                        f'the usual one is {usual(found.generation, found.chips)}')
+                        f'the usual one is {usual(found.generation, found.chips)}', code='launch/bad-topology')
     can = {1: (1,), 4: (4,), 8: (8, 4)}.get(found.chips, (4,)) if flat else (4,)
     if chips and chips not in can:
-        raise UserError(f"--on=jobset:{text}: chips={chips}: a machine of it has {' or '.join(map(str, can))}")
+        raise UserError(f"--on=jobset:{text}: chips={chips}: a machine of it has {' or '.join(map(str, can))}",
+                        code='launch/bad-value')
     count = chips or can[0]
     labels = {'cloud.google.com/gke-tpu-accelerator': TPUS[found.generation], 'cloud.google.com/gke-tpu-topology': topology}
     number = found.name.partition('-')[2]

@@ -64,10 +64,11 @@ class Engine(base.Engine):
         on = f'--on={job.on}'
         for key in ('slices', 'nodes'):
             if getattr(self.target, key) < 1:
-                raise UserError(f'{on}: {key}={getattr(self.target, key)}; it is at least 1')
+                raise UserError(f'{on}: {key}={getattr(self.target, key)}; it is at least 1', code='launch/bad-value')
         for item in self.target.selector:
             if not re.fullmatch(r'[^=\s]+=[^=\s]*', item):
-                raise UserError(f"{on}: selector={item} is not KEY=VALUE; several stand with + between")
+                raise UserError(f"{on}: selector={item} is not KEY=VALUE; several stand with + between",
+                                code='launch/bad-value')
         self._machines = None
         if self.target.type:
             self._machines = gke_types.parse(self.target.type, self.target.topology, self.target.chips)
@@ -76,15 +77,19 @@ class Engine(base.Engine):
     def _fits(self, machines: gke_types.Machines, on: str) -> None:
         tpu = machines.kind == 'tpu'
         if tpu and self.target.nodes > 1:
-            raise UserError(f'{on}: the machines of a TPU slice are as many as it has; leave nodes out, or say slices')
+            raise UserError(f'{on}: the machines of a TPU slice are as many as it has; leave nodes out, or say slices',
+                            code='launch/conflict')
         if not tpu and self.target.slices > 1:
-            raise UserError(f'{on}: slices are of TPUs; say nodes={self.target.slices}')
+            raise UserError(f'{on}: slices are of TPUs; say nodes={self.target.slices}', code='launch/conflict')
         if self.target.slices > 1 and machines.hosts == 1:
-            raise UserError(f'{on}: GKE joins slices of several machines only, and {machines.name} is one; choose a larger one')
+            raise UserError(f'{on}: GKE joins slices of several machines only, and {machines.name} is one; choose a larger one',
+                            code='launch/conflict')
         if self.job.array and (machines.hosts > 1 or self.target.slices > 1 or self.target.nodes > 1):
-            raise UserError(f'{on}: each process of an array has one machine; choose a type of one machine, without nodes')
+            raise UserError(f'{on}: each process of an array has one machine; choose a type of one machine, without nodes',
+                            code='launch/no-array')
         if self.target.xpk and not (self.target.cluster and self.target.project and self.target.zone and machines.xpk):
-            raise UserError(f'{on}: xpk needs cluster, project and zone, and a type that it knows (TPUs, and GPUs by name)')
+            raise UserError(f'{on}: xpk needs cluster, project and zone, and a type that it knows (TPUs, and GPUs by name)',
+                            code='launch/missing-key')
 
     @property
     def machines(self) -> gke_types.Machines:
@@ -95,7 +100,8 @@ class Engine(base.Engine):
         """
         for key, example in (('type', 'v6e-16'), ('image', 'REGISTRY/NAME:TAG')):
             if not getattr(self.target, key):
-                raise UserError(f'--on={self.job.on}: {key} is missing; write for example {key}={example}')
+                raise UserError(f'--on={self.job.on}: {key} is missing; write for example {key}={example}',
+                                code='launch/missing-key')
         return self._machines
 
     @property
@@ -121,7 +127,7 @@ class Engine(base.Engine):
     def check(self) -> None:
         _ = self.machines
         if shutil.which('kubectl') is None:
-            raise UserError(f'kubectl: no such program here; {INSTALL}')
+            raise UserError(f'kubectl: no such program here; {INSTALL}', code='launch/no-program')
         self.job.values()
 
     def yaml(self) -> str:
@@ -163,7 +169,7 @@ class Engine(base.Engine):
         except Failed as error:
             if not made and 'AlreadyExists' in error.stderr:
                 raise UserError(f"--name={self.job.name}: there is a JobSet of this name; attach to it, remove it with 'python "
-                                f"-m launch down {self.job.name}', or choose another name") from None
+                                f"-m launch down {self.job.name}', or choose another name", code='launch/name-in-use') from None
             if made:
                 self.down()
             raise
@@ -177,7 +183,8 @@ class Engine(base.Engine):
 
     def attach(self, *, whole: bool = False) -> pods.Group:
         if pods.ask(self.kubectl, self.job.name)[0] is None:
-            raise UserError(f'{self.job.name}: there is no such JobSet any more ({shlex.join(self.kubectl())})')
+            raise UserError(f'{self.job.name}: there is no such JobSet any more ({shlex.join(self.kubectl())})',
+                            code='launch/no-job')
         return self._group(whole)
 
     def status(self) -> list[str]:
@@ -266,11 +273,12 @@ def find(name: str, on: str) -> jobs.Job:
     here = Engine(jobs.Job(name, on, ('true',)))
     jobset = pods.ask(here.kubectl, name)[0]
     if jobset is None:
-        raise UserError(f'--on={on}: there is no JobSet {name} ({shlex.join(here.kubectl())})')
+        raise UserError(f'--on={on}: there is no JobSet {name} ({shlex.join(here.kubectl())})', code='launch/no-job')
     try:
         job = jobs.parse(json.loads(jobset['metadata']['annotations'][manifest.RECORD]))
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f'--on={on}: the JobSet {name} has no record of a job ({error})') from None
+        raise UserError(f'--on={on}: the JobSet {name} has no record of a job ({error})',
+                        code='launch/damaged-record') from None
     return dataclasses.replace(job, on=_reached(job.on, on))
 
 

@@ -65,7 +65,8 @@ class Engine(base.Engine):
         self._logs = pathlib.Path(os.path.abspath(pathlib.Path(job.logs).expanduser())) if job.logs else self.folder / 'logs'
         for path in (self.folder, self._logs):
             if not str(path).isprintable() or re.search(r'["\\]', str(path)):
-                raise UserError(f'{str(path)!r}: SLURM cannot take this name of a folder; set BIGJAX_JOBS to another one')
+                raise UserError(f'{str(path)!r}: SLURM cannot take this name of a folder; set BIGJAX_JOBS to another one',
+                                code='launch/bad-folder')
         self.job = dataclasses.replace(job, logs=str(self._logs))
 
     def _refuse(self, job: Job) -> None:
@@ -100,7 +101,7 @@ class Engine(base.Engine):
             wrong += [(target.nodes > 1 or target.tasks == 'gpu', 'shares of a sweep take one node and one process each; leave '
                        'out nodes and tasks')]
         if found := next((message for bad, message in wrong if bad), ''):
-            raise UserError(f'{where}: {found}')
+            raise UserError(f'{where}: {found}', code='launch/bad-value')
 
     @property
     def name(self) -> str:
@@ -116,11 +117,11 @@ class Engine(base.Engine):
         try:
             known = [partition.name for partition in slurm_state.partitions()]
         except Failed as error:
-            raise UserError(f'SLURM does not answer: {error}') from None
+            raise UserError(f'SLURM does not answer: {error}', code='launch/no-answer') from None
         for wanted in self.target.partition.split(',') if self.target.partition else ():
             if wanted not in known:
                 raise UserError(f"--on={self.job.on}: the cluster has no partition '{wanted}'{nearest(wanted, known)}; it has "
-                                f"{', '.join(known)}")
+                                f"{', '.join(known)}", code='launch/unknown-partition')
 
     def files(self) -> dict[str, str]:
         return {f'{self.job.name}.sbatch': self._script()}
@@ -161,12 +162,12 @@ class Engine(base.Engine):
             number = execute(submit).strip().split(';')[0]
         except OSError as error:
             raise UserError(f'{self.folder}: cannot be written ({error.strerror}); set BIGJAX_JOBS to a folder that can, and '
-                            'that all nodes see') from None
+                            'that all nodes see', code='launch/not-writable') from None
         except Failed as error:
             for folder in (self.folder, self.job.folder):
                 (folder / 'job.json').unlink(missing_ok=True)
             words = ' '.join(error.stderr.replace('sbatch: error: ', '').split()) or str(error)
-            raise UserError(f'sbatch refuses it: {words}') from None
+            raise UserError(f'sbatch refuses it: {words}', code='launch/refused') from None
         (self.folder / 'number').write_text(number + '\n')
         say(f'{self.job.name} is SLURM job {number}; script, logs and the state of the code: {self.folder}')
         return self._group(number, whole=True)
@@ -184,14 +185,14 @@ class Engine(base.Engine):
             return (self.folder / 'number').read_text().strip()
         except OSError:
             raise UserError(f"{self.job.name}: was not submitted; 'python -m launch down {self.job.name}' removes what is "
-                            'known of it') from None
+                            'known of it', code='launch/no-job') from None
 
     def status(self) -> list[str]:
         _installed()
         number = self._number()
         states = slurm_state.queued(number)
         if states is None:
-            raise UserError('SLURM does not answer (squeue); ask again later')
+            raise UserError('SLURM does not answer (squeue); ask again later', code='launch/no-answer')
         over = slurm_state.over(number) if len(states) < (self.job.array or 1) else {}
         lines = [f'{self.job.name}: SLURM job {number}, {self.folder}']
         for task in range(self.job.array or 1):
@@ -223,7 +224,8 @@ class Engine(base.Engine):
             until = time.monotonic() + 120
             while slurm_state.queued(number) != {}:
                 if time.monotonic() > until:
-                    raise UserError(f'SLURM job {number} is cancelled and does not end; look at it with squeue -j {number}')
+                    raise UserError(f'SLURM job {number} is cancelled and does not end; look at it with squeue -j {number}',
+                                    code='launch/still-running')
                 time.sleep(1)
             done.append(f'SLURM job {number} is cancelled')
         if self.folder != self.job.folder and (self.folder / 'job.json').exists():
@@ -290,14 +292,15 @@ def find(name: str, on: str) -> Job:
         numbers = slurm_state.numbers(name)
         folder = slurm_state.folder(numbers[-1]) if numbers else ''
     except Failed as error:
-        raise UserError(f'SLURM does not answer: {error}') from None
+        raise UserError(f'SLURM does not answer: {error}', code='launch/no-answer') from None
     if not folder:
         raise UserError(f"no job '{name}' of yours waits or runs on this cluster; 'squeue --me' lists them, and those that are "
-                        'over are known where they were started')
+                        'over are known where they were started', code='launch/no-job')
     try:
         job = jobs.parse(jobs.json.loads((pathlib.Path(folder) / 'job.json').read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{folder}/job.json: cannot be read here ({error}); attach where that folder is seen') from None
+        raise UserError(f'{folder}/job.json: cannot be read here ({error}); attach where that folder is seen',
+                        code='launch/damaged-record') from None
     at = f"{job.on}{',' if ':' in job.on else ':'}folder='{folder}'"
     return job if pathlib.Path(folder) == job.folder or 'folder=' in job.target else dataclasses.replace(job, on=at)
 
@@ -305,7 +308,7 @@ def find(name: str, on: str) -> Job:
 def _installed() -> None:
     if shutil.which('sbatch') is None:
         raise UserError("'sbatch': no such program here; log in to the cluster's login node, or install SLURM's client here "
-                        f'({INSTALL})')
+                        f'({INSTALL})', code='launch/no-program')
 
 
 def _keep_code(folder: pathlib.Path) -> None:

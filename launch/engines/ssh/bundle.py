@@ -67,11 +67,12 @@ def collect(folder: pathlib.Path, limit: float = LIMIT) -> Bundle:
     try:
         root = pathlib.Path(_git(folder, 'rev-parse', '--show-toplevel').strip())
     except FileNotFoundError:
-        raise UserError('git: no such program here; install it: it says which files are sent') from None
+        raise UserError('git: no such program here; install it: it says which files are sent',
+                        code='launch/no-program') from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().splitlines()[0].removeprefix('fatal: ')
         raise UserError(f"{folder}: {said}; what is sent is what git tracks: change to the project's folder, or "
-                        "begin one there with 'git init'") from None
+                        "begin one there with 'git init'", code='launch/no-repository') from None
     listed = sorted(_listed(root))
     if kept := [path for path in listed if secret(path)]:
         more = f' and {len(kept) - 3} more' if len(kept) > 3 else ''
@@ -81,7 +82,7 @@ def collect(folder: pathlib.Path, limit: float = LIMIT) -> Bundle:
     if total > limit:
         largest = ', '.join(f'{path} ({size / 1e6:.0f} MB)' for path, size in sorted(files, key=lambda file: -file[1])[:3])
         raise UserError(f'{root}: {total:.0f} MB would be sent, more than limit={limit:.0f}; the largest are {largest}; put '
-                        'what is no code into .gitignore, or raise limit=…')
+                        'what is no code into .gitignore, or raise limit=…', code='launch/code-too-large')
     try:
         commit = _git(root, 'rev-parse', '--verify', '--quiet', 'HEAD').strip()
     except subprocess.CalledProcessError:
@@ -109,14 +110,15 @@ def keep(bundle: Bundle, job: pathlib.Path) -> pathlib.Path:
             shutil.copy2(bundle.root / path, draft / path, follow_symlinks=False)
         record = _record(bundle.commit, bundle.changed)
         if _hash(draft, [path for path, _ in bundle.files], record) != bundle.hash:
-            raise UserError(f'{bundle.root}: files were changed while they were copied; run the same command again')
+            raise UserError(f'{bundle.root}: files were changed while they were copied; run the same command again',
+                            code='launch/code-changed')
         (draft / COMMIT).write_text(record)
         if bundle.commit:
             (job / 'changes.diff').write_bytes(_bytes(bundle.root, 'diff', 'HEAD', '--binary', '--', '.', *(
                 f':(exclude,glob,icase)**/{pattern}' for pattern in SECRET)))
         draft.rename(to)
     except OSError as error:
-        raise UserError(f'{error.filename or draft}: cannot be copied ({error.strerror})') from None
+        raise UserError(f'{error.filename or draft}: cannot be copied ({error.strerror})', code='launch/not-writable') from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return to

@@ -83,7 +83,8 @@ class Logs:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._files[process] = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
             except OSError as error:
-                raise UserError(f'{path}: cannot be written ({error.strerror}); name another folder with --logs') from None
+                raise UserError(f'{path}: cannot be written ({error.strerror}); name another folder with --logs',
+                                code='launch/not-writable') from None
             size = os.fstat(self._files[process]).st_size
             if self._begins.get(str(process), [0, size + 1])[1] > size:  # new, or somebody has deleted it here
                 self._begins[str(process)] = [size, size]

@@ -87,10 +87,11 @@ class RemoteEngine(base.Engine):
     def check(self) -> None:
         for program, package in (('ssh', 'openssh-client'), ('rsync', 'rsync')):
             if shutil.which(program) is None:
-                raise UserError(f"'{program}': no such program here; install it (apt install {package})")
+                raise UserError(f"'{program}': no such program here; install it (apt install {package})",
+                                code='launch/no-program')
         if not re.fullmatch(r'(~/|/)?[\w.+-]+(/[\w.+-]+)*/?', self.settings().code):
             raise UserError(f'--on={self.job.on}: code={self.settings().code}: write a folder without spaces, in the home '
-                            'folder (~/.bigjax) or from the root')
+                            'folder (~/.bigjax) or from the root', code='launch/bad-folder')
         self.job.values()
         self._collected()
 
@@ -138,7 +139,7 @@ class RemoteEngine(base.Engine):
             with contextlib.suppress(UserError, Failed):
                 self._ask_all(hosts, lambda host: self._clear(steps, host))
             if isinstance(error, Failed):
-                raise UserError(f"{self.name}: {' '.join(error.stderr.split()) or error}") from None
+                raise UserError(f"{self.name}: {' '.join(error.stderr.split()) or error}", code='launch/start-failed') from None
             raise
         self._begun = True
         say(f'{self.name} runs {self.job.name} in {steps.folder}' + (f'; its processes meet at {place}' if place else ''))
@@ -153,7 +154,7 @@ class RemoteEngine(base.Engine):
             raise silent[0]
         if not any(isinstance(answer, list) for answer in found):
             raise UserError(f'{self.job.name}: nothing of it is on {self.name}; forget it with '
-                            f"'python -m launch down {self.job.name}'")
+                            f"'python -m launch down {self.job.name}'", code='launch/no-job')
         for error in silent:
             say(f'{error}; goes on without it for now')
         with contextlib.suppress(Unreachable, ValueError):
@@ -188,7 +189,7 @@ class RemoteEngine(base.Engine):
             for row in answer if isinstance(answer, list) else ():
                 if row[1] in ALIVE:
                     raise UserError(f'{hosts.name(host)}: process {row[0]} still runs; stop it first with '
-                                    f"'python -m launch kill {self.job.name}'")
+                                    f"'python -m launch kill {self.job.name}'", code='launch/still-running')
         there = [host for host, answer in enumerate(found) if isinstance(answer, list)]
         for host, said in zip(there, self._ask_all(hosts, lambda host: steps.script.ask(host, 'down'), there), strict=True):
             found[host] = said if isinstance(said, Unreachable) else []
@@ -231,18 +232,20 @@ class RemoteEngine(base.Engine):
         except Failed as error:
             if error.code == IN_USE:
                 raise UserError(f'--name={name}: in use on {where} by a job that runs; look at it with '
-                                f"'python -m launch status {name} --on={self.job.on}', or choose another name") from None
+                                f"'python -m launch status {name} --on={self.job.on}', or choose another name",
+                                code='launch/name-in-use') from None
             if error.code == STOPPED:
-                raise UserError(f'{name}: stopped by somebody; it is not started again') from None
+                raise UserError(f'{name}: stopped by somebody; it is not started again', code='launch/stopped') from None
             raise UserError(f'{where}: {self.settings().code} cannot be used ({error}); name another folder with '
-                            'code=…') from None
+                            'code=…', code='launch/bad-folder') from None
 
     def _send(self, steps: Steps, host: int, whole: bool) -> None:
         try:
             for step in steps.send(host, 'code' if whole else ''):
                 steps.hosts.execute(host, step, seconds=LONG)
         except Failed as error:
-            raise UserError(f'{steps.hosts.name(host)}: the code cannot be sent ({error}); is the disk full?') from None
+            raise UserError(f'{steps.hosts.name(host)}: the code cannot be sent ({error}); is the disk full?',
+                            code='launch/code-not-sent') from None
 
     def _clear(self, steps: Steps, host: int) -> None:
         steps.hosts.execute(host, steps.clear(host), seconds=self.job.grace + 60.0)
@@ -252,7 +255,8 @@ class RemoteEngine(base.Engine):
             steps.hosts.execute(host, steps.setup(host), values=values, seconds=LONG)
         except Failed as error:
             last = ' · '.join(error.stderr.strip().splitlines()[-3:]) or 'it said nothing'
-            raise UserError(f'{steps.hosts.name(host)}: setup={self.settings().setup}: failed ({last})') from None
+            raise UserError(f'{steps.hosts.name(host)}: setup={self.settings().setup}: failed ({last})',
+                            code='launch/setup-failed') from None
 
     def _reached(self, hosts: Hosts, again: bool, do: Callable[[int], T]) -> list[T]:
         """What `do` returns for each; at a restart, machines that do not answer are waited for."""
@@ -305,7 +309,8 @@ class RemoteEngine(base.Engine):
             if len(begun) == len(steps.placed) and min(begun) >= self._starts:
                 return self._group(steps, Logs(self.job))
             time.sleep(AGAIN)
-        raise UserError(f'{self.job.name}: another launcher was to start it again, and did not; attach to it again')
+        raise UserError(f'{self.job.name}: another launcher was to start it again, and did not; attach to it again',
+                        code='launch/not-restarted')
 
 
 def find(asked: RemoteEngine) -> Job:
@@ -324,4 +329,4 @@ def find(asked: RemoteEngine) -> Job:
             continue
         if '{' in said:
             return jobs.parse(json.loads(said[said.index('{'):]))
-    raise silent or UserError(f"{asked.name}: no job '{asked.job.name}' there ({path})")
+    raise silent or UserError(f"{asked.name}: no job '{asked.job.name}' there ({path})", code='launch/no-job')

@@ -48,15 +48,16 @@ class Engine(RemoteEngine):
         self._hosts = tuple(address for item in self.target.hosts for address in _addresses(item, job.on))
         if len(set(self._hosts)) < len(self._hosts):
             twice = next(host for host in self._hosts if self._hosts.count(host) > 1)
-            raise UserError(f'--on={job.on}: {twice} is there twice; several processes on each host are per_host=2')
+            raise UserError(f'--on={job.on}: {twice} is there twice; several processes on each host are per_host=2',
+                            code='launch/duplicate-host')
         if not self._hosts:
-            raise UserError(f'--on={job.on}: which hosts? write for example --on=ssh:node1,node2')
+            raise UserError(f'--on={job.on}: which hosts? write for example --on=ssh:node1,node2', code='launch/missing-key')
         for key in ('per_host', 'wait', 'lost', 'limit'):
             if getattr(self.target, key) < (1 if key == 'per_host' else 0):
-                raise UserError(f'--on={job.on}: {key}={getattr(self.target, key)} is too small')
+                raise UserError(f'--on={job.on}: {key}={getattr(self.target, key)} is too small', code='launch/bad-value')
         for key in ('identity', 'config'):
             if (path := getattr(self.target, key)) and not pathlib.Path(path).expanduser().is_file():
-                raise UserError(f'--on={job.on}: {key}={path}: no such file')
+                raise UserError(f'--on={job.on}: {key}={path}: no such file', code='launch/no-file')
 
     @property
     def name(self) -> str:
@@ -84,7 +85,8 @@ def find(name: str, on: str) -> Job:
     found = remote.find(asked)
     before = target_.parse('ssh', found.target, Target)
     if len(before.hosts) != len(asked.target.hosts):
-        raise UserError(f'--on={on}: {name} was started on {found.on}; name the same hosts in the same order')
+        raise UserError(f'--on={on}: {name} was started on {found.on}; name the same hosts in the same order',
+                        code='launch/other-hosts')
     merged = dataclasses.replace(asked.target, **{key: getattr(before, key) for key in KEPT})
     return dataclasses.replace(found, on=f'ssh:{target_.write(merged)}')
 
@@ -96,9 +98,9 @@ def _addresses(item: str, on: str) -> list[str]:
         try:
             lines = pathlib.Path(item[1:]).expanduser().read_text().splitlines()
         except OSError as error:
-            raise UserError(f'--on={on}: {item[1:]}: cannot be read ({error.strerror})') from None
+            raise UserError(f'--on={on}: {item[1:]}: cannot be read ({error.strerror})', code='launch/no-file') from None
         found = [host for line in lines if (host := line.partition('#')[0].strip())]
     for host in found:
         if host.startswith('-') or any(letter.isspace() for letter in host):
-            raise UserError(f"--on={on}: '{host}' is no host; write node1, me@node1, or an address")
+            raise UserError(f"--on={on}: '{host}' is no host; write node1, me@node1, or an address", code='launch/bad-host')
     return found

@@ -94,7 +94,7 @@ class Hosts:
         name, said, tool = self.name(host), error.stderr.strip(), error.step.argv[0]
         last = said.splitlines()[-1].strip() if said else ''
         if re.search(r'rsync: (command )?not found|not found.*rsync', said):
-            return UserError(f'{name}: rsync is missing there; install it (apt install rsync)')
+            return UserError(f'{name}: rsync is missing there; install it (apt install rsync)', code='launch/no-program')
         if error.code is None:
             return Unreachable(f'{name}: no answer ({error}); is it up, and the network?')
         if error.code != 255 and not (tool == 'rsync' and error.code in (10, 12, 30, 35)):
@@ -108,15 +108,17 @@ class Hosts:
         own = [('-F', self.config), ('-l', self.user), ('-p', str(self.port or ''))]
         by_hand = shlex.join(['ssh', *(word for flag in own if flag[1] for word in flag), self.addresses[host]])
         if re.search(r'could not resolve|name or service not known', said, re.IGNORECASE):
-            return UserError(f'{name}: no such host; write its address, or give it one in ~/.ssh/config')
+            return UserError(f'{name}: no such host; write its address, or give it one in ~/.ssh/config',
+                             code='launch/unknown-host')
         if re.search(r'host key|identification has changed', said, re.IGNORECASE):
             return UserError(f'{name}: its host key is not known here, or has changed; connect once by hand with '
-                             f"'{by_hand}', or mend ~/.ssh/known_hosts")
+                             f"'{by_hand}', or mend ~/.ssh/known_hosts", code='launch/host-key')
         if 'Permission denied' in said or 'Too many authentication' in said:
             return UserError(f'{name}: refuses our key ({said.splitlines()[-1].strip()}); name the right user=… and '
-                             f"identity=…, load the key with ssh-add, or put it there with 'ssh-copy-id {name}'")
+                             f"identity=…, load the key with ssh-add, or put it there with 'ssh-copy-id {name}'",
+                             code='launch/access-denied')
         if re.search(r'config(uration)? (file|option)|user config|Bad owner|no such identity|unprotected', said, re.IGNORECASE):
-            return UserError(f'{name}: ssh says: {said.splitlines()[0].strip()}')
+            return UserError(f'{name}: ssh says: {said.splitlines()[0].strip()}', code='launch/ssh-config')
         return None
 
     def each(self, do: Callable[[int], T], hosts: Sequence[int] | None = None) -> list[T]:

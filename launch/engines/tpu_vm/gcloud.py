@@ -114,7 +114,7 @@ def settings() -> dict[str, str]:
 def installed() -> None:
     """Raises UserError where there is no gcloud here."""
     if shutil.which('gcloud') is None:
-        raise UserError(f"'gcloud': no such program on the path; {INSTALL}")
+        raise UserError(f"'gcloud': no such program on the path; {INSTALL}", code='launch/no-program')
 
 
 def do(step: Run, seconds: float = SECONDS) -> str:

@@ -339,7 +339,7 @@ def seconds(text: str, where: str) -> float:
     """
     match = re.fullmatch(r'(\d+(?:\.\d+)?)([smhd])', text.strip())
     if not match:
-        raise UserError(f'{where}={text}: not a duration; write for example {where}=90m, 24h or 2d')
+        raise UserError(f'{where}={text}: not a duration; write for example {where}=90m, 24h or 2d', code='launch/bad-value')
     return float(match[1]) * {'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[match[2]]
 
 

@@ -80,19 +80,23 @@ def parse(text: str, engine: str) -> Slice:
     match = re.fullmatch(r'([a-z0-9]+)-(\d{1,6})', text.lower())
     word = match[1] if match else re.split('[-:]', text.lower())[0]
     if word in GPUS:
-        raise UserError(f'{where}: {word} is a GPU, and {engine} has none; use --on=slurm:…, --on=ssh:… or --on=jobset:…')
+        raise UserError(f'{where}: {word} is a GPU, and {engine} has none; use --on=slurm:…, --on=ssh:… or --on=jobset:…',
+                        code='launch/other-engine')
     if word not in NAMES or not match:
         near = nearest(word, NAMES) if word not in NAMES else ''
         near = re.sub(r'\S+$', lambda alias: NAMES[alias[0]], near)
-        raise UserError(f'{where}: not the name of a TPU slice{near}; write for example v5e-16, v5p-8, v4-32 or v6e-8')
+        raise UserError(f'{where}: not the name of a TPU slice{near}; write for example v5e-16, v5p-8, v4-32 or v6e-8',
+                        code='launch/unknown-machine')
     name, number = NAMES[word], int(match[2])
     found = GENERATIONS[name]
     if engine not in found.engines:
-        raise UserError(f"{where}: {name} is not to be had as {engine}; use --on={found.engines[0]}:…")
+        raise UserError(f"{where}: {name} is not to be had as {engine}; use --on={found.engines[0]}:…",
+                        code='launch/other-engine')
     chips = sorted(sizes(name), key=lambda size: abs(size * found.cores - number))[0]
     if chips * found.cores != number:
         counts = 'chips' if found.cores == 1 else 'TensorCores, two a chip'
-        raise UserError(f'{where}: there is no slice of {number} ({counts}); the nearest is {name}-{chips * found.cores}')
+        raise UserError(f'{where}: there is no slice of {number} ({counts}); the nearest is {name}-{chips * found.cores}',
+                        code='launch/no-such-size')
     return Slice(f'{name}-{number}', name, chips, workers(name, chips), f'{found.type}-{number}' if found.type else '',
                  found.runtime)
 

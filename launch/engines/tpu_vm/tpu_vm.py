@@ -78,26 +78,29 @@ class Engine(RemoteEngine):
         target, on = self.target, f'--on={job.on}'
         if job.array:
             raise UserError(f'{on}: a slice runs one program on all its machines, not {job.array} of their own; use '
-                            'slurm, ssh or jobset for them')
+                            'slurm, ssh or jobset for them', code='launch/no-array')
         if not target.type and not target.node:
-            raise UserError(f'{on}: which slice? write for example --on=tpu_vm:v5e-16,zone=us-west4-a')
+            raise UserError(f'{on}: which slice? write for example --on=tpu_vm:v5e-16,zone=us-west4-a',
+                            code='launch/missing-key')
         self._slice = tpu_types.parse(target.type, self.kind) if target.type else None
         if self._slice and target.runtime:
             self._slice = dataclasses.replace(self._slice, runtime=target.runtime)
         alone = [key for key in ('spot', 'reserved', 'valid_until', 'runtime') if getattr(target, key)]
         if target.node and (alone or target.slices != 1):
-            raise UserError(f"{on}: node={target.node} is there already; leave out {', '.join(alone) or 'slices'}")
+            raise UserError(f"{on}: node={target.node} is there already; leave out {', '.join(alone) or 'slices'}",
+                            code='launch/conflict')
         if target.spot and target.reserved:
-            raise UserError(f'{on}: spot and reserved exclude each other; leave one out')
+            raise UserError(f'{on}: spot and reserved exclude each other; leave one out', code='launch/conflict')
         if target.slices < 1 or (not target.queued and (target.slices > 1 or target.valid_until)):
             raise UserError(f'{on}: several slices, and valid_until, need the queue; leave out queued=no, and let slices '
-                            'be 1 or more')
+                            'be 1 or more', code='launch/conflict')
         if target.valid_until:
             tpu_slice.seconds(target.valid_until, 'valid_until')
         before, now = tpu_slice.load(job), gcloud.settings()
         self._where = {key: getattr(target, key) or before.get(key) or now[key] for key in ('zone', 'project')}
         if not self._where['zone']:
-            raise UserError(f"{on}: zone is missing; add for example zone=us-west4-a, or 'gcloud config set compute/zone ZONE'")
+            raise UserError(f"{on}: zone is missing; add for example zone=us-west4-a, or 'gcloud config set compute/zone ZONE'",
+                            code='launch/missing-key')
         flags = {key.replace('_', '-'): getattr(target, key)
                  for key in ('spot', 'reserved', 'network', 'subnetwork', 'service_account', 'internal_ips')}
         named = dataclasses.replace(job, name=target.node) if target.node else job
@@ -116,7 +119,8 @@ class Engine(RemoteEngine):
     def check(self) -> None:
         gcloud.installed()
         if not self._where['project']:
-            raise UserError(f"--on={self.job.on}: project is missing; add project=ID, or 'gcloud config set project ID'")
+            raise UserError(f"--on={self.job.on}: project is missing; add project=ID, or 'gcloud config set project ID'",
+                            code='launch/missing-key')
         super().check()
 
     def settings(self) -> Settings:
@@ -133,7 +137,8 @@ class Engine(RemoteEngine):
             self._found = self._allocation.look()
         if self._found.state != READY:
             state, self._found = self._found, None
-            raise UserError(f'{self._name}: there are no machines to talk to ({state}); {self._hint(state)}')
+            raise UserError(f'{self._name}: there are no machines to talk to ({state}); {self._hint(state)}',
+                            code='launch/no-machines')
         places = [(f'{tpu_slice.short(node)}:{number}', inside if self.target.internal_ips else outside or inside)
                   for node in self._found.nodes for number, (inside, outside) in enumerate(tpu_slice.endpoints(node))]
         return self._machines(tuple(address for _, address in places), tuple(name for name, _ in places))
@@ -233,7 +238,7 @@ class Engine(RemoteEngine):
         """The job as its machines have it; by its name alone, where they cannot be asked, so that it can be deleted."""
         self._found = found = self._allocation.look(whole=True)
         if found.state == ABSENT or not (self.target.node or self._allocation.mine(found)):
-            raise UserError(f"--on={self.job.on}: no job '{self.job.name}' is in {self._where['zone']}")
+            raise UserError(f"--on={self.job.on}: no job '{self.job.name}' is in {self._where['zone']}", code='launch/no-job')
         if found.state != READY:
             return self.job
         self._bring_key()
