@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from bigjax import sweep
 from bigjax.errors import UserError
 from bigjax.io.atomic import write_json
-from launch.lines import say
+from launch.lines import log
 from launch.outcome import DONE, FAILED, NO, PREEMPTED, USER
 
 FINISHED = ('done', 'stopped early')
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
             keep(root, arms, argv[at + 1:], options.together)
         return run([w for i, w in enumerate(work) if i % count == index], root)
     except UserError as error:
-        say(str(error))
+        log(str(error))
         return USER
 
 
@@ -194,17 +194,17 @@ def run(work: Sequence[Work], root: pathlib.Path) -> int:
     for number, each in enumerate(work, 1):
         with held(root / '.locks' / each.folder.name) as mine:
             if not mine:
-                say(f'{each.folder.name}: another worker has it')
+                log(f'{each.folder.name}: another worker has it')
                 continue
             if finished(each.folder):
-                say(f'{each.folder.name}: is done')
+                log(f'{each.folder.name}: is done')
                 continue
-            say(f'run {number} of {len(work)}: {each.folder.name}')
+            log(f'run {number} of {len(work)}: {each.folder.name}')
             code = _one(each.command)
         if code == PREEMPTED:
             return PREEMPTED
         if code not in (DONE, NO):
-            say(f'{each.folder.name}: ended with {code}; the others go on')
+            log(f'{each.folder.name}: ended with {code}; the others go on')
             failed += 1
     return FAILED if failed else DONE
 

@@ -25,7 +25,7 @@ from bigjax.errors import UserError
 from bigjax.io import safe_read
 from bigjax.io.text import printable
 from bigjax.runs.reader import read_metrics, read_run
-from launch.lines import say
+from launch.lines import log
 from launch.outcome import DONE, FAILED, NO
 
 SHA = re.compile('[0-9a-f]{40}')
@@ -51,12 +51,12 @@ def verb(options, names: Sequence[str], command: Sequence[str]) -> int:
             raise UserError(f'--to={to}: there is a run already; name another folder', code='rerun/folder-in-use')
         command = command_of(run, to)
         shown = f'{shlex.join(command)} (commit {(run.get("git") or {}).get("sha") or "as it is here"})'
-        say(shown if shown.isprintable() else ascii(shown))
+        log(shown if shown.isprintable() else ascii(shown))
         if options.dry_run:
             return DONE
         ended = follow(command, code, to, options.losses)
         if not (to / 'run.json').exists():
-            say(f'the run came to nothing: exit {ended}')
+            log(f'the run came to nothing: exit {ended}')
             return FAILED
         return compare(workdir, run, to, options.losses)
 
@@ -72,7 +72,7 @@ def code_of(workdir: pathlib.Path, run: dict, to: pathlib.Path, trusted: bool = 
     """
     sha = (run.get('git') or {}).get('sha')
     if not sha:
-        say('the run knows no commit: the code is what is installed here')
+        log('the run knows no commit: the code is what is installed here')
         return ROOT
     if not SHA.fullmatch(sha):
         raise UserError(f'{workdir}/run.json: its commit {printable(sha)} is none (40 digits); fetch the record again',
@@ -91,7 +91,7 @@ def code_of(workdir: pathlib.Path, run: dict, to: pathlib.Path, trusted: bool = 
     if patch.exists():
         _put(patch, sha, to, trusted)
     elif (run.get('git') or {}).get('dirty'):
-        say('note: the code had changes that were not kept; what is run is the commit alone')
+        log('note: the code had changes that were not kept; what is run is the commit alone')
     return to
 
 
@@ -113,7 +113,7 @@ def _put(patch: pathlib.Path, sha: str, to: pathlib.Path, trusted: bool) -> None
         words = printable(' '.join(error.stderr.decode(errors='replace').split()))
         raise UserError(f'{patch}: cannot be put on commit {sha[:10]} ({words})', code='rerun/patch-does-not-apply') from None
     shown = [printable(name) for name in changed]
-    say(f"source.patch changes {', '.join(shown[:20])}{f' and {len(shown) - 20} files more' if len(shown) > 20 else ''}")
+    log(f"source.patch changes {', '.join(shown[:20])}{f' and {len(shown) - 20} files more' if len(shown) > 20 else ''}")
     strange = sorted(name for name in changed if name not in before and not name.startswith(CODE))
     reason = (f'it adds {printable(strange[0])}, outside {" and ".join(CODE)}' if strange else
               'another user wrote it' if any(path.stat().st_uid != os.getuid() for path in (patch, patch.parent)) else '')
@@ -184,21 +184,21 @@ def compare(workdir: pathlib.Path, run: dict, to: pathlib.Path, losses: int) -> 
     count = min(losses or len(before), len(before))
     for what, key in (('device', 'devices'), ('host CPUs', 'host_cpus')):
         if run.get(key) != again.get(key):
-            say(f'{what}: then {run.get(key)}, now {again.get(key)}')
+            log(f'{what}: then {run.get(key)}, now {again.get(key)}')
     then, now = run.get('versions') or {}, again.get('versions') or {}
     if moved := [f'{name} {then.get(name)} -> {now.get(name)}' for name in NUMBERS if then.get(name) != now.get(name)]:
-        say(f"versions: {', '.join(moved)}")
+        log(f"versions: {', '.join(moved)}")
     data = [(r.get('info') or {}).get('sample') for r in (run, again)]
     if data[0] and data[0] != data[1]:
-        say(f'the data is another: {data[0]} then, {data[1]} now')
+        log(f'the data is another: {data[0]} then, {data[1]} now')
     if not count:
         raise UserError(f'{workdir}: it has recorded no training loss to compare with', code='rerun/no-losses')
     for i, ((step, loss), (other_step, other)) in enumerate(zip(before[:count], after, strict=False)):
         if (step, loss) != (other_step, other):
-            say(f'loss {i + 1} of {count}, step {step}: {loss} then, {other} at step {other_step} now')
+            log(f'loss {i + 1} of {count}, step {step}: {loss} then, {other} at step {other_step} now')
             return NO
     if len(after) < count:
-        say(f'only {len(after)} of {count} losses were recorded: {again.get("status")}, {again.get("error")}')
+        log(f'only {len(after)} of {count} losses were recorded: {again.get("status")}, {again.get("error")}')
         return FAILED
-    say(f'equal to the last bit: {count} losses, steps {before[0][0]} to {before[count - 1][0]}')
+    log(f'equal to the last bit: {count} losses, steps {before[0][0]} to {before[count - 1][0]}')
     return DONE

@@ -26,7 +26,7 @@ from bigjax.train.settings import HIGHER
 from launch import arms as workers
 from launch import commands
 from launch.engines import base as engines
-from launch.lines import say
+from launch.lines import log
 from launch.outcome import DONE, NO
 
 
@@ -38,7 +38,7 @@ def run(options, names: Sequence[str], command: Sequence[str]) -> int:
     arms = arms_of(options.grid, command)
     work, root = workers.plan(arms, command, options.together), workers.folder_of(command)
     missing = [each for each in work if not workers.finished(each.folder)]
-    say(f'{len(arms)} arms in {len(work)} runs, {len(work) - len(missing)} of them done')
+    log(f'{len(arms)} arms in {len(work)} runs, {len(work) - len(missing)} of them done')
     if missing or options.dry_run:
         inner = [command[0], '-m', 'launch.arms', f'--arms={json.dumps(arms)}', *(['--together'] if options.together else []),
                  '--', *command]

@@ -87,7 +87,7 @@ def test_log_in():
 def test_no_gcloud(monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
     with pytest.raises(UserError, match=r"'gcloud': no such program on the path; install it with 'curl \S+ \| bash'"):
-        gcloud.ask(gcloud.queue('exp7', WHERE))
+        gcloud.query(gcloud.queue('exp7', WHERE))
     assert [check.ok for check in gcloud.doctor(WHERE, 'v6e-8')] == [False]
 
 
@@ -108,15 +108,15 @@ def test_settings(monkeypatch, tmp_path):
 
 def test_answers(program):
     program('echo "[{\\"name\\": \\"x\\"}]"')
-    assert gcloud.ask(gcloud.queue('x', WHERE)) == [{'name': 'x'}]
+    assert gcloud.query(gcloud.queue('x', WHERE)) == [{'name': 'x'}]
     program('echo')
-    assert gcloud.ask(gcloud.queue('x', WHERE)) is None
+    assert gcloud.query(gcloud.queue('x', WHERE)) is None
     program('echo Updates are available')
     with pytest.raises(UserError, match='no JSON: Updates are available'):
-        gcloud.ask(gcloud.queue('x', WHERE))
+        gcloud.query(gcloud.queue('x', WHERE))
     program('sleep 60')
     with pytest.raises(UserError, match='no answer within 0 s'):
-        gcloud.ask(gcloud.queue('x', WHERE), 0.3)
+        gcloud.query(gcloud.queue('x', WHERE), 0.3)
 
 
 @pytest.mark.parametrize('there', [True, False])
@@ -126,7 +126,7 @@ def test_interrupted_while_something_is_made(program, tmp_path, there):
     code = f"""
 import pathlib, sys
 sys.path.insert(0, {os.getcwd()!r})
-from launch import gcloud
+from launch.engines.tpu_vm import gcloud
 from launch.steps import Run
 print('up', flush=True)
 try:
@@ -152,7 +152,7 @@ def test_interrupted_while_it_asks(program, tmp_path):
     code = f"""
 import sys
 sys.path.insert(0, {os.getcwd()!r})
-from launch import gcloud
+from launch.engines.tpu_vm import gcloud
 from launch.steps import Run
 try:
     gcloud.execute(Run(('gcloud', 'list')), 60)
@@ -177,6 +177,6 @@ def test_doctor(monkeypatch, program, tmp_path):
     monkeypatch.setattr(gcloud, 'execute', Cloud().gcloud)
     assert all(check.ok for check in gcloud.doctor(WHERE, 'v6e-8'))
     last = gcloud.doctor(WHERE, 'v5litepod-64')[-1]
-    assert not last.ok and last.found == 'is not in us-west4-a' and 'there is v5litepod-16, v5litepod-8' in last.mend
-    assert 'none of its generation' in gcloud.doctor(WHERE, 'v4-8')[-1].mend
+    assert not last.ok and last.found == 'is not in us-west4-a' and 'there is v5litepod-16, v5litepod-8' in last.fix
+    assert 'none of its generation' in gcloud.doctor(WHERE, 'v4-8')[-1].fix
     assert [check.what for check in gcloud.doctor({'zone': 'z', 'project': ''}, 'v4-8') if not check.ok] == ['project']

@@ -322,8 +322,8 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv('FAKE', str(tmp_path))
     monkeypatch.setenv('BIGJAX_JOBS', str(tmp_path / 'jobs'))
-    monkeypatch.setattr(pods, 'POLL', 0.05)
-    monkeypatch.setattr(pods, 'DRAIN', 3.0)
+    monkeypatch.setattr(pods, 'POLL_S', 0.05)
+    monkeypatch.setattr(pods, 'DRAIN_S', 3.0)
     found = Cluster(tmp_path)
     found.says([jobset_item()])
     return found
@@ -535,7 +535,7 @@ def test_doctor_finds_what_is_missing(cluster, capfd, bad, words):
     cluster.answers(**{**GOOD, **bad})
     found = jobset.Engine(Job('doctor', 'jobset:v6e-8,chips=4,queue=q', ('true',), restarts=1)).doctor()
     assert all(check.ok for check in found) == (not bad)
-    assert words in ' '.join(f'{check.found} {check.mend}' for check in found if not check.ok)
+    assert words in ' '.join(f'{check.found} {check.fix}' for check in found if not check.ok)
 
 
 def test_doctor_says_it_with_its_exit_code(cluster, capfd):

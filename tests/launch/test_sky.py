@@ -118,7 +118,7 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv('FAKE', str(tmp_path))
     monkeypatch.setenv('BIGJAX_JOBS', str(tmp_path / 'jobs'))
-    for name, value in (('POLL', 0.1), ('DRAIN', 3.0), ('QUIET', 0.5)):
+    for name, value in (('POLL_S', 0.1), ('DRAIN_S', 3.0), ('IDLE_S', 0.5)):
         monkeypatch.setattr(sky, name, value)
     found = Sky(tmp_path)
     found.says(None)

@@ -206,7 +206,7 @@ def test_a_job_that_is_to_stop_is_not_started_again(fake, tmp_path):
 
 @pytest.mark.parametrize(('code', 'courtesy', 'told'), [(1, 9, True), (75, 0, True), (75, 9, False)])
 def test_when_one_process_ends_badly_the_others_are_asked_to_end(fake, tmp_path, monkeypatch, code, courtesy, told):
-    monkeypatch.setattr(slurm_script, 'COURTESY', courtesy)
+    monkeypatch.setattr(slurm_script, 'JOINT_EXIT_S', courtesy)
     stays = 'trap "exit 1" TERM; for _ in {1..300}; do sleep 0.1; done' if told else 'sleep 1; exit 75'
     run(text('slurm:nodes=2', grace=1.0), fake, tmp_path, says=DIED.format(code) + stays)
     assert (fake / 'scancel').exists() == told and ends()[-1].code == code
@@ -257,7 +257,7 @@ def launch(capfd, *argv):
                                           (137, 'failed (process 0 on host1 was killed by SIGKILL)')])
 def test_a_job_from_its_start_to_its_end(fake, capfd, monkeypatch, code, kind):
     monkeypatch.setenv('TOKEN', 'open sesame')
-    monkeypatch.setattr('launch.engines.slurm.slurm_group.SOON', 0.2)
+    monkeypatch.setattr('launch.engines.slurm.slurm_group.MIN_POLL_S', 0.2)
     found, out, err = launch(capfd, 'run', '--on=slurm', '--name=exp7', '--env=TOKEN', '--', 'sh', '-c',
                              f'until [ -e "$FAKE/asked" ]; do sleep 0.1; done; echo hello $TOKEN; exit {code}')
     assert found == (1 if code > 4 else code) and f' · {kind}' in err.splitlines()[-1], err
@@ -274,7 +274,7 @@ def test_a_job_from_its_start_to_its_end(fake, capfd, monkeypatch, code, kind):
 
 def test_what_slurm_alone_knows_of_an_end(fake, capfd, monkeypatch):
     """The script was killed, and has written nothing."""
-    monkeypatch.setattr('launch.engines.slurm.slurm_group.SOON', 0.2)
+    monkeypatch.setattr('launch.engines.slurm.slurm_group.MIN_POLL_S', 0.2)
     monkeypatch.setenv('SAYS', 'kill -KILL $PPID; exit')
     code, _, err = launch(capfd, 'run', '--on=slurm', '--name=exp7', '--', 'true')
     assert code == 1 and 'process 0 ended with exit code 9' in err

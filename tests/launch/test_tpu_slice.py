@@ -37,7 +37,7 @@ def world(tmp_path, monkeypatch):
     cloud, clock, said = Cloud(), Clock(), []
     monkeypatch.setattr(gcloud, 'execute', cloud.gcloud)
     monkeypatch.setattr(tpu_slice, 'time', clock)
-    monkeypatch.setattr(tpu_slice, 'say', said.append)
+    monkeypatch.setattr(tpu_slice, 'log', said.append)
 
     def allocation(name='exp7', created='2026-01-01', *, queued=True, slices=1, wait=86400.0, **flags):
         job = Job(name, 'tpu_vm:v5e-16', ('python',), created=created)
