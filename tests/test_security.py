@@ -36,7 +36,7 @@ from bigjax.runs.writer import Records
 from bigjax.train import nonfinite, settings
 from tests import workdirs
 
-ROOT = pathlib.Path(report.__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted(p for folder in ('bigjax', 'experiments', 'launch') for p in (ROOT / folder).rglob('*.py'))
 BAD_MODULES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'tarfile', 'runpy', 'imp'}
 OWN = {'bigjax/data/pipeline.py': {'pickle'}}  # asks whether an error of its own can be sent to another process

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from bigjax.checkpoint import manager
+from bigjax.data.sources import array_shapes
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
 from bigjax.nn import cpu
@@ -18,7 +19,7 @@ from bigjax.tasks import bind
 from bigjax.train import flops, optimizers
 from bigjax.train.compile_cache import Watch
 from bigjax.train.evaluate import Evaluation
-from bigjax.train.feed import Feed, Resident, batch_shapes, keeps
+from bigjax.train.feed import Feed, Resident, batch_shapes, fits_on_device
 from bigjax.train.settings import Settings, check_devices
 from bigjax.train.state import count, init_state
 from bigjax.train.step import train_step
@@ -59,7 +60,7 @@ class Program:
         check_devices(settings, meshes.data_size(self.mesh))
         self.layout = rules.layout(params, self.experiment.partition_rules, self.mesh)
         self.cache = Resident(self.mesh)
-        self.resident = keeps(self.datas[0].train, self.datas[0], settings.resident)
+        self.resident = fits_on_device(self.datas[0].train, self.datas[0], settings.resident)
         self.steps_per_call = self._steps_per_call()
 
     def _optimizer(self, values: dict) -> tuple:
@@ -205,7 +206,7 @@ class Program:
         if self.resident:
             own = () if len(self.datas) == 1 else lead
             arrays = {k: placed((*own, *a.shape), jax.dtypes.canonicalize_dtype(a.dtype), everywhere)
-                      for k, a in self.datas[0].train.arrays.items()}
+                      for k, a in array_shapes(self.datas[0].train).items()}
             items = placed((self.steps_per_call, *lead, self.settings.batch_size), np.dtype(np.int32), everywhere)
         else:
             arrays, rows = {}, meshes.split(self.mesh, len(lead))
@@ -266,7 +267,7 @@ class Program:
                                 f"{', '.join(['train', *e.data.evals])}")
         return Evaluation(e.evaluators, self.datas, e.task, self.apply, members=self.members, mesh=self.mesh,
                           cache=self.cache, resident=s.resident, batch_size=s.eval_batch_size or max(s.batch_size, 256),
-                          seed=s.seed, watch=self.watch)
+                          seeds=self.seeds, watch=self.watch, threads=s.data_threads, workers=s.data_workers)
 
     def variables(self, carry) -> dict:
         """What is reported: the best weights where `config.best` asks for them, else the newest."""
