@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bigjax.errors import DONE, FAILED, NO, NONFINITE, PREEMPTED, USER
 
 DETACHED = 130  # Ctrl-C: the job keeps running without this launcher
-LOST = 1000  # stands for an exit code that does not exist: the machine was taken away or switched off
+LOST = 1000  # in place of an exit code: the machine was taken away or switched off
 CLASSES = {DONE: 'done', FAILED: 'failed', USER: 'wrong input', NONFINITE: 'non-finite loss', NO: 'the answer is no',
            PREEMPTED: 'preempted, run it again', DETACHED: 'keeps running without this launcher'}
 TOGETHER = (NONFINITE, NO, PREEMPTED)

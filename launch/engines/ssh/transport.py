@@ -93,7 +93,7 @@ class Hosts:
             raise self.explain(host, error) from None
 
     def explain(self, host: int, error: Failed) -> Exception:
-        """The error that a failed step of ssh or rsync stands for, with its fix."""
+        """The error behind a failed step of ssh or rsync, with its fix."""
         name, output, tool = self.name(host), error.stderr.strip(), error.step.argv[0]
         last = output.splitlines()[-1].strip() if output else ''
         if re.search(r'rsync: (command )?not found|not found.*rsync', output):
