@@ -125,7 +125,7 @@ def test_scancel_stops_and_saves_and_nothing_starts_it_again(user, straight):
     until(lambda: 'SLURM job' in follower.stderr.readline(), 20)
     user.cluster.run('scancel', user.number('cancelled'))
     err = follower.communicate(timeout=60)[1]
-    assert follower.returncode == 75 and 'stopped by somebody; process' in err and 'exit code 75' in err, err
+    assert follower.returncode == 75 and 'stopped by another command; process' in err and 'exit code 75' in err, err
     assert user.cluster.show(user.number('cancelled'))['JobState'] == 'CANCELLED'
     assert 'SIGTERM: saving after this step' in user.log('cancelled') + user.log('cancelled', 1)
     assert len(user.numbers('cancelled')) < len(straight)
