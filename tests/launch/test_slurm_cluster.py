@@ -156,7 +156,7 @@ def test_a_process_that_is_preempted_is_requeued_by_the_script(user, straight):
     user.at_once('preempted')
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0 and '0 restarts, 1 preemption · done' in err.splitlines()[-1], err
-    assert 'ended with exit code 75; SLURM starts it again' in err and 'preemption 1 of 100' in err
+    assert 'ended with exit code 75; SLURM restarts it' in err and 'preemption 1 of 100' in err
     assert user.numbers('preempted') == straight
 
 
@@ -220,7 +220,7 @@ def test_values_are_nowhere_but_where_they_are_wanted(user):
 
 def test_what_the_cluster_does_not_have(user):
     code, out, _ = user.launch('doctor', '--on=slurm:nodes=3,time=2:00:00')
-    assert code == 4 and 'FAIL  nodes: 2 of 2 that are up have cpus=1; 3 are asked for' in out and 'FAIL  time' in out, out
+    assert code == 4 and 'FAIL  nodes: 2 of 2 that are up have cpus=1; 3 are requested' in out and 'FAIL  time' in out, out
     assert user.launch('doctor', '--on=slurm:nodes=2,time=0:30:00')[0] == 0
     code, _, err = user.launch('run', '--on=slurm:extra=--nodelist=nobody', '--name=refused', '--', 'true')
-    assert code == 2 and 'sbatch refuses it: Batch job submission failed: Invalid node name' in err
+    assert code == 2 and 'rejected by sbatch: Batch job submission failed: Invalid node name' in err

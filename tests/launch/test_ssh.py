@@ -198,13 +198,13 @@ def test_a_keeper_that_is_killed_is_a_lost_process_and_leaves_nobody(shell):
 @pytest.mark.parametrize(('change', 'words'), [
     (lambda shell: shell.on.replace('host2', 'nohost'), 'nohost: no such host'),
     (lambda shell: shell.on.replace('host2', '198.51.100.99'), '198.51.100.99: cannot be reached'),
-    (lambda shell: f'{shell.on},identity={shell.key}', 'refuses our key'),
-    (lambda shell: f'ssh:host1,config={shell.nobody},path=/usr/bin', 'its host key is not known here'),
+    (lambda shell: f'{shell.on},identity={shell.key}', 'access denied'),
+    (lambda shell: f'ssh:host1,config={shell.nobody},path=/usr/bin', 'its host key is unknown here'),
     (lambda shell: f'{shell.on},setup=echo broken; exit 9', 'setup=echo broken; exit 9: failed (broken)'),
     (lambda shell: shell.on.replace('path=', 'path=/nowhere+'), "'python': no such program there"),
     (lambda shell: f'{shell.on},code=/proc/x', '/proc/x cannot be used'),
 ])
-def test_what_the_user_can_mend_is_one_line(shell, change, words):
+def test_an_error_that_the_user_can_fix_is_one_line(shell, change, words):
     shell.key, shell.nobody = shell.here / 'key', shell.here / 'config'
     subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', shell.key], check=True)
     text = pathlib.Path(shell.hosts.config).read_text()

@@ -17,7 +17,8 @@ import pytest
 
 from launch import steps
 from launch.engines import base
-from launch.engines.ssh import bundle, follow, ssh
+from launch.engines.ssh import bundle, ssh
+from launch.engines.ssh.log_copies import Logs
 from launch.engines.ssh.transport import Hosts, Script, Unreachable
 from launch.job import Job
 from launch.outcome import LOST
@@ -477,23 +478,23 @@ def test_logs_go_on_where_they_are(tmp_path, monkeypatch):
     job = Job('e1', 'ssh:h1', ('x',), logs=str(tmp_path / 'logs'), created='1')
     (tmp_path / 'logs').mkdir()
     (tmp_path / 'logs' / '0.log').write_text('of another job\n')
-    logs = follow.Logs(job)
+    logs = Logs(job)
     assert logs.offset(0) == 0
-    other = follow.Logs(job)  # of a second launcher, which is at the same place
+    other = Logs(job)  # of a second launcher, which is at the same place
     assert other.offset(0) == 0
     logs.write(0, b'one\n', 0)
     other.write(0, b'on', 0)
     other.close()
     logs.close()
-    logs = follow.Logs(job)
+    logs = Logs(job)
     assert logs.offset(0) == 4 and logs.first(0) == 15
     logs.renew(0)
     logs.write(0, b'two\n', 0)
     assert logs.offset(0) == 4 and logs.first(0) == 15
-    assert follow.Logs(dataclasses.replace(job, created='2')).offset(0) == 0
+    assert Logs(dataclasses.replace(job, created='2')).offset(0) == 0
     assert (tmp_path / 'logs' / '0.log').read_text() == 'of another job\none\ntwo\n'
     (tmp_path / 'logs' / '0.log').unlink()
-    assert follow.Logs(job).offset(0) == 0
+    assert Logs(job).offset(0) == 0
 
 
 def test_a_place_with_an_odd_name(tmp_path):

@@ -22,7 +22,8 @@ from launch.engines import base
 from launch.engines.base import Check
 from launch.engines.local import SHARE, VARIABLES
 from launch.engines.ssh import bundle, remote_checks
-from launch.engines.ssh.follow import Group, Logs
+from launch.engines.ssh.follow import Group
+from launch.engines.ssh.log_copies import Logs
 from launch.engines.ssh.remote_steps import IN_USE, STOPPED, Settings, Steps
 from launch.engines.ssh.transport import Hosts, Unreachable
 from launch.job import Job
