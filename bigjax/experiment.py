@@ -35,7 +35,8 @@ class Data:
       transform: `transform(example, rng: np.random.Generator, train) -> example`, NumPy on the host, for what cannot
         be done on the device (decoding a JPEG). A source with a transform is not kept on the device.
       collate: `collate(examples) -> batch`, NumPy on the host: a list of examples to {name: [B, …]}, for ragged examples
-        (padding, with lengths). None stacks examples of equal shapes.
+        (padding, with lengths). Rows have the same shape in every batch, of training and evaluation: see
+        `bigjax.data.batches`. None stacks examples of equal shapes.
       preprocess: `preprocess(batch) -> batch`, pure, on the device, in training and evaluation (uint8 -> float).
       augment: `augment(batch, rng) -> batch`, pure, on the device, in training only, after `preprocess`.
       shuffle: a new order each epoch; False reads in order, epoch after epoch.

@@ -55,7 +55,7 @@ def _train_row(job, row: str) -> dict:
         raise UserError('--profile: a trace is written to a folder of this machine; name one as --workdir of the run')
     progress = Progress(row, None if job.leads else open(os.devnull, 'w'))  # noqa: SIM115  as long as the process
     program, settings = job.program(row, config, watch=Watch(progress.say, job.flags.strict))
-    host_consistency.same_data(program.datas)
+    host_consistency.check(program.datas)
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program), sinks=settings.sinks,
@@ -117,7 +117,7 @@ def evaluate(job) -> int:
         workdir = job.workdir(row)
         path = manager.newest(workdir)
         program, _ = job.program(row, job.config(row))
-        host_consistency.same_data(program.datas)
+        host_consistency.check(program.datas)
         carry = program.restore(path)
         metrics, _ = loops.evaluate(program, program.variables(carry))
         final = {name: summarise(members) for name, members in metrics.items()}

@@ -162,7 +162,8 @@ class Evaluation:
                 yield _Batch(item, mask, int(inside.sum()), {})
             return
         data, (process, processes) = self._datas[0], meshes.process_part(self._mesh)
-        streams = [pipeline.read(pipeline.EvalBatches(source, size, process, processes, data.transform, data.collate),
+        spec = data.spec if data.collate else None
+        streams = [pipeline.read(pipeline.EvalBatches(source, size, process, processes, data.transform, data.collate, spec),
                                  threads=self._threads, workers=self._workers) for source in sources_]
         for stream in streams:
             stack.callback(stream.close)

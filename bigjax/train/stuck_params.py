@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.train.optimizers import still
+from bigjax.train.optimizers import as_spec, frozen_paths
 
 STEPS = 20  # in which a parameter that learns has moved, and which --deterministic repeats
 
@@ -52,7 +52,7 @@ class Unmoved:
         self._program, self._start, self._many = program, start, program.members is not None
         self._done = program.settings.steps - start < STEPS
         self._before = {} if self._done else of(params, self._many)
-        self._still = [still({**program.experiment.optimizer, **values}, params) for values in _each(program)]
+        self._still = [frozen_paths({**as_spec(program.experiment.optimizer), **values}, params) for values in _each(program)]
 
     def due(self, step: int) -> bool:
         """Whether to look after `step`. A rate may begin at zero; where it stays there, nothing has to move."""
