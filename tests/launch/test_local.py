@@ -296,29 +296,6 @@ def test_a_killed_wrapper_is_a_failure_and_leaves_nothing(launch, tmp_path):
     assert not any(map(alive, launcher.pids()))
 
 
-@pytest.mark.parametrize(('argv', 'words'), [
-    (['rum'], "'rum': no such verb; the nearest is run"),
-    ([], 'a verb is missing; write for example'),
-    (['run', '--on=loca:2', '--', 'true'], '--on=loca:2: no such engine; the nearest is local; the engines are local, ssh'),
-    (['run', '--on=local:two', '--', 'true'], '--on=local: two is not a whole number'),
-    (['run', '--on=local:0', '--', 'true'], '--on=local:0: 0 processes; write for example --on=local:2'),
-    (['run', '--on=local:-1', '--', 'true'], '--on=local:-1: -1 processes'),
-    (['run', '--', 'true'], '--on is missing'),
-    (['run', '--on=local:2'], 'no command after --'),
-    (['run', '--on=local:2', '--'], 'no command after --'),
-    (['run', '--on=local:2', 'true'], "'true': the command to run stands after --"),
-    (['run', '--on=local:2', '--', 'no-such-program'], "'no-such-program': no such program here"),
-    (['run', '--on=local:2', '--max_restarts=-1', '--', 'true'], '--max_restarts'),
-    (['run', '--on=local:2', '--max_restart=1', '--', 'true'], "Unknown command line flag 'max_restart'"),
-    (['run', '--on=local:2', '--logs=/dev/null/logs', '--', 'true'], '--logs=/dev/null/logs: cannot be written'),
-])
-def test_wrong_input_is_one_line_and_exit_2(capfd, argv, words):
-    assert command_line.main(argv) == 2
-    out, err = capfd.readouterr()
-    said = [line for line in err.splitlines() if 'note:' not in line]
-    assert not out and len(said) == 1 and said[0].startswith('launch: ') and words in said[0], err
-
-
 def test_a_program_that_cannot_start_is_wrong_input(tmp_path, capfd):
     script = tmp_path / 'script'
     script.write_text('#!/no/such/interpreter\n')

@@ -403,15 +403,6 @@ def test_all_or_none_and_the_reason_in_one_line(near, project):
 
 
 @pytest.mark.slow
-def test_a_setup_that_fails_says_its_last_words(near, project):
-    made = make("ssh:h1,setup='echo building; echo no compiler >&2; false'")
-    with refused('launch/setup-failed', 'h1', 'no compiler'):
-        made.start()
-    group = make("ssh:h1,setup='touch made'", command=('cat', 'made')).start()
-    assert ends(group)[0].code == 0
-
-
-@pytest.mark.slow
 def test_from_another_machine(near, project, tmp_path, monkeypatch, capfd):
     group = make('ssh:h1,h2,per_host=2,wait=7', command=('sh', '-c', 'echo first; sleep 60')).start()
     group.close()
