@@ -151,7 +151,7 @@ def load(name: str) -> Job:
     except FileNotFoundError:
         raise UserError(f"no job '{name}' on this machine ({home()}); fix: see 'python -m launch status'; for a job that "
                         'another machine started add --on=ENGINE…', code='launch/no-job') from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, UserError) as error:
         raise UserError(f'{path}: cannot be read ({error}); fix: delete that folder', code='launch/damaged-record') from None
 
 

@@ -303,10 +303,8 @@ def test_a_job_is_followed_until_it_is_done(cluster, capfd):
 
 
 @pytest.mark.parametrize('first, second, code, words', [
-    ({'state': 1, 'second': 5}, {'state': 134, 'second': 5}, 1, 'process 0 on node0 ended with exit code 1'),
     ({'state': 134, 'second': 5}, {'state': 3, 'second': 5}, 3, 'process 1 on node1 ended with exit code 3'),
     ({'state': 75, 'second': 9}, {'state': 137, 'second': 4}, 1, 'process 1 on node1 was killed by SIGKILL'),
-    ({'state': 75, 'second': 5}, {'state': 75, 'second': 5}, 75, 'process 0 on node0 ended with exit code 75'),
     ({'state': 143, 'second': 4, 'lost': True}, {'state': 75, 'second': 6}, 75, 'process 0 on node0 is lost'),
     ({'state': 0, 'second': 5}, {'state': 0, 'second': 5}, 1, 'R: m')])
 def test_a_job_that_fails_names_its_cause(cluster, capfd, first, second, code, words):

@@ -12,6 +12,7 @@ import re
 import shlex
 
 from bigjax.errors import UserError
+from bigjax.io.text import printable
 from launch import job as jobs
 from launch import steps
 from launch.engines import base
@@ -60,7 +61,7 @@ class Engine(base.Engine):
 
     def __init__(self, job: jobs.Job):
         super().__init__(job)
-        on = f'--on={job.on}'
+        on = f'--on={printable(job.on)}'
         for key in ('slices', 'nodes'):
             if getattr(self.target, key) < 1:
                 raise UserError(f'{on}: got {key}={getattr(self.target, key)}, expected 1 or more', code='launch/bad-value')

@@ -15,6 +15,7 @@ import shlex
 from typing import Any
 
 from bigjax.errors import UserError
+from bigjax.io.text import printable
 from launch import job as jobs
 from launch import outcome, steps
 from launch.engines import base
@@ -57,7 +58,7 @@ class Engine(base.Engine):
 
     def __init__(self, job: jobs.Job):
         super().__init__(job)
-        on, target = f'--on={job.on}', self.target
+        on, target = f'--on={printable(job.on)}', self.target
         if target.nodes < 1:
             raise UserError(f'{on}: got nodes={target.nodes}, expected 1 or more', code='launch/bad-value')
         if not (target.type or target.cpus) and job.command != ('true',):
@@ -68,7 +69,7 @@ class Engine(base.Engine):
             try:
                 self._slice = tpu_types.parse(target.type.lower().removeprefix('tpu-'), 'tpu_vm')
             except UserError as error:
-                raise UserError(str(error).replace('--on=tpu_vm:', '--on=sky:', 1)) from None
+                raise UserError(str(error).replace('--on=tpu_vm:', '--on=sky:', 1), code=error.code) from None
             if target.nodes > 1 or job.array:
                 what = 'nodes' if target.nodes > 1 else 'the array'
                 raise UserError(f'{on}: SkyPilot does not join TPU slices; fix: leave {what} out, or use --on=tpu_vm:… or '

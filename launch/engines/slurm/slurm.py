@@ -17,6 +17,7 @@ import subprocess
 import time
 
 from bigjax.errors import UserError
+from bigjax.io.text import printable
 from launch import job as jobs
 from launch.engines import base
 from launch.engines.base import Check
@@ -73,7 +74,7 @@ class Engine(base.Engine):
 
     def _check_target(self, job: Job) -> None:
         """Raises UserError for a value that SLURM would not accept."""
-        target, where = self.target, f'--on={job.on}'
+        target, where = self.target, f'--on={printable(job.on)}'
         words = {'partition': target.partition, 'account': target.account, 'qos': target.qos, 'constraint': target.constraint}
         wrong = [(target.nodes < 1, f'got nodes={target.nodes}, expected 1 or more'),
                  (target.gpus and not re.fullmatch(r'([\w.-]+:)?\d+', target.gpus),
