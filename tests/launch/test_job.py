@@ -46,10 +46,10 @@ def test_fields_of_another_version_are_passed_over(home):
     assert job.parse({**json.loads(SOME.text()), 'later': 1}) == SOME
 
 
-@pytest.mark.parametrize('name', ['', 'A', '1a', 'a_b', 'a-', '../a', 'a' * 40])
-def test_names_that_some_engine_would_not_take_are_refused(name):
-    with refused('launch/bad-name', f'--name={name}'):
-        job.checked(name)
+@pytest.mark.parametrize('text', ['', 'A', '1a', 'a_b', 'a-', '../a', 'a' * 40])
+def test_names_that_some_engine_would_not_take_are_refused(text):
+    with refused('launch/bad-name', f'--name={text}'):
+        job.checked(text)
 
 
 @pytest.mark.parametrize('command', ['python -m experiments.mnist1d', './Train_It.sh --x', '/1/2', 'python experiments/a_b.py'])

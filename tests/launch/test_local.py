@@ -322,14 +322,14 @@ def test_a_dry_run_prints_commands_that_a_shell_understands(capfd, tmp_path, pro
         assert printed == f"{expected} {['it' + chr(39) + 's']}", line
 
 
-@pytest.mark.parametrize(('command', 'name', 'workdir'), [
+@pytest.mark.parametrize(('command', 'experiment', 'workdir'), [
     ('python -m experiments.mnist1d --workdir=/tmp/m1d --variant=mlp', 'mnist1d', '/tmp/m1d'),
     ('python experiments/mnist1d.py plan --workdir /tmp/m1d', 'mnist1d', '/tmp/m1d'),
     ('bash -c "python -m experiments.mnist1d"', '', ''), ('sleep 1', '', ''), ('python -m experiments.ucr --workdir', 'ucr', '')
 ])
-def test_names_and_workdirs_are_read_from_the_command(command, name, workdir):
+def test_names_and_workdirs_are_read_from_the_command(command, experiment, workdir):
     job = Job('x', 'local', tuple(shlex.split(command)))
-    assert (job.experiment, job.workdir) == (name, workdir)
+    assert (job.experiment, job.workdir) == (experiment, workdir)
 
 
 def test_a_command_that_is_no_experiment_is_said_so(capfd):

@@ -129,11 +129,11 @@ def test_what_a_patch_changes_is_said(patched, capfd):
     assert 'source.patch changes experiments/mine.py, bigjax/a.py, README' in capfd.readouterr().err
 
 
-@pytest.mark.parametrize('name', ['jax.py', 'sitecustomize.py', 'bigjax.py', 'launch/x.py'])
-def test_a_patch_that_adds_modules_is_run_only_where_it_is_trusted(patched, capfd, name):
-    with refused('rerun/untrusted-patch', name, '--trust_patch'):
-        patched(NEW.format(name))
-    assert f'source.patch changes {name}' in capfd.readouterr().err
+@pytest.mark.parametrize('path', ['jax.py', 'sitecustomize.py', 'bigjax.py', 'launch/x.py'])
+def test_a_patch_that_adds_modules_is_run_only_where_it_is_trusted(patched, capfd, path):
+    with refused('rerun/untrusted-patch', path, '--trust_patch'):
+        patched(NEW.format(path))
+    assert f'source.patch changes {path}' in capfd.readouterr().err
 
 
 def test_a_trusted_patch_is_put_on(patched):

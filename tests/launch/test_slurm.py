@@ -181,14 +181,14 @@ def test_a_job_that_is_to_stop_is_not_started_again(fake, tmp_path):
 @pytest.mark.parametrize(('code', 'courtesy', 'told'), [(1, 9, True), (75, 0, True), (75, 9, False)])
 def test_when_one_process_ends_badly_the_others_are_asked_to_end(fake, tmp_path, monkeypatch, code, courtesy, told):
     monkeypatch.setattr(slurm_script, 'JOINT_EXIT_S', courtesy)
-    stays = 'trap "exit 1" TERM; for _ in {1..300}; do sleep 0.1; done' if told else 'sleep 1; exit 75'
+    stays = 'trap "exit 1" TERM; for _ in {1..300}; do sleep 0.1; done' if told else 'sleep 0.2; exit 75'
     run(text('slurm:nodes=2', grace=1.0), fake, tmp_path, says=DIED.format(code) + stays)
     assert (fake / 'scancel').exists() == told and ends()[-1].code == code
     assert not told or (fake / 'scancel').read_text() == '--quiet --signal=TERM 7\n'
 
 
 def test_the_script_outlives_sigterm_until_srun_has_ended(fake, tmp_path):
-    says = f'kill -TERM $PPID; sleep 1; {DIED.format(75)} exit 75'
+    says = f'kill -TERM $PPID; sleep 0.3; {DIED.format(75)} exit 75'
     assert run(text(), fake, tmp_path, says=says, STATE='CANCELLED')[0] == 75
     assert ends()[-1] == slurm_script.Attempt(75, ends()[-1].seconds, 'left', 1, 'host2')
 

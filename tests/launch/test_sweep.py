@@ -45,10 +45,10 @@ def test_random_arms_repeat_and_grow():
     assert 0.25 < sum(arm['lr'] < 10**-3.0 for arm in many) / 400 < 0.42, 'a third of the orders of magnitude lie below'
 
 
-@pytest.mark.parametrize(('arm', 'name'), [
+@pytest.mark.parametrize(('arm', 'folder'), [
     ({'seed': 0, 'optimizer.lr': 0.1}, 'optimizer.lr=0.1,seed=0'), ({}, 'as-it-is'), ({'b': 1, 'a': 2}, 'a=2,b=1')])
-def test_an_arm_has_a_name_that_a_person_reads(arm, name):
-    assert sweep.name(arm) == sweep.name(dict(reversed(arm.items()))) == name
+def test_an_arm_has_a_name_that_a_person_reads(arm, folder):
+    assert sweep.name(arm) == sweep.name(dict(reversed(arm.items()))) == folder
 
 
 def test_no_two_arms_share_a_folder():
