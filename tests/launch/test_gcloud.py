@@ -13,9 +13,6 @@ from launch.steps import Run
 from tests.refused import refused
 
 WHERE = {'zone': 'us-west4-a', 'project': 'p'}
-LABELS = {'bigjax-job': 'exp7', 'bigjax-id': '0123'}
-
-
 @pytest.fixture
 def program(tmp_path, monkeypatch):
     """Puts a shell script in gcloud's place."""
@@ -26,30 +23,6 @@ def program(tmp_path, monkeypatch):
         path.chmod(0o755)
         monkeypatch.setenv('PATH', f'{path.parent}:/usr/bin:/bin')
     return put
-
-
-@pytest.mark.parametrize('step, line', [
-    (gcloud.create('exp7', WHERE, 'v5litepod-16', 'v2-alpha-tpuv5-lite', queued=True, labels=LABELS,
-                   flags={'spot': True, 'reserved': False, 'network': '', 'valid-until-duration': '6h'}),
-     'gcloud compute tpus queued-resources create exp7 --zone=us-west4-a --project=p --accelerator-type=v5litepod-16 '
-     '--runtime-version=v2-alpha-tpuv5-lite --labels=bigjax-job=exp7,bigjax-id=0123 --node-id=exp7 --spot '
-     '--valid-until-duration=6h --quiet'),
-    (gcloud.create('exp7', WHERE, 'v6e-16', 'r', queued=True, slices=4, labels=LABELS, flags={'internal-ips': True}),
-     'gcloud compute tpus queued-resources create exp7 --zone=us-west4-a --project=p --accelerator-type=v6e-16 '
-     '--runtime-version=r --labels=bigjax-job=exp7,bigjax-id=0123 --node-count=4 --node-prefix=exp7 --internal-ips --quiet'),
-    (gcloud.create('exp7', {**WHERE, 'project': ''}, 'v4-8', 'r', queued=False, labels=LABELS, flags={'reserved': True}),
-     'gcloud compute tpus tpu-vm create exp7 --zone=us-west4-a --accelerator-type=v4-8 --version=r '
-     '--labels=bigjax-job=exp7,bigjax-id=0123 --reserved --quiet'),
-    (gcloud.delete('exp7', WHERE, queued=True),
-     'gcloud compute tpus queued-resources delete exp7 --zone=us-west4-a --project=p --force --async --quiet'),
-    (gcloud.delete('exp7', WHERE, queued=False),
-     'gcloud compute tpus tpu-vm delete exp7 --zone=us-west4-a --project=p --async --quiet'),
-    (gcloud.keys('exp7', 'me', WHERE, internal=False),
-     'gcloud compute tpus tpu-vm ssh me@exp7 --zone=us-west4-a --project=p --worker=all --command=true '
-     '--strict-host-key-checking=no --quiet'),
-])
-def test_commands(step, line):
-    assert ' '.join(step.argv) == line
 
 
 LOGIN = """ERROR: (gcloud.compute.tpus.queued-resources.create) You do not currently have an active account selected.

@@ -76,6 +76,11 @@ def test_flags_of_the_plan():
                  '--internal-ips', '--runtime-version=r', '--accelerator-type=v5litepod-16', '--node-id=exp7'):
         assert flag in create
     assert {'--node-count=2', '--node-prefix=exp7'} < set(commands(WAYS['slices'][0])[0].argv)
+    queue, node = commands(WAYS['queued'][0]), commands(WAYS['now'][0])
+    assert not {'--spot', '--reserved', '--network='} & set(queue[0].argv) and '--reserved' in node[0].argv
+    assert any(word.startswith('--labels=bigjax-job=exp7,bigjax-id=') for word in queue[0].argv) and '--quiet' in queue[0].argv
+    assert {'--force', '--async'} < set(queue[-1].argv) and '--force' not in node[-1].argv and '--async' in node[-1].argv
+    assert {'--worker=all', '--command=true', '--strict-host-key-checking=no'} < set(queue[-2].argv)
 
 
 def test_each_process_is_told_how_they_meet():
