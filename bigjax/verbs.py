@@ -18,7 +18,7 @@ from bigjax.sharding import rules
 from bigjax.train import flops, host_consistency, nonfinite, profile, stuck_params
 from bigjax.train import loop as loops
 from bigjax.train.compile_cache import Watch
-from bigjax.train.program import parameter_shapes
+from bigjax.train.program import initial_shapes
 from bigjax.watchdog.phases import Clock
 from bigjax.watchdog.watchdog import Guard, silence
 
@@ -71,9 +71,9 @@ def _train_row(job, row: str) -> dict:
     guard.last_words = records.fail
     if job.flags.deterministic and not manager.steps(workdir / manager.FOLDER):
         with guard.clock.within('compile'):
-            progress.say(stuck_params.prove(program))
+            progress.say(stuck_params.check_deterministic(program))
     try:
-        outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=flops.of(program),
+        outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=flops.step_cost(program),
                              profile=profile.parse(job.flags.profile), guard=guard).run()
     except BaseException as error:
         records.fail(error)
@@ -193,6 +193,6 @@ def shard(job) -> int:
     for row in job.rows:
         experiment, settings = job.experiment(row, job.config(row))
         mesh = meshes.abstract(settings.mesh)
-        placed = rules.layout(parameter_shapes(experiment), experiment.partition_rules, mesh)
+        placed = rules.layout(initial_shapes(experiment)[0], experiment.partition_rules, mesh, experiment.axes)
         print(f"{row + ': ' if row else ''}{rules.show(placed, mesh)}\n")
     return DONE

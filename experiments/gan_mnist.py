@@ -60,14 +60,12 @@ def get_experiment(config):
     size, _, channels = splits.train.arrays['image'].shape[1:]
     model = gan.GAN(**config.model, size=size, channels=channels, dtype=config.dtype)
     test = {name: array[:config.judged] for name, array in splits.evals['test'].arrays.items()}
-    test['latent'] = np.random.default_rng(0).normal(size=(len(test['label']), model.latent)).astype(np.float32)
     return Experiment(
         model=model,
         task=generative.gan(model.latent),
         data=Data(splits.train, {'test': ArraySource(test)}, preprocess=to_tanh, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', predict=generate, compute=judge, sums=False,
-                                      keep=('label', 'image'))},
+        evaluators={'test': Evaluator('test', compute=judge, keep=('image', 'label'), sums=False)},
         samples=samples(model.latent),
     )
 
@@ -75,11 +73,6 @@ def get_experiment(config):
 def to_tanh(batch):
     """Grey levels to -1..1."""
     return {**batch, 'image': batch['image'].astype(jnp.float32) / 127.5 - 1}
-
-
-def generate(apply, variables, batch):
-    """One sample for each of the test split's latents."""
-    return apply(variables, batch['latent'], method='generate')[0]
 
 
 def judge(generated, examples, neighbours: int = 5) -> dict:

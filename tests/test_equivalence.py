@@ -20,7 +20,7 @@ from bigjax.experiment import Data, Experiment
 from bigjax.models import mlp
 from bigjax.sharding import logical
 from bigjax.sharding import mesh as parallel
-from bigjax.tasks import classification
+from bigjax.tasks import classification, mean
 from bigjax.train import settings as settings_module
 from bigjax.train.program import Program
 from tests import test_experiments as inherited
@@ -69,7 +69,7 @@ def five_steps(p, params=None):
     for step in range(5):
         state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}
-        losses.append([float(totals[name][0] / totals[name][1]) for name in ('loss', 'grad_norm')])
+        losses.append([float(mean(totals[name])) for name in ('loss', 'grad_norm')])
     feed.close()
     return losses, jax.tree.map(np.asarray, carry['state'].params)
 
@@ -139,7 +139,7 @@ def test_layers_stacked_on_many_devices_are_layers_one_by_one_on_one(alone):
 
 NAMES = (None, 'embed', 'heads', 'mlp', 'vocab')
 KERNELS = ('dense_0/kernel', 'dense_1/kernel', 'head/kernel')
-WAYS = [(a, b) for a in NAMES for b in NAMES if not logical.LOGICAL[a] == logical.LOGICAL[b] == 'tensor']
+WAYS = [(a, b) for a in NAMES for b in NAMES if not logical.DEFAULTS[a] == logical.DEFAULTS[b] == 'tensor']
 
 
 @pytest.mark.equivalence
@@ -149,7 +149,7 @@ WAYS = [(a, b) for a in NAMES for b in NAMES if not logical.LOGICAL[a] == logica
 def test_any_rules(axes, mesh):
     """Every kernel split in any way that is a way: three layers of a perceptron, dimensions that all meshes divide."""
     rules = (*((path, names) for path, names in zip(KERNELS, axes, strict=True)), ('.*/bias', (None,)))
-    assume('tensor' not in mesh or any(logical.LOGICAL[name] == 'tensor' for names in axes for name in names))
+    assume('tensor' not in mesh or any(logical.DEFAULTS[name] == 'tensor' for names in axes for name in names))
     p, alone = small(mesh, rules), small('data:1', ())
     start = jax.tree.map(np.asarray, alone.init()['state'].params)
     losses, params = five_steps(p, start)

@@ -26,6 +26,7 @@ from bigjax.runs.progress import Progress
 from bigjax.runs.reader import read_metrics
 from bigjax.runs.writer import Records
 from bigjax.sharding import mesh as meshes
+from bigjax.tasks import mean
 from bigjax.train.loop import Loop
 from tests import tiny
 
@@ -214,6 +215,6 @@ def losses(name, variant, straight, **overrides):
     for step in range(3):
         state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}
-        found.append(float(totals['loss'][0] / totals['loss'][1]))
+        found.append(float(mean(totals['loss'])))
     feed.close()
     return found

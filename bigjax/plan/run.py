@@ -1,6 +1,5 @@
-"""The verb `plan`: one process a mesh, because a compiler for another machine must be told before JAX starts, and may abort."""
+"""The verb `plan`: one process per mesh, because a compiler for another machine is chosen before JAX starts, and may abort."""
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -8,20 +7,25 @@ import tempfile
 
 from bigjax import config as configs
 from bigjax.errors import UserError
+from bigjax.io import atomic
 from bigjax.nn import cpu
 from bigjax.plan import advice, compile, figures, report
 from bigjax.plan import topology as topologies
 
 FITS, WRONG, DOES_NOT = 0, 2, 4
-TIMEOUT = 1800  # seconds of one compilation
+COMPILE_TIMEOUT_S = 1800
 
 
 class Failed(Exception):
-    """The compilation ended with an error of its own; the last lines of what it said."""
+    """The compilation ended with an error of its own; the message holds its last lines."""
 
 
 def plan(job) -> int:
-    """Prints the plan of every row and mesh; 0 where one fits, 4 where none does, 2 where none could be tried."""
+    """Prints the plan of every row and mesh -> 0 where one fits, 4 where none does, 2 where none could be tried.
+
+    Raises:
+      UserError: the compiler for the topology is not installed; what is known without it is printed before.
+    """
     topology = topologies.parse(_wanted(job))
     if job.flags.inside:
         return _inside(job, topology)
@@ -37,17 +41,19 @@ def plan(job) -> int:
         _write(job.flags.out, [f | {'name': name, 'experiment': job.name} for name, f in plans])
     if not done:
         return WRONG
+    if lacking := compile.missing(topology):
+        raise UserError(f'--topology={lacking}; above is what is known without it', code='plan/no-compiler')
     return FITS if any(f['fits'] is not False for _, f in done) else DOES_NOT
 
 
 def _wanted(job) -> str:
     if not job.flags.topology:
-        raise UserError(f'plan: --topology is missing; {topologies.EXAMPLE}')
+        raise UserError(f'plan: got no --topology, expected a slice; fix: {topologies.EXAMPLE}', code='plan/no-topology')
     return job.flags.topology
 
 
 def _try(job, row: str, mesh: str, several: bool) -> dict:
-    """The figures of one mesh; of several, one that cannot be has an 'error' instead."""
+    """The figures of one mesh; among several, a mesh that is impossible has an 'error' instead."""
     try:
         return outside(job, row, {'mesh': mesh} if mesh else {})
     except UserError as error:
@@ -57,7 +63,7 @@ def _try(job, row: str, mesh: str, several: bool) -> dict:
 
 
 def _advise(job, plans) -> None:
-    """Tries what might help the first plan that does not fit, and prints it."""
+    """Tries the changes that might make the first plan fit, and prints their results."""
     name, f = next((name, f) for name, f in plans if 'error' not in f)
     row = next(row for row in job.rows if (row or job.name) == name)
     base = {'mesh': f['mesh_asked']} if f.get('mesh_asked') else {}
@@ -79,8 +85,8 @@ def outside(job, row: str, overrides: dict[str, str]) -> dict:
     """The figures, computed by a process of their own.
 
     Raises:
-      UserError: it refused the input.
-      Failed: the compiler did not get through.
+      UserError: the process refused the input.
+      Failed: the compiler failed.
     """
     script = [job.module.__file__] if job.module.__spec__ is None else ['-m', job.module.__spec__.name]
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +94,8 @@ def outside(job, row: str, overrides: dict[str, str]) -> dict:
         command = [sys.executable, *script, 'plan', f'--topology={job.flags.topology}', f'--inside={result}',
                    *([f'--variant={row}'] if row else []), *([f'--hbm={job.flags.hbm}'] if job.flags.hbm else []),
                    *(f'--config.{key}={value}' for key, value in {**job.overrides, **overrides}.items())]
-        ended = subprocess.run(command, env=compile.environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        ended = subprocess.run(command, env=compile.environment(), capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S,
+                               check=False)
         if ended.returncode == WRONG:
             raise UserError(ended.stderr.strip().splitlines()[-1].removeprefix(f'{job.name}: '))
         if ended.returncode or not result.exists():
@@ -109,7 +116,7 @@ def _inside(job, topology) -> int:
 
 
 def _program(job, row, devices, notes):
-    """The program; where the data is not here, over made-up data of the same shapes."""
+    """The program; made-up data of the same shapes replaces data that is not on this machine."""
     config = job.config(row)
     if job.overrides.get('data', config.data).startswith('fake'):
         return job.program(row, _made_up(job, config, config.data), devices)[0]
@@ -132,12 +139,10 @@ def _made_up(job, config, data):
 
 
 def _write(path: str, content) -> None:
-    """JSON, whole or not at all."""
-    target = pathlib.Path(path)
+    """Writes JSON, whole or not at all."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + '.part')
-        part.write_text(json.dumps(content, indent=1, default=float) + '\n', encoding='utf-8')
-        os.replace(part, target)
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(pathlib.Path(path), content)
     except OSError as error:
-        raise UserError(f'--out={path}: {error.strerror}; name a file that can be written') from None
+        raise UserError(f'--out={path}: {error.strerror}; fix: name a file that can be written',
+                        code='plan/unwritable') from None
