@@ -166,9 +166,9 @@ class Group:
         """Starts a process; `lines` are those of stdout and stderr, `files` are closed when it has ended."""
         own_end, child_end = socket.socketpair()
         with child_end:
-            process = subprocess.Popen(
-                [sys.executable, '-I', '-S', str(CHILD), str(child_end.fileno()), *command], env=env, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, pass_fds=[child_end.fileno()], start_new_session=True)
+            wrapped = [sys.executable, '-I', '-S', str(CHILD), str(child_end.fileno()), *command]
+            process = subprocess.Popen(wrapped, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0,
+                                       stderr=subprocess.PIPE, pass_fds=[child_end.fileno()], start_new_session=True)
         pipes = [process.stdout, process.stderr]
         worker = Worker(number, process, own_end, {p.fileno(): l for p, l in zip(pipes, lines, strict=True)}, lines[1], files)
         self._workers.append(worker)
