@@ -93,7 +93,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         if verb == 'plan':  # is for other machines
             joined = Start()
         else:
-            compile_cache.keep_in(options.compile_cache)
+            compile_cache.enable(options.compile_cache)
             joined = _join(options, name, argv, _patience(options, verb))
         with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage,
                    began=began) as guard, _ending(guard) if verb == 'train' else contextlib.nullcontext():

@@ -18,6 +18,7 @@ from bigjax.sharding import rules
 from bigjax.train import flops, host_consistency, nonfinite, profile, stuck_params
 from bigjax.train import loop as loops
 from bigjax.train.compile_cache import Watch
+from bigjax.train.evaluations import evaluate as evaluate_all
 from bigjax.train.program import parameter_shapes
 from bigjax.watchdog.phases import Clock
 from bigjax.watchdog.watchdog import Guard, silence
@@ -55,6 +56,7 @@ def _train_row(job, row: str) -> dict:
         raise UserError('--profile: a trace is written to a folder of this machine; name one as --workdir of the run')
     progress = Progress(row, None if job.leads else open(os.devnull, 'w'))  # noqa: SIM115  as long as the process
     program, settings = job.program(row, config, watch=Watch(progress.say, job.flags.strict))
+    traced = profile.parse(job.flags.profile, settings.steps)
     host_consistency.same_data(program.datas)
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
@@ -71,10 +73,10 @@ def _train_row(job, row: str) -> dict:
     guard.last_words = records.fail
     if job.flags.deterministic and not manager.steps(workdir / manager.FOLDER):
         with guard.clock.within('compile'):
-            progress.say(stuck_params.prove(program))
+            progress.say(stuck_params.check_deterministic(program))
     try:
         outcome = loops.Loop(program, workdir, records, progress, init_from=job.flags.init_from, work=flops.of(program),
-                             profile=profile.parse(job.flags.profile), guard=guard).run()
+                             profile=traced, guard=guard).run()
     except BaseException as error:
         records.fail(error)
         if isinstance(error, NonFinite) and job.leads:
@@ -118,8 +120,8 @@ def evaluate(job) -> int:
         path = manager.newest(workdir)
         program, _ = job.program(row, job.config(row))
         host_consistency.same_data(program.datas)
-        carry = program.restore(path)
-        metrics, _ = loops.evaluate(program, program.variables(carry))
+        carry = program.restore_weights(path)
+        metrics, _ = evaluate_all(program, carry)
         final = {name: summarise(members) for name, members in metrics.items()}
         judged = judge(final, program.experiment.expected)
         rows[row] = (final, judged)
@@ -138,7 +140,7 @@ def _replay(job) -> int:
     row = info['variant']
     config = _alone(job, row, job.stored_config(row, info['config']), info['member'])
     program, settings = job.program(row, config)
-    state = manager.load(folder / 'state', program.init()['state'])
+    state = manager.load(folder / 'state', program.abstract['state'])
     data, task = program.experiment.data, program.experiment.task
     what = nonfinite.explain(state, batch, apply=program.apply, loss=task.loss, preprocess=data.preprocess,
                           augment=data.augment, accumulate=settings.accumulate, parts=info['parts'],

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bigjax import sweep
+from bigjax import metrics, sweep
 from bigjax.errors import UserError
 from bigjax.io import atomic
 from bigjax.io.text import printable
@@ -22,7 +22,6 @@ from bigjax.report.html import escape, section, table_html
 from bigjax.report.page import page
 from bigjax.runs.reader import read_run
 from bigjax.runs.summary import spread
-from bigjax.train.settings import HIGHER
 from launch import arms as workers
 from launch import commands
 from launch.engines import base as engines
@@ -138,7 +137,7 @@ def choose(rows: Sequence[Mapping]) -> str:
     runs = [row['run'] for row in rows if row['run']]
     published = [e['metric'] for run in runs for e in run.get('expected') or []]
     final = [name for run in runs for name in run.get('final') or {} if not name.endswith('/examples')]
-    judged = [name for name in final if any(word in name.rsplit('/', 1)[-1] for word in HIGHER)]
+    judged = [name for name in final if metrics.better(name) == 'higher']
     return next(iter([*published, *judged, *final]), '')
 
 
@@ -157,7 +156,7 @@ def lines_of(rows: Sequence[Mapping], metric: str) -> tuple[list[str], list[list
         std = float(np.std(found, ddof=1)) if len(found) > 1 else None
         scored.append((mean, [*(str(members[0]['arm'].get(k, '–')) for k in keys), spread(mean, std), str(len(found)),
                               f'{done}/{len(members)}'], name))
-    sign = -1 if any(word in metric.rsplit('/', 1)[-1] for word in HIGHER) else 1
+    sign = -1 if metrics.better(metric) == 'higher' else 1
     scored.sort(key=lambda row: (row[0] is None, sign * (row[0] or 0.0)))
     best = f'{scored[0][2]}, {scored[0][1][len(keys)]}' if scored and scored[0][0] is not None else ''
     return [*keys, metric or 'metric', 'values', 'arms done'], [line for _, line, _ in scored], best

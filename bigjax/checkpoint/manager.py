@@ -18,18 +18,19 @@ from collections.abc import Callable
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from bigjax.checkpoint import convert, manifest
+from bigjax.checkpoint import manifest
 from bigjax.errors import UserError
 from bigjax.io import storage
 from bigjax.io.text import first_line
 from bigjax.sharding import mesh as meshes
 
+GENERATORS = {2: 'threefry2x32', 4: 'rbg'}  # numbers in a key: JAX's generator
 FOLDER, DAMAGED = 'checkpoints', 'damaged'
 NAME = 'state'
 UNFINISHED = '.orbax-checkpoint-tmp'
 LOOK_SECONDS = 20.0  # between two looks at a store that a save is waited for
 TRIES = 5  # of one save into a store
-LAST_CRIES = 0.5  # seconds in which the library's other writers print what they think of a failed save, before a line says why
+ORBAX_LOG_FLUSH_S = 0.5  # Orbax's writer threads log their own errors first; the wait puts our one-line cause last
 LEAST = 2  # checkpoints that stay: until the newest one is sealed, the one before it must be there
 
 
@@ -39,8 +40,6 @@ class Checkpoints:
     Args:
       workdir: the run's folder.
       keep: how many of the newest stay, at least `LEAST`.
-      best: a metric whose best checkpoint stays too, '' for none.
-      higher: whether more of that metric is better.
       say: told of checkpoints that are not what was written.
       before_seal: called in process 0 when a checkpoint is written, before it counts.
 
@@ -48,22 +47,17 @@ class Checkpoints:
       damaged: [{'step', 'why'}] of checkpoints that were moved away, or removed because they were not finished.
     """
 
-    def __init__(self, workdir, *, keep: int = 2, best: str = '', higher: bool = False, say: Callable[[str], None] = print,
+    def __init__(self, workdir, *, keep: int = 2, say: Callable[[str], None] = print,
                  before_seal: Callable[[], None] = lambda: None):
-        policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(max(LEAST, keep))]
-        if best:
-            kept.append(policies.BestN(get_metric_fn=lambda m: m[best], reverse=not higher, n=1,
-                                       keep_checkpoints_without_metrics=False))
         # Orbax tells every move of every thread at INFO, and at ERROR the stacks of what it raises as well.
         logging.getLogger('absl').setLevel(logging.CRITICAL)
-        self._best, self._folder, self._before_seal = best, storage.absolute(workdir) / FOLDER, before_seal
+        self._folder, self._before_seal = storage.absolute(workdir) / FOLDER, before_seal
         self._writing, self._error, self._say = None, None, say
         self._lost, self._tries = None, 0
         self.damaged = set_aside(workdir, say) if jax.process_index() == 0 else []
         if jax.process_count() > 1:
             meshes.everywhere(len(self.damaged))  # nobody looks before process 0 has tidied up
-        self._kept = policies.AnyPreservationPolicy(kept)
+        self._kept = ocp.training.preservation_policies.LatestN(max(LEAST, keep))
         self._open()
 
     def _open(self) -> None:
@@ -75,19 +69,20 @@ class Checkpoints:
         # ask: the processes would agree on a round of the loop's that is long over, and none would stop.
         self._orbax._manager.reached_preemption = lambda step: False
 
-    def save(self, step: int, tree, metrics: dict | None = None, unjudged: bool = False) -> None:
+    def save(self, step: int, tree, eval_pending: bool = False) -> None:
         """Starts writing; returns when the arrays are copied. Waits for the save before it, and raises its error.
 
         Args:
-          metrics: what was measured of these weights, for the choice of the best.
-          unjudged: the evaluators that are due after this step have not run yet.
+          eval_pending: the evaluators that are due after this step have not run yet.
+
+        Raises:
+          UserError: the tree cannot be written as it is (`check_writable`).
         """
         self.lost(wait=True)
-        known = metrics is not None and self._best in metrics
+        check_writable(tree)
 
         def begin(tree):
-            return self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
-                                          metrics={self._best: float(metrics[self._best])} if known else None)
+            return self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True)
 
         if jax.process_count() == 1 and jax.default_backend() == 'cpu':
             # Orbax thinks for 25 ms before it has a copy of its own, for which steps of a small model would wait. The thread
@@ -98,19 +93,19 @@ class Checkpoints:
             with storage.blaming(self._folder):
                 response = begin(tree)
             begun = lambda: response
-        self._writing = threading.Thread(target=self._finish, args=(begun, step, unjudged), name='checkpoint')
+        self._writing = threading.Thread(target=self._finish, args=(begun, step, eval_pending), name='checkpoint')
         self._writing.start()
 
-    def _finish(self, begun: Callable, step: int, unjudged: bool) -> None:
+    def _finish(self, begun: Callable, step: int, eval_pending: bool) -> None:
         """Waits for the files of a step, and seals them; in a thread of its own."""
         try:
             begun().result()
             if jax.process_index() == 0:
                 self._before_seal()
-                manifest.seal(self._folder / str(step), step, unjudged)
+                manifest.seal(self._folder / str(step), step, eval_pending)
             self._tries = 0
         except BaseException as error:
-            time.sleep(LAST_CRIES)
+            time.sleep(ORBAX_LOG_FLUSH_S)
             self._tries += 1
             if self._tries < TRIES and jax.process_count() == 1 and storage.passing(self._folder, error):
                 self._lost = step, error
@@ -171,9 +166,9 @@ class Checkpoints:
         """Sealed checkpoints, oldest first."""
         return steps(self._folder)
 
-    def unjudged(self, step: int) -> bool:
+    def eval_pending(self, step: int) -> bool:
         """Whether the evaluators that were due after `step` have yet to run."""
-        return bool(manifest.read(self._folder / str(step)).get('unjudged'))
+        return manifest.read(self._folder / str(step))[manifest.EVAL_PENDING]
 
     def restore(self, step: int, like):
         """The tree at `step`; `like` has the same structure, with arrays or `jax.ShapeDtypeStruct`s."""
@@ -266,7 +261,7 @@ def newest(folder, say: Callable[[str], None] = print):
     raise UserError(f'{folder}: no checkpoint there; name the workdir of a run that has saved one')
 
 
-def _paths(tree) -> dict[str, tuple]:
+def paths(tree) -> dict[str, tuple]:
     """Path -> shape; a typed key has the shape of its data, as it has on the disk."""
     def shape(leaf):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -287,22 +282,61 @@ def differences(saved: dict[str, tuple], wanted: dict[str, tuple], limit: int = 
     return '; '.join(rows[:limit]) + more
 
 
-def load(path, like):
+def load(path, like, whole: bool = True):
     """Reads one checkpoint as arrays placed like `like`.
 
+    Args:
+      whole: `like` has every array of the checkpoint; otherwise arrays that it lacks are not read.
+
     Raises:
-      UserError: it holds another model; the first parameters that differ are named.
+      UserError: it holds another model (the first arrays that differ are named), or keys of another random generator.
     """
     path = storage.absolute(path)
-    if rows := differences(stored(path), _paths(like)):
-        raise UserError(f'{path}: a checkpoint of another model: {rows}; use the config it was trained with, '
-                        'or another --workdir')
+    saved, wanted = stored(path), paths(like)
+    saved = saved if whole else {p: shape for p, shape in saved.items() if p in wanted}
+    _check_generator(path, saved, like)
+    if rows := differences(saved, wanted):
+        raise UserError(f'{path}: got a checkpoint of another model ({rows}); fix: use the config it was trained with, or '
+                        'another --workdir', code='checkpoint/another-model')
     with storage.blaming(path):
-        return ocp.load(path, like, checkpointable_name=NAME)
+        return ocp.load(path, like, checkpointable_name=NAME) if whole else load_part(path, like)
+
+
+def _check_generator(path, saved: dict[str, tuple], like) -> None:
+    """Raises UserError where a random key was saved under another default generator of JAX."""
+    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    for key, leaf in [(p, x) for p, x in jax.tree_util.tree_flatten_with_path(like)[0] if is_key(x)]:
+        name = jax.tree_util.keystr(key, simple=True, separator='/')
+        size, wanted = (shape[-1] if shape else 0 for shape in (saved.get(name), *paths([leaf]).values()))
+        if size and size != wanted:
+            there, here = (GENERATORS.get(n, 'another generator') for n in (size, wanted))
+            raise UserError(f'{path}: got random keys of {there}, expected {here}, the default of this start; fix: '
+                            f'JAX_DEFAULT_PRNG_IMPL={there}, as in the run that saved them',
+                            code='checkpoint/another-generator')
+
+
+def check_writable(tree) -> None:
+    """Raises UserError for a tree that Orbax would damage or refuse: it joins the names of a path with dots, so two paths may
+    become one file, and it cannot write an array without elements."""
+    seen = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name, dotted = (jax.tree_util.keystr(path, simple=True, separator=separator) for separator in '/.')
+        if dotted in seen:
+            raise UserError(f"checkpoint: got the arrays '{seen[dotted]}' and '{name}', which would be one file; fix: leave "
+                            "the dot out of a module's or a parameter's name", code='checkpoint/name-collision')
+        if leaf.size == 0:
+            raise UserError(f"checkpoint: got an array of shape {list(leaf.shape)} at '{name}', expected at least one element; "
+                            'fix: no width of 0 in the model', code='checkpoint/empty-array')
+        seen[dotted] = name
 
 
 def write(path, tree, step: int = 0) -> None:
-    """One tree at a path, at once, replacing what was there."""
+    """Writes one tree at a path, replacing what was there.
+
+    Raises:
+      UserError: the tree cannot be written as it is (`check_writable`).
+    """
+    check_writable(tree)
     path = storage.absolute(path)
     with storage.blaming(path):
         ocp.save(path, tree, checkpointable_name=NAME, overwrite=True)
@@ -313,7 +347,7 @@ def write(path, tree, step: int = 0) -> None:
 def stored(path) -> dict[str, tuple]:
     """{path of a leaf: its shape} of a checkpoint, without its arrays."""
     with storage.blaming(path):
-        return _paths(ocp.metadata(storage.absolute(path), checkpointable_name=NAME).metadata)
+        return paths(ocp.metadata(storage.absolute(path), checkpointable_name=NAME).metadata)
 
 
 def arrays(path) -> dict:
@@ -328,40 +362,9 @@ def arrays(path) -> dict:
     return {jax.tree_util.keystr(p, simple=True, separator='/'): plain(x) for p, x in leaves}
 
 
-def weights(folder, params, model_state) -> tuple:
-    """(params, model_state) of the newest checkpoint in `folder`, placed like the given ones.
-
-    Layers may be stacked there and not here, or the other way round (`bigjax.checkpoint.convert`).
-
-    Raises:
-      UserError: no checkpoint there, or one of another model.
-    """
-    path = newest(folder)
-    saved = {p: s for p, s in stored(path).items() if p.startswith(('state/params/', 'state/model_state/'))}
-    like = {'state': {'params': params, 'model_state': model_state}}
-    rows = differences(saved, _paths(like))
-    if not rows:
-        state = _load_part(path, like)
-        return state['params'], state['model_state']
-    for form in (convert.stack, convert.unstack):
-        other = {'state': {'params': _replicated(jax.eval_shape(form, params), params), 'model_state': model_state}}
-        if not differences(saved, _paths(other)):
-            state = _load_part(path, other)
-            placed = jax.tree.map(lambda x: x.sharding, params)
-            return jax.device_put(convert.like(state['params'], params), placed), state['model_state']
-    raise UserError(f'{path}: a checkpoint of another model: {rows}; use the config it was trained with')
-
-
-def _replicated(shapes, arrays):
-    """Shapes of whole arrays on the devices of `arrays`."""
-    sharding = jax.tree.leaves(arrays)[0].sharding
-    if isinstance(sharding, jax.sharding.NamedSharding):
-        sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
-
-
-def _load_part(path, like):
+def load_part(path, like):
+    """The leaves of `like` out of a checkpoint that has more."""
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
     with context:
-        return ocp.load(path, like, checkpointable_name=NAME)['state']
+        return ocp.load(path, like, checkpointable_name=NAME)

@@ -15,23 +15,24 @@ from bigjax.io import atomic, storage
 from bigjax.io.text import printable
 
 NAME = 'manifest.json'
+EVAL_PENDING = 'unjudged'  # the key of formats 1 and 2
 FORMAT = 2
 UNFINISHED = f'{NAME} is missing: it was not written to its end'
 THREADS = 4  # hashing gives up Python's lock
 
 
-def seal(folder, step: int, unjudged: bool = False) -> None:
+def seal(folder, step: int, eval_pending: bool = False) -> None:
     """Writes the manifest of a finished checkpoint; until it is there, the checkpoint does not count.
 
     Args:
-      unjudged: the evaluators that are due after this step have not run yet.
+      eval_pending: the evaluators that are due after this step have not run yet.
     """
     folder = storage.place(folder)
     paths = list(_files(folder))
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         sums = list(pool.map(lambda p: storage.sha256(folder / p), paths))
     listed = {p: {'bytes': size, 'sha256': digest} for p, (size, digest) in zip(paths, sums, strict=True)}
-    manifest = {'format': FORMAT, 'bigjax': bigjax.__version__, 'step': int(step), 'unjudged': unjudged, 'files': listed}
+    manifest = {'format': FORMAT, 'bigjax': bigjax.__version__, 'step': int(step), EVAL_PENDING: eval_pending, 'files': listed}
     atomic.write_json(folder / NAME, {**manifest, 'sha256': _sum(manifest)})
 
 
@@ -87,7 +88,7 @@ def read(folder) -> dict:
         raise ValueError('not a manifest of a known format')
     if found.pop('sha256', None) != (_sum(found) if found['format'] > 1 else None):
         raise ValueError('not what was written')
-    if type(found.get('step')) is not int or type(found.get('unjudged')) is not bool:
+    if type(found.get('step')) is not int or type(found.get(EVAL_PENDING)) is not bool:
         raise ValueError('no step, or not whether it was judged')
     for facts in found['files'].values():
         if not isinstance(facts, dict) or type(facts.get('bytes')) is not int or not isinstance(facts.get('sha256'), str):

@@ -230,16 +230,16 @@ class Records:
                 self._write_run()
         self._sinks.write(int(step), {k: v for k, v in scalars.items() if math.isfinite(v)})
 
-    def truncate_after(self, step: int, unjudged: bool = False) -> None:
+    def truncate_after(self, step: int, eval_pending: bool = False) -> None:
         """Drops the lines of later steps, and any half line that a crash left; at the start of every run.
 
         Args:
-          unjudged: the evaluations of `step` itself are to come, too.
+          eval_pending: the evaluations of `step` itself are to come, too.
         """
         self._lose_after(step)
         path = self.workdir / 'metrics.jsonl'
         if self._writes and storage.exists(path):
-            judged = step - unjudged
+            judged = step - eval_pending
             kept = [line for line in lines_of(path)
                     if line['step'] <= (step if any(k.startswith('train/') for k in line) else judged)]
             text = ''.join(atomic.dumps(line) + '\n' for line in kept)

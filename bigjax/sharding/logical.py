@@ -5,6 +5,7 @@ whole where it does not (a vocabulary of 50,257); without the question mark that
 """
 import contextlib
 import math
+from collections.abc import Mapping
 from contextvars import ContextVar
 
 import jax
@@ -19,16 +20,24 @@ LOGICAL = {  # logical axis: the mesh axis that splits it, where the mesh has it
 }
 
 _mesh: ContextVar[Mesh | None] = ContextVar('mesh', default=None)
+_axes: ContextVar[Mapping] = ContextVar('axes', default=LOGICAL)
 
 
 @contextlib.contextmanager
-def using(mesh: Mesh | None):
-    """Inside, functions that are traced know the mesh: `constrain`, attention over a split sequence, pipelines."""
-    token = _mesh.set(mesh)
+def using(mesh: Mesh | None, axes: Mapping | None = None):
+    """Inside, traced functions see the mesh (`constrain`, attention over a split sequence, pipelines) and the logical `axes`,
+    which are put over `LOGICAL`; without them the axes in use stay."""
+    tokens = _mesh.set(mesh), _axes.set(_axes.get() if axes is None else {**LOGICAL, **axes})
     try:
         yield mesh
     finally:
-        _mesh.reset(token)
+        _mesh.reset(tokens[0])
+        _axes.reset(tokens[1])
+
+
+def axes_in_use() -> Mapping:
+    """{logical axis: the axes of a mesh that split it}."""
+    return _axes.get()
 
 
 def current() -> Mesh | None:
@@ -53,12 +62,16 @@ def mesh_axes(mesh: Mesh, logical: str | None):
     Raises:
       UserError: there is no such logical axis.
     """
-    name = logical.rstrip('?') if logical else logical
-    if name not in LOGICAL:
-        raise UserError(f"'{name}' is not a logical axis; there are {', '.join(filter(None, LOGICAL))}")
+    name, table = logical.rstrip('?') if logical else logical, _axes.get()
+    if name not in table:
+        raise UserError(f"partition rules: got the logical axis '{name}', expected one of {', '.join(filter(None, table))}; "
+                        "fix: add it "
+                        'to Experiment.axes', code='sharding/unknown-axis')
     if name in ('batch', 'groups'):
         return tuple(axis for axis in batch_axes(mesh) if name == 'batch' or axis != 'expert') or None
-    axis = LOGICAL[name]
+    axis = table[name]
+    if isinstance(axis, tuple | list):
+        return tuple(a for a in axis if a in mesh.axis_names) or None
     return axis if axis in mesh.axis_names else None
 
 

@@ -54,7 +54,8 @@ def resolve(params, rules: Sequence[tuple[str, tuple]], mesh: Mesh) -> list[Plac
         divide; the tensor is named.
     """
     by_name = [axis for axis in ('tensor', 'expert', 'stage') if mesh.shape.get(axis, 1) > 1]
-    named = {logical.LOGICAL.get((name or '').rstrip('?')) for _, names in rules for name in names}
+    named = {axis for _, names in rules for name in names
+             for axis in _tuple(logical.axes_in_use().get((name or '').rstrip('?')))}
     for axis in by_name:
         if axis not in named:
             raise UserError(f"config.mesh: '{axis}' splits nothing of this model: its partition rules name no such "
@@ -95,10 +96,14 @@ def _by_name(path, shape, names, mesh) -> list:
         elif n % parts:
             raise UserError(f"config.mesh: '{axis}' of {parts} does not divide a dimension of {n} of '{path}' "
                             f'{list(shape)}; use a divisor of {n}')
-    used = [axis for axis in axes if axis is not None]
+    used = [axis for group in axes for axis in _tuple(group)]
     if len(used) != len(set(used)):
         raise UserError(f"partition rules: '{path}' {names} uses one mesh axis for two dimensions; name one of them None")
     return axes
+
+
+def _tuple(axes) -> tuple:
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def _along_the_largest(shape, axes, axis, mesh, but=()) -> list:
@@ -117,13 +122,28 @@ class Layout(NamedTuple):
     optimizer: dict[str, Placed]
 
 
-def layout(params, rules, mesh: Mesh) -> Layout:
-    """`zero1` splits the optimizer's part alone, `fsdp` both."""
-    placed = resolve(params, rules, mesh)
+def layout(params, rules, mesh: Mesh, axes: Mapping | None = None) -> Layout:
+    """`zero1` splits the optimizer's part alone, `fsdp` both. `axes`: `Experiment.axes`, over the default logical axes."""
+    with logical.using(mesh, axes):
+        placed = resolve(params, rules, mesh)
     ours = placed
     if 'zero1' in mesh.axis_names:
         ours = [p._replace(spec=PartitionSpec(*_along_the_largest(p.shape, p.spec, 'zero1', mesh))) for p in placed]
     return Layout({p.path: p for p in placed}, {p.path: p for p in ours})
+
+
+def suffix_shardings(tree, rules, mesh: Mesh, axes: Mapping | None = None):
+    """Shardings of arrays that are no parameters of the model, such as a teacher's: by the first rule that matches an end of
+    the path and has as many axes as the array; the rest as without rules."""
+    def one(path, leaf):
+        parts = path.split('/')
+        ends = ('/'.join(parts[i:]) for i in range(len(parts)))
+        names = next((names for end in ends for regex, names in rules
+                      if re.fullmatch(regex, end) and len(names) == len(leaf.shape)), (None,) * len(leaf.shape))
+        return NamedSharding(mesh, _place(path, leaf, [('.*', tuple(names))], mesh).spec)
+
+    with logical.using(mesh, axes):
+        return jax.tree.unflatten(jax.tree.structure(tree), [one(path, leaf) for path, leaf in paths(tree)])
 
 
 def follow(tree, placed: Mapping[str, Placed], mesh: Mesh, members: bool = False):

@@ -17,6 +17,7 @@ from bigjax.distributed import hardware
 from bigjax.nn import cpu
 from bigjax.sharding import logical
 from bigjax.train.feed import batch_shapes
+from bigjax.train.frozen import with_frozen
 from bigjax.train.step import prepare
 
 INNER = ('jaxpr', 'call_jaxpr', 'fun_jaxpr')  # where primitives keep the function that they call
@@ -24,7 +25,7 @@ INNER = ('jaxpr', 'call_jaxpr', 'fun_jaxpr')  # where primitives keep the functi
 
 def model_flops(program) -> float:
     """FLOPs of one step of all members, over all devices."""
-    state, _, _, _ = program.arguments()
+    state, *_ = program.arguments()
     one = (lambda x: x) if program.members is None else (lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
     state, s = jax.tree.map(one, state), program.settings
     batch = batch_shapes(program.experiment.data, s.batch_size // s.accumulate)
@@ -40,7 +41,8 @@ def _loss(program):
 
     def loss(params, model_state, batch, key):
         batch = prepare(batch, key, e.data.preprocess, e.data.augment)
-        per_example, weights, _ = e.task.loss(program.apply, {'params': params, **model_state}, batch, key, True)
+        loss = with_frozen(e.task.loss, program.frozen)
+        per_example, weights, _ = loss(program.apply, {'params': params, **model_state}, batch, key, True)
         return jnp.sum(per_example * weights)
 
     return loss

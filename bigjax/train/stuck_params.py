@@ -7,7 +7,7 @@ import numpy as np
 
 from bigjax.train.optimizers import still
 
-STEPS = 20  # in which a parameter that learns has moved, and which --deterministic repeats
+STEPS = 20  # a parameter that learns has moved by then; --deterministic repeats as many
 
 
 class NotDeterministic(Exception):
@@ -37,22 +37,35 @@ def of(tree, members: bool = False) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(x)[()] for path, x in leaves}
 
 
-class Unmoved:
+class StuckParams:
     """Looks once, after `STEPS` steps, for parameters that are as they were before them.
 
-    A run that goes on is held to what it began with: at the end of a schedule a step may be smaller than what a parameter
-    can tell, and whatever has moved once does depend on the loss.
+    After a resume, compare with the initial parameters: late in a schedule an update can be below float32 resolution, and a
+    parameter that ever moved does receive gradient.
 
     Args:
       program: whose parameters, with their rates and with those that are meant to stay.
-      params: before step `start`, the first of the run, or as near to it as is known.
+      found: the result of an earlier start of the run, or None; it is reported again, and nothing is looked at.
     """
 
-    def __init__(self, program, params, start: int):
-        self._program, self._start, self._many = program, start, program.members is not None
-        self._done = program.settings.steps - start < STEPS
+    def __init__(self, program, found: list[str] | None = None):
+        self._program, self._many = program, program.members is not None
+        self._done, self._before, self._start = found is not None, None, 0
+        self._report(found or [])
+
+    @property
+    def waits(self) -> bool:
+        """Whether `begin` is still to be called."""
+        return self._before is None and not self._done
+
+    def begin(self, params, start: int) -> None:
+        """Takes the parameters before step `start`, the run's first or the nearest known; later calls change nothing."""
+        if not self.waits:
+            return
+        self._start, optimizer = start, self._program.experiment.optimizer
+        self._done = self._program.settings.steps - start < STEPS
         self._before = {} if self._done else of(params, self._many)
-        self._still = [still({**program.experiment.optimizer, **values}, params) for values in _each(program)]
+        self._frozen = [still({**optimizer, **values}, params) for values in self._program.population.numbers()]
 
     def due(self, step: int) -> bool:
         """Whether to look after `step`. A rate may begin at zero; where it stays there, nothing has to move."""
@@ -61,32 +74,31 @@ class Unmoved:
         rates = self._program.learning_rate(step - STEPS)
         if step >= self._program.settings.steps:
             rates = np.max([self._program.learning_rate(k) for k in range(step - STEPS, step)], axis=0)
-        self._learns = np.broadcast_to(rates > 0, len(self._still))
+        self._learns = np.broadcast_to(rates > 0, len(self._frozen))
         return bool(self._learns.any())
 
-    def look(self, params, step: int) -> None:
-        """Names what has not moved."""
+    def look(self, params, step: int) -> list[str]:
+        """The parameters that have not moved; a warning names them."""
         self._done = True
         now, stuck = of(params, self._many), []
         for path, before in self._before.items():
-            same = np.broadcast_to(now[path] == before, len(self._still))
-            found = [m for m, meant in enumerate(self._still) if same[m] and self._learns[m] and path not in meant]
+            same = np.broadcast_to(now[path] == before, len(self._frozen))
+            found = [m for m, frozen in enumerate(self._frozen) if same[m] and self._learns[m] and path not in frozen]
             if found:
-                few = len(found) < len(self._still)
+                few = len(found) < len(self._frozen)
                 stuck.append(f"{path} (member{'s' * (len(found) > 1)} {', '.join(map(str, found))})" if few else path)
+        self._report(stuck, f'{step - self._start} ')
+        return stuck
+
+    def _report(self, stuck: list[str], steps: str = 'the first ') -> None:
         if stuck:
             more = f' and {len(stuck) - 3} more' if len(stuck) > 3 else ''
-            self._program.watch.warn(f"{', '.join(stuck[:3])}{more}: not frozen, and not changed by {step - self._start} "
-                                     'steps; does the loss depend on it? freeze it (optimizer.frozen) if it is meant to stay')
+            self._program.watch.warn(f"{', '.join(stuck[:3])}{more}: not frozen, and not changed by {steps}steps; does the "
+                                     'loss depend on it? fix: freeze it (optimizer.frozen) if it is meant to stay')
 
 
-def _each(program) -> list[dict]:
-    """The numbers of the optimizer that each member has of its own; {} for a run that is no population."""
-    return [{key: float(value[m]) for key, value in program.values.items()} for m in range(program.members or 1)]
-
-
-def prove(program) -> str:
-    """Trains the first steps twice from scratch and compares the bits; a line that says so.
+def check_deterministic(program) -> str:
+    """Trains the first steps twice from scratch and compares the bits; returns a line that confirms they are equal.
 
     Raises:
       NotDeterministic: they differ; the first arrays that do are named.
@@ -106,7 +118,7 @@ def _trained(program, rounds: int) -> dict[str, int]:
         state, totals = carry['state'], carry['totals']
         for k in range(rounds):
             step = k * program.steps_per_call
-            state, totals, _ = program.call(state, totals, feed.arrays, feed.at(step, program.steps_per_call))
+            state, totals, _ = program.train_steps(state, totals, feed.arrays, feed.at(step, program.steps_per_call))
             feed.ahead(step + program.steps_per_call)
         return of(state)
     finally:

@@ -93,7 +93,8 @@ def test_one_member_alone_that_stands_still_is_named():
     before = {'a': jnp.ones((3, 2)), 'b': jnp.ones((3, 2))}
     said, program = [], tiny.program(population=3, steps=24)
     program.watch = Watch(said.append)
-    look = stuck_params.Unmoved(program, before, 0)
+    look = stuck_params.StuckParams(program)
+    look.begin(before, 0)
     assert not look.due(19) and look.due(20)
     look.look({'a': before['a'].at[:2].add(1.0), 'b': before['b'] + 1}, 20)
     assert len(said) == 1 and said[0].startswith('warning: a (member 2): not frozen') and not look.due(21)
@@ -107,12 +108,12 @@ def test_with_strict_it_is_an_error(tmp_path):
 
 
 def test_a_run_that_can_be_repeated():
-    assert 'equal bit for bit' in stuck_params.prove(tiny.program(steps=24))
+    assert 'equal bit for bit' in stuck_params.check_deterministic(tiny.program(steps=24))
 
 
 def test_it_is_repeated_for_twenty_steps_at_least():
     options = dict(steps=42, steps_per_call=7, log_every=7, eval_every=42, checkpoint_every=42)
-    assert stuck_params.prove(tiny.program(**options)).startswith('deterministic: 21 steps done twice')
+    assert stuck_params.check_deterministic(tiny.program(**options)).startswith('deterministic: 21 steps done twice')
 
 
 def test_a_run_that_cannot_be_repeated():
@@ -126,4 +127,4 @@ def test_a_run_that_cannot_be_repeated():
 
     odd = dataclasses.replace(base, task=dataclasses.replace(base.task, loss=loss))
     with pytest.raises(stuck_params.NotDeterministic, match='gave other numbers in'):
-        stuck_params.prove(tiny.program([odd], steps=24))
+        stuck_params.check_deterministic(tiny.program([odd], steps=24))
