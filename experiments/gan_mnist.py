@@ -66,7 +66,8 @@ def get_experiment(config):
         task=generative.gan(model.latent),
         data=Data(splits.train, {'test': ArraySource(test)}, preprocess=to_tanh, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', predict=generate, compute=judge, sums=False)},
+        evaluators={'test': Evaluator('test', predict=generate, compute=judge, sums=False,
+                                      keep=('label', 'image'))},
         samples=samples(model.latent),
     )
 

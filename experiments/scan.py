@@ -62,7 +62,8 @@ def get_experiment(config):
         task=sequence.teacher_forcing(),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', compute=lambda outputs, examples: judge(outputs, examples, words))},
+        evaluators={'test': Evaluator('test', compute=lambda outputs, examples: judge(outputs, examples, words),
+                                      keep=('source', 'target'))},
         expected=(Expected('test/exact_match', value, tolerance, f'Lake & Baroni 2018, {where}', better=better),),
     )
 

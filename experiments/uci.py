@@ -13,6 +13,7 @@ splits. The 20 splits are 20 members trained at once; the paper's "±" is the st
 SET is bostonHousing, concrete, energy, wine-quality-red or yacht, with MODEL dropout, mlp (the same without dropout) or
 linear; or breast_cancer, with MODEL mlp or logistic.
 """
+import dataclasses
 import math
 from functools import partial
 
@@ -97,10 +98,10 @@ def get_experiment(config):
     tau = config.tau
     # Of equation 8 of the paper's appendix: the authors' code adds l^2 (1 - p) / (2 N tau) |W|^2 to the loss.
     l2 = config.lengthscale ** 2 * (1 - config.model.dropout) / (len(splits.train) * tau)
-    test = Evaluator('test', compute=in_own_unit(metrics.rmse), sums=False)
+    test = Evaluator('test', compute=in_own_unit(metrics.rmse), sums=False, keep=('target', 'mean', 'std'))
     if config.kind == 'dropout':
-        test = Evaluator('test', compute=in_own_unit(partial(metrics.predictive, tau=tau)), sums=False,
-                         predict=regression.mc_dropout(config.passes))
+        test = dataclasses.replace(test, compute=in_own_unit(partial(metrics.predictive, tau=tau)),
+                                   predict=regression.mc_dropout(config.passes))
     return Experiment(
         model=mlp.MLP(**config.model, kernel_init=timeseries.glorot, dtype=config.dtype),  # Keras's initializer
         task=regression.squared_error(),

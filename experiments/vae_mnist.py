@@ -69,7 +69,7 @@ def get_experiment(config):
         evaluators={
             'test': Evaluator('test'),
             'nll': Evaluator('test', predict=generative.importance(config.importance_samples), compute=likelihood.nll,
-                             sums=False, every='100%')},
+                             keep=(), sums=False, every='100%')},
         expected=(expected,) if config.row == 'burda' else (),
         samples=pictures(test[:48], model.latent),
     )

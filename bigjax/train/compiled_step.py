@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bigjax.data.sources import array_shapes
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
 from bigjax.nn import cpu
@@ -217,7 +218,7 @@ class CompiledStep:
         if self._resident:
             own = () if self._shared_data else lead
             arrays = {k: placed((*own, *a.shape), a.dtype, everywhere)
-                      for k, a in self._experiment.data.train.arrays.items()}
+                      for k, a in array_shapes(self._experiment.data.train).items()}
             items = placed((self.steps_per_call, *lead, self._settings.batch_size), np.int32, everywhere)
         else:
             shapes = batch_shapes(self._experiment.data, self._settings.batch_size)

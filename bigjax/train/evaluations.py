@@ -4,6 +4,7 @@ import contextlib
 import jax
 import numpy as np
 
+from bigjax.sharding import logical
 from bigjax.sharding import mesh as meshes
 from bigjax.train import best
 from bigjax.train.program import Program
@@ -105,7 +106,8 @@ def evaluate(program: Program, carry, names=None, *, reported: bool = True, stop
     metrics, artifacts = {}, [{} for _ in range(program.members or 1)]
     for name in program.experiment.evaluators if names is None else names:
         variables = program.variables(carry, program.experiment.evaluators[name].weights, reported)
-        values, extra = program.evaluation.run(name, variables, stop, interruptible)
+        with logical.using(program.mesh, program.experiment.axes):
+            values, extra = program.evaluation.run(name, variables, stop, interruptible)
         metrics |= values
         for member, more in zip(artifacts, extra, strict=True):
             member |= more

@@ -16,7 +16,7 @@ from bigjax.train import best, flops, frozen, optimizers
 from bigjax.train.compile_cache import Watch
 from bigjax.train.compiled_step import CompiledStep, MemberOptimizer
 from bigjax.train.evaluate import Evaluation
-from bigjax.train.feed import Feed, Resident, batch_shapes, keeps
+from bigjax.train.feed import Feed, Resident, batch_shapes, fits_on_device
 from bigjax.train.population import Population, check_data_alone
 from bigjax.train.settings import Settings, check_devices
 from bigjax.train.state import count, init_state
@@ -59,11 +59,12 @@ class Program:
         self.layout = rules.layout(params, e.partition_rules, self.mesh, e.axes)
         self.frozen = frozen.place(e.frozen, e.partition_rules, self.mesh, e.axes)
         self.cache = Resident(self.mesh)
-        self.resident = keeps(self.datas[0].train, self.datas[0], s.resident)
+        self.resident = fits_on_device(self.datas[0].train, self.datas[0], s.resident)
         self._check_splits()
         self.evaluation = Evaluation(e.evaluators, self.datas, e.task, self.apply, members=self.members, mesh=self.mesh,
-                                     cache=self.cache, resident=s.resident, seed=s.seed, watch=self.watch,
-                                     batch_size=s.eval_batch_size or max(s.batch_size, 256))
+                                     cache=self.cache, resident=s.resident, seeds=self.seeds, watch=self.watch,
+                                     batch_size=s.eval_batch_size or max(s.batch_size, 256), threads=s.data_threads,
+                                     workers=s.data_workers)
         self.best = self._resolve_best()
         tokens = s.batch_size // s.accumulate * (flops.sequence(self) or 0)
         step = CompiledStep(e, s, self.population, optimizer, apply=self.apply, inputs=inputs, mesh=self.mesh,

@@ -75,8 +75,6 @@ def read(config: Mapping, examples: int) -> Settings:
     if examples < 1:
         raise UserError('config.data: got a training set without examples, expected at least one', code='data/empty')
     batch_size = _at_least(config, 'batch_size', 1)
-    if batch_size > examples:
-        raise _refusal('batch_size', batch_size, f'at most the {examples} training examples', f'--config.batch_size={examples}')
     per_epoch = examples / batch_size
     known = dict(steps_per_epoch=per_epoch, batch_size=batch_size)
     steps = durations.steps(config['steps'], **known)

@@ -7,8 +7,8 @@ from tests import tiny
 
 
 def run(count, batch, mesh, **options):
-    p = tiny.program([tiny.experiment(test=count, compute=gather, **options)], eval_batch_size=batch, mesh=mesh,
-                     batch_size=8)
+    p = tiny.program([tiny.experiment(test=count, compute=gather, keep=('x', 'label'), **options)], eval_batch_size=batch,
+                     mesh=mesh, batch_size=8)
     carry = p.init()
     return p, carry, p.evaluation.run('test', carry['state'].variables())
 
@@ -42,12 +42,12 @@ def test_data_from_the_pipeline_gives_the_same(tmp_path):
 
 
 def test_members_are_judged_each_by_its_weights():
-    p = tiny.program([tiny.experiment(compute=gather)], population=3)
+    p = tiny.program([tiny.experiment(compute=gather, keep=('x', 'label'))], population=3)
     carry = p.init()
     metrics, artifacts = p.evaluation.run('test', carry['state'].variables())
     assert len(artifacts) == 3
     for m in range(3):
-        alone = tiny.program([tiny.experiment(compute=gather)], seed=m)
+        alone = tiny.program([tiny.experiment(compute=gather, keep=('x', 'label'))], seed=m)
         single = alone.evaluation.run('test', alone.init()['state'].variables())[0]
         for name in metrics:
             np.testing.assert_allclose(metrics[name][m], single[name][0], rtol=1e-5, atol=1e-6)
