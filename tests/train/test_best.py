@@ -82,12 +82,14 @@ def test_each_member_of_a_population_has_a_state_of_its_own(tmp_path):
     given = iter([NAN, 0.1, NAN, 0.5, NAN, 0.2, *[0.0] * 6])
     e = tiny.experiment(norm=False, compute=lambda outputs, examples: {'score': next(given)})
     out = io.StringIO()
-    _, carry = tiny.train(tmp_path, [e], Progress(stream=out), best='max test/score', eval_every=4, checkpoint_every=4, population=2)
+    options = dict(best='max test/score', population=2)
+    _, carry = tiny.train(tmp_path, [e], Progress(stream=out), eval_every=4, checkpoint_every=4, **options)
     assert carry['best']['step'].tolist() == [4, 8] and np.isnan(carry['best']['value'][0])
     assert 'test/score of member 0 was never finite' in out.getvalue()
-    reported = tiny.program([e], best='max test/score', population=2).variables(carry)
+    reported = tiny.program([e], **options).variables(carry)
     tiny.close([x[0] for x in tiny.leaves(reported['params'])], [x[0] for x in tiny.leaves(carry['state'].ema)])
-    tiny.close([x[1] for x in tiny.leaves(reported['params'])], [x[1] for x in tiny.leaves(carry['best']['variables']['params'])])
+    best_params = carry['best']['variables']['params']
+    tiny.close([x[1] for x in tiny.leaves(reported['params'])], [x[1] for x in tiny.leaves(best_params)])
 
 
 def test_patience_counts_from_the_first_evaluation(tmp_path):
@@ -122,7 +124,7 @@ def test_an_evaluator_chooses_its_weights(tmp_path):
         'test': Evaluator('test'), 'raw': Evaluator('raw', weights='raw'), 'ema': Evaluator('ema', weights='ema'),
         'best': Evaluator('best', weights='best')}, data=dataclasses.replace(base.data, evals=dict.fromkeys(
             ('test', 'raw', 'ema', 'best'), base.data.evals['test'])))
-    outcome, carry = tiny.train(tmp_path, [e], best='min test/loss', steps=60, eval_every=1, log_every=60, checkpoint_every=60)
+    outcome, _ = tiny.train(tmp_path, [e], best='min test/loss', steps=60, eval_every=1, log_every=60, checkpoint_every=60)
     rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     last = next(row for row in reversed(rows) if 'test/loss' in row)
     assert last['ema/loss'] == last['test/loss'] != last['raw/loss']  # in training 'auto' is the moving average
