@@ -17,6 +17,11 @@ from bigjax.errors import UserError
 DURATION = re.compile(r'\s*[\d.]+\s*(%|[a-z]+)\s*')
 ELSEWHERE = {'epochs': "--config.steps='10 epochs'", 'lr': '--config.optimizer.lr', 'learning_rate': '--config.optimizer.lr'}
 
+OPTIONAL = {  # section: keys that may be set although the script does not set them
+    'optimizer': ('schedule', 'weight_decay', 'l2', 'l1', 'clip_norm', 'clip_value', 'max_norm', 'lr_mults', 'wd_mults',
+                  'wd_mask', 'frozen', 'lookahead', 'swa'),
+    'optimizer.schedule': ('warmup', 'hold', 'end', 'factor', 'boundaries', 'every', 'patience', 'cooldown', 'min_lr')}
+
 
 def leaves(config: Mapping, prefix: str = '') -> dict:
     """{'a.b': value} of every key that is not itself a section."""
@@ -95,6 +100,9 @@ def override(config: ml_collections.ConfigDict, overrides: Mapping[str, str]) ->
     """
     config = ml_collections.ConfigDict(config, type_safe=False)
     known = leaves(config)
+    sections = {key.rpartition('.')[0] for key in known}
+    optional = {f'{section}.{key}' for section in sections for key in OPTIONAL.get(section, ())} - sections
+    known = dict.fromkeys(sorted(optional)) | known
     for key, text in overrides.items():
         if key not in known:
             inside = [k for k in known if k.startswith(f'{key}.')]

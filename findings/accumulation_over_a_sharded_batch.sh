@@ -33,7 +33,7 @@ def compiled(slices):
 usual = compiled(lambda x: x.reshape(K, B // K, WIDTH))
 dealt = compiled(lambda x: x.reshape(B // K, K, WIDTH).swapaxes(0, 1))
 def rows(program):  # of the activation that a device computes per slice
-    return sorted({int(n) for n in re.findall(rf'f32\[(\d+),{WIDTH}\]\S* tanh', program.as_text())})
+    return sorted({int(n or 1) for n in re.findall(rf'f32\[(?:(\d+),)?{WIDTH}\]\S* tanh', program.as_text())})
 for name, program in (('usual', usual), ('dealt', dealt)):
     print(f'{name}: rows computed per device and slice {rows(program)}, the batch is gathered: {"all-gather" in program.as_text()}')
 assert rows(usual) == [B // K] and 'all-gather' in usual.as_text()

@@ -3,13 +3,13 @@
 # What happens: batches made after to_iter_dataset() are made in each worker from its own share of the examples: [0, 1,
 #   2], [3, 4, 5] without workers, [0, 2, 4], [1, 3, 5] with two. MapDataset.batch before to_iter_dataset() keeps them.
 #   mp_prefetch also refuses to run before absl has parsed flags, in a program that has none.
-# Versions: grain 0.2.18.
+# Versions: grain 0.2.18, jax 0.10.2.
 # Why it matters: a run that resumes on a machine with more cores trains on other batches than the run it continues.
 set -euo pipefail
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 python3.11 -m venv "$place/venv"
-"$place/venv/bin/python" -m pip install --quiet --disable-pip-version-check 'grain==0.2.18' 'numpy==2.4.6'
+"$place/venv/bin/python" -m pip install --quiet --disable-pip-version-check 'jax==0.10.2' 'grain==0.2.18' 'numpy==2.4.6'
 cd "$place"
 "$place/venv/bin/python" - <<'PY'
 import pathlib, subprocess, sys

@@ -196,24 +196,11 @@ def test_import_bigjax_is_light():
     assert own and own[0] < 500_000  # microseconds over jax, flax and optax
 
 
-PRELUDE = """
-from typing import Any
-import flax.linen as nn
-import jax.numpy as jnp
-from bigjax import cli
-from bigjax.data import augment
-from bigjax.data.datasets import open_data
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config
-from bigjax.nn.dense import Dense
-from bigjax.tasks import classification
-"""
-
-
 def test_the_code_of_the_readme_runs(capsys, tmp_path):
     text = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
-    net, experiment = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
-    script = types.ModuleType('readme', 'A script from the README.')
-    exec(compile(PRELUDE + net + experiment, 'README.md', 'exec'), vars(script))
+    page, = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    script = types.ModuleType('readme')
+    exec(compile(page, 'README.md', 'exec'), vars(script))
     code, out, _ = run(capsys, f'--workdir={tmp_path / "run"}', '--config.data=fake', '--config.steps=3', script=script)
     assert code == cli.DONE
     assert 'test/accuracy' in out

@@ -25,6 +25,13 @@ def test_override(config, key, text, value):
     assert after == before
 
 
+@pytest.mark.parametrize(('text', 'value'), [("('trunk/.*',)", ('trunk/.*',)), ('trunk/.*', 'trunk/.*')])
+def test_an_optional_key_of_the_optimizer_may_be_set_though_the_script_does_not_set_it(config, text, value):
+    assert configs.override(config, {'optimizer.frozen': text}).optimizer.frozen == value
+    with pytest.raises(UserError, match='no such key'):
+        configs.override(config, {'frozen': text})
+
+
 @pytest.mark.parametrize(('key', 'text', 'message'), [
     ('stpes', '3', 'the nearest is steps'), ('optimizer.lrr', '3', 'the nearest is optimizer.lr'),
     ('lrr', '3', 'the nearest is optimizer.lr'), ('epochs', '3', "--config.steps='10 epochs'"),

@@ -27,7 +27,7 @@ from bigjax.runs.reader import read_metrics, read_run
 from bigjax.runs.summary import commit, device, number, paper, runs_in, seconds, spread
 from bigjax.runs.writer import FINISHED, judge
 
-PAGES = ('README.md', 'experiments/README.md')
+PAGES = ('README.md', 'experiments/README.md', 'docs/trust.md', 'docs/speed.md')
 BLOCK = re.compile(r'(<!-- results:begin(?P<names>[^>]*?) ?-->\n).*?(<!-- results:end -->)', re.DOTALL)
 ORDER = {axis: i for i, axis in enumerate(('data', 'zero1', 'fsdp', 'tensor', 'seq', 'expert', 'stage'))}
 LINES = 60  # of training metrics, and of evaluations, that a kept record has at most
@@ -86,11 +86,11 @@ def pages(root) -> dict[str, str]:
         text = path.read_text(encoding='utf-8') if path.exists() else ''
         if text.count('<!-- results:begin') != len(BLOCK.findall(text)):
             raise UserError(f'{page}: a <!-- results:begin … --> without its <!-- results:end --> on a line below')
-        if BLOCK.search(text):
-            text = BLOCK.sub(lambda m, page=page: m[1] + _block(m['names'].split(), kept, root, page) + m[3], text)
-            for name, made in (('modes', modes), ('trust', trust), ('bench', bench)):
-                place = re.compile(rf'(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)', re.DOTALL)
-                text = place.sub(lambda m, made=made: m[1] + made(root) + m[2], text)
+        text = BLOCK.sub(lambda m, page=page: m[1] + _block(m['names'].split(), kept, root, page) + m[3], text)
+        for name, made in (('modes', modes), ('trust', trust), ('bench', bench)):
+            place = re.compile(rf'(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)', re.DOTALL)
+            text = place.sub(lambda m, made=made: m[1] + made(root) + m[2], text)
+        if '<!-- ' in text:
             wanted[page] = text
     return wanted
 

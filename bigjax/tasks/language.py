@@ -10,7 +10,7 @@ import optax
 from bigjax.tasks import Aux, Task, mask, weighted
 
 
-def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | None = None, chunked: bool = False) -> Task:
+def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | None = -1, chunked: bool = False) -> Task:
     """Next-token prediction; the model gives logits [B, T, V] of tokens [B, T].
 
     Where the batch has no `targets`, they are the tokens one later, and the model sees all but the last. An example
@@ -19,7 +19,7 @@ def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | N
 
     Args:
       tokens, targets: keys of the batch.
-      ignore: a target that does not count, such as padding.
+      ignore: a target that does not count, such as padding; -1 is that of `bigjax.data.sources.WindowSource`.
       chunked: the model is given the targets and returns nats and hits [B, T] itself, without holding all logits.
     """
     def pair(batch):

@@ -37,7 +37,7 @@ class MemberOptimizer:
     """The optimizer of an experiment, for numbers that the members of a population have of their own."""
 
     def __init__(self, experiment: Experiment, settings: Settings, population: Population, params):
-        self._spec, self._transforms = experiment.optimizer, experiment.transforms
+        self._spec, self._transforms = optimizers.as_spec(experiment.optimizer), experiment.transforms
         self._values, self._params = population.values, params
         self._run = dict(total_steps=settings.steps, steps_per_epoch=settings.steps_per_epoch, batch_size=settings.batch_size)
         self.tx, self._rate = self._make({})  # its errors are raised before any device is touched
@@ -57,8 +57,7 @@ class MemberOptimizer:
     def _make(self, values: Mapping) -> tuple:
         explained = functools.partial(_explained, name=self._spec.get('name'), keys=list(values)) if values else lambda fn: fn
         tx, rate = explained(optimizers.make)({**self._spec, **values} if values else self._spec, self._params, **self._run)
-        for transform in self._transforms:
-            tx = optax.with_extra_args_support(transform(tx))
+        tx = optimizers.wrap(tx, self._transforms)
         return (optax.GradientTransformationExtraArgs(*map(explained, tx)) if values else tx), rate
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.tasks import LOSSES, bind
+from bigjax.train.averages import eval_params
 
 
 @flax.struct.dataclass
@@ -32,8 +33,10 @@ class TrainState:
     halted: jax.Array
 
     def variables(self, average: bool = True) -> dict:
-        """What the model is applied with; the averaged parameters where there are any, unless `average` is False."""
-        params = self.ema if average and self.ema is not None else self.params
+        """The model's variables; with averaged parameters (`ema`, or the optimizer's own) unless `average` is False."""
+        params = self.params
+        if average:
+            params = eval_params(self.opt_state, params) if self.ema is None else self.ema
         return {'params': params, **self.model_state}
 
 

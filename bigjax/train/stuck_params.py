@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.train.optimizers import still
+from bigjax.train.optimizers import as_spec, frozen_paths
 
 STEPS = 20  # a parameter that learns has moved by then; --deterministic repeats as many
 
@@ -62,10 +62,10 @@ class StuckParams:
         """Takes the parameters before step `start`, the run's first or the nearest known; later calls change nothing."""
         if not self.waits:
             return
-        self._start, optimizer = start, self._program.experiment.optimizer
+        self._start, optimizer = start, as_spec(self._program.experiment.optimizer)
         self._done = self._program.settings.steps - start < STEPS
         self._before = {} if self._done else of(params, self._many)
-        self._frozen = [still({**optimizer, **values}, params) for values in self._program.population.numbers()]
+        self._frozen = [frozen_paths({**optimizer, **values}, params) for values in self._program.population.numbers()]
 
     def due(self, step: int) -> bool:
         """Whether to look after `step`. A rate may begin at zero; where it stays there, nothing has to move."""
