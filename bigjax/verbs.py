@@ -11,8 +11,9 @@ from bigjax.io import storage
 from bigjax.io.text import clock, table
 from bigjax.nn import cpu
 from bigjax.runs.progress import Progress
+from bigjax.runs.reader import read_run
 from bigjax.runs.summary import paper, spread
-from bigjax.runs.writer import Records, judge, summarise
+from bigjax.runs.writer import Records, data_difference, judge, summarise
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
 from bigjax.train import flops, host_consistency, nonfinite, profile, stuck_params
@@ -61,7 +62,7 @@ def _train_row(job, row: str) -> dict:
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program), sinks=settings.sinks,
-                      clock=guard.clock)
+                      clock=guard.clock, data=sources.identity(program.experiment.data), total_steps=settings.steps)
     records.agree()
     if records.finished:
         progress.say(f'{workdir}: this run is done; name another --workdir to train again')
@@ -120,6 +121,8 @@ def evaluate(job) -> int:
         path = manager.newest(workdir)
         program, _ = job.program(row, job.config(row))
         host_consistency.same_data(program.datas)
+        if changed := data_difference(read_run(workdir), sources.identity(program.experiment.data)):
+            print(f'warning: the data is not what the run was trained with: {changed}')
         carry = program.restore_weights(path)
         metrics, _ = evaluate_all(program, carry)
         final = {name: summarise(members) for name, members in metrics.items()}

@@ -13,7 +13,7 @@ from bigjax.doctor import host
 from bigjax.doctor.host import OK, WARNING, Check
 from bigjax.errors import UserError
 from bigjax.io import storage
-from bigjax.runs.writer import FINISHED, Records
+from bigjax.runs.writer import FINISHED, RunFacts, previous_run
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
 from bigjax.train import optimizers
@@ -28,20 +28,9 @@ SPARE = 2  # checkpoints beside those that are kept: the one being written, and 
 FRESH = 30.0  # seconds; a run refreshes its run.json more often
 
 
-class Held(Records):
-    """The records of a workdir, to look at and not to write."""
-
-    def __init__(self, workdir):
-        self.workdir = storage.place(workdir)
-
-    def run_of(self, experiment: str, variant: str, config) -> dict:
-        """The run.json that is there, {} where there is none; UserError where it is another run's."""
-        return self._previous(experiment, variant, configs.plain(config))
-
-
 def held(workdir, experiment: str, variant: str, config) -> Check:
     """Whether the workdir is free for this run, or holds it already."""
-    run = Held(workdir).run_of(experiment, variant, config)
+    run = previous_run(workdir, RunFacts(experiment=experiment, variant=variant, config=configs.plain(config), command=''))
     if not run:
         return Check('run', OK, f'{workdir}: no other run is there')
     there = storage.facts(workdir / 'run.json')
