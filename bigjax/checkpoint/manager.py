@@ -219,8 +219,8 @@ def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
     bare = sorted((n for n in names if n.isdigit() and int(n) not in sealed), key=int)
     late = [name for name in bare if int(name) > max(sealed, default=-1)]
     if len(late) > 1:
-        raise UserError(f'{base}: the checkpoints of steps {", ".join(late[:5])} have no {manifest.NAME}, as after a copy in '
-                        'part; copy them whole, or remove them to do these steps again')
+        raise UserError(f'{base}: got checkpoints without {manifest.NAME} (of steps {", ".join(late[:5])}), as after a copy in '
+                        'part; fix: copy them whole, or remove them to repeat these steps', code='checkpoint/incomplete')
     for name in [*bare, *(n for n in names if n.endswith(UNFINISHED))]:
         storage.remove(base / name)
         step = name.partition('.')[0]
@@ -251,14 +251,15 @@ def newest(folder, say: Callable[[str], None] = print):
     folder = storage.place(folder)
     if storage.children(folder / NAME):
         if why := manifest.fault(folder):
-            raise UserError(f'{folder}: the checkpoint is damaged: {why}; name another')
+            raise UserError(f'{folder}: got a damaged checkpoint ({why}); fix: name another', code='checkpoint/damaged')
         return folder
     base = folder / FOLDER if storage.children(folder / FOLDER) else folder
     for step in reversed(steps(base)):
         if not (why := manifest.fault(base / str(step))):
             return base / str(step)
         say(f'warning: {base / str(step)}: damaged: {why}; the one before it is used')
-    raise UserError(f'{folder}: no checkpoint there; name the workdir of a run that has saved one')
+    raise UserError(f'{folder}: got no checkpoint there; fix: name the workdir of a run that has saved one',
+                    code='checkpoint/none')
 
 
 def paths(tree) -> dict[str, tuple]:

@@ -1,4 +1,4 @@
-"""The seams `init` and `axes`: weights of a renamed tree before the optimizer's state is made, and logical axes of one's own."""
+"""The seams `init` and `axes`: weights of a renamed tree, in before the optimizer state is made; logical axes of one's own."""
 import dataclasses
 
 import jax
