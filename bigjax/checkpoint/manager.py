@@ -1,13 +1,13 @@
-"""Checkpoints: the only module that knows Orbax (its v1 API).
+"""Checkpoints: the only module that imports Orbax (its v1 API).
 
-A checkpoint is one pytree of arrays at one step, written in the background, and complete or absent: it counts from the moment
-that its manifest is there (`bigjax.checkpoint.manifest`), and is compared with it before it is read.
+A checkpoint is one pytree of arrays at one step, written in the background, and complete or absent: it counts once its
+manifest is written (`bigjax.checkpoint.manifest`), and is compared with it before it is read.
 
-Which state a run starts from, first match wins:
-  1. the newest good checkpoint in the run's own workdir: the run goes on; damaged ones are moved to `damaged/` beside;
-  2. `--init_from=DIR`: the weights of another run's newest checkpoint (parameters, model state, moving average);
-     the step counter, the optimizer and the seed are the new run's;
-  3. scratch: the model's initialisation from the seed.
+The state that a run starts from, first match wins:
+  1. the newest good checkpoint in the run's own workdir: the run resumes; damaged ones are moved to `damaged/` beside it;
+  2. `--init_from=DIR`: the weights of another run's newest checkpoint (`bigjax.checkpoint.initial_weights`); the step counter,
+     the optimizer and the seed are the new run's;
+  3. scratch: the model's initialisation from the seed, with `Experiment.init` applied.
 """
 import contextlib
 import logging
@@ -28,19 +28,19 @@ GENERATORS = {2: 'threefry2x32', 4: 'rbg'}  # numbers in a key: JAX's generator
 FOLDER, DAMAGED = 'checkpoints', 'damaged'
 NAME = 'state'
 UNFINISHED = '.orbax-checkpoint-tmp'
-LOOK_SECONDS = 20.0  # between two looks at a store that a save is waited for
-TRIES = 5  # of one save into a store
+STORE_POLL_S = 20.0  # between two requests to a store while its save is waited for
+SAVE_TRIES = 5  # for a store
 ORBAX_LOG_FLUSH_S = 0.5  # Orbax's writer threads log their own errors first; the wait puts our one-line cause last
-LEAST = 2  # checkpoints that stay: until the newest one is sealed, the one before it must be there
+MIN_KEPT = 2  # until the newest checkpoint has its manifest, the one before it must exist
 
 
 class Checkpoints:
-    """The checkpoints of one workdir; process 0 looks after the folder.
+    """The checkpoints of one workdir; process 0 tidies the folder.
 
     Args:
       workdir: the run's folder.
-      keep: how many of the newest stay, at least `LEAST`.
-      say: told of checkpoints that are not what was written.
+      keep: how many of the newest stay, at least `MIN_KEPT`.
+      say: called with a line about each checkpoint that differs from what was written.
       before_seal: called in process 0 when a checkpoint is written, before it counts.
 
     Attributes:
@@ -49,24 +49,24 @@ class Checkpoints:
 
     def __init__(self, workdir, *, keep: int = 2, say: Callable[[str], None] = print,
                  before_seal: Callable[[], None] = lambda: None):
-        # Orbax tells every move of every thread at INFO, and at ERROR the stacks of what it raises as well.
+        # Orbax logs every thread at INFO, and the stacks of what it raises at ERROR as well.
         logging.getLogger('absl').setLevel(logging.CRITICAL)
         self._folder, self._before_seal = storage.absolute(workdir) / FOLDER, before_seal
         self._writing, self._error, self._say = None, None, say
         self._lost, self._tries = None, 0
         self.damaged = set_aside(workdir, say) if jax.process_index() == 0 else []
         if jax.process_count() > 1:
-            meshes.everywhere(len(self.damaged))  # nobody looks before process 0 has tidied up
-        self._kept = ocp.training.preservation_policies.LatestN(max(LEAST, keep))
+            meshes.everywhere(len(self.damaged))  # a barrier: no process lists the folder before process 0 has tidied it
+        self._kept = ocp.training.preservation_policies.LatestN(max(MIN_KEPT, keep))
         self._open()
 
     def _open(self) -> None:
         with storage.blaming(self._folder):
             self._orbax = ocp.training.Checkpointer(
                 self._folder, preservation_policy=self._kept,
-                cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has asked the store strictly
-        # Orbax asks JAX, too, whether to stop, by the number of the step and at any moment. JAX keeps one number for all who
-        # ask: the processes would agree on a round of the loop's that is long over, and none would stop.
+                cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has listed the store strictly
+        # Orbax also polls `reached_preemption_sync_point(step)`. JAX allows one counter per process: a second poller makes
+        # hosts agree on a step that has passed, and none stops. So disable Orbax's.
         self._orbax._manager.reached_preemption = lambda step: False
 
     def save(self, step: int, tree, eval_pending: bool = False) -> None:
@@ -85,8 +85,8 @@ class Checkpoints:
             return self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True)
 
         if jax.process_count() == 1 and jax.default_backend() == 'cpu':
-            # Orbax thinks for 25 ms before it has a copy of its own, for which steps of a small model would wait. The thread
-            # waits for ours without Python's lock, which the next step needs now.
+            # Orbax takes 25 ms until it has a copy of its own, for which steps of a small model would wait. The thread waits
+            # for our copy without Python's lock, which the next step needs now.
             copied = copy(tree)
             begun = lambda: begin(jax.block_until_ready(copied))
         else:
@@ -97,7 +97,7 @@ class Checkpoints:
         self._writing.start()
 
     def _finish(self, begun: Callable, step: int, eval_pending: bool) -> None:
-        """Waits for the files of a step, and seals them; in a thread of its own."""
+        """Waits for the files of a step, and writes their manifest; in a thread of its own."""
         try:
             begun().result()
             if jax.process_index() == 0:
@@ -107,24 +107,24 @@ class Checkpoints:
         except BaseException as error:
             time.sleep(ORBAX_LOG_FLUSH_S)
             self._tries += 1
-            if self._tries < TRIES and jax.process_count() == 1 and storage.passing(self._folder, error):
+            if self._tries < SAVE_TRIES and jax.process_count() == 1 and storage.passing(self._folder, error):
                 self._lost = step, error
             else:
                 self._error = storage.blamed(self._folder, error)
 
     def lost(self, wait: bool = False) -> bool:
-        """Whether a save into a store came to nothing by the store's fault, so that another one is due; told once.
+        """Whether a save into a store failed by the store's fault, so that another one is due; true once per failure.
 
-        TensorStore takes its own write for another's where the answer to it was lost, and gives up. (Of several processes one
-        alone sees it: there the run ends, and is started again.)
+        Where the answer to a write was lost, TensorStore takes that write for another's, and gives up. (Of several processes
+        only one sees it: there the run ends, and is started again.)
         """
         if wait:
             self.wait()
         if self._lost is None:
             return False
         (step, error), self._lost = self._lost, None
-        self._say(f'warning: the checkpoint of step {step} was not written ({first_line(error)}); the state is saved anew')
-        with contextlib.suppress(Exception):  # the same error once more
+        self._say(f'warning: the checkpoint of step {step} was not written ({first_line(error)}); the state is saved again')
+        with contextlib.suppress(Exception):  # raises the same error again
             self._orbax.close()
         storage.remove(self._folder / str(step), first=manifest.NAME)
         self._open()
@@ -136,34 +136,33 @@ class Checkpoints:
         return self._writing is not None and self._writing.is_alive()
 
     def raise_error(self) -> None:
-        """Raises what a save in the background has failed with; costs nothing where none has."""
+        """Raises the error of a save in the background; costs nothing where there is none."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def wait(self) -> None:
-        """Returns when everything is on the disk, or raises why it is not."""
+        """Returns when everything is on the disk, or raises the error of the save."""
         self.rest()
         self.raise_error()
 
     def rest(self) -> None:
-        """Returns when nothing is being written any more; why a save failed is raised by the next call that raises.
+        """Returns when no save is in progress; the error of a failed save is raised by the next call that raises.
 
-        Whoever writes with Orbax beside a `Checkpoints` rests it first: of two saves at a time, each takes the other's
-        unfinished folders for its own. One into a store that answers nobody any more is left alone, and the process ends
-        (`Broken`).
+        Call it before writing with Orbax beside a `Checkpoints`: of two saves at a time, each takes the other's unfinished
+        folders for its own. A save into a store that no longer answers is abandoned, and the process ends (`Broken`).
         """
         if self._writing is None:
             return
         while storage.remote(self._folder) and self._writing.is_alive():
-            self._writing.join(LOOK_SECONDS)
+            self._writing.join(STORE_POLL_S)
             if self._writing.is_alive():
                 storage.children(self._folder)
         self._writing.join()
         self._writing = None
 
     def steps(self) -> list[int]:
-        """Sealed checkpoints, oldest first."""
+        """The steps of checkpoints with a manifest, oldest first."""
         return steps(self._folder)
 
     def eval_pending(self, step: int) -> bool:
@@ -175,7 +174,7 @@ class Checkpoints:
         return load(self._folder / str(step), like)
 
     def close(self, seconds: float | None = None) -> None:
-        """As `wait`; afterwards nothing more can be saved.
+        """Waits as `wait` does; afterwards nothing can be saved.
 
         Args:
           seconds: a save that lasts longer is left unfinished; the process has to end without waiting for its threads.
@@ -189,27 +188,27 @@ class Checkpoints:
             if self._lost is not None:
                 raise storage.blamed(self._folder, self._lost[1])
         finally:
-            if not storage.gave_up():  # it would wait for what can no longer be written
+            if not storage.gave_up():  # Orbax would wait for writes that can no longer succeed
                 self._orbax.close()
 
 
 def copy(tree):
-    """The same arrays in memory of their own."""
-    copied = jax.device_put(tree, may_alias=False)  # shares that of a replicated key all the same
+    """A copy of the arrays in memory of its own."""
+    copied = jax.device_put(tree, may_alias=False)  # the memory of a replicated key is shared all the same
     return jax.tree.map(lambda x, c: x.copy() if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else c, tree, copied)
 
 
 def steps(folder) -> list[int]:
-    """The steps of the sealed checkpoints in a checkpoints folder, oldest first."""
+    """The steps of the checkpoints with a manifest in a checkpoints folder, oldest first."""
     folder = storage.place(folder)
     return sorted(int(n) for n in storage.children(folder) if n.isdigit() and manifest.sealed(folder / n))
 
 
 def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
-    """Leaves the newest good checkpoint of a workdir and good ones before it; what was found: [{'step', 'why'}].
+    """Keeps the newest good checkpoint of a workdir and good ones before it; returns the others as [{'step', 'why'}].
 
-    One that was not written to its end is removed. Those that are not what was written are moved into `damaged/`, newest
-    first, until one is good; what is left of older ones, half removed, is removed.
+    Unfinished checkpoints are removed. Damaged ones are moved into `damaged/`, newest first, until one is good; the rest of
+    older ones, half removed, is removed.
 
     Raises:
       UserError: several have lost their manifests, which no kill does; nothing was touched.
@@ -263,7 +262,7 @@ def newest(folder, say: Callable[[str], None] = print):
 
 
 def paths(tree) -> dict[str, tuple]:
-    """Path -> shape; a typed key has the shape of its data, as it has on the disk."""
+    """{path: shape} of the leaves; a typed key has the shape of its data, as on the disk."""
     def shape(leaf):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
@@ -274,7 +273,7 @@ def paths(tree) -> dict[str, tuple]:
 
 
 def differences(saved: dict[str, tuple], wanted: dict[str, tuple], limit: int = 3) -> str:
-    """'' or the first parameters in which two trees differ, in words."""
+    """The first parameters in which two trees differ, as text, or ''."""
     rows = [f'{p} is {list(saved[p])} there and {list(wanted[p])} here' for p in wanted
             if p in saved and saved[p] != wanted[p]]
     rows += [f'{p} is not there' for p in wanted if p not in saved]
@@ -352,8 +351,8 @@ def stored(path) -> dict[str, tuple]:
 
 
 def arrays(path) -> dict:
-    """{path of a leaf: its array} of a checkpoint, on the CPU whatever wrote it, without the code of its model; keys of random
-    numbers as their numbers."""
+    """{path of a leaf: its array} of a checkpoint, on the CPU whatever wrote it, without the code of its model; random keys as
+    their data."""
     path = storage.absolute(path)
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
     like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host),
@@ -364,7 +363,7 @@ def arrays(path) -> dict:
 
 
 def load_part(path, like):
-    """The leaves of `like` out of a checkpoint that has more."""
+    """Reads the leaves of `like` from a checkpoint that has more."""
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
     with context:

@@ -1,4 +1,4 @@
-"""What makes a checkpoint folder trustworthy: a list of its files with their sizes and SHA-256 sums, written last.
+"""The manifest of a checkpoint: its files with their sizes and SHA-256 sums, written last.
 
     manifest.json   {"format": 2, "bigjax": "0.1", "step": 400, "unjudged": false,
                      "files": {"state/_METADATA": {"bytes": 812, "sha256": "…"}}, "sha256": "… of the rest"}
@@ -18,7 +18,7 @@ NAME = 'manifest.json'
 EVAL_PENDING = 'unjudged'  # the key of formats 1 and 2
 FORMAT = 2
 UNFINISHED = f'{NAME} is missing: it was not written to its end'
-THREADS = 4  # hashing gives up Python's lock
+THREADS = 4  # hashing releases Python's lock
 
 
 def seal(folder, step: int, eval_pending: bool = False) -> None:
@@ -37,7 +37,7 @@ def seal(folder, step: int, eval_pending: bool = False) -> None:
 
 
 def fault(folder, deep: bool = True) -> str:
-    """'' for a checkpoint as it was written, else what is wrong with it, in words.
+    """The fault of a checkpoint as text, '' where it is as it was written.
 
     Args:
       deep: also reads every file; otherwise names and sizes alone are compared.
@@ -97,7 +97,7 @@ def read(folder) -> dict:
 
 
 def _sum(manifest: dict) -> str:
-    """Of what a manifest says, however it is laid out."""
+    """The sum of a manifest's contents, whatever their layout."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True, separators=(',', ':')).encode()).hexdigest()
 
 

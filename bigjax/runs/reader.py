@@ -22,7 +22,7 @@ def number(value: Any) -> bool:
 
 
 def deviation(value: Any) -> bool:
-    """As `number`, not negative."""
+    """A finite number that is not negative, or none."""
     return number(value) and (value is None or value >= 0)
 
 

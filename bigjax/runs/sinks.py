@@ -1,7 +1,7 @@
 """Other places for the metrics beside metrics.jsonl, which stays the truth: TensorBoard, Weights & Biases.
 
 A sink is `write(step, {name: float})` and `close()`. One that raises is dropped with a warning, and the run continues. A start
-that resumes at step t repeats the steps after t that an earlier start has written: TensorBoard is told to drop those
+that resumes at step t repeats the steps after t that an earlier start has written: TensorBoard drops those
 (`purge_step`), W&B continues the same run (its id is kept in run.json) and ignores steps that it has.
 """
 import importlib.util

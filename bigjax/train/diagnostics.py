@@ -1,4 +1,4 @@
-"""What the loop looks at beside training: steps that were not applied, parameters that do not move, a trace of some steps."""
+"""Checks beside training: steps that were not applied, parameters that do not move, a trace of some steps."""
 import pathlib
 
 import numpy as np

@@ -158,7 +158,7 @@ class Loop:
             self._progress.stop()
 
     def _boundary(self, halted, feed, stop: bool) -> None:
-        """What is due after this step, in the order that the module's head gives.
+        """Does everything that is due after this step, in the order of the module's head.
 
         Raises:
           Preempted: the run is to stop; the state is saved.
@@ -194,7 +194,7 @@ class Loop:
                 if self._due(s.cadence(e.every) if e.every else s.eval_every)]
 
     def _patience_is_over(self) -> bool:
-        """Looked at only where the loop stands still anyway: it waits for the device."""
+        """Whether `patience` has run out; waits for the device, so only where the loop does anyway."""
         s = self._settings
         looks = self._step and s.patience and (self._due(s.eval_every) or self._due(s.checkpoint_every))
         return bool(looks) and best.stale(self._carry['best'], self._step, s.patience)

@@ -121,7 +121,7 @@ def _first_difference(a: Mapping, b: Mapping, path: str, depth: int) -> str:
 
 
 def _function(f: types.FunctionType) -> dict:
-    """What a function computes with, apart from its globals."""
+    """The parts of a function that decide its result, apart from its globals."""
     cells = f.__closure__ or ()
     values = {name: cell.cell_contents for name, cell in zip(f.__code__.co_freevars, cells, strict=True)}
     return {'code': _code(f.__code__), 'defaults': f.__defaults__, 'keyword defaults': f.__kwdefaults__, **values}

@@ -179,7 +179,7 @@ def unread(config):
     (('--config.mesh=data:9',), SCRIPT, 4, ("FAILED devices config.mesh: 'data:9' asks for 9 devices and there are 8",
                                             'ok model')),
     (('--config.mesh=data:3',), SCRIPT, 4, ('FAILED devices config.batch_size: got 8',)),
-    (('--config.batch_size=0',), SCRIPT, 4, ('FAILED experiment config.batch_size: 0 is not', 'ok disk')),
+    (('--config.batch_size=0',), SCRIPT, 4, ('FAILED experiment config.batch_size: got 0', 'ok disk')),
     (('--config.optimizer.name=adm',), SCRIPT, 4, ("did you mean 'adam'", 'FAILED model', 'ok disk')),
     ((), changed(get_experiment=no_data), 4, ('FAILED experiment config.data: mnist is nowhere; get it', 'warning devices',
                                               'ok disk')),
