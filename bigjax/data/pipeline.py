@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -44,7 +44,7 @@ class TrainBatches:
 
     Where the source can gather many examples at once, and nothing has to run on each of them, a batch is one call of its
     `take`. The random state of `transform` is a function of (seed, position in the global order), so it does not depend on
-    the number of processes or threads.
+    the number of processes or threads. `spec` holds what `collate` returns to one shape.
 
     Raises:
       UserError: the batch cannot be divided evenly among the processes.
@@ -60,6 +60,7 @@ class TrainBatches:
     processes: int = 1
     transform: Callable | None = None
     collate: Callable | None = None
+    spec: Mapping[str, Any] | None = None
     stages: Stages = dataclasses.field(default_factory=Stages)
 
     def __post_init__(self):
@@ -78,7 +79,7 @@ class TrainBatches:
         indices = self._order.at(step)[0]
         start = step * self.batch_size + self.process * len(indices)
         seeds = [(self.seed, start + i) for i in range(len(indices))] if self.transform is not None else ()
-        return _read(self.source, indices, seeds, True, self.transform, self.collate, self.stages)
+        return _read(self, indices, seeds, True)
 
 
 @dataclasses.dataclass
@@ -94,6 +95,7 @@ class EvalBatches:
     processes: int = 1
     transform: Callable | None = None
     collate: Callable | None = None
+    spec: Mapping[str, Any] | None = None
     stages: Stages = dataclasses.field(default_factory=Stages)
 
     def __len__(self) -> int:
@@ -104,13 +106,13 @@ class EvalBatches:
         position = int(k) * self.batch_size + self.process * local + np.arange(local)
         inside = position < len(self.source)
         indices = np.where(inside, position, 0)
-        batch = _read(self.source, indices, indices.tolist(), False, self.transform, self.collate, self.stages)
+        batch = _read(self, indices, indices.tolist(), False)
         return batch, inside.astype(np.float32)
 
 
-def _read(source, indices: np.ndarray, seeds: Sequence, train: bool, transform: Callable | None, collate: Callable | None,
-          stages: Stages) -> batches.Batch:
+def _read(elements: TrainBatches | EvalBatches, indices: np.ndarray, seeds: Sequence, train: bool) -> batches.Batch:
     """The batch of examples `indices`; the random state of `transform` of example i is that of `seeds[i]`."""
+    source, transform, collate, stages = elements.source, elements.transform, elements.collate, elements.stages
     started = time.perf_counter()
     if batches.gathers(source, transform, collate):
         batch = source.take(source.arrays, indices)
@@ -132,7 +134,7 @@ def _read(source, indices: np.ndarray, seeds: Sequence, train: bool, transform: 
         examples.append(example)
     started = time.perf_counter()
     try:
-        batch = batches.collated(examples, collate)
+        batch = batches.collated(examples, collate, elements.spec)
     except Exception as error:
         _place(error, f'the batch that begins with record {indices[0]} of {source!r}')
         raise

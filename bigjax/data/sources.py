@@ -205,11 +205,11 @@ class LazySource:
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """The arrays of the opened source; `array_shapes` tells them apart without opening."""
+        """The arrays of the opened source; `array_shapes` has their shapes without opening."""
         return self.source.arrays
 
     def take(self, arrays: Mapping[str, Any], indices) -> dict[str, Any]:
-        """As the opened source's `take`, which depends on no data."""
+        """The same as the opened source's `take`, which depends on no data."""
         return self.stand_in.take(arrays, indices)
 
     def __len__(self) -> int:
@@ -348,7 +348,7 @@ def shapes(source: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
 def array_shapes(source: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
     """Shapes of the arrays that `take` gathers from, or None where a source has to be read example by example.
 
-    A `LazySource` answers from its stand-in and stays closed.
+    A `LazySource` stays closed: its stand-in has the shapes.
     """
     source = source.stand_in if isinstance(source, LazySource) else source
     if not hasattr(source, 'arrays') or not hasattr(source, 'take'):

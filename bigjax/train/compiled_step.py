@@ -21,10 +21,9 @@ from bigjax.experiment import Experiment
 from bigjax.nn import cpu
 from bigjax.sharding import explicit_reduce, logical, rules
 from bigjax.sharding import mesh as meshes
-from bigjax.train import best, optimizers
+from bigjax.train import best, optimizers, update_bound
 from bigjax.train.feed import batch_shapes
 from bigjax.train.frozen import shapes as shapes_of
-from bigjax.train.frozen import with_frozen
 from bigjax.train.population import Population
 from bigjax.train.settings import Settings
 from bigjax.train.state import init_variables, state_of
@@ -79,6 +78,7 @@ class CompiledStep:
       apply: the model, bound by `bigjax.tasks.bind`.
       inputs: the model's arguments for a batch of one example.
       optimizer: of each member.
+      axes: the table of logical axes (`bigjax.sharding.logical.table`).
       layout: where parameters and what follows them are placed.
       frozen: arrays of `variables['frozen']` on the mesh, {} for none.
       resident: whether batches are taken from arrays on the device, by index.
@@ -89,10 +89,10 @@ class CompiledStep:
     """
 
     def __init__(self, experiment: Experiment, settings: Settings, population: Population, optimizer: MemberOptimizer, *,
-                 apply: Callable, inputs: tuple, mesh, layout, frozen: Mapping, resident: bool, shared_data: bool,
-                 tokens: int, judged: best.Best | None, watch):
+                 apply: Callable, inputs: tuple, mesh, axes: Mapping, layout, frozen: Mapping, resident: bool,
+                 shared_data: bool, tokens: int, judged: best.Best | None, watch):
         self._experiment, self._settings, self._population, self._optimizer = experiment, settings, population, optimizer
-        self._apply, self._inputs, self._mesh, self._layout = apply, inputs, mesh, layout
+        self._apply, self._inputs, self._mesh, self._axes, self._layout = apply, inputs, mesh, axes, layout
         self._frozen, self._resident, self._shared_data, self._judged = frozen, resident, shared_data, judged
         self.steps_per_call = self._choose_steps_per_call()
         self.compiled = watch('the train step', jax.jit(
@@ -103,25 +103,26 @@ class CompiledStep:
         """`(state, totals, halted)` after `steps_per_call` steps; `state` and `totals` are given away."""
         return self.compiled(state, totals, arrays, items, self._frozen)
 
-    def step(self, state, batch, values=None, across=None, frozen=None):
+    def step(self, state, batch, values=None, reduce_fn=None, frozen=None):
         """`(state, metrics)` of one member: the shared train step with this experiment bound.
 
         Args:
           values: the member's own numbers of the optimizer, {key: array}.
-          across: as `train_step` has it.
+          reduce_fn: see `train_step`.
           frozen: the arrays of `variables['frozen']`, by default the experiment's.
         """
         e, s = self._experiment, self._settings
         step = functools.partial(
-            train_step, apply=self._apply, loss=with_frozen(e.task.loss, self._frozen if frozen is None else frozen),
-            tx=self._optimizer.of_member(values), accumulate=s.accumulate, ema=s.ema, preprocess=e.data.preprocess,
-            augment=e.data.augment)
+            train_step, apply=self._apply, loss=e.task.loss, tx=self._optimizer.of_member(values), accumulate=s.accumulate,
+            ema=s.ema, preprocess=e.data.preprocess, augment=e.data.augment,
+            frozen=self._frozen if frozen is None else frozen,
+            bounded=not values and not e.transforms and update_bound.bounded(e.optimizer))
         if s.reduce_dtype:
-            own = lambda state, batch, across: step(state, batch, across=across)
-            return explicit_reduce.by_hand(own, self._mesh, s.reduce_dtype)(state, batch)
-        return step(state, batch, place=self._place, across=across)
+            own = lambda state, batch, reduce_fn: step(state, batch, reduce_fn=reduce_fn)
+            return explicit_reduce.explicit_reduce(own, self._mesh, s.reduce_dtype)(state, batch)
+        return step(state, batch, shard_grads=self._shard_grads, reduce_fn=reduce_fn)
 
-    def _place(self, grads):
+    def _shard_grads(self, grads):
         """Gradients are placed where the optimizer's state is, and so summed on the way (reduce-scatter, not all-reduce)."""
         if self._mesh.size == 1:
             return grads
@@ -133,7 +134,7 @@ class CompiledStep:
         def member(state, totals, arrays, item, values):
             batch = source.take(arrays, item) if self._resident else item
             batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), batch)
-            with logical.using(self._mesh, self._experiment.axes):
+            with logical.using(self._mesh, self._axes):
                 state, metrics = self.step(state, batch, values, frozen=frozen)
             return state, jax.tree.map(jnp.add, totals, metrics)
 
@@ -168,7 +169,7 @@ class CompiledStep:
             return jax.jit(self._init, out_shardings=self.shardings)(seeds)
         placed = self.abstract['state']
         where = jax.tree.map(lambda x: x.sharding, placed.variables(average=False))
-        with logical.using(self._mesh, self._experiment.axes):
+        with logical.using(self._mesh, self._axes):
             variables = jax.jit(self._population.map(self._variables), out_shardings=where)(seeds)
         given = [_same_form(self._experiment.init(mine), mine) for mine in
                  (self._population.member(variables, m) for m in range(self._population.size or 1))]
@@ -188,7 +189,7 @@ class CompiledStep:
             return {'state': state, 'totals': jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics),
                     'best': best.none_yet(state) if self._judged else None}
 
-        with logical.using(self._mesh, self._experiment.axes):
+        with logical.using(self._mesh, self._axes):
             return self._population.map(one)(seeds, self._population.values, variables)
 
     @functools.cached_property

@@ -53,7 +53,7 @@ class Diagnostics:
             self._profile.after(step, halted)
         if self.stuck.due(step):
             check_applied(halted)  # a step that was not applied has moved nothing
-            self._records.run['stuck'] = self.stuck.look(carry['state'].params, step)
+            self._records.run['stuck'] = self.stuck.warn(carry['state'].params, step)
 
     def evidence(self, carry, feed, step: int, member: int) -> NonFinite:
         """Keeps the batch and the state of the step that was not applied; every later step left the state alone."""

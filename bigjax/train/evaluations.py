@@ -4,7 +4,7 @@ import contextlib
 import jax
 import numpy as np
 
-from bigjax.sharding import logical
+from bigjax.nn import rng
 from bigjax.sharding import mesh as meshes
 from bigjax.train import best
 from bigjax.train.program import Program
@@ -89,7 +89,7 @@ class Evaluations:
             variables = meshes.whole(variables)
             if jax.process_index() > 0:
                 return {}
-        return dict(samples(self._program.apply, variables, jax.random.key(self._program.settings.seed)))
+        return dict(samples(self._program.apply, variables, rng.key(self._program.settings.seed)))
 
 
 def evaluate(program: Program, carry, names=None, *, reported: bool = True, stop=None,
@@ -106,8 +106,7 @@ def evaluate(program: Program, carry, names=None, *, reported: bool = True, stop
     metrics, artifacts = {}, [{} for _ in range(program.members or 1)]
     for name in program.experiment.evaluators if names is None else names:
         variables = program.variables(carry, program.experiment.evaluators[name].weights, reported)
-        with logical.using(program.mesh, program.experiment.axes):
-            values, extra = program.evaluation.run(name, variables, stop, interruptible)
+        values, extra = program.evaluation.run(name, variables, stop, interruptible)
         metrics |= values
         for member, more in zip(artifacts, extra, strict=True):
             member |= more

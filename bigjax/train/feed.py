@@ -129,7 +129,7 @@ class Feed:
     def _batches(self, source, seed, start, steps, part=0, parts=1):
         data = self._data
         return pipeline.TrainBatches(source, seed, self._batch_size, data.shuffle, start, steps, part, parts, data.transform,
-                                     data.collate, self.stages)
+                                     data.collate, data.spec if data.collate else None, self.stages)
 
     def _pull(self, waiting=contextlib.nullcontext):
         """The next batch, already on its way to the device."""

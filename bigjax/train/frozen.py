@@ -1,9 +1,9 @@
-"""Arrays that a model reads and no step changes: `Experiment.frozen`, seen by every apply as `variables['frozen']`.
+"""Arrays that a model reads and no step changes: `Experiment.frozen`, seen by the task as `variables['frozen']`.
 
 A teacher's weights, a table of embeddings. They are sharded by the experiment's partition rules, shared by all members of a
 population, and are in neither the train state nor the checkpoints: `get_experiment` makes them again at every start.
 """
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,6 @@ import jax.numpy as jnp
 from bigjax.errors import UserError
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
-
-FROZEN = 'frozen'
 
 
 def place(frozen: Mapping, partition_rules, mesh, axes: Mapping) -> dict:
@@ -23,28 +21,13 @@ def place(frozen: Mapping, partition_rules, mesh, axes: Mapping) -> dict:
     """
     for path, leaf in rules.paths(dict(frozen)):
         if not hasattr(leaf, 'shape') or not hasattr(leaf, 'dtype'):
-            raise UserError(f"Experiment.frozen: got {type(leaf).__name__} at '{path}', expected arrays; fix: give functions "
-                            'and numbers to the task or the model', code='experiment/frozen')
+            raise UserError(f"Experiment.frozen: got {type(leaf).__name__} at '{path}', expected arrays; fix: give "
+                            'functions and numbers to the task or the model', code='experiment/frozen')
     shardings = rules.suffix_shardings(dict(frozen), partition_rules, mesh, axes)
     if frozen and not set(mesh.devices.flat) <= set(jax.devices()):  # `plan` describes devices that are not here
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), dict(frozen), shardings)
     placed = lambda x, s: x if isinstance(x, jax.Array) and x.sharding == s else meshes.put(x, s)
     return jax.tree.map(placed, dict(frozen), shardings)
-
-
-def with_frozen(fn: Callable, frozen: Mapping) -> Callable:
-    """A task's `loss` or `predict` with the frozen arrays among its variables, and not in the model state that it returns."""
-    if not frozen:
-        return fn
-
-    def call(apply, variables, *args, **kwargs):
-        out = fn(apply, {**variables, FROZEN: frozen}, *args, **kwargs)
-        if isinstance(out, tuple) and out and hasattr(out[-1], 'model_state'):
-            kept = {name: tree for name, tree in out[-1].model_state.items() if name != FROZEN}
-            out = (*out[:-1], out[-1]._replace(model_state=kept))
-        return out
-
-    return call
 
 
 def shapes(tree) -> dict:

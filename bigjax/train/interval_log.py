@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigjax.tasks import mean
 from bigjax.train import optimizers
 from bigjax.train.compile_cache import STATS, describe
 from bigjax.train.diagnostics import check_applied
@@ -66,5 +67,4 @@ class IntervalLog:
 
 def means(totals) -> dict[str, list[float]]:
     """{'train/name': [one value per member]} of sums and counts."""
-    return {f'train/{name}': [float(x) for x in np.atleast_1d(total) / np.maximum(np.atleast_1d(count), 1e-8)]
-            for name, (total, count) in jax.device_get(totals).items()}
+    return {f'train/{name}': [float(x) for x in np.atleast_1d(mean(metric))] for name, metric in jax.device_get(totals).items()}

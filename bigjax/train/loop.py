@@ -10,6 +10,7 @@ import dataclasses
 
 from bigjax.errors import Preempted, UserError
 from bigjax.sharding import mesh as meshes
+from bigjax.tasks import mean
 from bigjax.train import best
 from bigjax.train.compile_cache import STATS
 from bigjax.train.diagnostics import Diagnostics, Halted, check_applied
@@ -168,8 +169,8 @@ class Loop:
         save = self._saver.checkpoints.lost() or self._due(s.checkpoint_every)
         if self._due(s.log_every):
             if judged and judged.metric.startswith('train/'):
-                total, count = self._carry['totals'][judged.metric.removeprefix('train/')]
-                self._carry = self._evaluations.keep_best(self._carry, total / count)
+                value = mean(self._carry['totals'][judged.metric.removeprefix('train/')])
+                self._carry = self._evaluations.keep_best(self._carry, value)
             self._carry = self._log.hold(self._step, self._carry, halted)
         if evaluators or save or stop:
             check_applied(halted)

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from bigjax.checkpoint import initial_weights, manager
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
+from bigjax.nn import rng
 from bigjax.sharding import logical, rules
 from bigjax.sharding import mesh as meshes
-from bigjax.tasks import bind
+from bigjax.tasks import FROZEN, RNG_STREAMS, bind, check_data, loss_metrics
 from bigjax.train import best, flops, frozen, optimizers
 from bigjax.train.compile_cache import Watch
 from bigjax.train.compiled_step import CompiledStep, MemberOptimizer
@@ -19,7 +19,7 @@ from bigjax.train.evaluate import Evaluation
 from bigjax.train.feed import Feed, Resident, batch_shapes, fits_on_device
 from bigjax.train.population import Population, check_data_alone
 from bigjax.train.settings import Settings, check_devices
-from bigjax.train.state import count, init_state
+from bigjax.train.state import count, init_variables
 
 
 class Program:
@@ -47,7 +47,9 @@ class Program:
         self.population = Population(s)
         self.members, self.seeds, self.values = self.population.size, self.population.seeds, self.population.values
         inputs = example_inputs(e)
-        params = parameter_shapes(e, inputs)
+        params, output = initial_shapes(e, inputs)
+        for data in self.datas:
+            check_data(e.task, output, data)
         self.parameters = count(params)
         optimizer = MemberOptimizer(e, s, self.population, params)
         self.tx, self.learning_rate = optimizer.tx, optimizer.learning_rate
@@ -56,6 +58,7 @@ class Program:
             check_data_alone(experiments, s.population_over)
         self.mesh = meshes.make(s.mesh, devices)
         check_devices(s, meshes.data_size(self.mesh))
+        self.axes = logical.table(e.axes, meshes.AXES)
         self.layout = rules.layout(params, e.partition_rules, self.mesh, e.axes)
         self.frozen = frozen.place(e.frozen, e.partition_rules, self.mesh, e.axes)
         self.cache = Resident(self.mesh)
@@ -64,12 +67,12 @@ class Program:
         self.evaluation = Evaluation(e.evaluators, self.datas, e.task, self.apply, members=self.members, mesh=self.mesh,
                                      cache=self.cache, resident=s.resident, seeds=self.seeds, watch=self.watch,
                                      batch_size=s.eval_batch_size or max(s.batch_size, 256), threads=s.data_threads,
-                                     workers=s.data_workers)
+                                     workers=s.data_workers, axes=self.axes)
         self.best = self._resolve_best()
-        tokens = s.batch_size // s.accumulate * (flops.sequence(self) or 0)
+        tokens = s.batch_size // s.accumulate * flops.positions(self)
         step = CompiledStep(e, s, self.population, optimizer, apply=self.apply, inputs=inputs, mesh=self.mesh,
-                            layout=self.layout, frozen=self.frozen, resident=self.resident, shared_data=len(self.datas) == 1,
-                            tokens=tokens, judged=self.best, watch=self.watch)
+                            axes=self.axes, layout=self.layout, frozen=self.frozen, resident=self.resident,
+                            shared_data=len(self.datas) == 1, tokens=tokens, judged=self.best, watch=self.watch)
         self.train_steps, self.step, self.init, self.arguments = step.train_steps, step.step, step.init, step.arguments
         self.compiled, self.steps_per_call, self._step = step.compiled, step.steps_per_call, step
         if self.best:
@@ -101,12 +104,12 @@ class Program:
         newest = state.variables(average=weights != 'raw')
         if kept is not None and (weights == 'best' or (weights == 'auto' and reported)):
             newest = self.population.map(best.reported)(kept, newest)
-        return {**newest, frozen.FROZEN: self.frozen} if self.frozen else newest
+        return {**newest, FROZEN: self.frozen} if self.frozen else newest
 
     def member_variables(self, carry, index: int) -> dict:
         """The reported variables of one member."""
         variables = self.variables(carry)
-        return {name: tree if name == frozen.FROZEN else self.population.member(tree, index)
+        return {name: tree if name == FROZEN else self.population.member(tree, index)
                 for name, tree in variables.items()}
 
     def restore(self, path) -> dict:
@@ -180,15 +183,17 @@ class Program:
 def metric_names(program: Program, train: bool) -> list[str]:
     """The metrics of the task's loss, by tracing it on shapes; 'loss' is one of them."""
     e, s = program.experiment, program.settings
-    shapes = batch_shapes(e.data, s.batch_size)
 
-    def aux_metrics(variables, batch, key):
+    def metrics(variables, batch, key):
         batch = e.data.preprocess(batch) if e.data.preprocess else batch
-        return frozen.with_frozen(e.task.loss, program.frozen)(program.apply, variables, batch, key, train)[-1].metrics
+        terms, aux = e.task.loss(program.apply, variables, batch, key, train)
+        return {**loss_metrics(terms), **aux.metrics}
 
-    variables = jax.eval_shape(lambda: init_state(e.model, example_inputs(e), optax.identity(), 0, ema=False).variables())
-    with logical.using(program.mesh, e.axes):
-        return ['loss', *(['grad_norm'] if train else []), *jax.eval_shape(aux_metrics, variables, shapes, jax.random.key(0))]
+    variables = jax.eval_shape(lambda: init_variables(e.model, example_inputs(e), 0))
+    variables |= {FROZEN: program.frozen} if program.frozen else {}
+    with logical.using(program.mesh, program.axes):
+        traced = jax.eval_shape(metrics, variables, batch_shapes(e.data, s.batch_size), rng.key(0))
+    return [*traced, *(['grad_norm'] if train else [])]
 
 
 def example_inputs(experiment: Experiment) -> tuple:
@@ -198,7 +203,9 @@ def example_inputs(experiment: Experiment) -> tuple:
     return experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch)
 
 
-def parameter_shapes(experiment: Experiment, inputs: tuple | None = None):
-    """The parameters' shapes; nothing is computed."""
+def initial_shapes(experiment: Experiment, inputs: tuple | None = None) -> tuple:
+    """(parameters, output of the model) of one example, as shapes; nothing is computed."""
     inputs = example_inputs(experiment) if inputs is None else inputs
-    return jax.eval_shape(lambda: init_state(experiment.model, inputs, optax.identity(), 0, ema=False).params)
+    rngs = {name: rng.key(0) for name in ('params', *RNG_STREAMS)}
+    output, variables = jax.eval_shape(lambda: experiment.model.init_with_output(rngs, *inputs, train=False))
+    return variables['params'], output

@@ -1,4 +1,4 @@
-"""Fingerprints of parameters: which of them have not moved, and whether a run can be repeated bit for bit."""
+"""Fingerprints of parameters: which of them have not moved, and whether a run repeats bit for bit."""
 import functools
 
 import jax
@@ -7,33 +7,34 @@ import numpy as np
 
 from bigjax.train.optimizers import as_spec, frozen_paths
 
-STEPS = 20  # a parameter that learns has moved by then; --deterministic repeats as many
+STEPS = 20  # a parameter that receives gradient has moved within so many steps; --deterministic repeats as many
 
 
 class NotDeterministic(Exception):
-    """The same steps from the same state gave other numbers."""
+    """The same steps from the same state gave different numbers."""
 
 
-def _print(x):
+def _fingerprint(x):
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     unsigned = jax.lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}') if x.dtype != bool else x
     bits = unsigned.astype(jnp.uint32).reshape(-1)
-    place = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761)
-    return jnp.sum(bits * (place | 1), dtype=jnp.uint32)
+    factors = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761)
+    return jnp.sum(bits * (factors | 1), dtype=jnp.uint32)
 
 
 @functools.partial(jax.jit, static_argnames='members')
-def _prints(tree, members: bool):
-    return jax.tree.map(jax.vmap(_print) if members else _print, tree)
+def _fingerprints(tree, members: bool):
+    return jax.tree.map(jax.vmap(_fingerprint) if members else _fingerprint, tree)
 
 
-def of(tree, members: bool = False) -> dict[str, np.ndarray]:
-    """{path: 32 bits that change with the bits of the array, and with their places}; waits for the arrays.
+def fingerprints(tree, members: bool = False) -> dict[str, np.ndarray]:
+    """{path: 32 bits that change with the bits of the array, and with their order}; waits for the arrays.
 
-    `members`: of each member of a population, [members].
+    Args:
+      members: the leading axis of every array is a population's, and so is that of the results, [members].
     """
-    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(_prints(tree, members=members)))[0]
+    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(_fingerprints(tree, members=members)))[0]
     return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(x)[()] for path, x in leaves}
 
 
@@ -64,7 +65,7 @@ class StuckParams:
             return
         self._start, optimizer = start, as_spec(self._program.experiment.optimizer)
         self._done = self._program.settings.steps - start < STEPS
-        self._before = {} if self._done else of(params, self._many)
+        self._before = {} if self._done else fingerprints(params, self._many)
         self._frozen = [frozen_paths({**optimizer, **values}, params) for values in self._program.population.numbers()]
 
     def due(self, step: int) -> bool:
@@ -77,10 +78,10 @@ class StuckParams:
         self._learns = np.broadcast_to(rates > 0, len(self._frozen))
         return bool(self._learns.any())
 
-    def look(self, params, step: int) -> list[str]:
-        """The parameters that have not moved; a warning names them."""
+    def warn(self, params, step: int) -> list[str]:
+        """Warns of the parameters that have not moved, and returns their paths."""
         self._done = True
-        now, stuck = of(params, self._many), []
+        now, stuck = fingerprints(params, self._many), []
         for path, before in self._before.items():
             same = np.broadcast_to(now[path] == before, len(self._frozen))
             found = [m for m, frozen in enumerate(self._frozen) if same[m] and self._learns[m] and path not in frozen]
@@ -98,28 +99,28 @@ class StuckParams:
 
 
 def check_deterministic(program) -> str:
-    """Trains the first steps twice from scratch and compares the bits; returns a line that confirms they are equal.
+    """Trains the first steps twice from scratch and compares the bits; returns a line for the log.
 
     Raises:
       NotDeterministic: they differ; the first arrays that do are named.
     """
-    rounds = max(1, -(-min(STEPS, program.settings.steps) // program.steps_per_call))
-    first, second = (_trained(program, rounds) for _ in range(2))
+    calls = max(1, -(-min(STEPS, program.settings.steps) // program.steps_per_call))
+    first, second = (_trained(program, calls) for _ in range(2))
     if differing := [path for path in first if first[path] != second[path]]:
-        raise NotDeterministic(f'--deterministic: {rounds * program.steps_per_call} steps from the same state gave other '
+        raise NotDeterministic(f'--deterministic: {calls * program.steps_per_call} steps from the same state gave other '
                                f'numbers in {len(differing)} of {len(first)} arrays, {differing[0]} first; on GPUs, look for '
                                'operations without a deterministic form')
-    return f'deterministic: {rounds * program.steps_per_call} steps done twice, {len(first)} arrays equal bit for bit'
+    return f'deterministic: {calls * program.steps_per_call} steps done twice, {len(first)} arrays equal bit for bit'
 
 
-def _trained(program, rounds: int) -> dict[str, int]:
+def _trained(program, calls: int) -> dict[str, int]:
     carry, feed = program.init(), program.feed(0)
     try:
         state, totals = carry['state'], carry['totals']
-        for k in range(rounds):
+        for k in range(calls):
             step = k * program.steps_per_call
             state, totals, _ = program.train_steps(state, totals, feed.arrays, feed.at(step, program.steps_per_call))
             feed.ahead(step + program.steps_per_call)
-        return of(state)
+        return fingerprints(state)
     finally:
         feed.close()
