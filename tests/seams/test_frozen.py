@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from bigjax.checkpoint import manager
-from bigjax.tasks import Aux, bind
+from bigjax.tasks import Aux, Term, bind, mask, weighted
 from bigjax.train.state import init_variables
 from tests import tiny
 from tests.refused import refused
@@ -23,10 +23,11 @@ def distilled(weights=WEIGHTS):
 
     def loss(apply, variables, batch, rng, train):
         logits, state = apply(variables, batch['x'], train=train, rng=rng)
-        wanted, _ = bind(TEACHER)({'params': variables['frozen']['teacher']['params']}, batch['x'])
-        ones = jnp.ones(len(logits))
-        agree = jnp.sum(logits.argmax(-1) == wanted.argmax(-1))
-        return optax.softmax_cross_entropy(logits, jax.nn.softmax(wanted)), ones, Aux(state, {'agreement': (agree, ones.sum())})
+        wanted, _ = bind(TEACHER)(variables['frozen']['teacher'], batch['x'])
+        weights = mask(batch)
+        agree = weighted(logits.argmax(-1) == wanted.argmax(-1), weights)
+        values = optax.softmax_cross_entropy(logits, jax.nn.softmax(wanted))
+        return {'loss': Term(values, weights)}, Aux(state, {'agreement': agree})
 
     return dataclasses.replace(base, task=dataclasses.replace(base.task, loss=loss), frozen={'teacher': weights})
 

@@ -1,4 +1,4 @@
-"""The seams `init` and `axes`: weights of a renamed tree, in before the optimizer state is made; logical axes of one's own."""
+"""The seam `init`: weights of a renamed tree, in before the optimizer state is made; and a kill with every seam in use."""
 import dataclasses
 
 import jax
@@ -61,15 +61,6 @@ def test_the_optimizer_begins_with_the_given_weights(options):
 def test_other_variables_than_the_model_has_are_refused(init):
     with refused('experiment/init'):
         tiny.program([dataclasses.replace(tiny.experiment(norm=False), init=init)]).init()
-
-
-def test_a_logical_axis_of_ones_own():
-    rules = (('.*bias', (None,)), ('hidden/kernel', (None, 'table')), ('head/kernel', (None, None)))
-    e = dataclasses.replace(tiny.experiment(norm=False), partition_rules=rules)
-    with refused('sharding/unknown-axis', 'table', 'Experiment.axes'):
-        tiny.program([e], mesh='data:8')
-    program = tiny.program([dataclasses.replace(e, axes={'table': ('data',)})], mesh='data:8')
-    assert program.layout.params['hidden/kernel'].spec[1] in ('data', ('data',))
 
 
 @pytest.mark.parametrize('options', [{}, {'population': 2, 'best': 'max test/agreement'}], ids=str)
