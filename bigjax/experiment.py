@@ -207,7 +207,7 @@ KEYS = {
     'reduce_dtype': Key('', "gradients are summed over devices once per step, in this dtype; '': as the compiler chooses",
                         ('', 'float32', 'bfloat16')),
     'mesh': Key('data:-1', 'axis:size, … of data, zero1, fsdp, tensor, seq, expert, stage; -1 takes the remaining devices'),
-    'steps_per_call': Key(0, 'steps per dispatch; 0: 1 on a CPU, many on GPU and TPU'),
+    'steps_per_call': Key(0, 'steps per dispatch; 0: up to 100, on a CPU up to 20 of a short step'),
     'log_every': Key('1 epoch', 'between two lines of training metrics', duration=True),
     'eval_every': Key('10%', 'between two evaluations; 0: at the end only', duration=True),
     'checkpoint_every': Key('10%', 'between two checkpoints', duration=True),

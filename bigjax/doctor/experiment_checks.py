@@ -24,7 +24,7 @@ from bigjax.train.settings import Settings
 from bigjax.train.state import count, init_variables
 
 OPENING = 16.0  # seconds for opening data
-SPARE = 2  # checkpoints beside those that are kept: the one being written, and the best
+SPARE = 1  # checkpoint beside those that are kept: the one being written
 FRESH = 30.0  # seconds; a run refreshes its run.json more often
 
 
@@ -94,12 +94,12 @@ def shapes(experiment, settings: Settings) -> Shapes:
     params = variables.pop('params')
     tx, _ = optimizers.make(experiment.optimizer, params, total_steps=max(1, settings.steps),
                             steps_per_epoch=settings.steps_per_epoch, batch_size=settings.batch_size)
-    return Shapes(params, variables, jax.eval_shape(tx.init, params))
+    return Shapes(params, variables, jax.eval_shape(optimizers.wrap(tx, experiment.transforms).init, params))
 
 
 def state_bytes(state: Shapes, experiment, settings: Settings, mesh) -> dict[str, int]:
     """{part of the state: bytes on each device} of a mesh that need not be there; of all members."""
-    layout = rules.layout(state.params, experiment.partition_rules, mesh)
+    layout = rules.layout(state.params, experiment.partition_rules, mesh, experiment.axes)
 
     def each(tree, placed):
         where = rules.follow(tree, placed, mesh)

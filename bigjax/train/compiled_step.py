@@ -29,7 +29,8 @@ from bigjax.train.settings import Settings
 from bigjax.train.state import init_variables, state_of
 from bigjax.train.step import train_step
 
-MAX_STEPS_PER_CALL = 100
+MAX_STEPS_PER_CALL, MAX_STEPS_PER_CALL_CPU = 100, 20
+SHORT_STEP = 1e7  # parameters of all members times examples, below which a CPU's step takes about 10 ms at most
 
 
 class MemberOptimizer:
@@ -149,14 +150,28 @@ class CompiledStep:
         return state, totals, state.halted + 0  # a buffer of its own: the state's is donated to the next call
 
     def _choose_steps_per_call(self) -> int:
-        """As many steps a dispatch as divide every cadence; one on a CPU, where XLA slows convolutions inside a scan."""
+        """The largest number of steps per dispatch, up to the wanted one, that divides every cadence."""
         s = self._settings
         own = [s.cadence(e.every) for e in self._experiment.evaluators.values()]
         common = math.gcd(s.steps, s.log_every, s.eval_every, s.checkpoint_every, *own)
-        wanted = s.steps_per_call or (1 if self._mesh.devices.flat[0].platform == 'cpu' else MAX_STEPS_PER_CALL)
-        if not self._resident:
+        if not self._resident or common == 1:
             return 1
+        wanted = s.steps_per_call or (
+            self._wanted_on_a_cpu() if self._mesh.devices.flat[0].platform == 'cpu' else MAX_STEPS_PER_CALL)
         return max(k for k in range(1, max(1, min(wanted, common)) + 1) if common % k == 0)
+
+    def _wanted_on_a_cpu(self) -> int:
+        """Several steps per dispatch where the step is short, so that the dispatch counts, and has no convolution, which XLA
+        slows inside a scan on a CPU."""
+        s, state = self._settings, self.abstract['state']
+        numbers = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
+        if self._mesh.size > 1 or numbers * s.batch_size > SHORT_STEP:
+            return 1
+        one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+        state = state if self._population.size is None else jax.tree.map(one, state)
+        with logical.using(self._mesh, self._axes):
+            jaxpr = jax.make_jaxpr(self.step)(state, batch_shapes(self._experiment.data, s.batch_size), {}, None, self._frozen)
+        return 1 if 'conv_general_dilated' in str(jaxpr) else MAX_STEPS_PER_CALL_CPU
 
     def init(self) -> dict:
         """The carry before the first step, placed on the mesh; `Experiment.init` is applied to the variables of each member.

@@ -1,4 +1,5 @@
 """An experiment turned into compiled functions on a mesh: the one assembly that training, eval, plan, bench and tests share."""
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -119,8 +120,12 @@ class Program:
     def restore_weights(self, path) -> dict:
         """The carry of a checkpoint less the optimizer's moments, which evaluation neither reads nor allocates."""
         state = self.abstract['state']
-        kept = state if self._averages_in_optimizer() else state.replace(opt_state=())
-        return manager.load(path, {'state': kept, 'best': self.abstract['best']}, whole=False)
+        parts = {f.name: part for f in dataclasses.fields(state) if (part := getattr(state, f.name)) is not None}
+        if not self._averages_in_optimizer():
+            parts.pop('opt_state')
+        like = {'state': parts} | ({'best': self.abstract['best']} if self.best else {})
+        found = manager.load(path, like, whole=False)
+        return {'state': state.replace(**{'opt_state': (), **found['state']}), 'best': found.get('best')}
 
     def load_weights(self, carry, folder, say: Callable[[str], None] = print) -> dict:
         """The carry with the weights of another run."""

@@ -51,7 +51,7 @@ class StuckParams:
 
     def __init__(self, program, found: list[str] | None = None):
         self._program, self._many = program, program.members is not None
-        self._done, self._before, self._start = found is not None, None, 0
+        self._done, self._before, self._start = found is not None or program.settings.steps < STEPS, None, 0
         self._report(found or [])
 
     @property

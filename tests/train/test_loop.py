@@ -1,10 +1,12 @@
 """The loop: resuming, populations, dispatches of several steps, the host pipeline, stopping early."""
+import dataclasses
 import io
 import json
 import os
 import signal
 import time
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
@@ -76,6 +78,24 @@ def test_several_steps_a_call_and_the_pipeline_change_nothing(tmp_path):
         np.testing.assert_allclose(other.final['test/loss'], base.final['test/loss'], rtol=1e-5)
     assert tiny.program(steps_per_call=6, eval_every=6, log_every=6).steps_per_call == 6
     assert tiny.program(steps_per_call=5, eval_every=6, log_every=4).steps_per_call == 2
+
+
+class Convolved(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.Conv(4, (3,), name='conv')(x[..., None])
+        return nn.Dense(3, name='head')(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize(('options', 'steps'), [
+    ({}, 6), ({'population': 2}, 6), ({'log_every': 4}, 2), ({'resident': 'no'}, 1)])
+def test_short_steps_are_dispatched_together_on_a_cpu(options, steps):
+    assert tiny.program(**{'log_every': 6, 'eval_every': 6, **options}).steps_per_call == steps
+
+
+def test_convolutions_are_not_scanned_on_a_cpu():
+    convolved = dataclasses.replace(tiny.experiment(), model=Convolved())
+    assert tiny.program([convolved], log_every=6, eval_every=6).steps_per_call == 1
 
 
 def test_members_are_single_runs(tmp_path):
