@@ -33,7 +33,7 @@ def load(folder, params: Mapping, model_state: Mapping, say: Callable[[str], Non
     unfit = _unfit(saved, wanted)
     _check_some_fit(path, saved, wanted, unfit)
     found = manager.load_part(path, {'state': _without(like['state'], {p.removeprefix('state/') for p in unfit})})['state']
-    if unfit:
+    if unfit or set(saved) - set(wanted):
         say(_summary(path, saved, wanted, unfit))
     same = jax.tree.structure(like['state']['params']) == jax.tree.structure(params)
     fresh = params if same else (convert.stack if convert.STACKED in str(jax.tree.structure(like['state']['params']))
@@ -75,8 +75,9 @@ def _summary(path, saved, wanted, unfit) -> str:
     name = lambda p: p.removeprefix('state/').removeprefix('params/')
     fresh = [f'{name(p)} ({list(saved[p])} there, {list(wanted[p])} here)' if p in saved else name(p) for p in unfit]
     unused = [name(p) for p in saved if p not in wanted]
-    text = f'{len(wanted) - len(unfit)} of {len(wanted)} arrays are those of {path}; initialised anew: {_listed(fresh)}'
-    return f'{text}; not used: {_listed(unused)}' if unused else text
+    parts = [f'{len(wanted) - len(unfit)} of {len(wanted)} arrays are those of {path}']
+    parts += [f'initialised anew: {_listed(fresh)}'] if fresh else []
+    return '; '.join([*parts, *([f'not used: {_listed(unused)}'] if unused else [])])
 
 
 def _listed(names: list[str]) -> str:

@@ -30,6 +30,8 @@ from bigjax.train.state import init_variables, state_of
 from bigjax.train.step import train_step
 
 MAX_STEPS_PER_CALL, MAX_STEPS_PER_CALL_CPU = 100, 20
+MAX_UNOPTIMISED_INIT = 2e7  # parameters; more take longer to draw without optimisations than these take to compile
+UNOPTIMISED = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 SHORT_STEP = 1e7  # parameters of all members times examples, below which a CPU's step takes about 10 ms at most
 
 
@@ -181,7 +183,7 @@ class CompiledStep:
         """
         seeds = self._population.seed_array
         if self._experiment.init is None:
-            return jax.jit(self._init, out_shardings=self.shardings)(seeds)
+            return self._jit_init(self._init)(seeds)
         placed = self.abstract['state']
         where = jax.tree.map(lambda x: x.sharding, placed.variables(average=False))
         with logical.using(self._mesh, self._axes):
@@ -190,7 +192,13 @@ class CompiledStep:
                  (self._population.member(variables, m) for m in range(self._population.size or 1))]
         variables = given[0] if self._population.size is None else jax.tree.map(lambda *x: np.stack(x), *given)
         variables = jax.tree.map(lambda x, s: x if isinstance(x, jax.Array) else meshes.put(x, s), variables, where)
-        return jax.jit(self._init, out_shardings=self.shardings)(seeds, variables)
+        return self._jit_init(self._init)(seeds, variables)
+
+    def _jit_init(self, fn: Callable) -> Callable:
+        """Compiled without optimisations on a CPU: `fn` runs once, and to optimise it takes several times longer than to run it."""
+        numbers = sum(math.prod(x.shape) for x in jax.tree.leaves(self.abstract['state'].params))
+        quick = self._mesh.devices.flat[0].platform == 'cpu' and numbers < MAX_UNOPTIMISED_INIT
+        return jax.jit(fn, out_shardings=self.shardings, compiler_options=UNOPTIMISED if quick else None)
 
     def _variables(self, seed):
         return init_variables(self._experiment.model, self._inputs, seed)

@@ -119,13 +119,14 @@ class Program:
 
     def restore_weights(self, path) -> dict:
         """The carry of a checkpoint less the optimizer's moments, which evaluation neither reads nor allocates."""
+        if self._averages_in_optimizer():
+            return self.restore(path)
         state = self.abstract['state']
-        parts = {f.name: part for f in dataclasses.fields(state) if (part := getattr(state, f.name)) is not None}
-        if not self._averages_in_optimizer():
-            parts.pop('opt_state')
+        parts = {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.name != 'opt_state'}
+        parts = {name: part for name, part in parts.items() if part is not None}
         like = {'state': parts} | ({'best': self.abstract['best']} if self.best else {})
         found = manager.load(path, like, whole=False)
-        return {'state': state.replace(**{'opt_state': (), **found['state']}), 'best': found.get('best')}
+        return {'state': state.replace(opt_state=(), **found['state']), 'best': found.get('best')}
 
     def load_weights(self, carry, folder, say: Callable[[str], None] = print) -> dict:
         """The carry with the weights of another run."""
