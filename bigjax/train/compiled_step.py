@@ -195,7 +195,7 @@ class CompiledStep:
         return self._jit_init(self._init)(seeds, variables)
 
     def _jit_init(self, fn: Callable) -> Callable:
-        """Compiled without optimisations on a CPU: `fn` runs once, and to optimise it takes several times longer than to run it."""
+        """Compiled without optimisations on a CPU: `fn` runs once, and to optimise it takes much longer than to run it."""
         numbers = sum(math.prod(x.shape) for x in jax.tree.leaves(self.abstract['state'].params))
         quick = self._mesh.devices.flat[0].platform == 'cpu' and numbers < MAX_UNOPTIMISED_INIT
         return jax.jit(fn, out_shardings=self.shardings, compiler_options=UNOPTIMISED if quick else None)

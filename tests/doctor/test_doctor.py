@@ -21,6 +21,7 @@ from bigjax.sharding import rules
 from bigjax.train import compile_cache
 from bigjax.train import settings as settings_module
 from tests import tiny, workdirs
+from tests.refused import refused
 from tests.test_cli import SCRIPT, get_config, get_experiment, run
 
 COMPILED = []  # by any thread
