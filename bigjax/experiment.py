@@ -212,7 +212,7 @@ KEYS = {
     'eval_every': Key('10%', 'between two evaluations; 0: at the end only', duration=True),
     'checkpoint_every': Key('10%', 'between two checkpoints', duration=True),
     'checkpoint_keep': Key(2, 'checkpoints that are kept'),
-    'best': Key('', "the metric ('train/loss', 'val/accuracy') whose best weights are reported; '': the newest are"),
+    'best': Key('', "the metric ('train/loss', 'val/accuracy', 'max val/made_up') whose best weights are reported"),
     'patience': Key('', 'stop early when `best` has not improved for so long', duration=True),
     'sinks': Key('', "'tensorboard', 'wandb', or both with a comma"),
     'ema': Key(0.0, 'the decay of a moving average of the parameters, used in evaluation; 0: none'),

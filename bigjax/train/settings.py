@@ -1,5 +1,6 @@
 """The shared keys of a config, resolved to numbers and checked before any device is touched."""
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 from bigjax.errors import UserError
@@ -60,6 +61,14 @@ def _at_least(config, key: str, low: int) -> int:
     return value
 
 
+def _duration(config, key: str, **run) -> int:
+    """The duration of a key in steps."""
+    try:
+        return durations.steps(config[key] or 0, **run)
+    except UserError as error:
+        raise UserError(f'config.{key}: {error}', code=error.code) from None
+
+
 def _one_of(config, key: str, choices) -> str:
     if config[key] not in choices:
         raise _refusal(key, config[key], f"one of {', '.join(map(repr, choices))}", code='config/choice')
@@ -77,16 +86,11 @@ def read(config: Mapping, examples: int) -> Settings:
     batch_size = _at_least(config, 'batch_size', 1)
     per_epoch = examples / batch_size
     known = dict(steps_per_epoch=per_epoch, batch_size=batch_size)
-    steps = durations.steps(config['steps'], **known)
+    steps = _duration(config, 'steps', **known)
     if steps < 1:
         raise _refusal('steps', config['steps'], 'at least one step', '--config.steps=1')
 
-    def cadence(key):
-        found = durations.steps(config[key] or 0, total_steps=steps, **known)
-        if found < 0:
-            raise _refusal(key, config[key], 'a duration of at least 0', f'--config.{key}=0 for never')
-        return found
-
+    cadence = functools.partial(_duration, config, total_steps=steps, **known)
     accumulate = _at_least(config, 'accumulate', 1)
     if batch_size % accumulate:
         raise _refusal('batch_size', batch_size, f'a multiple of config.accumulate={accumulate}',

@@ -81,6 +81,7 @@ def points(found) -> list[tuple[int, float]]:
 
 
 def test_tensorboard_shows_each_point_once_after_a_restart(tmp_path):
+    pytest.importorskip('tensorboardX', reason='the sink writes with it')
     run = make(tmp_path, sinks=('tensorboard',))
     run.truncate_after(0)
     for step in range(1, 9):

@@ -9,7 +9,6 @@ import pytest
 
 from bigjax.experiment import Evaluator
 from bigjax.runs.progress import Progress
-from bigjax.runs.reader import read_run
 from bigjax.train import best
 from tests import tiny
 from tests.refused import refused
@@ -53,8 +52,6 @@ def test_the_weights_of_the_right_end_are_kept(tmp_path, metric, worst):
     e = tiny.experiment(compute=lambda outputs, examples: {'score': next(values)})
     _, carry = tiny.train(tmp_path, [e], best=metric, eval_every=3)
     assert int(carry['best']['step']) == (6 if metric.startswith('max') else 9)
-    noted = read_run(tmp_path)['best'] if (tmp_path / 'run.json').exists() else {}
-    assert noted.get('steps', [6 if metric.startswith('max') else 9]) == [6 if metric.startswith('max') else 9]
 
 
 NAN, INF = float('nan'), float('inf')
@@ -128,4 +125,5 @@ def test_an_evaluator_chooses_its_weights(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     last = next(row for row in reversed(rows) if 'test/loss' in row)
     assert last['ema/loss'] == last['test/loss'] != last['raw/loss']  # in training 'auto' is the moving average
-    assert outcome.final['best/loss'] == outcome.final['test/loss'] and outcome.final['ema/loss'] == [last['ema/loss']]
+    assert outcome.final['best/loss'] == outcome.final['test/loss']
+    assert outcome.final['ema/loss'] == pytest.approx([last['ema/loss']], rel=1e-6)

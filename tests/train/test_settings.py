@@ -14,13 +14,13 @@ def read(**changes):
 
 
 @pytest.mark.parametrize(('changes', 'code', 'names'), [
-    ({'steps': 0}, 'config/range', ('config.steps', '0')), ({'steps': -3}, 'config/range', ('config.steps', '-3')),
+    ({'steps': 0}, 'config/range', ('config.steps', '0')), ({'steps': -3}, 'duration/form', ('config.steps', '-3')),
     ({'batch_size': 0}, 'config/range', ('config.batch_size', '0')), ({'batch_size': -8}, 'config/range', ('-8',)),
     ({'population': 0}, 'config/range', ('config.population',)), ({'population': -2}, 'config/range', ('-2',)),
     ({'accumulate': 0}, 'config/range', ('config.accumulate',)), ({'accumulate': 3}, 'config/batch-divisible', ('8', '9')),
     ({'seed': -1}, 'config/range', ('config.seed',)), ({'seed': 2**31 - 1, 'population': 2}, 'config/range', ('config.seed',)),
-    ({'log_every': -1}, 'config/range', ('config.log_every',)), ({'eval_every': -5}, 'config/range', ('config.eval_every',)),
-    ({'checkpoint_every': -1}, 'config/range', ('config.checkpoint_every',)),
+    ({'log_every': -1}, 'duration/form', ('config.log_every',)), ({'eval_every': -5}, 'duration/form', ('config.eval_every',)),
+    ({'checkpoint_every': -1}, 'duration/form', ('config.checkpoint_every',)),
     ({'checkpoint_keep': 0}, 'config/range', ('config.checkpoint_keep',)),
     ({'eval_batch_size': -1}, 'config/range', ('config.eval_batch_size',)),
     ({'data_threads': 0}, 'config/range', ('config.data_threads',)), ({'data_workers': -1}, 'config/range', ('-1',)),
@@ -28,7 +28,7 @@ def read(**changes):
     ({'ema': -0.5}, 'config/range', ('-0.5',)), ({'resident': 'maybe'}, 'config/choice', ('maybe', 'auto')),
     ({'reduce_dtype': 'float8'}, 'config/choice', ('float8', 'bfloat16')),
     ({'patience': 3}, 'config/patience', ('config.patience', '3', '--config.best=')),
-    ({'patience': -3, 'best': 'test/loss'}, 'config/range', ('config.patience', '-3'))], ids=str)
+    ({'patience': -3, 'best': 'test/loss'}, 'duration/form', ('config.patience', '-3'))], ids=str)
 def test_what_no_run_can_have_is_refused(changes, code, names):
     with refused(code, *names):
         read(**changes)
