@@ -196,7 +196,8 @@ def test_the_best_training_loss_is_judged_at_each_log(tmp_path):
 
 
 def test_stopping_early(tmp_path):
-    bad = tiny.experiment(norm=False, optimizer={'name': 'sgd', 'lr': 0.1, 'frozen': ('.*',)})  # nothing improves after the first evaluation
+    # Nothing improves after the first evaluation.
+    bad = tiny.experiment(norm=False, optimizer={'name': 'sgd', 'lr': 0.1, 'frozen': ('.*',)})
     outcome, _ = tiny.train(tmp_path, [bad], best='test/loss', eval_every=1, patience=3, ema=0.0, steps=40)
     assert outcome.status == 'stopped early' and outcome.step == 5
 
