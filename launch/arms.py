@@ -118,7 +118,7 @@ def config_of(command: Sequence[str], arm: Mapping):
     Raises:
       UserError: the command is no experiment, or a key or a value is not one of its config.
     """
-    from bigjax import config as configs
+    from bigjax.job import Job as ExperimentJob
     experiment = Job('', '', tuple(command)).experiment
     if not experiment:
         raise UserError(f"got the command '{' '.join(command)}', expected 'python -m experiments.NAME …'; fix: sweep an "
@@ -134,7 +134,7 @@ def config_of(command: Sequence[str], arm: Mapping):
                         f"{', '.join(module.TABLE)}, or sweep over variant", code='sweep/several-rows')
     overrides = {key.removeprefix('config.'): value for key, value in given.items() if key.startswith('config.')}
     own = {key: str(value) for key, value in arm.items() if key != 'variant'}
-    return configs.override(module.get_config(variant), {**overrides, **own})
+    return ExperimentJob(module, experiment, {**overrides, **own}).config(variant)
 
 
 def folder_of(command: Sequence[str]) -> pathlib.Path:

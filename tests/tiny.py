@@ -23,11 +23,12 @@ class Net(nn.Module):
 
     norm: bool = True
     dropout: float = 0.3
+    width: int = 16
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, *, train):
-        x = nn.Dense(16, name='hidden')(x)
+        x = nn.Dense(self.width, name='hidden')(x)
         if self.norm:
             x = nn.BatchNorm(use_running_average=not train, name='norm')(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
@@ -86,6 +87,11 @@ def train(workdir, experiments=None, progress=None, guard=None, **changes):
     return outcome, p.restore(workdir / 'checkpoints' / str(outcome.step))
 
 
+def zeros(tree):
+    """The tree with zeros for numbers."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
 def leaves(tree):
     """Every leaf as NumPy, keys as their data."""
     def one(x):
@@ -102,5 +108,3 @@ def close(a, b, **tolerance):
     """Within float tolerance."""
     for x, y in zip(leaves(a), leaves(b), strict=True):
         np.testing.assert_allclose(x, y, **tolerance)
-
-
