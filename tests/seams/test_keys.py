@@ -12,7 +12,7 @@ def trained(**changes):
     carry, feed = p.init(), p.feed(0)
     state, totals = carry['state'], carry['totals']
     for step in range(2):
-        state, totals, _ = p.call(state, totals, feed.arrays, feed.at(step, 1))
+        state, totals, _ = p.train_steps(state, totals, feed.arrays, feed.at(step, 1))
     feed.close()
     return jax.tree.map(np.asarray, state.params), p.evaluation.run('test', state.variables())[0]['test/loss']
 
