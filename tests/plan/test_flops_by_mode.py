@@ -11,7 +11,7 @@ import pytest
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Experiment
 from bigjax.io.text import table
-from bigjax.models import gpt, mlp
+from bigjax.models import gpt, mlp, rnn
 from bigjax.nn import cpu
 from bigjax.plan import count, hlo
 from bigjax.tasks import classification, language
@@ -26,7 +26,7 @@ CASES = [  # (model, mesh, fields of the model)
     ('decoder', 'data:8', {}), ('decoder', 'fsdp:8', {}), ('decoder', 'tensor:4', {}),
     ('decoder', 'data:2,fsdp:2,tensor:2', {}), ('decoder', 'seq:4', {'rope_base': 1e4}), ('chunked', 'data:2,seq:4', {}),
     ('decoder', 'fsdp:2,seq:4', {'context': 'gather'}),
-    ('decoder', 'fsdp:8', {'scan': True})]
+    ('decoder', 'fsdp:8', {'scan': True}), ('recurrent', 'data:8', {}), ('recurrent', 'fsdp:4', {'cell': 'lstm'})]
 # Not here: a pipeline of s stages computes s - 1 bubbles beside its micro-batches, and experts have spare capacity.
 
 
@@ -37,6 +37,9 @@ def program(kind, mesh, fields, accumulate, reduce_dtype=''):
         task = language.next_token(chunked=kind == 'chunked')
         model, rules = gpt.GPT(**{**DECODER, **fields}), gpt.PARTITION_RULES
         arrays = {'tokens': rng.integers(0, 64, (64, 33)).astype(np.int32)}
+    elif kind == 'recurrent':
+        model, rules, task = rnn.RNNClassifier(**{'cell': 'gru', 'features': 32, **fields}), (), classification.softmax('x')
+        arrays = {'x': rng.normal(size=(512, 16, 8)).astype(np.float32), 'label': rng.integers(0, 8, 512).astype(np.int32)}
     else:
         model, rules, task = mlp.MLP(features=(64, 64), num_classes=8), (), classification.softmax('x')
         arrays = {'x': rng.normal(size=(4096, 32)).astype(np.float32), 'label': rng.integers(0, 8, 4096).astype(np.int32)}
