@@ -45,7 +45,7 @@ def test_the_head_s_gradient_is_summed_once_and_no_logits_are_sent():
         with logical.using(mesh):
             return jnp.sum(chunked_cross_entropy(x, head, TARGETS, 5)[0])
 
-    args = (jax.ShapeDtypeStruct(X.shape, X.dtype, sharding=meshes.split(mesh, 0)),
+    args = (jax.ShapeDtypeStruct(X.shape, X.dtype, sharding=meshes.batch_sharding(mesh, 0)),
             jax.ShapeDtypeStruct(HEAD.shape, HEAD.dtype, sharding=meshes.replicated(mesh)))
     text = jax.jit(jax.grad(total, 1)).lower(*args).compile().as_text()
     sent = count.count(hlo.parse(text), mesh).collectives
