@@ -1,13 +1,16 @@
 """The contract between an experiment script and everything above it: plain data and functions, no behaviour."""
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import jax
 import ml_collections
 
+from bigjax.data import batches
 from bigjax.errors import UserError
-from bigjax.tasks import Confusion as Confusion
+from bigjax.metrics.confusion import Confusion as Confusion
 from bigjax.tasks import Task
 
 
@@ -47,6 +50,20 @@ class Data:
     augment: Callable | None = None
     shuffle: bool = True
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of one example as it reaches a batch: after `transform` and `collate`, before `preprocess`.
+
+        A source with a `spec` of its own stays closed; of any other one example is read.
+        """
+        batch = batches.shapes(self, 1)
+        return {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in batch.items()}
+
+    @property
+    def size(self) -> int:
+        """The number of training examples."""
+        return len(self.train)
 
 
 @dataclasses.dataclass(frozen=True)

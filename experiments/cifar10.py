@@ -16,6 +16,7 @@ from bigjax import cli
 from bigjax.data import augment
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.metrics import confusion
 from bigjax.models import cnn, resnet
 from bigjax.tasks import classification
 
@@ -51,7 +52,7 @@ def get_experiment(config):
     model, *_, error = choose('config.row', config.row, ROWS)
     splits = open_data(config.data, like='cifar10', data_dir=config.data_dir)
     classes = splits.info['classes']
-    judge = partial(classification.error, classes=classes)
+    judge = partial(confusion.error_rate, classes=classes)
     vary = augment.chain(augment.random_crop(config.crop), augment.random_flip()) if config.crop else None
     expected = Expected('test/error', error, 0.50, 'He et al. 2016, table 6', better='lower') if error else None
     return Experiment(

@@ -18,6 +18,7 @@ from bigjax import cli
 from bigjax.data import augment
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.metrics import confusion
 from bigjax.models import resnet
 from bigjax.tasks import classification
 
@@ -54,7 +55,7 @@ def get_experiment(config):
     *_, error = choose('config.row', config.row, VARIANTS)
     splits = open_data(config.data, like='fashion_mnist', data_dir=config.data_dir)
     classes = splits.info['classes']
-    judge = partial(classification.error, classes=classes)
+    judge = partial(confusion.error_rate, classes=classes)
     black = -MEAN / STD
     return Experiment(
         model=resnet.ResNet(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),

@@ -17,6 +17,7 @@ from bigjax import cli
 from bigjax.data import augment
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.metrics import confusion
 from bigjax.models import cnn, mlp
 from bigjax.tasks import classification
 
@@ -51,7 +52,7 @@ def get_experiment(config):
     model, *_, error, source = choose('config.row', config.row, ROWS)
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
     classes = splits.info['classes']
-    judge = partial(classification.error, classes=classes)
+    judge = partial(confusion.error_rate, classes=classes)
     return Experiment(
         model=model(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
         task=classification.softmax(),

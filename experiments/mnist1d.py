@@ -13,6 +13,7 @@ from functools import partial
 from bigjax import cli
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.metrics import confusion
 from bigjax.models import cnn, mlp, rnn
 from bigjax.sweep import grid
 from bigjax.tasks import classification
@@ -50,7 +51,7 @@ def get_experiment(config):
     model, _, accuracy = choose('config.row', config.row, ROWS)
     splits = open_data(config.data, like='mnist1d', data_dir=config.data_dir)
     classes = splits.info['classes']
-    judge = partial(classification.confusion, classes=classes)
+    judge = partial(confusion.confusion, classes=classes)
     return Experiment(
         model=model(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
         task=classification.softmax('x'),

@@ -18,6 +18,7 @@ import numpy as np
 from bigjax import cli
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.metrics import sequence as metrics
 from bigjax.models import seq2seq
 from bigjax.tasks import sequence
 
@@ -75,7 +76,7 @@ def judge(outputs, examples, words, shown: int = 12) -> dict:
     wrong = np.flatnonzero([text('target', a) != text('target', b) for a, b in pairs])
     lines = [f"{text('source', examples['source'][i])}\n  is     {text('target', examples['target'][i])}\n"
              f"  given  {text('target', outputs[i])}" for i in wrong[:: max(1, len(wrong) // shown)][:shown]]
-    return {**sequence.exact_match(outputs, examples), 'mistakes': '\n\n'.join(lines) or 'none'}
+    return {**metrics.exact_match(outputs, examples), 'mistakes': '\n\n'.join(lines) or 'none'}
 
 
 if __name__ == '__main__':

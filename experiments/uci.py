@@ -23,6 +23,7 @@ from bigjax.data.datasets import open_data, standardize
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.errors import UserError
 from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.metrics import regression as metrics
 from bigjax.models import mlp, timeseries
 from bigjax.tasks import classification, regression
 
@@ -96,9 +97,9 @@ def get_experiment(config):
     tau = config.tau
     # Of equation 8 of the paper's appendix: the authors' code adds l^2 (1 - p) / (2 N tau) |W|^2 to the loss.
     l2 = config.lengthscale ** 2 * (1 - config.model.dropout) / (len(splits.train) * tau)
-    test = Evaluator('test', compute=in_own_unit(regression.rmse), sums=False)
+    test = Evaluator('test', compute=in_own_unit(metrics.rmse), sums=False)
     if config.kind == 'dropout':
-        test = Evaluator('test', compute=in_own_unit(partial(regression.predictive, tau=tau)), sums=False,
+        test = Evaluator('test', compute=in_own_unit(partial(metrics.predictive, tau=tau)), sums=False,
                          predict=regression.mc_dropout(config.passes))
     return Experiment(
         model=mlp.MLP(**config.model, kernel_init=timeseries.glorot, dtype=config.dtype),  # Keras's initializer

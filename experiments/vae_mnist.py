@@ -23,6 +23,7 @@ from bigjax import cli
 from bigjax.data.datasets import open_data
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.metrics import likelihood
 from bigjax.models import vae
 from bigjax.tasks import generative
 
@@ -67,7 +68,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={
             'test': Evaluator('test'),
-            'nll': Evaluator('test', predict=generative.importance(config.importance_samples), compute=generative.nll,
+            'nll': Evaluator('test', predict=generative.importance(config.importance_samples), compute=likelihood.nll,
                              sums=False, every='100%')},
         expected=(expected,) if config.row == 'burda' else (),
         samples=pictures(test[:48], model.latent),

@@ -6,15 +6,22 @@ number of examples is always `len(source)`, never the length of an array: a stre
 than it would fit as windows.
 """
 import dataclasses
+import functools
 import hashlib
+import pathlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from bigjax.errors import UserError
 
-SAMPLES = 32  # examples that `sample` reads
+SAMPLES = 32  # examples that `sample` reads of a source that is not hashed whole
+WHOLE_BYTES = 256 << 20  # arrays up to this size are hashed whole, in well under a second
+FILES = 100_000  # files whose names and sizes `sample` takes in
+SHOWN = 5  # classes that a message names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +67,11 @@ class ArraySource:
         shapes = ', '.join(f'{name}: {a.dtype}{list(a.shape)}' for name, a in self.arrays.items())
         return f'ArraySource({shapes})'
 
+    @property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of one example."""
+        return {name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for name, array in self.arrays.items()}
+
     @staticmethod
     def take(arrays: Mapping[str, Any], indices) -> dict[str, Any]:
         """Rows `indices` [B] of every array: {name: [B, …]}."""
@@ -101,6 +113,11 @@ class WindowSource:
         window = self.arrays['stream'][index * self.stride:][:self.length + 1].astype(np.int32)
         return {'tokens': window[:-1], 'targets': window[1:]}
 
+    @property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of one example."""
+        return dict.fromkeys(('tokens', 'targets'), jax.ShapeDtypeStruct((self.length,), np.dtype(np.int32)))
+
     def __getstate__(self) -> dict:
         """For another process, which maps a mapped file itself instead of being sent it."""
         return {**self.__dict__, **({'arrays': {}} if self._file else {})}
@@ -131,6 +148,68 @@ def _mapped(tokens: np.ndarray) -> tuple | None:
     return str(tokens.filename), tokens.dtype, 'r', start, tokens.shape
 
 
+class LazySource:
+    """A source that is opened when its first example or array is used; its length and shapes are known before.
+
+    Args:
+      stand_in: a source of the same shapes and length that needs no data, such as those of `bigjax.data.fake.stand_ins`.
+      open: `open() -> source`, called at most once per process.
+
+    Raises:
+      UserError: on opening, where the length or the shapes differ from the stand-in's, or what `open` raises.
+    """
+
+    def __init__(self, stand_in: Any, open: Callable[[], Any]):
+        self.stand_in, self._open = stand_in, open
+        self._lock = threading.Lock()
+
+    @functools.cached_property
+    def source(self) -> Any:
+        """The opened source."""
+        with self._lock:  # reading threads start together, and the data is to be opened once
+            if 'source' in self.__dict__:
+                return self.__dict__['source']
+            source = self._open()
+            for what, got, expected in (('records', len(source), len(self.stand_in)),
+                                        ('shapes', shapes(source), self.stand_in.spec)):
+                if got is not None and got != expected:
+                    raise UserError(f'{source!r}: got {what} {got}, expected {expected}; fix: use the published data, or read '
+                                    'it as data of your own (config.data=KIND:PLACE)', code='data/other-than-published')
+            self.__dict__['source'] = source
+            return source
+
+    @property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of one example."""
+        return self.stand_in.spec
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The arrays of the opened source; `array_shapes` tells them apart without opening."""
+        return self.source.arrays
+
+    def take(self, arrays: Mapping[str, Any], indices) -> dict[str, Any]:
+        """As the opened source's `take`, which depends on no data."""
+        return self.stand_in.take(arrays, indices)
+
+    def __len__(self) -> int:
+        return len(self.stand_in)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[index]
+
+    def __reduce__(self):
+        """A worker process receives the opened source."""
+        return _same, (self.source,)
+
+    def __repr__(self) -> str:
+        return repr(self.source) if 'source' in self.__dict__ else f'LazySource({self.stand_in!r})'
+
+
+def _same(source: Any) -> Any:
+    return source
+
+
 class Subset:
     """Some examples of a source, in the given order; not kept in memory. See also `subset`."""
 
@@ -139,6 +218,11 @@ class Subset:
         bad = self.indices[(self.indices < 0) | (self.indices >= len(source))]
         if bad.size:
             raise UserError(f'record {bad[0]} is not in {source!r}: choose from 0 to {len(source) - 1}')
+
+    @property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct] | None:
+        """Shapes of one example, where the whole source has them."""
+        return shapes(self.source)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -152,6 +236,7 @@ class Subset:
 
 def subset(source: Any, indices: Sequence[int]) -> Any:
     """Some examples of a source: rows of arrays stay rows of arrays, so that they can still live on the device."""
+    source = source.source if isinstance(source, LazySource) else source
     chosen = Subset(source, indices)
     return ArraySource(source.take(source.arrays, chosen.indices)) if isinstance(source, ArraySource) else chosen
 
@@ -231,13 +316,86 @@ def held_out(count: int, fraction: float, seed: int, label: np.ndarray | None = 
     return np.setdiff1d(np.arange(count), held), held
 
 
+def shapes(source: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
+    """Shapes of one example {name: shape and dtype} where the source has a `spec`, else None; nothing is read."""
+    return getattr(source, 'spec', None)
+
+
+def array_shapes(source: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
+    """Shapes of the arrays that `take` gathers from, or None where a source has to be read example by example.
+
+    A `LazySource` answers from its stand-in and stays closed.
+    """
+    source = source.stand_in if isinstance(source, LazySource) else source
+    if not hasattr(source, 'arrays') or not hasattr(source, 'take'):
+        return None
+    return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in source.arrays.items()}
+
+
 def sample(source: Any) -> str:
-    """Twelve digits that stand for a source: its length, and some of its examples at even distances."""
-    digest, length = hashlib.sha256(str(len(source)).encode()), len(source)
-    for i in sorted({length * k // SAMPLES for k in range(SAMPLES)} if length else ()):
-        example: Mapping = source[i]
-        for name in sorted(example):
-            value = np.asarray(example[name])
-            digest.update(f'{name} {value.dtype} {value.shape} '.encode() + (
-                str(value.tolist()).encode() if value.dtype.kind in 'OUS' else value.tobytes()))
+    """Twelve hexadecimal digits that identify a source: its length, labels, file names and sizes, and its examples.
+
+    Arrays of up to WHOLE_BYTES are hashed whole; of anything else SAMPLES examples at even distances are read. Paths count
+    below the source's own folder only, so that a copy of the data elsewhere is the same data.
+    """
+    length = len(source)
+    digest = hashlib.sha256(str(length).encode())
+    arrays = getattr(source, 'arrays', {})
+    if arrays and sum(array.nbytes for array in arrays.values()) <= WHOLE_BYTES:
+        _update(digest, arrays)
+    else:
+        label = labels(source)
+        _update(digest, {} if label is None else {'label': label})
+        for i in sorted({length * k // SAMPLES for k in range(SAMPLES)} if length else ()):
+            _update(digest, source[i])
+    for path in getattr(source, 'files', ())[:FILES]:
+        path = pathlib.Path(path)
+        digest.update(f'{path.parent.name}/{path.name} {path.stat().st_size} '.encode(errors='surrogateescape'))
     return digest.hexdigest()[:12]
+
+
+def _update(digest, values: Mapping[str, Any]) -> None:
+    for name in sorted(values):
+        value = np.asarray(values[name])
+        digest.update(f'{name} {value.dtype} {value.shape} '.encode())
+        digest.update(str(value.tolist()).encode() if value.dtype.kind in 'OUS' else np.ascontiguousarray(value).data)
+
+
+def identity(data: Any) -> dict[str, Any]:
+    """JSON facts that identify the data of an experiment, to be stored with a run and compared when it is resumed.
+
+    Args:
+      data: `bigjax.experiment.Data`, or anything with its `train`, `evals` and `info`.
+
+    Returns:
+      {'splits': {'train': {'records': N, 'sample': twelve digits}, …}, 'classes': [...] where there are any}.
+    """
+    splits = {name: {'records': len(split), 'sample': sample(split)}
+              for name, split in {'train': data.train, **data.evals}.items()}
+    classes = data.info.get('classes')
+    return {'splits': splits} if classes is None else {'splits': splits, 'classes': list(classes)}
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first difference of two `identity`s in a few words, '' where the data is the same.
+
+    A held-out part is a function of the seed and the number of records, and batch t of the order of the records: with
+    other data under the same path, a resumed run would train on what it validates with.
+    """
+    if before.get('classes') != now.get('classes'):
+        return f'classes: got {_shown(now.get("classes"))}, expected {_shown(before.get("classes"))}'
+    for name in dict.fromkeys([*before['splits'], *now['splits']]):
+        old, new = before['splits'].get(name), now['splits'].get(name)
+        if old is None or new is None:
+            return f"split '{name}': {'new' if old is None else 'missing'}"
+        if old['records'] != new['records']:
+            return f"split '{name}': got {new['records']:,} records, expected {old['records']:,}"
+        if old['sample'] != new['sample']:
+            return f"split '{name}': other contents or another order of its {new['records']:,} records"
+    return ''
+
+
+def _shown(classes: Sequence[str] | None) -> str:
+    if classes is None:
+        return 'none'
+    return f'{len(classes)} ({", ".join(map(str, classes[:SHOWN]))}{", …" if len(classes) > SHOWN else ""})'

@@ -15,6 +15,7 @@ import numpy as np
 
 from bigjax.errors import UserError
 from bigjax.io import atomic, storage
+from bigjax.metrics.confusion import Confusion
 from bigjax.report.charts import Series, chart, legend
 from bigjax.report.page import page
 from bigjax.report.spikes import spikes
@@ -22,7 +23,6 @@ from bigjax.runs import artifacts
 from bigjax.runs.reader import read_metrics
 from bigjax.runs.summary import commit, device, number, paper, runs_in, seconds, spread, title, verdict
 from bigjax.runs.writer import flat
-from bigjax.tasks import Confusion
 
 SPLITS = ('train', 'val', 'test')  # their colours, in this order; other splits follow
 LARGEST_CONFUSION = 26  # classes; above it, the most frequent confusions are listed

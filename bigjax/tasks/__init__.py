@@ -4,7 +4,7 @@ Glossary: B examples in a batch; `variables` = {'params': …, other linen colle
 `bind` below; `batch` maps names to arrays with leading dimension B.
 """
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -44,14 +44,6 @@ class Task:
     inputs: Callable[[Batch], tuple]
     loss: Callable[..., tuple[jax.Array, jax.Array, Aux]]
     predict: Callable[..., Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Confusion:
-    """An artifact of a classifier's evaluation: counts[true, predicted], with the names of the classes."""
-
-    counts: Any
-    classes: Sequence[str]
 
 
 def bind(model: Any) -> Callable:

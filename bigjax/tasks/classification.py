@@ -2,14 +2,11 @@
 
 Glossary: B examples · K classes.
 """
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from bigjax.tasks import Aux, Confusion, Task, mask, weighted
+from bigjax.tasks import Aux, Task, mask, weighted
 
 TARGET = 'target'  # [B, K] soft targets in a batch, as mixup and cutmix write them; they take the place of the label
 
@@ -70,23 +67,3 @@ def binary(x: str = 'x', label: str = 'label') -> Task:
         return apply(variables, batch[x])[0].astype(jnp.float32).reshape(-1)
 
     return Task(inputs, loss, predict)
-
-
-def counts(outputs, labels, classes: int) -> np.ndarray:
-    """counts[true, predicted] of logits [N, K], or of one binary logit [N]; int64 [classes, classes]."""
-    outputs = np.asarray(outputs)
-    predicted = outputs.argmax(axis=-1) if outputs.ndim == 2 else (outputs > 0).astype(np.int64)
-    cells = np.asarray(labels).reshape(-1).astype(np.int64) * classes + predicted
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-
-
-def confusion(outputs, examples, classes: Sequence[str], label: str = 'label') -> dict:
-    """{'confusion': `Confusion`} of the logits of a whole split, for an evaluator's `compute`."""
-    return {'confusion': Confusion(counts(outputs, examples[label], len(classes)), tuple(classes))}
-
-
-def error(outputs, examples, classes: Sequence[str], label: str = 'label') -> dict:
-    """As `confusion`, and {'error': wrong answers in percent}, the unit in which papers on images print it."""
-    found = confusion(outputs, examples, classes, label)
-    cells = found['confusion'].counts
-    return {'error': 100.0 * (1.0 - np.trace(cells) / cells.sum()), **found}

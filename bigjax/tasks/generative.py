@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from bigjax.tasks import Aux, Task, mask, weighted
@@ -80,11 +79,6 @@ def importance(samples: int, image: str = 'image', seed: int = 0, together: int 
         return jax.nn.logsumexp(logs_KxB, axis=0) - math.log(samples)
 
     return predict
-
-
-def nll(outputs, examples) -> dict[str, float]:
-    """{'nll': nats per example} of the predictions of `importance`, for an evaluator's `compute`."""
-    return {'nll': float(-np.mean(np.asarray(outputs, np.float64)))}
 
 
 def gan(latent: int, image: str = 'image') -> Task:

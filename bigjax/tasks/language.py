@@ -5,7 +5,6 @@ Glossary: B examples (windows) · T tokens of a window · V vocabulary.
 import math
 
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from bigjax.tasks import Aux, Task, mask, weighted
@@ -56,12 +55,3 @@ def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | N
         return -judge(apply, variables, *pair(batch))[0]
 
     return Task(inputs, loss, predict)
-
-
-def perplexity(outputs, examples, ignore: int | None = None, targets: str = 'targets') -> dict[str, float]:
-    """{'perplexity': exp of the mean nats per token} of the predictions [N, T], for an evaluator's `compute`."""
-    nats = -np.asarray(outputs, np.float64)
-    count = nats.size if ignore is None else np.count_nonzero(np.asarray(examples[targets]) != ignore)
-    return {'perplexity': float(np.exp(nats.sum() / count))}
-
-

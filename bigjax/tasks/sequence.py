@@ -4,7 +4,6 @@ Glossary: B examples · S source tokens · T target tokens, `bos` and `eos` incl
 """
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from bigjax.tasks import Aux, Task, mask, weighted
@@ -42,23 +41,3 @@ def teacher_forcing(source: str = 'source', target: str = 'target', pad: int = 0
         return apply(variables, batch[source], method='decode')[0]
 
     return Task(inputs, loss, predict)
-
-
-def ended(tokens, eos: int, pad: int = 0) -> np.ndarray:
-    """[N, L] with everything after the first `eos` of a row replaced by `pad`."""
-    tokens = np.asarray(tokens)
-    before = np.cumsum(tokens == eos, axis=1) - (tokens == eos)
-    return np.where(before > 0, pad, tokens)
-
-
-def exact_match(outputs, examples, target: str = 'target', eos: int = 2, pad: int = 0) -> dict[str, float]:
-    """{'exact_match': the share of sequences decoded without any error}, for an evaluator's `compute`.
-
-    Args:
-      outputs: [N, L], decoded, without `bos`.
-      examples: with the targets [N, T], `bos` first. A decoded sequence that does not end is wrong.
-    """
-    ours, truth = ended(outputs, eos, pad), ended(np.asarray(examples[target])[:, 1:], eos, pad)
-    width = max(ours.shape[1], truth.shape[1])
-    ours, truth = (np.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=pad) for a in (ours, truth))
-    return {'exact_match': float(np.all(ours == truth, axis=1).mean())}

@@ -73,7 +73,7 @@ def test_the_code_of_the_model_is_not_needed(run, command):
     """Nor Flax, nor optax."""
     argv = [command, str(run), *([str(run)] if command == 'diff' else [])]
     without = "import sys; sys.modules.update(dict.fromkeys(['bigjax.models', 'bigjax.tasks', 'flax', 'optax']))"
-    code = f'{without}; from bigjax import checkpoint; sys.exit(checkpoint.main({argv}))'
+    code = f'{without}; from bigjax.checkpoint import commands; sys.exit(commands.main({argv}))'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 

@@ -127,7 +127,7 @@ def test_an_error_that_is_not_jax_s_is_not_taken_for_an_answer(tmp_path):
 SCRIPT = """
 import pathlib, runpy, sys, time
 from bigjax import cli
-from bigjax.parallel import visible
+from bigjax.distributed import accelerators as visible
 from experiments import mnist1d
 root, hangs, *argv = sys.argv[1:]
 shown = visible.accelerators(pathlib.Path(root))

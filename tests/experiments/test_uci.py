@@ -6,7 +6,7 @@ import pytest
 
 from bigjax import config as configs
 from bigjax.data.datasets import open_data, standardize
-from bigjax.tasks import regression
+from bigjax.metrics import regression
 from experiments import uci
 
 real = pytest.mark.skipif(not os.environ.get('BIGJAX_DATA'), reason='BIGJAX_DATA names no folder with data')

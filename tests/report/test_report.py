@@ -11,12 +11,12 @@ import pytest
 
 from bigjax.errors import UserError
 from bigjax.io import atomic
+from bigjax.metrics.confusion import Confusion
 from bigjax.report import charts
 from bigjax.report import html as report
 from bigjax.report.charts import Series
 from bigjax.report.spikes import spikes
 from bigjax.runs import artifacts, reader, summary, writer
-from bigjax.tasks import Confusion
 from tests import workdirs
 
 
@@ -225,10 +225,11 @@ def test_long_series_are_thinned_to_their_ends():
 
 def test_the_command_needs_neither_matplotlib_nor_a_device(tmp_path):
     workdirs.make(tmp_path, artifacts=False)
-    code = ('import sys; sys.modules["matplotlib"] = None; from bigjax import report; import jax._src.xla_bridge as b;'
+    code = ('import sys; sys.modules["matplotlib"] = None; from bigjax.report import html as report; '
+            'import jax._src.xla_bridge as b; '
             f'report.write({json.dumps(str(tmp_path))}); print(len(b._backends))')
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True,
-                         cwd=report.__file__.rsplit('/', 2)[0])
+                         cwd=report.__file__.rsplit('/', 3)[0])
     assert out.stdout.strip() == '0'
 
 

@@ -95,21 +95,3 @@ def test_low_precision_logits_give_a_float32_loss():
         log_softmax(np.asarray(low['image'], np.float64), axis=1), batch['label'][:, None].astype(int), 1)[:, 0]
     assert per_example.dtype == weights.dtype == aux.metrics['accuracy'][0].dtype == jnp.float32
     np.testing.assert_allclose(per_example, expected, rtol=1e-5)
-
-
-def test_confusion_equals_scikit_learn():
-    metrics = pytest.importorskip('sklearn.metrics', reason='scikit-learn is the reference')
-    batch = batch_of(50, 3)
-    found = tasks.confusion(batch['image'], batch, ['a', 'b', 'c'])['confusion']
-    np.testing.assert_array_equal(
-        found.counts, metrics.confusion_matrix(batch['label'], batch['image'].argmax(1), labels=range(3)))
-    assert found.classes == ('a', 'b', 'c')
-    binary = tasks.counts(batch['image'][:, 0], batch['label'] % 2, 2)
-    np.testing.assert_array_equal(binary, metrics.confusion_matrix(batch['label'] % 2, batch['image'][:, 0] > 0))
-
-
-def test_error_is_the_percentage_of_wrong_answers():
-    batch = batch_of(50, 3)
-    found = tasks.error(batch['image'], batch, ['a', 'b', 'c'])
-    assert found['error'] == pytest.approx(100 * np.mean(batch['image'].argmax(1) != batch['label']))
-    assert found['confusion'].counts.sum() == 50

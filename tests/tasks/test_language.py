@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from bigjax.metrics.likelihood import perplexity
 from bigjax.tasks import MASK
 from bigjax.tasks import language as tasks
 
@@ -72,9 +73,9 @@ def test_predictions_and_perplexity():
     rows = log_softmax(np.asarray(TABLE['params']['table'], np.float64)[TOKENS], axis=-1)
     likely = np.take_along_axis(rows, TARGETS[..., None].astype(int), -1)[..., 0] * (TARGETS != 0)
     np.testing.assert_allclose(outputs, likely, rtol=1e-5, atol=1e-6)
-    found = tasks.perplexity(outputs, batch, ignore=0)['perplexity']
+    found = perplexity(outputs, batch, ignore=0)['perplexity']
     np.testing.assert_allclose(found, np.exp(-likely.sum() / 17), rtol=1e-5)
-    everything = tasks.perplexity(tasks.next_token().predict(apply, TABLE, batch), batch)['perplexity']
+    everything = perplexity(tasks.next_token().predict(apply, TABLE, batch), batch)['perplexity']
     np.testing.assert_allclose(
         everything, np.exp(-np.take_along_axis(rows, TARGETS[..., None].astype(int), -1).mean()), rtol=1e-5)
 
