@@ -79,22 +79,23 @@ class FolderSource:
         found = [p.name for p in inside if p.is_dir()]
         loose = [p.name for p in inside if p.is_file() and images.is_image(p.name)]
         if not found:
-            raise UserError(f'folder:{path}: got {len(loose)} images and no sub-folders, expected one sub-folder per class; fix: '
-                            f'put the images of each class in {path}/CLASS/', code='data/no-classes')
+            raise UserError(f'folder:{path}: got {len(loose)} images and no sub-folders, expected one sub-folder per class; '
+                            f'fix: put the images of each class in {path}/CLASS/', code='data/no-classes')
         self.classes = list(found if classes is None else classes)
         strange = [name for name in found if name not in self.classes]
         if strange:
             shown = ', '.join(self.classes[:10])
-            raise UserError(f'folder:{path}: got the sub-folder {printable(strange[0])}, expected one of the {len(self.classes)} '
-                            f'classes {printable(shown)}; fix: rename or remove it', code='data/unknown-class')
+            raise UserError(f'folder:{path}: got the sub-folder {printable(strange[0])}, expected one of the '
+                            f'{len(self.classes)} classes {printable(shown)}; fix: rename or remove it',
+                            code='data/unknown-class')
         self.left_out = collections.Counter({'outside the class folders': len(loose)})
         files = []
         for name in found:
             of_class, left_out = walk(self.path / name)
             self.left_out.update(left_out)
             if not of_class:
-                raise UserError(f'folder:{path}: got no images in the sub-folder {printable(name)}, expected some; fix: fill it '
-                                'or remove it', code='data/no-images')
+                raise UserError(f'folder:{path}: got no images in the sub-folder {printable(name)}, expected some; fix: fill '
+                                'it or remove it', code='data/no-images')
             files += [(str(file), self.classes.index(name)) for file in of_class]
         self.files = [file for file, _ in files]
         self.labels = np.array([label for _, label in files], np.int32)
@@ -146,11 +147,11 @@ def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
         split = split_of(path.name)
         if split and path.is_dir() and any(p.is_dir() and not hidden(p.name) for p in path.iterdir()):
             if split in found:
-                raise UserError(f'folder:{root}: got the folders {found[split].name} and {path.name}, expected one for {split}; '
-                                'fix: rename or remove one', code='data/two-splits')
+                raise UserError(f'folder:{root}: got the folders {found[split].name} and {path.name}, expected one for '
+                                f'{split}; fix: rename or remove one', code='data/two-splits')
             found[split] = path
     if found and 'train' not in found:
         names = ', '.join(path.name for path in found.values())
-        raise UserError(f'folder:{root}: got {names} without a training folder, expected train beside it; fix: add or rename it',
-                        code='data/no-train')
+        raise UserError(f'folder:{root}: got {names} without a training folder, expected train beside it; fix: add or rename '
+                        'it', code='data/no-train')
     return found

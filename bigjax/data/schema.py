@@ -82,11 +82,22 @@ class Schema:
         return next((list(c.values) for c in self.columns if c.kind == 'label'), None)
 
     @property
+    def numbers_only(self) -> bool:
+        """Whether examples hold neither images nor text."""
+        return all(c.kind not in ('image', 'text') for c in self.columns)
+
+    def with_classes(self, names) -> 'Schema':
+        """The same with the names of numbered classes."""
+        return Schema(tuple(dataclasses.replace(c, values=tuple(names)) if c.kind == 'label' and c.numbered else c
+                            for c in self.columns), self.folded)
+
+    @property
     def features(self) -> list[str]:
         """The names of the columns of 'x', such as 'age' and 'colour=red'; [] where there is no 'x'."""
         found = []
         for c in self._folded():
-            found += [f'{c.name}={v}' for v in (c.values if c.width() > 1 else c.values[1:])] if c.kind == 'category' else [c.name]
+            values = (c.values if c.width() > 1 else c.values[1:]) if c.kind == 'category' else ()
+            found += [f'{c.name}={value}' for value in values] or [c.name]
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -220,24 +231,29 @@ def _label(raw: RawTable, cells: Cells) -> Column:
     elif cells.missing is not None:
         raise _unlabelled(raw, int(np.argmax(cells.missing)))
     if numbers is None:
-        raise UserError(f'{raw.where}: column label: got images, expected classes; fix: rename the column', code='data/label-kind')
+        raise UserError(f'{raw.where}: column label: got images, expected classes; fix: rename the column',
+                        code='data/label-kind')
     if (numbers != np.floor(numbers)).any():
         record = int(np.argmax(numbers != np.floor(numbers)))
-        raise UserError(f'{raw.record(record)}: got label {numbers[record]:g}, expected whole numbers or names of classes; '
-                        "fix: number the classes from 0, or call a number to be predicted 'target'", code='data/label-not-whole')
+        raise UserError(f'{raw.record(record)}: got label {numbers[record]:g}, expected whole numbers or names of classes; fix: '
+                        "number the classes from 0, or call a number to be predicted 'target'", code='data/label-not-whole')
     if (numbers < 0).any():
         record = int(np.argmax(numbers < 0))
-        raise UserError(f'{raw.record(record)}: got label {numbers[record]:g}, expected 0 or more; fix: number the classes from 0',
-                        code='data/label-range')
+        raise UserError(f'{raw.record(record)}: got label {numbers[record]:g}, expected 0 or more; fix: number the classes '
+                        'from 0', code='data/label-range')
     count = int(numbers.max(initial=0)) + 1
     if count > max(1000, 10 * raw.length):
-        raise UserError(f'{raw.where}: got label {count - 1} among {raw.length} records, expected classes numbered from 0; fix: '
-                        'number them 0, 1, 2, …, or write their names', code='data/label-range')
+        raise UserError(f'{raw.where}: got label {count - 1} among {raw.length} records, expected classes numbered from 0; '
+                        'fix: number them 0, 1, 2, …, or write their names', code='data/label-range')
     return Column('label', 'label', values=tuple(map(str, range(count))), numbered=True, dtype='int32')
 
 
 def _unlabelled(raw: RawTable, record: int) -> UserError:
-    return UserError(f'{raw.record(record)}: got no label, expected one; fix: add it or remove the record', code='data/no-label')
+    return _no_label(raw.record(record))
+
+
+def _no_label(where: str) -> UserError:
+    return UserError(f'{where}: got no label, expected one; fix: add it or remove the record', code='data/no-label')
 
 
 def _target(raw: RawTable, cells: Cells) -> Column:
@@ -283,7 +299,8 @@ def _numeric(name: str, numbers: np.ndarray) -> Column:
 
 def _narrow(array: np.ndarray) -> str:
     """The 32-bit type of an array, which devices hold; smaller ones keep their size."""
-    return {'int64': 'int32', 'uint64': 'int32', 'uint32': 'int32', 'float64': 'float32'}.get(array.dtype.name, array.dtype.name)
+    name = array.dtype.name
+    return {'int64': 'int32', 'uint64': 'int32', 'uint32': 'int32', 'float64': 'float32'}.get(name, name)
 
 
 def _category(name: str, texts, count: int) -> Column:
@@ -332,8 +349,8 @@ def _equal(texts, value: str) -> np.ndarray:
 # -- reading by the decisions -----------------------------------------------------------------------------------------
 
 def _odd(c: Column, where: str, got: Any, expected: str) -> UserError:
-    return UserError(f'{where}, column {printable(c.name)}: got {printable(got)}, expected {expected} as in the training records; '
-                     'fix: correct the cell or remove the record', code='data/column-kind')
+    return UserError(f'{where}, column {printable(c.name)}: got {printable(got)}, expected {expected} as in the training '
+                     'records; fix: correct the cell or remove the record', code='data/column-kind')
 
 
 def _encode_number(c: Column, raw: RawTable, cells: Cells, notes: list[str]) -> np.ndarray:
@@ -384,10 +401,10 @@ def _encode_codes(c: Column, raw: RawTable, cells: Cells, notes: list[str]) -> n
 
 def _unknown_class(c: Column, where: str, name: str) -> UserError:
     if name == '':
-        return UserError(f'{where}: got no label, expected one; fix: add it or remove the record', code='data/no-label')
+        return _no_label(where)
     shown = ', '.join(c.values[:10]) + (', …' if len(c.values) > 10 else '')
-    return UserError(f'{where}: got label {printable(name)}, expected one of the {len(c.values)} classes of the training records '
-                     f'({printable(shown)}); fix: correct the record', code='data/unknown-class')
+    return UserError(f'{where}: got label {printable(name)}, expected one of the {len(c.values)} classes of the training '
+                     f'records ({printable(shown)}); fix: correct the record', code='data/unknown-class')
 
 
 def _spread(c: Column, codes: np.ndarray) -> np.ndarray:

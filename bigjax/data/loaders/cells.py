@@ -166,8 +166,8 @@ def _numbers(array: np.ndarray, name: str, where: str) -> Cells:
 
 
 def _too_wide(where: str, name: str) -> UserError:
-    return UserError(f'{where}: column {printable(name)}: got whole numbers beyond 32 bits, expected -2147483648 to 2147483647; '
-                     'fix: write them as text, or scale them', code='data/too-wide')
+    return UserError(f'{where}: column {printable(name)}: got whole numbers beyond 32 bits, expected up to 2147483647; fix: '
+                     'write them as text, or scale them', code='data/too-wide')
 
 
 def _texts(values: list[str]):

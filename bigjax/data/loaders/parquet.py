@@ -177,8 +177,8 @@ def _cells(path: pathlib.Path, raw: str, name: str) -> Cells:
         raise _damaged(path, f'column {printable(raw)}', error) from error
     if all(isinstance(v, list) for v in values):
         return from_list(values, name, str(path))
-    raise UserError(f'{path}: column {printable(raw)}: got {printable(kind)}, expected numbers, text, lists of numbers or images; '
-                    'fix: convert it or leave it out', code='data/column-type')
+    raise UserError(f'{path}: column {printable(raw)}: got {printable(kind)}, expected numbers, text, lists of numbers or '
+                    'images; fix: convert it or leave it out', code='data/column-type')
 
 
 def _flat(texts):

