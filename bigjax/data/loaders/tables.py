@@ -53,6 +53,10 @@ def csv(path: str | os.PathLike) -> RawTable:
                         code='data/csv') from error
     if not table.num_rows:
         raise UserError(f'{path}: got no records under the header, expected at least one; fix: add some', code='data/empty')
+    last = [str(value) for value in table.slice(table.num_rows - 1).to_pylist()[0].values()]
+    if data.count(b'"') % 2 and any('\n' in value or '\r' in value for value in last):
+        raise UserError(f'{path}: got a quote that is not closed, which makes the rest of the file one cell; fix: close it, or '
+                        'double it', code='data/csv')
     names, notes = column_names(table.column_names, str(path))
     if separator != ',':
         notes.append('separated by ' + {';': 'semicolons', '\t': 'tabs'}[separator])
