@@ -35,11 +35,15 @@ def stack(examples: Sequence[Mapping[str, Any]]) -> Batch:
     return out
 
 
-def collated(examples: Sequence[Mapping[str, Any]], collate: Callable | None) -> Batch:
+def collated(examples: Sequence[Mapping[str, Any]], collate: Callable | None,
+             spec: Mapping[str, jax.ShapeDtypeStruct] | None = None) -> Batch:
     """A batch of examples by `collate`, or by `stack` where there is none.
 
+    Args:
+      spec: the shapes that the rows of every batch have (`Data.spec`); None for the first one, which sets them.
+
     Raises:
-      UserError: an array of the batch does not have the examples as its first axis.
+      UserError: an array of the batch does not have the examples as its first axis, or another shape than `spec` has.
     """
     if collate is None:
         return stack(examples)
@@ -48,6 +52,12 @@ def collated(examples: Sequence[Mapping[str, Any]], collate: Callable | None) ->
         if value.ndim == 0 or len(value) != len(examples):
             raise UserError(f"'{name}' of Data.collate: got {list(value.shape)}, expected {len(examples)} rows as the first "
                             'axis; fix: return one row per example', code='data/collate')
+    for name in dict.fromkeys([*(spec or ()), *batch]) if spec is not None else ():
+        got, expected = (None if x is None else list(x.shape) for x in (batch.get(name), spec.get(name)))
+        if got is None or expected is None or got[1:] != expected:
+            raise UserError(f"'{name}' of Data.collate: got {got} for {len(examples)} examples, expected "
+                            f'{None if expected is None else [len(examples), *expected]} as in other batches; fix: pad to one '
+                            'length', code='data/collate')
     return batch
 
 

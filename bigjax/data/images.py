@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from bigjax.data.resize import resize
 from bigjax.errors import UserError
 from bigjax.io import safe_read
 from bigjax.io.text import first_line, printable
@@ -13,15 +14,6 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm',
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'PPM')  # of Pillow; its other readers start programs or are rare
 STARTS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'RIFF', b'BM', b'II*\0', b'MM\0*', b'GIF8', b'P5', b'P6')
 BLEND_VALUES = 1 << 22  # values that are blended together, in double precision
-
-
-def _cv2():
-    try:
-        import cv2
-    except ImportError as error:
-        raise UserError('resizing images needs OpenCV; fix: pip install opencv-python-headless', code='data/package') from error
-    cv2.setNumThreads(0)  # the input pipeline has its own threads
-    return cv2
 
 
 def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray:
@@ -83,16 +75,6 @@ def rgb(image: np.ndarray) -> np.ndarray:
 def _over_white(image: np.ndarray) -> np.ndarray:
     alpha = image[..., -1:] / 255.0
     return (image[..., :-1] * alpha + 255.0 * (1 - alpha)).round().astype(np.uint8)
-
-
-def resize(image: np.ndarray, size: int | None) -> np.ndarray:
-    """[size, size, C], or the image as it is."""
-    if not size or image.shape[:2] == (size, size):
-        return image
-    cv2 = _cv2()
-    smaller = size < max(image.shape[:2])
-    out = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    return out.reshape(size, size, -1)
 
 
 def random_resized_crop(image: np.ndarray, rng: np.random.Generator, size: int, area=(0.05, 1.0), ratio=(3 / 4, 4 / 3)):

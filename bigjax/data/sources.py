@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bigjax.errors import UserError
 
+IGNORE = -1  # a target that does not count; `bigjax.tasks.language.next_token` ignores it by default
 SAMPLES = 32  # examples that `sample` reads of a source that is not hashed whole
 WHOLE_BYTES = 256 << 20  # arrays up to this size are hashed whole, in well under a second
 FILES = 100_000  # files whose names and sizes `sample` takes in
@@ -53,8 +55,8 @@ class ArraySource:
         self.arrays = {name: np.asarray(array) for name, array in arrays.items()}
         lengths = {name: len(array) if array.ndim else -1 for name, array in self.arrays.items()}
         if not lengths or -1 in lengths.values() or len(set(lengths.values())) > 1:
-            raise UserError(f'the arrays of a source need one common length, not {lengths or "no array at all"}: '
-                            'give every name as many records')
+            raise UserError(f'arrays of a source: got {f"lengths {lengths}" if lengths else "no array"}, expected one common '
+                            'length; fix: as many records under every name', code='data/unequal-lengths')
         self._len = next(iter(lengths.values()))
 
     def __len__(self) -> int:
@@ -82,7 +84,8 @@ class WindowSource:
     """Windows of T tokens over one stream, and the same windows one token later, for next-token prediction.
 
     Example i is tokens[i*stride : i*stride + T] with targets one further; `stride` 1 gives n - T overlapping windows
-    (train), `stride` T gives windows in which every target stands exactly once (evaluation).
+    (train), `stride` T gives windows in which every target counts exactly once (evaluation). The last window may not fit: it
+    then begins earlier, at n - 1 - T, and its targets before i*stride, which the window before it has, are IGNORE.
 
     Args:
       tokens: [n] integers of any width (uint16 keeps a long stream small); batches are int32.
@@ -97,21 +100,29 @@ class WindowSource:
         self._file = _mapped(tokens)
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or tokens.dtype.kind not in 'iu':
-            raise UserError(f'a token stream is one row of integers, not {tokens.dtype}{list(tokens.shape)}: '
-                            'encode the text first')
+            raise UserError(f'a token stream: got {tokens.dtype}{list(tokens.shape)}, expected one row of integers; fix: '
+                            'encode the text first', code='data/not-a-stream')
         if length < 1 or stride < 1 or len(tokens) <= length:
-            raise UserError(f'{len(tokens)} tokens are too few for a window of {length} and its next token '
-                            f'(stride {stride}): use a shorter window or a longer text')
+            raise UserError(f'a token stream: got {len(tokens)} tokens, expected more than a window of {length} (stride '
+                            f'{stride}, both at least 1); fix: a shorter window or a longer text', code='data/too-short')
         self.arrays = {'stream': tokens}
         self.length, self.stride = length, stride
 
     def __len__(self) -> int:
-        return (len(self.arrays['stream']) - self.length - 1) // self.stride + 1
+        return -(-self._last // self.stride) + 1
+
+    @property
+    def _last(self) -> int:
+        """The start of the last window."""
+        return len(self.arrays['stream']) - 1 - self.length
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        index = range(len(self))[index]  # negative and out-of-range numbers mean what they mean for a list
-        window = self.arrays['stream'][index * self.stride:][:self.length + 1].astype(np.int32)
-        return {'tokens': window[:-1], 'targets': window[1:]}
+        index = range(len(self))[index]  # negative and out-of-range numbers behave as those of a list
+        start = min(index * self.stride, self._last)
+        window = self.arrays['stream'][start:][:self.length + 1].astype(np.int32)
+        targets = window[1:].copy()
+        targets[:index * self.stride - start] = IGNORE
+        return {'tokens': window[:-1], 'targets': targets}
 
     @property
     def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -132,9 +143,18 @@ class WindowSource:
 
     def take(self, arrays: Mapping[str, Any], indices) -> dict[str, Any]:
         """Windows `indices` [B]: {'tokens': int32 [B, T], 'targets': int32 [B, T]}."""
-        at_BxT1 = indices[:, None] * self.stride + np.arange(self.length + 1, dtype=np.int32)
-        windows_BxT1 = arrays['stream'][at_BxT1].astype('int32')
-        return {'tokens': windows_BxT1[:, :-1], 'targets': windows_BxT1[:, 1:]}
+        index_Bx1, within_T1 = indices[:, None], np.arange(self.length + 1, dtype=np.int32)
+        last = arrays['stream'].shape[0] - 1 - self.length
+        windows = -(-last // self.stride) + 1
+        repeated = (windows - 1) * self.stride - last  # targets at the head of the last window
+        if not repeated:
+            windows_BxT1 = arrays['stream'][index_Bx1 * self.stride + within_T1].astype('int32')
+            return {'tokens': windows_BxT1[:, :-1], 'targets': windows_BxT1[:, 1:]}
+        where = np.where if isinstance(index_Bx1, np.ndarray) else jnp.where
+        is_last_Bx1 = index_Bx1 == windows - 1
+        windows_BxT1 = arrays['stream'][where(is_last_Bx1, last, index_Bx1 * self.stride) + within_T1].astype('int32')
+        ignored_BxT = is_last_Bx1 & (within_T1[:-1] < repeated)
+        return {'tokens': windows_BxT1[:, :-1], 'targets': where(ignored_BxT, np.int32(IGNORE), windows_BxT1[:, 1:])}
 
 
 def _mapped(tokens: np.ndarray) -> tuple | None:
@@ -185,11 +205,11 @@ class LazySource:
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """The arrays of the opened source; `array_shapes` tells them apart without opening."""
+        """The arrays of the opened source; `array_shapes` has their shapes without opening."""
         return self.source.arrays
 
     def take(self, arrays: Mapping[str, Any], indices) -> dict[str, Any]:
-        """As the opened source's `take`, which depends on no data."""
+        """The same as the opened source's `take`, which depends on no data."""
         return self.stand_in.take(arrays, indices)
 
     def __len__(self) -> int:
@@ -217,7 +237,8 @@ class Subset:
         self.source, self.indices = source, np.asarray(indices, np.int64)
         bad = self.indices[(self.indices < 0) | (self.indices >= len(source))]
         if bad.size:
-            raise UserError(f'record {bad[0]} is not in {source!r}: choose from 0 to {len(source) - 1}')
+            raise UserError(f'a subset of {source!r}: got record {bad[0]}, expected 0 to {len(source) - 1}; fix: the indices',
+                            code='data/no-record')
 
     @property
     def spec(self) -> dict[str, jax.ShapeDtypeStruct] | None:
@@ -286,11 +307,12 @@ def check_labels(source: Any, num_classes: int, where: str) -> None:
         if values is None:
             values = np.asarray([source[i]['label'] for i in range(len(source))])
     if values.dtype.kind not in 'iu':
-        raise UserError(f'{where}: labels are {values.dtype}, and need to be whole numbers from 0 to {num_classes - 1}')
+        raise UserError(f'{where}: got labels of {values.dtype}, expected whole numbers from 0 to {num_classes - 1}; fix: the '
+                        'label column', code='data/label-type')
     bad = np.flatnonzero((values < 0) | (values >= num_classes))
     if bad.size:
-        raise UserError(f'{where}: record {bad[0]} has label {values[bad[0]]}, outside the {num_classes} classes '
-                        f'0 to {num_classes - 1}: mend the record or the number of classes')
+        raise UserError(f'{where}: record {bad[0]}: got label {values[bad[0]]}, expected 0 to {num_classes - 1}; fix: the '
+                        'record or the number of classes', code='data/label-range')
 
 
 def held_out(count: int, fraction: float, seed: int, label: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -303,7 +325,8 @@ def held_out(count: int, fraction: float, seed: int, label: np.ndarray | None = 
       UserError: the fraction is not between 0 and 1, or nothing can be held out.
     """
     if not 0 < fraction < 1:
-        raise UserError(f'the held-out fraction is {fraction}: choose a number between 0 and 1, such as 0.1')
+        raise UserError(f'held-out fraction: got {fraction}, expected a number between 0 and 1; fix: such as 0.1',
+                        code='data/held-out')
     rng = np.random.default_rng([seed, count])
     groups = [np.arange(count)] if label is None else [np.flatnonzero(label == k) for k in np.unique(label)]
     out = []
@@ -312,7 +335,8 @@ def held_out(count: int, fraction: float, seed: int, label: np.ndarray | None = 
         out.append(rng.permutation(group)[:n])
     held = np.sort(np.concatenate(out)) if out else np.zeros(0, np.int64)
     if not held.size:
-        raise UserError(f'{count} records are too few to hold some out: give two or more of a class, or your own split')
+        raise UserError(f'held-out part: got {count} records, expected two or more of a class; fix: more records, or a val '
+                        'split of your own', code='data/held-out')
     return np.setdiff1d(np.arange(count), held), held
 
 
@@ -324,7 +348,7 @@ def shapes(source: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
 def array_shapes(source: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
     """Shapes of the arrays that `take` gathers from, or None where a source has to be read example by example.
 
-    A `LazySource` answers from its stand-in and stays closed.
+    A `LazySource` stays closed: its stand-in has the shapes.
     """
     source = source.stand_in if isinstance(source, LazySource) else source
     if not hasattr(source, 'arrays') or not hasattr(source, 'take'):

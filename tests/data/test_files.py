@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from made_up import encode, smooth
 
-from bigjax.data import images
 from bigjax.data.datasets import open_data
 from bigjax.data.loaders import parquet, tables
 from bigjax.data.loaders.records import table_source
@@ -273,11 +272,7 @@ def test_damaged_parquet(tmp_path):
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
-    picture = encode(smooth())
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
-    monkeypatch.setitem(sys.modules, 'cv2', None)
     with refused('data/package', 'pip install pyarrow'):
         parquet.raw_table(tmp_path / 'a.parquet')
-    with refused('data/package', 'pip install opencv-python-headless'):
-        images.decode(picture, 'x', 7)

@@ -47,13 +47,13 @@ def read(path: str | os.PathLike) -> bytes:
 
 
 def text(path: str | os.PathLike) -> str:
-    """A UTF-8 text file without its byte-order mark; every line ends in '\\n', also where the file has '\\r\\n' or '\\r'.
+    """A UTF-8 text file without its byte-order mark.
 
     Raises:
       UserError: as `read`, and for bytes that are not UTF-8.
     """
     try:
-        return read(path).decode('utf-8-sig').replace('\r\n', '\n').replace('\r', '\n')
+        return read(path).decode('utf-8-sig')
     except UnicodeDecodeError as error:
         raise UserError(f'{path}: byte {error.start} is not UTF-8: save the file as UTF-8') from error
 

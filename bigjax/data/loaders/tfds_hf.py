@@ -13,8 +13,7 @@ from bigjax.data.loaders.records import finish
 from bigjax.data.schema import Schema
 from bigjax.data.sources import Map
 from bigjax.errors import UserError
-from bigjax.io import safe_read
-from bigjax.io.text import first_line
+from bigjax.io.text import first_line, printable
 
 CONFIG = r'\w[\w.+-]*'
 TFDS_NAME = re.compile(rf'\w+(/{CONFIG})?(:[\d*]+(\.[\d*]+)*)?', re.ASCII)
@@ -29,7 +28,7 @@ def prepare_command(name: str) -> str:
 
 
 def tfds_folders(data_dir: str | os.PathLike = '') -> list[str]:
-    """Where TFDS data may stand: `data_dir`, the variable TFDS_DATA_DIR, TFDS's own default."""
+    """The folders of TFDS data: `data_dir`, the variable TFDS_DATA_DIR, TFDS's own default."""
     places = [str(data_dir), os.environ.get('TFDS_DATA_DIR', ''), '~/tensorflow_datasets']
     return [os.path.expanduser(place) for place in places if place]
 
@@ -53,7 +52,8 @@ def tfds_module():
     try:
         import tensorflow_datasets
     except ImportError as error:
-        raise UserError('TFDS data needs its package: pip install tensorflow-datasets importlib_resources') from error
+        raise UserError('TFDS data needs its package; fix: pip install tensorflow-datasets importlib_resources',
+                        code='data/package') from error
     return tensorflow_datasets
 
 
@@ -65,17 +65,17 @@ def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
         downloads code.
     """
     if not TFDS_NAME.fullmatch(name):
-        raise UserError(f'tfds:{safe_read.printable(name)}: not the name of a data set of TFDS; write tfds:NAME, '
-                        'tfds:NAME/CONFIG or tfds:NAME:1.0.0')
+        raise UserError(f'tfds:{printable(name)}: got no name of a TFDS data set, expected NAME, NAME/CONFIG or NAME:1.0.0; '
+                        'fix: correct the name', code='data/tfds-name')
     library, folder, command = tfds_module(), tfds_folder(name, data_dir), prepare_command(name)
     if folder is None:
-        raise UserError(f'tfds:{name} is not prepared in {" or ".join(tfds_folders(data_dir))}; '
-                        f'prepare it with: {command}')
+        raise UserError(f'tfds:{name}: not prepared in {" or ".join(tfds_folders(data_dir))}; fix: {command}',
+                        code='data/not-prepared')
     try:
         return library.builder(name, data_dir=folder)
     except Exception as error:  # TFDS raises many kinds
-        raise UserError(f'tfds:{name} in {folder} cannot be opened ({first_line(error)}); '
-                        f'prepare it again with: {command}') from error
+        raise UserError(f'tfds:{name} in {folder} cannot be opened ({first_line(error)}); fix: {command}',
+                        code='data/damaged') from error
 
 
 def _numbers32(example: dict[str, Any]) -> dict[str, Any]:
@@ -105,11 +105,11 @@ def tfds(name: str, split: str, data_dir: str | os.PathLike = '') -> Map:
     try:
         source = builder.as_data_source(split=split)
     except NotImplementedError as error:
-        raise UserError(f'tfds:{name} in {builder.data_dir} is in a format that only TensorFlow reads: '
-                        f'prepare it in another folder with: {prepare_command(name)}') from error
+        raise UserError(f'tfds:{name} in {builder.data_dir}: got a format that only TensorFlow reads, expected array_record; '
+                        f'fix: prepare it in another folder: {prepare_command(name)}', code='data/tfrecord') from error
     except Exception as error:
-        raise UserError(f'tfds:{name}: split {split!r}: {first_line(error)}: '
-                        f'it has {", ".join(builder.info.splits)}') from error
+        raise UserError(f'tfds:{name}: got split {split!r} ({first_line(error)}), expected one of '
+                        f'{", ".join(builder.info.splits)}; fix: correct the name', code='data/no-split') from error
     return Map(source, _numbers32)
 
 
@@ -122,7 +122,7 @@ def hf(name_or_path: str) -> Mapping[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise UserError("hf: needs Hugging Face datasets: pip install 'bigjax[hf]'") from error
+        raise UserError("hf: needs Hugging Face datasets; fix: pip install 'bigjax[hf]'", code='data/package') from error
     try:
         on_disk = pathlib.Path(name_or_path).is_dir() and any(pathlib.Path(name_or_path).glob('*.json'))
         load = datasets.load_from_disk if on_disk else functools.partial(datasets.load_dataset, **_no_scripts(datasets))
@@ -130,13 +130,13 @@ def hf(name_or_path: str) -> Mapping[str, Any]:
     except UserError:
         raise
     except Exception as error:  # the package raises many kinds
-        raise UserError(f'hf:{safe_read.printable(name_or_path)} cannot be loaded ({first_line(error)}): check the name, or '
-                        'give a folder written by save_to_disk') from error
+        raise UserError(f'hf:{printable(name_or_path)} cannot be loaded ({first_line(error)}); fix: check the name, or give a '
+                        'folder written by save_to_disk', code='data/hf') from error
     return data if isinstance(data, dict) else {'train': data}
 
 
 def _no_scripts(library) -> dict[str, bool]:
-    """What keeps `load_dataset` from running a script that comes with the data: nothing from version 4, which runs none.
+    """The arguments that keep `load_dataset` from running a script that comes with the data; version 4 runs none.
 
     Raises:
       UserError: a version that cannot be kept from it.
@@ -144,7 +144,8 @@ def _no_scripts(library) -> dict[str, bool]:
     if 'trust_remote_code' in inspect.signature(library.load_dataset).parameters:
         return {'trust_remote_code': False}
     if int(getattr(library, '__version__', '4').partition('.')[0]) < 4:
-        raise UserError(f"hf: datasets {library.__version__} runs code that comes with the data: pip install 'datasets>=4'")
+        raise UserError(f"hf: datasets {library.__version__} runs code that comes with the data; fix: pip install 'datasets>=4'",
+                        code='data/runs-code')
     return {}
 
 
