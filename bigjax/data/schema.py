@@ -235,7 +235,7 @@ def _label(raw: RawTable, cells: Cells) -> Column:
                         code='data/label-kind')
     if (numbers != np.floor(numbers)).any():
         record = int(np.argmax(numbers != np.floor(numbers)))
-        raise UserError(f'{raw.record(record)}: got label {numbers[record]:g}, expected whole numbers or names of classes; fix: '
+        raise UserError(f'{raw.record(record)}: got label {numbers[record]:g}, expected whole numbers or class names; fix: '
                         "number the classes from 0, or call a number to be predicted 'target'", code='data/label-not-whole')
     if (numbers < 0).any():
         record = int(np.argmax(numbers < 0))

@@ -229,7 +229,7 @@ def test_a_class_may_be_called_train(tmp_path):
 
 
 def test_large_folders_are_read_as_they_are_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr('bigjax.data.datasets.IN_MEMORY', 100)
+    monkeypatch.setattr('bigjax.data.loaders.own.IMAGES_IN_MEMORY_BYTES', 100)
     splits = open_data(f'folder:{write_folder(tmp_path)}', image_size=16)
     assert not hasattr(splits.train, 'arrays') and len(splits.train) == 9
     assert splits.train[0]['image'].shape == (16, 16, 3) and splits.evals['val'][2]['label'] == 2
@@ -272,7 +272,7 @@ def test_table_of_numbers(tmp_path, kind):
     splits = open_data(f'{kind}:{tmp_path}/set')
     np.testing.assert_array_equal(splits.evals['test'].arrays['x'][:, 1], np.arange(30, 40))
     write(tmp_path / 'set' / f'test.{kind}', [{**rows[0], 'label': 2}])
-    refuses(['(test)', 'record 0: got label 2', '0 to 1'], open_data, f'{kind}:{tmp_path}/set')
+    refuses(['test.', 'record 0', 'got label 2', '2 classes'], open_data, f'{kind}:{tmp_path}/set')
     (tmp_path / 'empty').mkdir()
     refuses([f'train.{kind}'], open_data, f'{kind}:{tmp_path}/empty')
 

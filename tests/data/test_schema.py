@@ -118,7 +118,8 @@ def test_empty_cells_and_categories_are_features(tmp_path, kind):
         [[10, 1, 0, 0, 1], [20, 0, 0, 1, 0], [30, 1, 1, 0, 0], [20, 1, 0, 1, 0]]))
     np.testing.assert_array_equal(splits.evals['test'].arrays['x'], np.float32([[20, 0, 0, 1, 0], [4, 1, 0, 0, 0]]))
     said = ' '.join(splits.info['found'])
-    assert all(word in said for word in ('3 empty in age', 'mean, 20', '3 empty in colour', 'red', 'test: 1 empty in age', 'xl'))
+    words = ('3 empty in age', 'mean, 20', '3 empty in colour', 'red', 'test: 1 empty in age', 'xl')
+    assert all(word in said for word in words), said
 
 
 def test_scikit_learn_fills_and_spreads_the_same(tmp_path):
@@ -139,7 +140,8 @@ def test_scikit_learn_fills_and_spreads_the_same(tmp_path):
 
 def test_a_category_of_many_values_is_one_column_numbered_by_frequency(tmp_path):
     values = [f'town {i % 70}' for i in range(800)]
-    splits = opened(tmp_path, 'csv', {'town': values, 'label': [0, 1] * 400}, {'town': ['town 0', 'nowhere'], 'label': [0, 1]})
+    test = {'town': ['town 0', 'nowhere'], 'label': [0, 1]}
+    splits = opened(tmp_path, 'csv', {'town': values, 'label': [0, 1] * 400}, test)
     assert splits.info['features'] == ['town'] and splits.train.arrays['x'].max() == 69
     assert splits.train.arrays['x'][0] == 0 and splits.evals['test'].arrays['x'][1] == 70
 
@@ -262,7 +264,8 @@ def test_a_file_without_labels_is_read_by_the_schema_of_a_run(tmp_path):
 
 @pytest.mark.parametrize('row, code, names', [
     ({'age': 3}, 'data/missing-column', ['colour']), ({'age': 'x', 'colour': 'red'}, 'data/column-kind', ['age', "'x'"]),
-    ({'age': [1, 2], 'colour': 'red'}, 'data/column-kind', ['age']), ({'age': {}, 'colour': 'red'}, 'data/column-kind', ['age']),
+    ({'age': [1, 2], 'colour': 'red'}, 'data/column-kind', ['age']),
+    ({'age': {}, 'colour': 'red'}, 'data/column-kind', ['age']),
     ({'age': 1, 'colour': 'red', 'label': 'maybe'}, 'data/unknown-class', ['maybe', 'no, yes'])])
 def test_a_row_that_does_not_fit_is_refused(tmp_path, row, code, names):
     schema = Schema.from_json(opened(tmp_path, 'csv', ROWS).info['schema'])

@@ -136,7 +136,7 @@ def _numbers_only(example: dict, size: int) -> dict:
 def _hf(place: str, data_dir: str, image_size: int | None) -> OwnData:
     data = tfds_hf.hf(place)
     names = _split_names('hf', place, list(data))
-    raw = {split: _hf_table(data[name], f'hf:{place} ({name})') for split, name in names.items()}
+    raw = {split: hf_table(data[name], f'hf:{place} ({name})') for split, name in names.items()}
     schema = Schema.fit(raw['train'])
     declared = getattr(data[names['train']].features.get('label'), 'names', None)
     if declared and schema.classes and len(declared) >= len(schema.classes):
@@ -149,7 +149,8 @@ def _hf(place: str, data_dir: str, image_size: int | None) -> OwnData:
     return OwnData(parts, place, schema.classes, schema, notes)
 
 
-def _hf_table(data: Any, where: str) -> RawTable:
+def hf_table(data: Any, where: str) -> RawTable:
+    """The columns of a split of a Hugging Face data set; of images nothing is read, of free text the first records."""
     first = data[0] if len(data) else {}
     names, notes = column_names(list(data.column_names), where)
     columns = {}

@@ -144,7 +144,7 @@ def _no_scripts(library) -> dict[str, bool]:
     if 'trust_remote_code' in inspect.signature(library.load_dataset).parameters:
         return {'trust_remote_code': False}
     if int(getattr(library, '__version__', '4').partition('.')[0]) < 4:
-        raise UserError(f"hf: datasets {library.__version__} runs code that comes with the data; fix: pip install 'datasets>=4'",
+        raise UserError(f"hf: datasets {library.__version__} runs code of the data; fix: pip install 'datasets>=4'",
                         code='data/runs-code')
     return {}
 
