@@ -13,19 +13,19 @@ from bigjax.errors import UserError
 from bigjax.io.text import printable
 
 MAX_SHOWN = 12  # columns or classes that a line names
-EXPERIMENTS = {  # what a record holds: the experiments that read it
-    ('image', 'label'): 'mnist, fashion_mnist, cifar10, resnet_imagenet or vit_imagenet',
-    ('label', 'series'): 'mnist1d or ucr',
-    ('label', 'x'): 'uci --variant=breast_cancer,mlp, mnist1d or ucr',
-    ('target', 'x'): 'uci',
-    ('chars', 'stream'): 'tiny_shakespeare',
-    ('stream',): 'gpt2_openwebtext or llama2',
-    ('source', 'target'): 'scan',
+LIKELY_ROLES = ('class', 'classes', 'category', 'labels', 'species', 'outcome', 'targets', 'y')
+EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest first
+    ('image', 'label'): ('mnist', 'fashion_mnist', 'cifar10', 'resnet_imagenet', 'vit_imagenet'),
+    ('label', 'series'): ('mnist1d', 'ucr'),
+    ('label', 'x'): ('uci --variant=breast_cancer,mlp', 'mnist1d', 'ucr'),
+    ('target', 'x'): ('uci',),
+    ('chars', 'stream'): ('tiny_shakespeare',),
+    ('stream',): ('gpt2_openwebtext', 'llama2'),
+    ('source', 'target'): ('scan',),
 }
-MEANING = {'image': 'an image [height, width, channels]', 'label': 'the number or name of a class',
-           'target': 'a number to predict',
-           'x': 'numbers (columns of a table)', 'series': 'a series [time, channels], or the columns of a table',
-           'stream': 'a text, or a row of tokens', 'chars': 'a text (text:FILE)', 'source': 'word numbers'}
+MEANING = {'image': 'image [height, width, channels]', 'label': 'label (the number or name of a class)',
+           'target': 'target (a number)', 'x': 'x (columns of numbers)', 'series': 'x [time, channels] or columns of numbers',
+           'stream': 'a text or a row of tokens', 'chars': 'a text, as text:FILE', 'source': 'source (word numbers)'}
 
 
 # -- the lines --------------------------------------------------------------------------------------------------------
@@ -64,12 +64,11 @@ def _columns(splits: Splits, schema: Schema | None) -> str:
              for name, (shape, dtype) in spec.items()]
     if schema is None or not schema.features:
         return ', '.join(parts)
-    kinds = {'number': 'numbers', 'category': 'categories, a column per value', 'ordinal': 'categories, numbered by frequency'}
     groups = []
-    for kind, words in kinds.items():
+    for kind, words in (('number', 'numbers'), ('category', 'categories, one-hot'), ('ordinal', 'categories, by frequency')):
         names = [c.name for c in schema.columns if c.kind == kind and c.name not in ('label', 'target')]
         groups += [f'{words}: {_some(names)}'] if names else []
-    return f'{", ".join(parts)}; x is {"; ".join(groups)}'
+    return f'{", ".join(parts)}; in x are {"; ".join(groups)}'
 
 
 def _classes(splits: Splits) -> str:
@@ -190,25 +189,27 @@ def _misfit(splits: Splits, got: Mapping[str, Any], keys: tuple[str, ...], schem
              for name, (shape, dtype) in got.items()]
     left_out = [f'{c.name}: {c.why}' for c in (schema.columns if schema else ()) if c.kind == 'left out']
     have = _some(names) + (f' (left out: {_some(left_out)})' if left_out else '')
-    expected = ', '.join(f'{"x" if key == "series" else key} ({MEANING[key]})' for key in keys if not (
-        key == 'stream' and 'chars' in keys))
-    reads = EXPERIMENTS.get(_kinds(got, splits.info))
+    expected = ' and '.join(MEANING[key] for key in keys if not (key == 'stream' and 'chars' in keys))
+    reads = EXPERIMENTS.get(_kinds(got, splits.info), ())
     renamed = _near(keys, schema)
-    fix = (f'call the column {printable(renamed)!r} {"label" if "label" in keys else "target"}' if renamed else
-           f'python -m experiments.{reads.partition(",")[0].partition(" or ")[0]} reads such data' if reads else
+    fix = (f'call the column {printable(renamed[0])!r} {renamed[1]}' if renamed else
+           f'python -m experiments.{reads[0]} --config.data={printable(splits.info["name"])}' if reads else
            'name the columns so, or write an experiment that reads these')
-    also = f'; experiments that read it: {reads}' if reads else ''
+    also = f'; experiments that read it: {", ".join(reads)}' if reads else ''
     return UserError(f'config.data={printable(splits.info["name"])}: got {have}, expected {expected}{also}; fix: {fix}',
                      code='data/misfit')
 
 
-def _near(keys: tuple[str, ...], schema: Schema | None) -> str:
-    """A column that is probably the label or the target under another name."""
+def _near(keys: tuple[str, ...], schema: Schema | None) -> tuple[str, str] | None:
+    """(a column that probably is what is missing, under another name, and that name)."""
     columns: tuple[Column, ...] = schema.columns if schema else ()
-    roles = {c.name for c in columns} & {'label', 'target'}
-    if roles or not {'label', 'target'} & set(keys):
-        return ''
-    return next((c.name for c in columns if c.name.lower() in ('class', 'y', 'category', 'species', 'outcome', 'labels')), '')
+    names = {c.name for c in columns}
+    role = 'label' if 'label' in keys else 'target' if 'target' in keys else ''
+    if role and not names & {'label', 'target'}:
+        likely = [c.name for c in columns if c.name.lower() in LIKELY_ROLES]
+        return (likely[0], role) if likely else None
+    arrays = [c.name for c in columns if c.kind == 'array' and c.name not in ('label', 'target')]
+    return (arrays[0], 'x') if len(arrays) == 1 and 'x' not in names and {'x', 'series'} & set(keys) and role in names else None
 
 
 def _kinds(got: Mapping[str, Any], info: Mapping[str, Any]) -> tuple[str, ...]:
