@@ -1,4 +1,4 @@
-"""What opening data found, in at most four lines; and whether it is what an experiment reads."""
+"""The lines that report what opening data found, and the check that an experiment can read it."""
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from bigjax.data import sources
+from bigjax.data.columns import Column
 from bigjax.data.loaders import registry
-from bigjax.data.schema import Column, Schema
+from bigjax.data.schema import Schema
 from bigjax.data.sources import ArraySource, Map, Splits
 from bigjax.errors import UserError
 from bigjax.io.text import printable
@@ -31,7 +32,7 @@ MEANING = {'image': 'image [height, width, channels]', 'label': 'label (the numb
 # -- the lines --------------------------------------------------------------------------------------------------------
 
 def lines(splits: Splits, schema: Schema | None, notes: Mapping[str, list[str]]) -> list[str]:
-    """What was found: records per split, the columns with their types, the classes, and what was left out or filled.
+    """The lines to print: records per split, the columns with their types, the classes, and what was left out or filled.
 
     Args:
       splits: the data; info has 'name', 'records', and 'held_out' where a part of train was held out.

@@ -22,7 +22,7 @@ PROBE_TEXTS = 1000  # records whose texts decide what a column of a Hugging Face
 
 
 class OwnData(NamedTuple):
-    """What a place holds.
+    """The sources of a place.
 
     Attributes:
       parts: {split: source}, 'train' among them.

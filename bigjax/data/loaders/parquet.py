@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from bigjax.data.columns import MAX_ONE_HOT
 from bigjax.data.loaders.cells import Cells, RawTable, column_names, from_array, from_list
 from bigjax.data.loaders.records import finish
-from bigjax.data.schema import MAX_ONE_HOT, Schema
+from bigjax.data.schema import Schema
 from bigjax.errors import UserError
 from bigjax.io import safe_read
 from bigjax.io.text import first_line, printable

@@ -1,7 +1,7 @@
 """The named data sets: where each comes from, what it looks like, and how it is loaded.
 
-`load(name)` looks, in this order, in `data_dir` (or the variable BIGJAX_DATA), which holds one folder a set; in the
-TFDS folders (prepared as array_record, read without TensorFlow); in an installed package. Found nowhere, the error says
+`load(name)` looks, in this order, in `data_dir` (or the variable BIGJAX_DATA), which holds one folder per set; in the
+TFDS folders (prepared as array_record, read without TensorFlow); in an installed package. Otherwise the error names
 the command that gets it. To add a set: one entry in NAMED, and a finder where none of finders.py fits.
 """
 import dataclasses
@@ -156,7 +156,7 @@ NAMED: dict[str, DatasetSpec] = {
         licence='non-commercial research', size='155 GB',
         get=tfds_hf.prepare_command('imagenet2012'),
         shapes=lambda variant: {'image': ((224, 224, 3), 'uint8', None), 'label': ((), 'int32', 1000)},
-        info=lambda variant: {'classes': [str(k) for k in range(1000)]}, finders=(finders.tfds_pictures,)),
+        info=lambda variant: {'classes': [str(k) for k in range(1000)]}, finders=(finders.tfds_large_images,)),
     'scan': DatasetSpec(
         about='Commands to action sequences, a test of composition (Lake and Baroni 2018)',
         licence='BSD', size='4 MB',
@@ -189,7 +189,7 @@ def nearest(name: str, choices: list[str]) -> str:
 
 
 def lookup(name: str, *, known: bool = False) -> tuple[DatasetSpec, str]:
-    """The entry and the variant of a name; `known` asks that the table has the variant's shapes, too.
+    """The entry and the variant of a name; `known` requires that the table has the variant's shapes, too.
 
     Raises:
       UserError: an unknown name, with the nearest one.
@@ -201,7 +201,7 @@ def lookup(name: str, *, known: bool = False) -> tuple[DatasetSpec, str]:
         return named, variant
     choices = names() if named is None else [n for n in names() if n.partition('/')[0] == family]
     hint = f'choose from {", ".join(choices)}' if len(choices) < 6 else nearest(name, choices)
-    raise UserError(f'there is no data set {name!r}: {hint}')
+    raise UserError(f'there is no data set {name!r}: {hint}', code='data/unknown-name')
 
 
 def here(data_dir: str, name: str) -> str:
@@ -222,7 +222,7 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
 
     Args:
       name: 'mnist', 'ucr/Coffee', …; see `names()`.
-      data_dir: holds one folder a set, which of gs://BUCKET/FOLDER is copied to this machine; '' means the variable
+      data_dir: holds one folder per set, which of gs://BUCKET/FOLDER is copied to this machine; '' means the variable
         BIGJAX_DATA.
       **options: `length` of the window (tiny_shakespeare), `split` (uci), `seed`, `test_fraction` (breast_cancer).
 
@@ -234,7 +234,8 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
     data_dir = str(data_dir) or os.environ.get('BIGJAX_DATA', '')
     given, data_dir = data_dir, here(data_dir, name)
     if data_dir and not os.path.isdir(data_dir):
-        raise UserError(f'data_dir {data_dir} is not a folder: give one that holds a folder a data set')
+        raise UserError(f'data_dir={data_dir}: got no folder, expected one with a folder per data set; fix: check the path',
+                        code='data/data-dir')
     for finder in named.finders:
         splits = finder(named, name, variant, data_dir, **options)
         if splits is not None:
@@ -244,13 +245,14 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
     hint = f'; or did you mean {close[0]}?' if close and close[0] != name else ''
     command = named.get.format(data_dir=given or '$BIGJAX_DATA', variant=variant or name)
     raise UserError(f'{name} was not found ({place}, nor in the TFDS folder, nor in an installed package); '
-                    f'get it with: {command}{hint}')
+                    f'get it with: {command}{hint}', code='data/not-found')
 
 
 def _check_options(name: str, named: DatasetSpec, options: Mapping[str, Any]) -> None:
     for option in options:
         if option not in named.options:
-            raise UserError(f'{name} has no option {option!r}: it takes {", ".join(named.options) or "none"}')
+            raise UserError(f'{name}: got option {option!r}, expected {", ".join(named.options) or "none"}; fix: leave it out',
+                            code='data/option')
 
 
 def fake_set(name: str, n: int = 256, seed: int = 0, **options) -> Splits:
