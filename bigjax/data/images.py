@@ -47,9 +47,9 @@ def upright(image) -> np.ndarray:
       ValueError: pixels that are neither 8 nor 16 bits wide.
     """
     from PIL import ImageOps
-    image = ImageOps.exif_transpose(image)
+    kind, image = image.format, ImageOps.exif_transpose(image)
     if image.mode.startswith(('I', 'F')):  # one channel of 16 bits; Pillow gives those of a PNM as 32
-        if image.mode == 'F' or (image.mode == 'I' and image.format != 'PPM'):
+        if image.mode == 'F' or (image.mode == 'I' and kind != 'PPM'):
             raise ValueError(f'pixels of kind {image.mode}')
         grey = np.asarray(image).astype(np.uint16)[..., None]
         opaque = grey != image.info.get('transparency', -1)

@@ -10,7 +10,7 @@ import numpy as np
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 
-NUMBER = r'^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$'  # not what float() accepts: 1_0, Infinity and nan are text
+NUMBER = r'^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$'  # not what float() accepts: 1_0, Infinity and nan are text
 LIKE_NUMBER = r"^[+-]?[$€£]?\s?[0-9.,' ]*[0-9][0-9.,' ]*\s?[%$€£]?$"  # 2,500 and 10 %
 EMPTY = ('', 'NA', 'N/A', 'n/a', '#N/A', 'NaN', 'nan', 'NULL', 'null', 'None', '?', '-')  # an empty cell among numbers
 INDEX_NAMES = ('', 'Unnamed: 0', '__index_level_0__')  # what pandas calls the row numbers that it writes
@@ -96,7 +96,7 @@ def canonical(value: Any) -> str:
     """The text of a value as the name of a class: 1, 1.0 and '1.0' of a label are all '1'."""
     if isinstance(value, str):
         return value.strip()
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, int | np.integer | np.bool_):
         return str(int(value))
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 

@@ -93,8 +93,8 @@ def read_labels(raw: RawTable, schema: Schema) -> np.ndarray | None:
 class _Columns(Mapping):
     """The columns of a file, each read when it is asked for."""
 
-    def __init__(self, path: pathlib.Path, names: dict[str, str]):
-        self._path, self._names = path, {name: raw for raw, name in names.items()}
+    def __init__(self, path: pathlib.Path, names: dict[str, str], length: int):
+        self._path, self._names, self._length = path, {name: raw for raw, name in names.items()}, length
 
     def __len__(self) -> int:
         return len(self._names)
@@ -106,7 +106,12 @@ class _Columns(Mapping):
         return name in self._names
 
     def __getitem__(self, name: str) -> Cells:
-        return _cells(self._path, self._names[name], name)
+        cells = _cells(self._path, self._names[name], name)
+        values = cells.numbers if cells.texts is None else cells.texts
+        if values is not None and len(values) != self._length and not cells.long:
+            raise UserError(f'{self._path}: column {printable(name)}: got {len(values)} values, expected {self._length}; fix: '
+                            'write the file again', code='data/damaged')
+        return cells
 
 
 def raw_table(path: str | os.PathLike) -> RawTable:
@@ -120,7 +125,7 @@ def raw_table(path: str | os.PathLike) -> RawTable:
     names, notes = column_names(_open(path).schema_arrow.names, str(path))
     if not sum(rows):
         raise UserError(f'{path}: got no records, expected at least one; fix: write it again', code='data/empty')
-    return RawTable(str(path), path.parent, _Columns(path, names), sum(rows), notes=tuple(notes))
+    return RawTable(str(path), path.parent, _Columns(path, names, sum(rows)), sum(rows), notes=tuple(notes))
 
 
 def check_groups(path: pathlib.Path) -> list[int]:

@@ -44,6 +44,7 @@ def csv(path: str | os.PathLike) -> RawTable:
             parse_options=pa_csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=keep),
             convert_options=pa_csv.ConvertOptions(column_types={name: pa.large_string() for name in header},
                                                   null_values=[], strings_can_be_null=False))
+        found = table.column_names
     except (pa.ArrowException, UnicodeDecodeError) as error:
         if wrong:
             raise UserError(f'{path}: line {wrong[0].number}: got {wrong[0].actual_columns} columns, expected '
@@ -57,7 +58,7 @@ def csv(path: str | os.PathLike) -> RawTable:
     if data.count(b'"') % 2 and any('\n' in value or '\r' in value for value in last):
         raise UserError(f'{path}: got a quote that is not closed, which makes the rest of the file one cell; fix: close it, or '
                         'double it', code='data/csv')
-    names, notes = column_names(table.column_names, str(path))
+    names, notes = column_names(found, str(path))
     if separator != ',':
         notes.append('separated by ' + {';': 'semicolons', '\t': 'tabs'}[separator])
     columns = {}
@@ -111,7 +112,7 @@ def jsonl(path: str | os.PathLike) -> RawTable:
             why = getattr(error, 'msg', None) or first_line(error)
             raise UserError(f'{path}: line {number}: got no JSON ({why}), expected one object; fix: write one object per line',
                             code='data/not-json') from error
-        if not isinstance(record, dict) or (columns and set(record) != set(columns)):
+        if not isinstance(record, dict) or not record or (columns and set(record) != set(columns)):
             keys = f'an object with the keys of the first record, {printable(", ".join(columns))}' if columns else 'an object'
             raise UserError(f'{path}: line {number}: expected {keys}; fix: give every record the same keys', code='data/keys')
         for name, value in record.items():
