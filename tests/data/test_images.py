@@ -125,6 +125,29 @@ def test_damaged_image_is_named(make):
         images.decode(make(), 'a/b.jpg (record 5)')
 
 
+def noisy(size=200):
+    rng = np.random.default_rng(0)
+    return (smooth(size, size) + rng.normal(0, 20, (size, size, 3))).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize('optimize', [False, True])
+@pytest.mark.parametrize('image', [noisy(), noisy()[..., 0]], ids=['colour', 'grey'])
+def test_a_jpeg_with_lost_sectors_is_named(image, optimize):
+    data = pillow(image, 'JPEG', optimize=optimize)
+    for at in range(len(data) // 3, len(data) - 1500, 3000):
+        with refused('data/image', 'here'):
+            images.decode(data[:at] + bytes(1024) + data[at + 1024:], 'here')
+
+
+@pytest.mark.parametrize('options', [{}, {'optimize': True}, {'progressive': True}, {'comment': bytes(2000)}])
+@pytest.mark.parametrize('value', [0, 127, 255])
+def test_flat_images_are_not_taken_for_damaged(options, value):
+    for shape in ((1200, 1200, 3), (1200, 1200)):
+        image = np.full(shape, value, np.uint8)
+        image[:8] = noisy(1200)[:8] if len(shape) == 3 else noisy(1200)[:8, :, 0]
+        assert images.decode(pillow(image, 'JPEG', **options), 'here').shape == (1200, 1200, 3)
+
+
 def test_whole_images_with_an_inner_end_mark_or_more_bytes_are_read():
     for data in (thumbnailed(encode(smooth())), encode(smooth()) + b'trailing bytes',
                  cv2.imencode('.jpg', smooth(), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()):
