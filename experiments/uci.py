@@ -121,7 +121,7 @@ def _classifier(config):
     splits, unit = standardize(open_data(config.data, like=config.like, data_dir=config.data_dir, seed=config.split))
     if len(splits.info['classes']) != 2:
         raise UserError(f'config.data={config.data}: got {len(splits.info["classes"])} classes, expected 2 for one '
-                        'logit; fix: python -m experiments.ucr takes any number', code='data/classes')
+                        f'logit; fix: python -m experiments.ucr --config.data={config.data}', code='data/classes')
     unit = {key: value.tolist() for key, value in unit.items()}
     splits = dataclasses.replace(splits, info={**splits.info, 'standardized': unit})
     return Experiment(

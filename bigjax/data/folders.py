@@ -15,7 +15,7 @@ SPLITS = {'train': ('train', 'training'), 'val': ('val', 'valid', 'validation', 
 
 
 def split_of(name: str) -> str:
-    """The split that the name of a folder or a file stands for, or ''."""
+    """The split of a folder's or a file's name, or ''."""
     return next((split for split, names in SPLITS.items() if name.lower() in names), '')
 
 

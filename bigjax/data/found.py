@@ -24,6 +24,7 @@ EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest f
     ('stream',): ('gpt2_openwebtext', 'llama2'),
     ('source', 'target'): ('scan',),
 }
+TWO_CLASSES = ('uci --variant=breast_cancer,mlp',)  # their output is one logit
 MEANING = {'image': 'image [height, width, channels]', 'label': 'label (the number or name of a class)',
            'target': 'target (a number)', 'x': 'x (columns of numbers)', 'series': 'x [time, channels] or columns of numbers',
            'stream': 'a text or a row of tokens', 'chars': 'a text, as text:FILE', 'source': 'source (word numbers)'}
@@ -83,7 +84,7 @@ def _classes(splits: Splits) -> str:
 
 
 def shapes(source: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """{name: (shape of one example, dtype)}; 'text' stands for the dtype of text. Reads a record where nothing else helps."""
+    """{name: (shape of one example, dtype)}; 'text' is the dtype of text. Reads a record where nothing else helps."""
     spec = sources.shapes(source)
     if spec is not None:
         return {name: (tuple(s.shape), s.dtype) for name, s in spec.items()}
@@ -97,7 +98,9 @@ def shapes(source: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
 def wanted(like: str) -> tuple[tuple[str, ...], Mapping[str, Any]]:
     """(what a record must hold: keys of EXPERIMENTS, the shapes of the named set)."""
     spec, variant = registry.lookup(like)
-    known = spec.shapes(variant if variant in spec.variants or not spec.variants else spec.variants[0])
+    if spec.variants and variant not in spec.variants:  # a set of an open family, whose records are like those of the others
+        variant = spec.variants[0]
+    known = spec.shapes(variant)
     keys = {'series' if name == 'x' and len(shape[0]) == 2 else name for name, shape in known.items()}
     if 'chars' in spec.info(variant):
         keys.add('chars')
@@ -192,6 +195,8 @@ def _misfit(splits: Splits, got: Mapping[str, Any], keys: tuple[str, ...], schem
     have = _some(names) + (f' (left out: {_some(left_out)})' if left_out else '')
     expected = ' and '.join(MEANING[key] for key in keys if not (key == 'stream' and 'chars' in keys))
     reads = EXPERIMENTS.get(_kinds(got, splits.info), ())
+    if len(splits.info.get('classes', ())) > 2:
+        reads = tuple(command for command in reads if command not in TWO_CLASSES)
     renamed = _near(keys, schema)
     fix = (f'call the column {printable(renamed[0])!r} {renamed[1]}' if renamed else
            f'python -m experiments.{reads[0]} --config.data={printable(splits.info["name"])}' if reads else

@@ -44,7 +44,7 @@ def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray
 
 
 def zeroed(data: bytes) -> bool:
-    """Whether a sector of zeros stands where a baseline JPEG has its pixels; decoders take it for pixels, without an error.
+    """Whether a sector of zeros is among the pixels of a baseline JPEG; decoders take it for pixels, without an error.
 
     Zero bits are the shortest code of each Huffman table (ITU T.81, annex C). They are an image only where each of these
     codes means "no change": then the image is flat there, and its tables were optimised for it.

@@ -31,7 +31,7 @@ def spec(place, name):
 
 
 @pytest.mark.parametrize('like, name, words', [
-    ('mnist', 'classes.csv', ['x float32[2]', 'image', 'uci --variant=breast_cancer,mlp']),
+    ('mnist', 'classes.csv', ['x float32[2]', 'image', 'mnist1d, ucr']),
     ('mnist', 'series.jsonl', ['signal', 'image']), ('mnist', 'a.txt', ['image', 'tiny_shakespeare']),
     ('mnist1d', 'series.jsonl', ["'signal' x"]), ('mnist1d', 'images.npz', ['image uint8[28, 28, 1]', 'mnist']),
     ('mnist1d', 'named.csv', ["'species' label"]), ('tiny_shakespeare', 'classes.csv', ['text:FILE']),
