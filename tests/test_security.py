@@ -48,7 +48,8 @@ BAD_CALLS = {'eval', 'exec', 'execfile', 'os.system', 'os.popen', 'shutil.unpack
              'importlib.util.module_from_spec', 'module_from_spec', 'yaml.load', 'yaml.full_load', 'yaml.unsafe_load'}
 IMPORTS = {  # modules of bigjax itself that a command names, below a folder that is written there
     'launch/engines/base.py': 'ENGINES[kind]', 'launch/sweep.py': "f'experiments.{experiment}'",
-    'launch/arms.py': "f'experiments.{experiment}'"}
+    'launch/arms.py': "f'experiments.{experiment}'", 'bigjax/job.py': "f'{place}.{name}'",
+    'bigjax/models/__init__.py': "f'bigjax.models.{family}'"}
 EVIL = ('<script>alert(1)</script>', '"onload="alert(1)', "'onload='alert(1)")
 
 
@@ -188,10 +189,6 @@ def _png(width, height):
             + chunk(b'IDAT', zlib.compress(bytes(1000))) + chunk(b'IEND', b''))
 
 
-def _png_chunk():
-    return _png(8, 8)[:33] + struct.pack('>I', 2**31 - 1) + _png(8, 8)[37:]
-
-
 LIES = {
     'a-idx2': (_idx(2**31, 2**31), lambda p: formats.idx(p, 2), 'records of'),
     'b-idx4': (_idx(2**16, 2**16, 2**16, 2**16)[:20], lambda p: formats.idx(p, 4), 'records of'),  # 2**64, 0 to a machine word
@@ -201,8 +198,7 @@ LIES = {
     'f.npz': (_zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), tables.npz, 'announced'),
     'g.npz': (_zip(bytes(300 << 20)), tables.npz, 'unpack to'),
     'g2.npz': (_npz_of_bz2(800), tables.npz, 'packed in a way that numpy does not'),
-    'h.png': (_png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'unpack to'),
-    'i.png': (_png_chunk(), lambda p: images.read_image(p, 'record 0'), 'not an image')}
+    'h.png': (_png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'pixels')}
 
 
 @pytest.mark.parametrize('name', LIES)
@@ -302,7 +298,7 @@ def test_artifacts_that_are_a_link_are_neither_shown_nor_written(tmp_path):
     (tmp_path / 'run' / 'artifacts').symlink_to(tmp_path / 'outside')
     assert artifacts.load(tmp_path / 'run') == {}
     assert 'SECRET' not in report.write(tmp_path / 'run').read_text()
-    with pytest.raises(UserError, match='artifacts: it is a link; remove it'):
+    with pytest.raises(UserError, match='artifacts: got a link'):
         artifacts.save(tmp_path / 'run', 'a', 'x')
     assert _everything(tmp_path / 'outside') == {'secret.txt'}
 
@@ -350,12 +346,12 @@ def test_a_record_shows_no_image_outside_the_folder_of_its_table(tmp_path, name)
         kind = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
         made['parquet'] = lambda name: pq.write_table(
             pa.table({'image': pa.array([{'bytes': None, 'path': name}], kind)}), folder / 'a.parquet')
-    for kind, make in made.items():
+    for ending, make in made.items():
         make(name)
         with pytest.raises(UserError, match=r'record 0.*outside the folder of the table'):
-            open_data(f'{kind}:{folder}/a.{kind}', val_fraction=0)
+            open_data(f'{ending}:{folder}/a.{ending}', val_fraction=0)
         make('in/../own.png')
-        assert open_data(f'{kind}:{folder}/a.{kind}', val_fraction=0).train[0]['image'].shape == (4, 4, 3)
+        assert open_data(f'{ending}:{folder}/a.{ending}', val_fraction=0).train[0]['image'].shape == (4, 4, 3)
 
 
 # Pages: everything on them is text.
@@ -431,7 +427,7 @@ def test_a_record_whose_fields_are_of_another_kind_is_refused(tmp_path, change):
     assert reader.read_run(tmp_path)
     (tmp_path / 'run.json').write_text(json.dumps({**reader.read_run(tmp_path), **change}))
     for read in (reader.read_run, report.write, lambda path: compare.load([path]), lambda path: results.add(path, tmp_path)):
-        with pytest.raises(UserError, match=f'run.json: its {next(iter(change))}'):
+        with pytest.raises(UserError, match=f'run.json: got {next(iter(change))}'):
             read(tmp_path)
 
 
@@ -495,7 +491,7 @@ def test_the_largest_seed_and_the_members_after_it():
     made.seed = 2**31 - 1
     assert settings.read(config.Reader(made), 100).seed == 2**31 - 1
     made.population = 2
-    with pytest.raises(UserError, match=r'config\.seed: 2 members from 2147483647 on'):
+    with pytest.raises(UserError, match=r'config\.seed: .*2 members'):
         settings.read(config.Reader(made), 100)
 
 

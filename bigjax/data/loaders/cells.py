@@ -72,7 +72,7 @@ def column_names(found: Sequence[str], where: str) -> tuple[dict[str, str], list
     names, notes = {}, []
     if len(set(found)) < len(found):
         twice = next(name for name in found if list(found).count(name) > 1)
-        raise UserError(f'{where}: got two columns named {printable(twice)!r}, expected each name once; fix: rename one',
+        raise UserError(f'{where}: got two columns named {printable(twice)}, expected each name once; fix: rename one',
                         code='data/two-columns')
     for i, raw in enumerate(found):
         name = raw.strip()
@@ -84,10 +84,10 @@ def column_names(found: Sequence[str], where: str) -> tuple[dict[str, str], list
             raise UserError(f'{where}: got no name for column {i + 1} of {len(found)}, expected one; fix: name it or remove it',
                             code='data/nameless-column')
         if name in names.values():
-            raise UserError(f'{where}: got two columns named {printable(name)!r}, expected each name once; fix: rename one',
+            raise UserError(f'{where}: got two columns named {printable(name)}, expected each name once; fix: rename one',
                             code='data/two-columns')
         if name != raw:
-            notes.append(f'{printable(raw)!r} is read as {printable(name)}')
+            notes.append(f"'{printable(raw)}' is read as {printable(name)}')
         names[raw] = name
     return names, notes
 
