@@ -87,7 +87,7 @@ def column_names(found: Sequence[str], where: str) -> tuple[dict[str, str], list
             raise UserError(f'{where}: got two columns named {printable(name)}, expected each name once; fix: rename one',
                             code='data/two-columns')
         if name != raw:
-            notes.append(f"'{printable(raw)}' is read as {printable(name)}')
+            notes.append(f"'{printable(raw)}' is read as {printable(name)}")
         names[raw] = name
     return names, notes
 
