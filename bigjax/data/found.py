@@ -42,7 +42,8 @@ def lines(splits: Splits, schema: Schema | None, notes: Mapping[str, list[str]])
     """
     info = splits.info
     records = ', '.join(f'{split} {count:,}' for split, count in info['records'].items())
-    held = f' (val: {info["held_out"]:.0%} of train, held out)' if info.get('held_out') else ''
+    held = ' (made up)' if str(info.get('source', '')).startswith('made up') else ''
+    held += f' (val: {info["held_out"]:.0%} of train, held out)' if info.get('held_out') else ''
     found = [f'{printable(info["name"])}: {records} records{held}', f'holds: {_columns(splits, schema)}']
     if info.get('classes'):
         found.append(f'classes: {_classes(splits)}')
