@@ -23,7 +23,8 @@ import numpy as np
 from bigjax.data import images, text
 from bigjax.data.loaders import formats, parquet, registry, tables, tfds_hf
 from bigjax.data.loaders.registry import load, nearest, standardize
-from bigjax.data.sources import ArraySource, Map, Splits, WindowSource, check_labels, held_out, labels, subset
+from bigjax.data.sources import ArraySource, Map, Splits, check_labels, held_out, labels, subset
+from bigjax.data.windows import WindowSource
 from bigjax.errors import UserError
 from bigjax.io import storage, uri
 
@@ -141,7 +142,11 @@ def _named(name: str, data_dir: str, options: Mapping[str, Any], seed: int) -> S
         options = {'seed': seed, **options}
     try:
         return load(name, data_dir, **options)
-    except UserError:
+    except UserError as error:
+        if error.code == 'data/not-found':
+            splits = registry.later(name, lambda: load(name, data_dir, **options), **options)
+            if splits is not None:
+                return splits  # the error comes with the first example that is needed
         if os.path.exists(name) and name.partition('/')[0] not in registry.NAMED:
             kind = 'folder' if os.path.isdir(name) else pathlib.Path(name).suffix.strip('.') or 'text'
             raise UserError(f'config.data={name}: a place needs its kind before it: '
