@@ -194,10 +194,9 @@ class Patient:
         try:
             self._config = self._job.config(self._row)
             self._settings = settings_module.read(configs.Reader(self._config), 1)
-            reader = configs.Reader(self._config)
-            experiment = self._job.module.get_experiment(reader)
-            s = self._settings = settings_module.read(reader, len(experiment.data.train))
-            self._reader, self._experiment = reader, experiment
+            built = self._job.build(self._row, self._config)
+            s = self._settings = built.settings
+            self._reader, self._experiment = built.reader, built.experiment
         finally:
             self.opened = True
         return Check('experiment', OK, f'{s.steps:,} steps of {s.batch_size}, data {self._config.data}')

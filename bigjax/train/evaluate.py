@@ -17,9 +17,10 @@ from bigjax.data import pipeline
 from bigjax.data.sources import ArraySource
 from bigjax.errors import UserError
 from bigjax.experiment import Data, Evaluator
+from bigjax.nn import rng
 from bigjax.sharding import logical
 from bigjax.sharding import mesh as meshes
-from bigjax.tasks import MASK, Task
+from bigjax.tasks import MASK, Task, loss_metrics, mean
 from bigjax.train.compile_cache import Watch
 from bigjax.train.feed import Resident, fits_on_device
 
@@ -59,6 +60,7 @@ class Evaluation:
       seeds: one per member, for predictions that draw random numbers.
       threads, workers: for data that is not on the device, as in training.
       watch: receives evaluators that are compiled more than once.
+      axes: the table of logical axes (`bigjax.sharding.logical.table`).
 
     Raises:
       UserError: an evaluator keeps a key that the data does not have.
@@ -66,12 +68,12 @@ class Evaluation:
 
     def __init__(self, evaluators: Mapping[str, Evaluator], datas: Sequence[Data], task: Task, apply, *, members, mesh,
                  cache: Resident, resident: str, batch_size: int, seeds: Sequence[int], watch: Watch, threads: int = 1,
-                 workers: int = 0):
+                 workers: int = 0, axes: Mapping | None = None):
         self._evaluators, self._datas, self._members, self._mesh = evaluators, datas, members, mesh
         self._cache, self._resident, self._batch_size = cache, resident, batch_size
         self._task, self._apply = task, apply
-        self._threads, self._workers = threads, workers
-        key = jax.random.key(seeds[0]) if members is None else jax.vmap(jax.random.key)(np.asarray(seeds, np.int32))
+        self._threads, self._workers, self._axes = threads, workers, axes
+        key = rng.key(seeds[0]) if members is None else jax.vmap(rng.key)(np.asarray(seeds, np.int32))
         self._key = meshes.put(key, meshes.replicated(mesh))
         self._compiled, self._watch, self._add = {}, watch, jax.jit(_add)
         for name, evaluator in evaluators.items():
@@ -104,8 +106,7 @@ class Evaluation:
         metrics, artifacts = {}, [{} for _ in range(self._members or 1)]
         seen, totals, outputs, examples = self._pass(name, evaluator, variables, stop, waiting)
         for metric, (total, count) in totals.items():
-            value = np.atleast_1d(total) / np.maximum(np.atleast_1d(count), 1e-8)
-            metrics[f'{evaluator.split}/{metric}'] = [float(v) for v in value]
+            metrics[f'{evaluator.split}/{metric}'] = [float(v) for v in np.atleast_1d(mean((total, count)))]
         metrics[f'{evaluator.split}/examples'] = [float(seen)] * (self._members or 1)
         if evaluator.compute is not None:
             for m in range(self._members or 1):
@@ -193,15 +194,14 @@ class Evaluation:
                 batch = {**data.preprocess({k: v for k, v in batch.items() if k != MASK}), MASK: mask}
             sums, out = {}, None
             if evaluator.sums:
-                per_example, weights, aux = task.loss(apply, variables, batch, key, False)
-                total = jnp.sum(jnp.where(weights > 0, per_example * weights, 0.0))
-                sums = {'loss': (total, jnp.sum(weights)), **aux.metrics}
+                terms, aux = task.loss(apply, variables, batch, key, False)
+                sums = {**loss_metrics(terms), **aux.metrics}
             if evaluator.compute is not None:
-                out = predict(apply, variables, batch)
+                out = predict(apply, variables, batch, jax.random.fold_in(key, RNG_PREDICT))
             return sums, out
 
         def on_mesh(*args):
-            with logical.using(mesh):
+            with logical.using(mesh, self._axes):
                 return one(*args)
 
         fn = on_mesh

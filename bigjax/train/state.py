@@ -6,7 +6,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from bigjax.tasks import LOSSES, bind
+from bigjax.nn import rng
+from bigjax.tasks import LOSSES, RNG_STREAMS, bind
 from bigjax.train.averages import eval_params
 
 
@@ -42,8 +43,8 @@ class TrainState:
 
 def init_variables(model, inputs: tuple, seed) -> dict:
     """The model's variables at step 0, a pure function of (model, seed)."""
-    names = ('params', 'dropout', 'sample')
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x1217), len(names))
+    names = ('params', *RNG_STREAMS)
+    keys = jax.random.split(jax.random.fold_in(rng.key(seed), 0x1217), len(names))
     variables = dict(model.init(dict(zip(names, keys, strict=True)), *inputs, train=False))
     variables.pop(LOSSES, None)
     return variables
@@ -54,7 +55,7 @@ def init_state(model, inputs: tuple, tx, seed, *, ema: bool) -> TrainState:
     variables = init_variables(model, inputs, seed)
     params = variables.pop('params')
     return TrainState(
-        step=jnp.int32(0), key=jax.random.key(seed), params=params, model_state=variables, opt_state=tx.init(params),
+        step=jnp.int32(0), key=rng.key(seed), params=params, model_state=variables, opt_state=tx.init(params),
         ema=jax.tree.map(jnp.copy, params) if ema else None, halted=jnp.int32(-1))
 
 

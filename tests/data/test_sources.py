@@ -95,7 +95,7 @@ def test_the_tail_of_a_stream_is_in_the_loss():
 
     source = WindowSource(stream, 256, 256)
     batch = source.take(source.arrays, np.arange(len(source)))
-    nats = -np.asarray(language.next_token().predict(apply, {}, batch))
+    nats = -np.asarray(language.next_token().predict(apply, {}, batch, None))
     log_p = table - np.log(np.exp(table).sum(1, keepdims=True))
     np.testing.assert_allclose(nats.sum() / 999, -log_p[stream[:-1], stream[1:]].mean(), rtol=1e-5)
     found = likelihood.perplexity(-nats, batch)['perplexity']

@@ -1,4 +1,5 @@
 """Accelerators that the system shows, in a folder that stands for its root; and no CPU beside one unless asked for."""
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -219,7 +220,7 @@ def test_the_verbs_that_compute_are_refused(capsys, tmp_path, monkeypatch, verb,
         monkeypatch.delenv(name, raising=False)
     shown = accelerators.accelerators(system(tmp_path, 'dev/nvidia0'))
     monkeypatch.setattr(accelerators, 'accelerators', lambda *_: shown)
-    monkeypatch.setitem(cli.VERBS, verb, lambda job: 77)
+    monkeypatch.setitem(cli.VERBS, verb, dataclasses.replace(cli.VERBS[verb], run=lambda job, **flags: 77))
     assert cli.run(None, 'experiments.tiny', [verb]) == (cli.USER if refused else 77)
     assert ('/dev/nvidia0 is there' in capsys.readouterr().err) == refused
     assert cli.run(None, 'experiments.tiny', [verb, '--platform=cpu']) == 77

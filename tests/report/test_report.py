@@ -1,4 +1,4 @@
-"""The report: what it says, that it stands alone, and that it survives whatever records there are."""
+"""The report: its contents, that it is one file, and that it survives whatever records there are."""
 import html.parser
 import json
 import math
@@ -279,7 +279,7 @@ def test_what_is_usual_is_what_came_before_a_spike():
 
 
 @pytest.mark.parametrize('count', [0, 1, 10, 13])
-def test_spikes_are_marked_in_the_chart_and_told_under_it(tmp_path, count):
+def test_spikes_are_marked_in_the_chart_and_listed_under_it(tmp_path, count):
     run = writer.Records(tmp_path, experiment='x', variant='', config={}, command='c')
     jumps = [100 + 50 * i for i in range(count)]
     for step in range(800):
