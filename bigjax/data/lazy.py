@@ -29,7 +29,7 @@ class LazySource:
     def source(self) -> Any:
         """The opened source."""
         with self._lock:  # reading threads start together, and the data is to be opened once
-            if 'source' in self.__dict__:
+            if self.opened:
                 return self.__dict__['source']
             source = self._open()
             for what, got, expected in (('records', len(source), len(self.stand_in)),
@@ -39,6 +39,11 @@ class LazySource:
                                     'it as data of your own (config.data=KIND:PLACE)', code='data/other-than-published')
             self.__dict__['source'] = source
             return source
+
+    @property
+    def opened(self) -> bool:
+        """Whether the source is open."""
+        return 'source' in self.__dict__
 
     @property
     def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -65,7 +70,7 @@ class LazySource:
         return _same, (self.source,)
 
     def __repr__(self) -> str:
-        return repr(self.source) if 'source' in self.__dict__ else f'LazySource({self.stand_in!r})'
+        return repr(self.source) if self.opened else f'LazySource({self.stand_in!r})'
 
 
 def _same(source: Any) -> Any:

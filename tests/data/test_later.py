@@ -10,7 +10,7 @@ from bigjax.data.datasets import open_data
 from bigjax.data.lazy import LazySource
 from bigjax.data.sources import ArraySource, Splits, derived
 from bigjax.experiment import Data
-from bigjax.train.program import parameter_shapes
+from bigjax.train.program import initial_shapes
 from bigjax.train.state import count
 from tests.data.made_up import write_idx
 from tests.refused import refused
@@ -60,7 +60,7 @@ def test_a_set_of_another_size_that_appears_later_is_refused(tmp_path):
 def test_parameters_are_counted_without_data(name):
     script = importlib.import_module(f'experiments.{name}')
     experiment = script.get_experiment(script.get_config())
-    assert isinstance(experiment.data.train, LazySource) and count(parameter_shapes(experiment)) > 1000
+    assert isinstance(experiment.data.train, LazySource) and count(initial_shapes(experiment)[0]) > 1000
 
 
 def test_arrays_that_are_computed_from_others_open_late_too():
