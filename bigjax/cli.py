@@ -111,7 +111,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         if own.get('deterministic'):
             _deterministic()
         if verb.needs_devices or verb.joins_processes:
-            compile_cache.keep_in(options.compile_cache)
+            compile_cache.enable(options.compile_cache)
         joined = _join(options, name, argv, _start_timeout(options, verb)) if verb.joins_processes else Start()
         with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage,
                    began=began) as guard, _ending(guard) if verb.watched else contextlib.nullcontext():
