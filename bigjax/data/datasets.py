@@ -25,7 +25,8 @@ from bigjax.data.loaders import formats, parquet, registry
 from bigjax.data.loaders.own import OWN, TABLES, OwnData, same_size
 from bigjax.data.loaders.records import TableSource
 from bigjax.data.loaders.registry import load, nearest, standardize
-from bigjax.data.sources import ArraySource, Splits, WindowSource, check_labels, held_out, labels, subset
+from bigjax.data.sources import ArraySource, Splits, check_labels, held_out, labels, subset
+from bigjax.data.windows import WindowSource
 from bigjax.errors import UserError
 from bigjax.io import storage, uri
 
@@ -147,7 +148,11 @@ def _named(name: str, data_dir: str, options: Mapping[str, Any], seed: int) -> S
         options = {'seed': seed, **options}
     try:
         return load(name, data_dir, **options)
-    except UserError:
+    except UserError as error:
+        if error.code == 'data/not-found':
+            splits = registry.later(name, lambda: load(name, data_dir, **options), **options)
+            if splits is not None:
+                return splits  # the error comes with the first example that is needed
         if os.path.exists(name) and name.partition('/')[0] not in registry.NAMED:
             kind = 'folder' if os.path.isdir(name) else pathlib.Path(name).suffix.strip('.') or 'text'
             raise UserError(f'config.data={name}: got a place without its kind, expected KIND:PLACE; fix: write '

@@ -75,7 +75,8 @@ def _columns(splits: Splits, schema: Schema | None) -> str:
 
 
 def _classes(splits: Splits) -> str:
-    classes, label = splits.info['classes'], sources.labels(splits.train)
+    closed = isinstance(splits.train, sources.LazySource)  # counting would open it
+    classes, label = splits.info['classes'], None if closed else sources.labels(splits.train)
     if label is None or getattr(label, 'ndim', 0) != 1 or label.dtype.kind not in 'iu':
         return f'{len(classes)}: {_some(classes)}'
     counts = np.bincount(label, minlength=len(classes))

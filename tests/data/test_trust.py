@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import write_folder
 
-from bigjax.data import builders, folders, images, pipeline, sources
+from bigjax.data import builders, folders, images, pipeline, sources, windows
 from bigjax.data.datasets import open_data
 from bigjax.data.loaders import own, parquet, tfds_hf
 from bigjax.data.loaders import records as loaded
@@ -112,8 +112,8 @@ def shipped(kind, root):
     return open_data(place, data_dir=str(root / 'tfds'), image_size=24, val_fraction=0).train
 
 
-KINDS = {'arrays': ArraySource, 'npz': ArraySource, 'map': sources.Map, 'text': sources.WindowSource,
-         'tokens': sources.WindowSource, 'folder': folders.FolderSource, 'subset': sources.Subset, 'jsonl': loaded.TableSource,
+KINDS = {'arrays': ArraySource, 'npz': ArraySource, 'map': sources.Map, 'text': windows.WindowSource,
+         'tokens': windows.WindowSource, 'folder': folders.FolderSource, 'subset': sources.Subset, 'jsonl': loaded.TableSource,
          'csv': loaded.TableSource, 'parquet': parquet.ParquetSource, 'tfds': sources.Map, 'hf': tfds_hf.HFSource}
 LOOKS = {'crop': functools.partial(images.cropped, size=16, area=(0.08, 1.0)),  # experiments/resnet_imagenet.py
          'randaugment': functools.partial(vit_imagenet.look, size=16, layers=2, magnitude=10.0)}

