@@ -35,7 +35,8 @@ def folders(path) -> list:
     base = path / manager.FOLDER if storage.children(path / manager.FOLDER) else path
     found = [base / name for name in sorted((n for n in storage.children(base) if n.isdigit()), key=int)]
     if not found:
-        raise UserError(f'{path}: no checkpoint there; name the workdir of a run that has saved one, or a checkpoint')
+        raise UserError(f'{path}: no checkpoint there; name the workdir of a run that has saved one, or a checkpoint',
+                        code='checkpoint/none')
     return found
 
 
@@ -94,7 +95,7 @@ def cat(path: str, pattern: str = '') -> int:
         if re.search(pattern, name):
             rows.append([name, str(list(x.shape)), str(x.dtype), *_figures(np.asarray(x))])
     if not rows:
-        raise UserError(f"{path}: no array's path matches '{pattern}'; without it all are shown")
+        raise UserError(f"{path}: no array's path matches '{pattern}'; without it all are shown", code='checkpoint/no-match')
     print(table(['', 'shape', 'dtype', 'mean', 'std', 'min', 'max'], rows))
     return DONE
 
@@ -145,11 +146,11 @@ def main(argv: list[str]) -> int:
             return DONE if argv else USER
         verb, *rest = argv
         if verb not in VERBS:
-            raise UserError(f"'{verb}': no such verb; the verbs are {', '.join(VERBS)}")
+            raise UserError(f"'{verb}': no such verb; the verbs are {', '.join(VERBS)}", code='checkpoint/verb')
         function, least, most = VERBS[verb]
         if not least <= len(rest) <= most:
             raise UserError(f"'{verb}' takes {least}{f' to {most}' if most > least else ''} argument{'s' * (most > 1)}; --help "
-                            'shows them')
+                            'shows them', code='checkpoint/arguments')
         return function(*rest)
     except (UserError, re.error) as error:
         print(f'bigjax.checkpoint: {error}', file=sys.stderr)
