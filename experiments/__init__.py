@@ -3,7 +3,7 @@ import sys
 
 
 class _Unknown:
-    """Turns `python -m experiments.TYPO` into one line and exit 2: the last finder, which acts only while Python looks for -m."""
+    """Turns `python -m experiments.TYPO` into one line and exit 2: the last finder, active only while Python looks for -m."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
