@@ -8,7 +8,7 @@
     artifacts/     see `bigjax.runs.artifacts`
 
 Only process 0 writes. In an object store metrics.jsonl and run.json are replaced whole every few seconds, by a thread
-(`bigjax.io.async_writer`), and before a checkpoint is sealed.
+(`bigjax.io.async_writer`), and before the manifest of a checkpoint is written.
 """
 import contextlib
 import dataclasses
@@ -53,7 +53,7 @@ FAILED_UPLOAD_TIMEOUT_S = 10.0  # for the record of a run that failed to reach a
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """What a run is, known before its first step.
+    """The facts of a run that are known before its first step.
 
     Attributes:
       experiment, variant, command: the script, its row, and the command line.
@@ -204,7 +204,7 @@ class Records:
     def saved(self, step: int) -> None:
         """Records the time spent until the checkpoint of `step`, which a resume from it does not lose.
 
-        The next `flush` writes it, when the checkpoint is sealed.
+        The next `flush` writes it, before the manifest of the checkpoint.
         """
         self._add_seconds()
         self.run['saved'] = dict([*self.run['saved'].items(), (str(step), self.run['seconds'])][-SAVED_TIMES:])

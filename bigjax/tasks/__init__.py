@@ -155,7 +155,7 @@ CHECKED = 2**24  # numbers of one array that `check_data` reads; a longer one is
 def check_data(task: Task, output, data: Any) -> None:
     """Compares the integers of all splits with the model's output, once at the start of a run.
 
-    Arrays in memory are read; of other sources the number of classes in `data.info` is compared.
+    Arrays in memory are read; of other sources, and of one that opens late, the number of classes in `data.info` is compared.
 
     Args:
       output: the model's output for `task.inputs`, or its shapes (`jax.eval_shape`).
@@ -166,7 +166,7 @@ def check_data(task: Task, output, data: Any) -> None:
     """
     ranges = task.ranges(output) if task.ranges else {}
     for split, source in {'train': data.train, **data.evals}.items():
-        arrays = getattr(source, 'arrays', None)
+        arrays = getattr(source, 'arrays', None) if getattr(source, 'opened', True) else None
         if arrays is None:
             classes = data.info.get('classes', ())
             arrays = {'label': np.arange(len(classes))} if classes else {}

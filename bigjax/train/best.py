@@ -6,7 +6,7 @@ carry of training then holds a copy of the weights, for every member of a popula
     {'value': float32, 'step': int32, 'variables': …}
 
 "No best yet" is a state of its own: `value` is NaN, and `step` is that of the first evaluation, 0 before there was one. A value
-that is not finite is never the best, so NaN cannot hide a result and +inf cannot win for ever; patience counts from the first
+that is not finite is never the best, so NaN cannot hide a result and +inf cannot win forever; patience counts from the first
 evaluation, and until one was finite the newest weights are the ones reported.
 
 The copy is the only mechanism: a checkpoint of its own for the best weights could not hold each member's best, and

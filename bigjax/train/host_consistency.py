@@ -39,9 +39,6 @@ def check(datas: Sequence[Data]) -> None:
                         'files on every host, or a folder that all of them share', code='data/hosts-differ')
 
 
-same_data = check
-
-
 def compare(processes: Sequence[Mapping[str, Any]]) -> str:
     """The first split that is not the same on all processes, with who has what; '' where all are.
 

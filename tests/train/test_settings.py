@@ -1,8 +1,13 @@
 """Values of the shared keys that no run can have are refused with a code, and the nearest form is named."""
+import dataclasses
+import types
+
 import pytest
 
 from bigjax import config as configs
+from bigjax import job
 from bigjax.data.sources import ArraySource
+from bigjax.experiment import Data
 from bigjax.train import settings
 from bigjax.train.population import difference
 from tests import tiny
@@ -67,3 +72,23 @@ def test_functions_are_equal_by_what_they_compute_with():
     assert difference(make(2), make(3), 'p').startswith('p.f')
     a, b = (ArraySource({'x': tiny.source(5, seed).arrays['x']}) for seed in (0, 1))
     assert difference(make(2, a), make(2, b), 'p').startswith('p.source')
+
+
+@pytest.mark.parametrize('over', ['fold', 'cv.fold'])
+def test_members_over_a_key_of_a_section_have_the_base_and_what_follows(over):
+    seen = []
+
+    def get_config(variant=''):
+        config = tiny.config(population=4, population_over=over)
+        config.fold, config.cv, config.optimizer = 5, {'fold': 5}, {'name': 'sgd', 'lr': 0.1}
+        return config
+
+    def get_experiment(config):
+        seen.append((config.fold, config.cv.fold))
+        data = Data(tiny.source(53, sum(seen[-1])), {'test': tiny.source(17, 1)}, augment=tiny.jitter)
+        return dataclasses.replace(tiny.experiment(optimizer=config.optimizer), data=data)
+
+    config = get_config()
+    script = types.SimpleNamespace(get_config=get_config, get_experiment=get_experiment)
+    assert job.build(script, config).program().members == 4
+    assert [pair[over == 'cv.fold'] for pair in seen] == [5, 6, 7, 8] and (config.fold, config.cv.fold) == (5, 5)
