@@ -89,12 +89,9 @@ class GPT(nn.Module):
 
     @property
     def spec(self) -> Spec:
-        """Of the blocks."""
-        return Spec(
-            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, mlp_width=self.mlp_width, norm=self.norm,
-            epsilon=self.epsilon, hidden=self.hidden, bias=self.bias, rope_base=self.rope_base, dropout=self.dropout,
-            experts=self.experts, top_k=self.top_k, capacity=self.capacity, context=self.context, init=normal(0.02),
-            out_init=normal(0.02 / math.sqrt(2 * self.num_layers)), dtype=self.dtype)
+        """The blocks' options: the fields that both have, and the two initializers."""
+        shared = {name: getattr(self, name) for name in Spec._fields if name in self.__dataclass_fields__}
+        return Spec(**shared, init=normal(0.02), out_init=normal(0.02 / math.sqrt(2 * self.num_layers)))
 
     @nn.compact
     def __call__(self, tokens_BxT: jax.Array, targets_BxT: jax.Array | None = None, *, train: bool):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from bigjax.errors import UserError
-from bigjax.nn.cpu import add_bias, on_cpu
 from bigjax.nn.cpu import conv as conv_cpu
+from bigjax.nn.cpu import kernels
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 ConvTranspose = nn.ConvTranspose
@@ -34,7 +34,7 @@ def explicit_padding(padding: Padding, size, kernel, strides, dilation) -> tuple
 
 def conv(x: jax.Array, kernel: jax.Array, *, strides, padding, dilation, groups: int = 1) -> jax.Array:
     """[B, *spatial, C] with [*kernel_size, C/groups, F] -> [B, *spatial', F]; all options explicit tuples."""
-    if on_cpu():
+    if kernels():
         return conv_cpu.conv(x, kernel, conv_cpu.Geometry(strides, padding, dilation, groups))
     spatial = 'HW'[2 - len(strides):]
     return lax.conv_general_dilated(
@@ -86,6 +86,5 @@ class Conv(nn.Module):
         padding = explicit_padding(self.padding, size, kernel_size, strides, dilation)
         x = x.reshape(-1, *size, channels)
         y = conv(x, kernel, strides=strides, padding=padding, dilation=dilation, groups=groups)
-        if bias is not None:
-            y = add_bias(y, bias)
+        y = y if bias is None else y + bias
         return y.reshape(*batch_shape, *y.shape[1:])

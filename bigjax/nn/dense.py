@@ -6,8 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax.nn.cpu import add_bias
-
 
 class Dense(nn.Module):
     """y = x W + b over the last axis; parameters as in `flax.linen.Dense`: 'kernel' [in, out], 'bias' [out].
@@ -33,6 +31,5 @@ class Dense(nn.Module):
         bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = x.reshape(-1, x.shape[-1]) @ kernel
-        if bias is not None:
-            y = add_bias(y, bias)
+        y = y if bias is None else y + bias
         return y.reshape(*x.shape[:-1], self.features)
