@@ -1,11 +1,11 @@
-"""The command line of an experiment: flags, verbs, exit codes. Only this file, `experiments` and `launch` know flags.
+"""The command line of an experiment: flags, verbs, exit codes.
 
     python -m experiments.NAME [VERB] --workdir=DIR [--variant=A,B] [--config.key=value]
 
-exit 0 done · 2 the input is wrong · 3 a non-finite loss · 4 done, and the answer is no · 75 preempted, run it again
+Only this file, `job`, `experiments` and `launch` know flags. A verb is a folder of bigjax/ with a `verb.py`
+(`bigjax.job.Verb`), which states what it needs; `run` provides it. The exit codes are those of `bigjax.errors`.
 """
 import contextlib
-import dataclasses
 import errno
 import os
 import pathlib
@@ -15,53 +15,74 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from absl import flags
 
 from bigjax import config as configs
+from bigjax import models
 from bigjax.distributed import accelerators
 from bigjax.distributed.bootstrap import Flags, Start, start
-from bigjax.errors import NonFinite, Preempted, UserError
+from bigjax.errors import DONE, FAILED, NONFINITE, PREEMPTED, USER, NonFinite, Preempted, UserError
+from bigjax.experiment import EXPLAINED, KEYS, OPTIONAL
 from bigjax.io import storage
 from bigjax.io.text import printable
+from bigjax.job import PROCESS, Flag, Job, Verb, scanned, variants, without
 from bigjax.watchdog.phases import process_began
 from bigjax.watchdog.watchdog import Unstarted, preemptible
 
-DONE, FAILED, USER, NONFINITE, NO, PREEMPTED = 0, 1, 2, 3, 4, 75
-DOCTOR_START = 10.0  # seconds
-HURRY, CALM = 3.0, 60.0  # seconds that the end of the program may take, when asked to stop and otherwise
+PREEMPTED_EXIT_S, EXIT_S = 3.0, 60.0  # the end of the program may take so long, when it was asked to stop and otherwise
+
+VERBS: dict[str, Verb] = {verb.name: verb for verb in scanned('verb', 'VERB')}
+
+SHARED = (
+    Flag('workdir', '', 'the folder of the run, or gs://BUCKET/FOLDER: all it writes; started again, it resumes from there'),
+    Flag('variant', '', 'which of the configs of the experiment; without it, all rows of its table'),
+    Flag('platform', '', 'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)'),
+    Flag('compile_cache', '', "the folder that keeps compiled programs for later runs, or 'off'; by default the user's cache"),
+    Flag('population', None, 'how many members to train at once (config.population)', 'int'),
+    Flag('coordinator', '', 'several processes by hand: HOST:PORT of process 0; SLURM, MPI, TPU and GKE need no flag'),
+    Flag('processes', None, 'several processes by hand: how many', 'int'),
+    Flag('process', None, 'several processes by hand: which one this is, from 0', 'int'),
+    Flag('start_timeout', 300.0, 'seconds to wait for the other processes (doctor: 10)', 'float'),
+    Flag('grace', 30.0, 'seconds after SIGTERM or Ctrl-C in which the state must be saved', 'float', 0.0),
+    Flag('heartbeat', 30.0, 'seconds of silence after which another process counts as dead', 'float', 1.0),
+    Flag('phase_timeouts', '', "seconds that a phase may last before the run counts as stuck, such as 'step:60,save:300'"),
+)
+RENAMED = {'budgets': 'phase_timeouts'}  # old name -> new name, for one release
 
 
 def main() -> None:
     """Runs the experiment script that Python was started with, and exits."""
+    if 'BIGJAX_LIFE' in os.environ:  # a row that another process trains beside others
+        from bigjax.train import side_by_side
+        side_by_side.end_with_parent()
     module = sys.modules['__main__']
     name = module.__spec__.name if module.__spec__ else pathlib.Path(module.__file__).stem
     try:
         with preemptible():
             code = run(module, name, sys.argv[1:], process_began())
     except Unstarted as error:
-        _end_now(_say(f"{name.rsplit('.', 1)[-1]}: {error}", PREEMPTED))
-    except BaseException as error:  # also sys.exit() somewhere in a script, of which the other processes know nothing
+        _end_now(_print_error(f"{name.rsplit('.', 1)[-1]}: {error}", PREEMPTED))
+    except BaseException as error:  # also sys.exit() somewhere in a script, which the other processes would wait for
         traceback.print_exc()
         wanted = error.code if isinstance(error, SystemExit) else FAILED
         _end_now(wanted if isinstance(wanted, int) else FAILED if wanted else DONE)
     if code in (FAILED, USER):
         _end_now(code)
     # Python waits for threads that read data, and data may have stalled; atexit's functions need a moment, JAX's the others.
-    ending = threading.Timer(HURRY if code == PREEMPTED else CALM, _end_now, (code,))
+    ending = threading.Timer(PREEMPTED_EXIT_S if code == PREEMPTED else EXIT_S, _end_now, (code,))
     ending.daemon = True
     ending.start()
     sys.exit(code)
 
 
 def _end_now(code: int) -> None:
-    """Ends a process that fails without waiting for anybody: at the end of a program JAX would wait minutes for the other
-    processes, and threads of libraries for a disk or a store that answers nobody any more.
+    """Ends a process that fails at once: at the end of a program JAX would wait minutes for the other processes, and threads
+    of libraries for a disk or a store that no longer answers.
 
-    An exit that all processes reach together (0, 3, 4, 75) is not a failure of one; the guard has told the others.
+    An exit that all processes reach together (0, 3, 4, 75) is not a failure of one; the watchdog has informed the others.
     """
-    with contextlib.suppress(OSError):  # a pipe that nobody reads any more
+    with contextlib.suppress(OSError):  # a closed pipe
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
@@ -79,45 +100,47 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
     from bigjax.watchdog.watchdog import Guard
     short = name.rsplit('.', 1)[-1]
     try:
-        options, verb, overrides = _parse(module, name, argv)
+        options, verb, inputs, overrides = parse(module, name, argv)
         if options is None:
             return DONE
-        if verb not in VERBS:
-            raise UserError(f"'{printable(verb)}': no such verb{configs.nearest(verb, list(VERBS))}; the verbs are "
-                            f"{', '.join(VERBS)}")
-        limits = budgets(options.budgets)
-        limits = limits if verb == 'train' else {}  # the others are in one phase all the time
-        _platform(options.platform)
-        if options.deterministic:
+        limits = budgets(options.phase_timeouts)
+        limits = limits if verb.watched else {}  # the others are in one phase all the time
+        own = {flag.name: options[flag.name].value for flag in verb.flags} | ({'inputs': inputs} if verb.inputs else {})
+        platform = options.platform or os.environ.get(accelerators.PLATFORM, '')
+        _platform(platform)
+        if own.get('deterministic'):
             _deterministic()
-        if verb == 'plan':  # is for other machines
-            joined = Start()
-        else:
+        if verb.needs_devices or verb.joins_processes:
             compile_cache.keep_in(options.compile_cache)
-            joined = _join(options, name, argv, _patience(options, verb))
+        joined = _join(options, name, argv, _start_timeout(options, verb)) if verb.joins_processes else Start()
         with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage,
-                   began=began) as guard, _ending(guard) if verb == 'train' else contextlib.nullcontext():
-            if verb not in ('plan', 'shard', 'doctor'):
-                accelerators.refuse_cpu(options.platform)
-            return VERBS[verb](Job(module, short, options, overrides, list(argv), joined.process == 0, guard, joined))
+                   began=began) as guard, _ending(guard) if verb.watched else contextlib.nullcontext():
+            if verb.needs_devices:
+                accelerators.refuse_cpu(platform)
+            job = Job(module, short, overrides, list(argv), options.variant, options.workdir, leads=joined.process == 0,
+                      guard=guard, joined=joined, platform=platform, grace=options.grace,
+                      stored=verb.needs_workdir)
+            return verb.run(job, **own)
     except UserError as error:
-        return _say(f'{short}: {error}', USER)
+        return _print_error(f'{short}: {error}', USER)
     except (compile_cache.StrictError, NotDeterministic) as error:
-        return _say(f'{short}: {error}', FAILED)
+        return _print_error(f'{short}: {error}', FAILED)
     except NonFinite as error:
-        return _say(f'{short}: {error}', NONFINITE)
+        return _print_error(f'{short}: {error}', NONFINITE)
     except Preempted as error:
-        return _say(f'{short}: {error}', PREEMPTED)
+        return _print_error(f'{short}: {error}', PREEMPTED)
     except Exception as error:
         if why := _storage(error):
-            return _say(f'{short}: {why}', FAILED)
+            return _print_error(f'{short}: {why}', FAILED)
+        if why := _no_platform(error):
+            return _print_error(f'{short}: {why}', USER)
         raise
 
 
 @contextlib.contextmanager
 def _ending(guard):
-    """All processes of a job have come to its end when this is left, under the eyes of the guard: JAX's own wait for the others
-    would last minutes, and nobody would say for whom. A process that fails waits for nobody."""
+    """Context manager that is left when all processes of a job have come to its end, under the watchdog: JAX's own wait for
+    the others would last minutes, and would not name the one that is missing. A process that fails does not wait."""
     try:
         yield
     except BaseException as error:
@@ -127,7 +150,7 @@ def _ending(guard):
     guard.wait_for_all()
 
 
-def _say(text: str, code: int) -> int:
+def _print_error(text: str, code: int) -> int:
     print(' '.join(text.split()), file=sys.stderr, flush=True)
     return code
 
@@ -141,7 +164,7 @@ STORAGE = {
 
 
 def _storage(error: BaseException | None) -> str:
-    """What the disk has to do with an error, however deep (asynchronous saves wrap it), or ''."""
+    """The part that the disk has in an error, however deep (asynchronous saves wrap it), or ''."""
     for _ in range(20):
         if error is None:
             break
@@ -154,6 +177,16 @@ def _storage(error: BaseException | None) -> str:
     return ''
 
 
+def _no_platform(error: BaseException) -> str:
+    """One line for JAX's error about a platform that is not here, or ''."""
+    found = re.search(r"Unable to initialize backend '(\w+)'|Unknown backend:? '?(\w+)|Backend '(\w+)' is not in the list",
+                      str(error))
+    if not isinstance(error, RuntimeError | AssertionError) or not found:
+        return ''
+    return (f'--platform: JAX finds no {next(filter(None, found.groups()))} device here; fix: leave --platform and '
+            'JAX_PLATFORMS out, or install bigjax[cuda] or bigjax[tpu] on a machine that has one')
+
+
 def _platform(name: str) -> None:
     if name:
         import jax
@@ -161,207 +194,122 @@ def _platform(name: str) -> None:
 
 
 def _deterministic() -> None:
-    """XLA reads its flags when the first device is touched; only GPUs have operations that differ from time to time."""
+    """XLA reads its flags when the first device is touched; only GPUs have operations whose results vary."""
     os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
-def _patience(options, verb: str) -> float:
-    """Seconds to wait for the other processes; `doctor` is to tell soon who is missing."""
-    return DOCTOR_START if verb == 'doctor' and not options['start_timeout'].present else options.start_timeout
+def _start_timeout(options, verb: Verb) -> float:
+    """Seconds to wait for the other processes."""
+    return options.start_timeout if verb.start_timeout is None or options['start_timeout'].present else verb.start_timeout
 
 
 def _join(options, name: str, argv: Sequence[str], seconds: float) -> Start:
     """Meets the other processes of this command, where there are any; no device has been touched yet."""
     return start(Flags(options.coordinator, options.processes, options.process), seconds=seconds, heartbeat=options.heartbeat,
-                 command=shlex.join([name, *without(argv, *OWN, '--config.data_dir')]))
+                 command=shlex.join([name, *without(argv, *PROCESS, '--config.data_dir')]))
 
 
-OWN = ('--coordinator', '--processes', '--process', '--start_timeout', '--heartbeat', '--grace', '--budgets')
-
-
-def without(argv: Sequence[str], *names: str) -> list[str]:
-    """The arguments less some flags, written as --flag=value or --flag value."""
-    kept, queue = [], list(argv)
-    while queue:
-        arg = queue.pop(0)
-        flag, equals, _ = arg.partition('=')
-        if f"--{flag.lstrip('-')}" not in names or not flag.startswith('-'):
-            kept.append(arg)
-        elif not equals:
-            queue = queue[1:]
-    return kept
-
-
-def _define() -> flags.FlagValues:
-    """The flags that every experiment has, in a namespace of their own."""
+def _define(verbs: Mapping[str, Verb]) -> flags.FlagValues:
+    """The flags of all verbs, in a namespace of their own."""
     values = flags.FlagValues()
-    text = lambda name, default, help: flags.DEFINE_string(name, default, help, flag_values=values)
     flags.DEFINE_boolean('help', False, 'show this', short_name='h', flag_values=values)
-    text('workdir', '', 'the folder of the run, or gs://BUCKET/FOLDER: all it writes; started again, it goes on from there')
-    text('variant', '', 'which of the configs of the experiment; without it, all rows of its table')
-    text('init_from', '', 'the workdir or checkpoint of another run whose weights this one starts from')
-    text('replay', '', 'the nonfinite/ folder of a run that exited 3: repeat the step and name what broke')
-    text('platform', os.environ.get(accelerators.PLATFORM, ''),
-         'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)')
-    text('compile_cache', '', "the folder that keeps compiled programs for later runs, or 'off'; by default the user's cache")
-    text('profile', '', 'A:B: trace the steps after A until B, and print the operations that took the time')
-    flags.DEFINE_boolean('strict', False, 'warnings that a careful run should not have are errors: a step compiled twice, a '
-                         'parameter that does not move', flag_values=values)
-    flags.DEFINE_boolean('deterministic', False, 'choose algorithms that repeat bit for bit, and prove it by doing the first '
-                         'steps twice', flag_values=values)
-    text('against', '', "bench: 'torch' times the same model, batch and optimizer in PyTorch beside it")
-    text('out', '', 'bench, plan: also write the figures to this JSON file')
-    text('topology', '', "plan: the hardware, such as 'v5e-16', 'v5p:4x8x8', 'v5e:16x16*2', 'h100:64', 'cpu:8'")
-    text('mesh', '', "plan: meshes to compare, separated by ';', instead of config.mesh")
-    text('inside', '', "plan: compile in this process and write the figures here, as plan's own processes do")
-    flags.DEFINE_float('hbm', None, 'plan: GiB that a program may use on a chip, instead of the known ones', 0.0,
-                       flag_values=values)
-    text('coordinator', '', 'several processes by hand: HOST:PORT of process 0; SLURM, MPI, TPU and GKE need no flag')
-    number = lambda name, help: flags.DEFINE_integer(name, None, help, upper_bound=2**31, flag_values=values)
-    number('processes', 'several processes by hand: how many')
-    number('process', 'several processes by hand: which one this is, from 0')
-    flags.DEFINE_float('start_timeout', 300.0, 'seconds to wait for the other processes (doctor: 10)', flag_values=values)
-    flags.DEFINE_float('grace', 30.0, 'seconds after SIGTERM or Ctrl-C in which the state must be saved', 0.0,
-                       flag_values=values)
-    flags.DEFINE_float('heartbeat', 30.0, 'seconds of silence after which another process counts as dead', 1.0,
-                       flag_values=values)
-    text('budgets', '', "seconds that a phase may last before the run counts as stuck, such as 'step:60,save:300'")
-    number('population', 'how many members to train at once (config.population)')
-    flags.DEFINE_boolean('check', False, 'exit 4 where a result misses what the paper reports', flag_values=values)
+    known = {flag.name: flag for verb in verbs.values() for flag in verb.flags} | {flag.name: flag for flag in SHARED}
+    for flag in known.values():
+        if flag.kind == 'switch':
+            flags.DEFINE_boolean(flag.name, flag.default, flag.help, flag_values=values)
+        elif flag.kind == 'float':
+            flags.DEFINE_float(flag.name, flag.default, flag.help, flag.lower, flag_values=values)
+        elif flag.kind == 'int':
+            flags.DEFINE_integer(flag.name, flag.default, flag.help, flag.lower, 2**31, flag_values=values)
+        else:
+            flags.DEFINE_string(flag.name, flag.default, flag.help, flag_values=values)
     return values
 
 
-def _parse(module, name: str, argv: Sequence[str]):
-    """(flags or None after --help, verb, {config key: text})."""
+def parse(module, name: str, argv: Sequence[str]):
+    """(flags or None after --help, verb, its inputs, {config key: text})."""
     overrides, rest, queue = {}, [], list(argv)
     while queue:
         arg = queue.pop(0)
         if not re.match(r'--?config\.', arg):
-            rest.append(arg)
+            rest.append(f' {arg}' if re.match(r'-[\d.]', arg) else _renamed(arg))  # a row of numbers is no flag
             continue
         key, equals, value = arg.lstrip('-').removeprefix('config.').partition('=')
         if not equals:
             if not queue:
-                raise UserError(f'{printable(arg)}: a value is missing; write it as --config.KEY=VALUE')
+                raise UserError(f'{printable(arg)}: a value is missing; write it as --config.KEY=VALUE', code='cli/no-value')
             value = queue.pop(0)
         overrides[key] = value
-    values = _define()
+    values = _define(VERBS)
     try:
-        positional = values([name, *rest])[1:]
+        words = values([name, *rest])[1:]
     except (flags.Error, ValueError) as error:  # --nostrict=x is a ValueError of absl
-        raise UserError(f'{printable(str(error).splitlines()[0])}; --help shows the flags') from None
+        raise UserError(f'{printable(str(error).splitlines()[0])}; --help shows the flags', code='cli/flag') from None
     except RecursionError:  # absl looks for the flags that are nearest to it
-        raise UserError('a flag has too many letters; --help shows the flags') from None
-    if len(positional) > 1:
-        raise UserError(f"'{printable(positional[1])}': one verb at a time; flags start with --")
+        raise UserError('a flag has too many letters; --help shows the flags', code='cli/flag') from None
+    verb = _verb(words)
     if values.help:
-        print(_help(module, name, values))
-        return None, '', {}
+        print(_help(module, name, values, verb, bool(words)))
+        return None, verb, [], {}
+    own = {flag.name for flag in (*verb.flags, *SHARED)}
+    if foreign := sorted(flag for flag in values if values[flag].present and flag not in own and flag not in ('help', 'h')):
+        owners = [v.name for v in VERBS.values() if foreign[0] in {flag.name for flag in v.flags}]
+        raise UserError(f"--{foreign[0]}: a flag of {' and '.join(owners)}, not of {verb.name}; fix: leave it out, "
+                        'or write the verb', code='cli/foreign-flag')
     if values.population is not None:
         overrides['population'] = str(values.population)
-    return values, positional[0] if positional else 'train', overrides
+    return values, verb, words[1:], overrides
 
 
-def _help(module, name: str, values) -> str:
+def _renamed(arg: str) -> str:
+    flag, equals, value = arg.partition('=')
+    new = RENAMED.get(flag.lstrip('-')) if flag.startswith('-') else None
+    return f'--{new}{equals}{value}' if new else arg
+
+
+def _verb(words: Sequence[str]) -> Verb:
+    """The verb that the words begin with, `train` without words."""
+    name = words[0] if words else 'train'
+    if name not in VERBS:
+        raise UserError(f"'{printable(name)}': no such verb{configs.nearest(name, list(VERBS))}; the verbs are "
+                        f"{', '.join(VERBS)}", code='cli/verb')
+    if len(words) > 1 and not VERBS[name].inputs:
+        raise UserError(f"'{printable(words[1])}': one verb at a time; flags start with --", code='cli/words')
+    return VERBS[name]
+
+
+def _help(module, name: str, values, verb: Verb, named: bool) -> str:
+    """The help of a verb, or without one of the experiment."""
     rows = variants(module, values.variant)
-    shown = [f"{(module.__doc__ or '').strip()}\n\nusage: python -m {name} [{'|'.join(VERBS)}] --workdir=DIR [flags]\n\nflags:"]
-    for flag in sorted(values[f].name for f in values):
-        shown.append(f'  --{flag:12} {values[flag].help}')
+    flag_line = lambda flag: f'  --{flag.name:14} {flag.help}'
+    words = ' '.join(filter(None, (verb.name if named else '[VERB]', '--workdir=DIR', verb.inputs)))
+    usage = f'usage: python -m {name} {words} [flags]'
+    shown = [f"{(module.__doc__ or '').strip()}\n\n{usage}"]
+    if named:
+        shown.append(f'\n{verb.name}: {verb.help}')
+    else:
+        shown += ['\nverbs (VERB --help shows its flags):', *(f'  {v.name:9} {v.help}' for v in VERBS.values())]
+    shown += ['\nflags:', *map(flag_line, sorted((*SHARED, *verb.flags), key=lambda flag: flag.name))]
     for row in rows[:1]:
         title = f' of --variant={row}' if row else ''
-        shown.append(f"\nconfig{title} (--config.key=value):\n{configs.lines(module.get_config(row))}")
+        shown.append(f'\nconfig{title} (--config.key=value):\n{explained(module.get_config(row), getattr(module, "HELP", {}))}')
     if len(rows) > 1:
         shown.append(f"\nrows of its table: {' '.join(rows)}")
     return '\n'.join(shown)
 
 
-def variants(module, variant: str) -> tuple[str, ...]:
-    """The rows that a command runs: the one it names, or the whole table of the experiment."""
-    return (variant,) if variant else tuple(getattr(module, 'TABLE', ())) or ('',)
+def explained(config: Mapping, own: Mapping[str, str]) -> str:
+    """One `key = value   meaning (choices)` per line: the script's keys, the shared ones, and the optional ones.
 
-
-@dataclasses.dataclass
-class Job:
-    """One command: what the verbs work on."""
-
-    module: Any
-    name: str
-    flags: Any
-    overrides: Mapping[str, str]
-    argv: list[str]
-    leads: bool = True
-    """Whether this is process 0, which alone prints and writes reports."""
-    guard: Any = None
-    """`bigjax.watchdog.watchdog.Guard` of this process; None keeps no watch."""
-    joined: Start = dataclasses.field(default_factory=Start)
-    """How this process takes part."""
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """The variants to run."""
-        return variants(self.module, self.flags.variant)
-
-    def workdir(self, row: str):
-        """The folder of one row: a sub-folder where there are several."""
-        return self.root / row.replace(',', '_').replace('/', '_') if len(self.rows) > 1 else self.root
-
-    @property
-    def root(self):
-        """What --workdir names."""
-        if not self.flags.workdir:
-            raise UserError('--workdir is missing; name a folder for the run, for example --workdir=/tmp/run')
-        return storage.place(self.flags.workdir)
-
-    def command(self, row: str) -> str:
-        """The command that repeats one row."""
-        rest = [a for a in without(self.argv, '--workdir', '--variant', *OWN) if a != 'train']
-        return ' '.join(['python -m', f'experiments.{self.name}', *([f'--variant={row}'] if row else []),
-                         f'--workdir={self.workdir(row)}', *map(shlex.quote, rest)])
-
-    def stored_config(self, row: str, stored: Mapping):
-        """The config that a run recorded, put over the script's own."""
-        flat = {key: str(value) for key, value in configs.leaves(stored).items() if not isinstance(value, list | dict)}
-        config = configs.override(self.module.get_config(row), {k: v for k, v in flat.items() if v != 'None'})
-        return configs.override(config, self.overrides)
-
-    def config(self, row: str):
-        """The resolved config of one row."""
-        try:
-            config = self.module.get_config(row)
-        except (TypeError, AttributeError) as error:
-            if isinstance(error, TypeError) and 'override field' not in str(error):
-                raise
-            raise UserError(f'get_config({row!r}) of {self.name}: {error}') from None
-        return configs.override(config, self.overrides)
-
-    def experiment(self, row: str, config):
-        """(experiment, settings) of one row, without a program."""
-        from bigjax.train import settings as settings_module
-        reader = configs.Reader(config)
-        experiment = self.module.get_experiment(reader)
-        return experiment, settings_module.read(reader, len(experiment.data.train))
-
-    def program(self, row: str, config, devices=None, watch=None):
-        """(program, settings) of one row on some devices (None: all); every key was read when it returns."""
-        from bigjax.train import settings as settings_module
-        from bigjax.train.program import Program
-        reader = configs.Reader(config)
-        experiments = [self.module.get_experiment(reader)]
-        if config.data != self.module.get_config(row).data:  # the paper says nothing of other data
-            experiments = [dataclasses.replace(experiments[0], expected=())]
-        settings = settings_module.read(reader, len(experiments[0].data.train))
-        if settings.population_over != 'seed' and not settings.members:
-            over = settings.population_over
-            if not isinstance(configs.leaves(config).get(over), int):
-                raise UserError(f"config.population_over: '{over}' is not an integer key of the config"
-                                f'{configs.nearest(over, list(configs.leaves(config)))}')
-            for m in range(1, settings.population):
-                mine = configs.override(config, {over: str(configs.leaves(config)[over] + m)})
-                experiments.append(self.module.get_experiment(configs.Reader(mine)))
-        return Program(experiments, settings, check=reader.check, devices=devices, watch=watch), settings
-
-
-from bigjax import verbs  # noqa: E402  the verbs need Job's type only by name
-
-VERBS = {'train': verbs.train, 'eval': verbs.evaluate, 'plan': verbs.plan, 'bench': verbs.bench,
-         'shard': verbs.shard, 'doctor': verbs.doctor}
+    Args:
+      own: {key: meaning} of the script's own keys.
+    """
+    known = {key: (entry.help, entry.choices) for key, entry in {**OPTIONAL, **KEYS}.items()}
+    known |= {key: (text, ()) for key, text in {**EXPLAINED, **models.meanings(config), **own}.items()}
+    found = {key: value for key, value in configs.leaves(config).items() if not key.startswith(configs.PUBLISHED)}
+    rows = [(f'{key} = {value!r}', *known.get(key, ('', ()))) for key, value in found.items()]
+    rows += [(key, entry.help, entry.choices) for key, entry in OPTIONAL.items()
+             if key not in found and (configs.section_of(config, key))]
+    width = min(44, max((len(row[0]) for row in rows), default=0))
+    shown = [(left, text + (f" ({', '.join(map(repr, choices))})" if choices else '')) for left, text, choices in rows]
+    return '\n'.join(f'  {left:{width}}  {text}'.rstrip() for left, text in shown)

@@ -1,13 +1,16 @@
 """The contract between an experiment script and everything above it: plain data and functions, no behaviour."""
 import dataclasses
-import difflib
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import ml_collections
 
+from bigjax.data import batches
 from bigjax.errors import UserError
-from bigjax.tasks import Confusion as Confusion
+from bigjax.io.text import nearest, printable
+from bigjax.metrics.confusion import Confusion as Confusion
 from bigjax.tasks import Task
 
 
@@ -32,7 +35,8 @@ class Data:
       transform: `transform(example, rng: np.random.Generator, train) -> example`, NumPy on the host, for what cannot
         be done on the device (decoding a JPEG). A source with a transform is not kept on the device.
       collate: `collate(examples) -> batch`, NumPy on the host: a list of examples to {name: [B, …]}, for ragged examples
-        (padding, with lengths). None stacks examples of equal shapes.
+        (padding, with lengths). Rows have the same shape in every batch, of training and evaluation: see
+        `bigjax.data.batches`. None stacks examples of equal shapes.
       preprocess: `preprocess(batch) -> batch`, pure, on the device, in training and evaluation (uint8 -> float).
       augment: `augment(batch, rng) -> batch`, pure, on the device, in training only, after `preprocess`.
       shuffle: a new order each epoch; False reads in order, epoch after epoch.
@@ -47,6 +51,20 @@ class Data:
     augment: Callable | None = None
     shuffle: bool = True
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of one example as it reaches a batch: after `transform` and `collate`, before `preprocess`.
+
+        A source with a `spec` of its own stays closed; of any other one example is read.
+        """
+        batch = batches.shapes(self, 1)
+        return {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in batch.items()}
+
+    @property
+    def size(self) -> int:
+        """The number of training examples."""
+        return len(self.train)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +141,7 @@ class Expected:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What an experiment script returns; everything else starts from it.
+    """The result of a script's `get_experiment`; everything else starts from it.
 
     Attributes:
       model: a `flax.linen.Module`; `__call__(*inputs, train: bool)`.
@@ -157,42 +175,104 @@ class Experiment:
     interface: Interface | None = None
 
 
-def base_config() -> ml_collections.ConfigDict:
-    """The keys that every experiment shares, with their defaults; a script sets its own on top.
+class Key(NamedTuple):
+    """A config key that every experiment has: its default, its meaning, and its choices, where not any value will do.
 
-    Durations (`steps`, `*_every`, `patience`, `warmup`) are a number of steps, or text: '10 epochs', '5000 examples',
-    '5%' (of `steps`), '200 steps'.
+    A `duration` is a number of steps, or text: '10 epochs', '5000 examples', '5%' (of `steps`), '200 steps'.
     """
-    def duration(default):  # number or text
-        return ml_collections.FieldReference(default, field_type=object)
 
+    default: Any
+    help: str
+    choices: tuple = ()
+    duration: bool = False
+
+
+KEYS = {
+    'seed': Key(0, 'of the weights, the order of the data and dropout'),
+    'steps': Key(1000, "the length of the run: steps, or '10 epochs', '5000 examples'", duration=True),
+    'batch_size': Key(128, 'examples per step over all devices'),
+    'eval_batch_size': Key(0, 'examples per evaluation step; 0: batch_size, or more where examples are small'),
+    'accumulate': Key(1, 'micro-batches per step'),
+    'population': Key(1, 'members trained at once by vmap'),
+    'population_over': Key('seed', "the integer key in which members differ (base, base + 1, …), or each member written out: "
+                           "'optimizer.lr=0.1 seed=0; optimizer.lr=0.01 seed=0' (numbers of the optimizer, and the seed)"),
+    'data': Key('', 'a named set, or folder:PATH, jsonl:PATH, csv:PATH, parquet:PATH, npz:PATH, text:PATH, tokens:PATH, '
+                'tfds:NAME, hf:NAME, fake'),
+    'data_dir': Key('', "the folder that holds one folder per data set; '' is the variable BIGJAX_DATA"),
+    'data_threads': Key(2, 'reading threads, where the data is not kept on the device'),
+    'data_workers': Key(0, 'reading processes, instead of threads'),
+    'resident': Key('auto', 'whether the data is kept on the device (auto: up to 2 GB)', ('auto', 'yes', 'no')),
+    'dtype': Key('float32', 'of the computation; parameters, statistics and losses stay float32',
+                 ('float32', 'bfloat16', 'float16')),
+    'reduce_dtype': Key('', "gradients are summed over devices once per step, in this dtype; '': as the compiler chooses",
+                        ('', 'float32', 'bfloat16')),
+    'mesh': Key('data:-1', 'axis:size, … of data, zero1, fsdp, tensor, seq, expert, stage; -1 takes the remaining devices'),
+    'steps_per_call': Key(0, 'steps per dispatch; 0: 1 on a CPU, many on GPU and TPU'),
+    'log_every': Key('1 epoch', 'between two lines of training metrics', duration=True),
+    'eval_every': Key('10%', 'between two evaluations; 0: at the end only', duration=True),
+    'checkpoint_every': Key('10%', 'between two checkpoints', duration=True),
+    'checkpoint_keep': Key(2, 'checkpoints that are kept'),
+    'best': Key('', "the metric ('train/loss', 'val/accuracy') whose best weights are reported; '': the newest are"),
+    'patience': Key('', 'stop early when `best` has not improved for so long', duration=True),
+    'sinks': Key('', "'tensorboard', 'wandb', or both with a comma"),
+    'ema': Key(0.0, 'the decay of a moving average of the parameters, used in evaluation; 0: none'),
+    'wrap': Key('', "wrappers of the experiment, 'NAME:ARGUMENT; …', applied in this order"),
+}
+"""The keys that every experiment shares. A script may change a default, and need not read a key that it leaves alone."""
+
+OPTIONAL = {
+    'optimizer.weight_decay': Key(0.0, 'decoupled weight decay'),
+    'optimizer.wd_mask': Key('', 'the parameters that decay and penalties act on', ('', 'kernels')),
+    'optimizer.l2': Key(0.0, 'l2 * w is added to the gradient'),
+    'optimizer.l1': Key(0.0, 'l1 * sign(w) is added to the gradient'),
+    'optimizer.clip_norm': Key(0.0, 'the gradient is clipped to this norm'),
+    'optimizer.clip_value': Key(0.0, 'each element of the gradient is clipped to this'),
+    'optimizer.max_norm': Key(0.0, 'the incoming weights of each unit are held to this norm'),
+    'optimizer.frozen': Key((), 'regexes on parameter paths: these never change'),
+    'optimizer.lookahead': Key(None, "{'period': 6, 'step_size': 0.5}: slow weights"),
+    'optimizer.swa': Key(None, "{'start': '75%', 'every': '1 epoch'}: the mean of the weights"),
+    'optimizer.lr_mults': Key((), '((regex, factor), …) on the learning rate'),
+    'optimizer.wd_mults': Key((), '((regex, factor), …) on decay and penalties'),
+    'optimizer.momentum': Key(0.0, 'an argument of sgd, rmsprop, …'),
+    'optimizer.nesterov': Key(False, 'an argument of sgd, adam, …'),
+    'optimizer.b1': Key(0.9, 'an argument of adam, adamw, lion, …'),
+    'optimizer.b2': Key(0.999, 'an argument of adam, adamw, lion, …'),
+    'optimizer.eps': Key(1e-8, 'an argument of adam, adamw, rmsprop, …'),
+    'optimizer.schedule': Key('constant', 'the learning rate over time',
+                              ('constant', 'linear', 'cosine', 'step', 'exponential', 'rsqrt', 'one_cycle', 'plateau')),
+    'optimizer.schedule.warmup': Key(0, 'the rate rises linearly from 0 for so long', duration=True),
+    'optimizer.schedule.hold': Key(0, 'linear, cosine: stay at the full rate before it falls', duration=True),
+    'optimizer.schedule.end': Key(0.0, 'linear, cosine: the rate of the last step'),
+    'optimizer.schedule.factor': Key(0.1, 'step, exponential, plateau: the factor of the rate'),
+    'optimizer.schedule.every': Key(0, 'step, exponential: between two changes of the rate', duration=True),
+    'optimizer.schedule.boundaries': Key((), 'step: when the rate changes'),
+    'optimizer.schedule.patience': Key(0, 'plateau: how long without a better loss', duration=True),
+    'optimizer.schedule.cooldown': Key(0, 'plateau: how long it waits after a change', duration=True),
+    'optimizer.schedule.min_lr': Key(0.0, 'plateau: the least rate'),
+}
+"""Keys of sections that may be set from the command line although a script leaves them out; absent, they do nothing."""
+
+EXPLAINED = {
+    'optimizer.name': 'any optimizer of optax or optax.contrib',
+    'optimizer.lr': 'the learning rate, times the schedule',
+    'optimizer.schedule.name': OPTIONAL['optimizer.schedule'].help,
+    'model.name': 'the model: FAMILY or FAMILY.CLASS of bigjax/models',
+}
+"""What keys mean that most scripts have and all must set."""
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """The keys that every experiment shares (`KEYS`), with their defaults; a script sets its own on top."""
     config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.steps = duration(1000)
-    config.batch_size = 128  # examples per step over all devices
-    config.eval_batch_size = 0  # 0: batch_size, or more where examples are small
-    config.accumulate = 1  # micro-batches per step
-    config.population = 1  # members trained at once by vmap
-    config.population_over = 'seed'  # the integer key in which members differ: base, base + 1, …; or all of them written out,
-    # 'optimizer.lr=0.1 seed=0; optimizer.lr=0.01 seed=0': numbers of the optimizer, and the seed
-    config.data = ''  # a named set, or folder:PATH, jsonl:PATH, csv:PATH, parquet:PATH, npz:PATH, tfds:NAME, hf:NAME, fake
-    config.data_dir = ''  # holds one folder a set; '' means the variable BIGJAX_DATA
-    config.data_threads = 2  # reading threads where data is not kept on the device
-    config.data_workers = 0  # reading processes, instead of threads
-    config.resident = 'auto'  # keep the data on the device: 'auto' (up to 2 GB), 'yes', 'no'
-    config.dtype = 'float32'  # of the computation; parameters, statistics and losses stay float32
-    config.reduce_dtype = ''  # 'float32' or 'bfloat16': gradients summed over devices once a step, in it; '': by the compiler
-    config.mesh = 'data:-1'  # axis:size, …; -1 takes the remaining devices
-    config.steps_per_call = 0  # steps per dispatch; 0: 1 on CPU, many on GPU and TPU
-    config.log_every = duration('1 epoch')
-    config.eval_every = duration('10%')
-    config.checkpoint_every = duration('10%')
-    config.checkpoint_keep = 2
-    config.best = ''  # a metric ('train/loss', 'val/accuracy'): the weights that had its best value are the ones reported
-    config.patience = duration('')  # stop early when `best` has not improved for so long
-    config.sinks = ''  # 'tensorboard', 'wandb', or both with a comma
-    config.ema = 0.0  # decay of a moving average of the parameters, used in evaluation; 0 is none
+    for name, key in KEYS.items():
+        config[name] = ml_collections.FieldReference(key.default, field_type=object) if key.duration else key.default
     return config
+
+
+def published(config: Mapping) -> tuple[Expected, ...]:
+    """`config.published`, {metric: the fields of its `Expected`}, as results to compare with."""
+    section = config.get('published', {})
+    return tuple(Expected(metric, **section[metric]) for metric in section)
 
 
 def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
@@ -203,6 +283,6 @@ def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
     """
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(str(name), list(table), 1, 0.4)
-    hint = f'did you mean {near[0]}? ' if near else ''
-    raise UserError(f"{what}: there is no '{name}'; {hint}there are {', '.join(table)}")
+    near = nearest(str(name), list(table), 0.4)
+    hint = f'did you mean {near}? ' if near else ''
+    raise UserError(f"{what}: there is no '{printable(name)}'; {hint}there are {', '.join(table)}", code='config/unknown-name')

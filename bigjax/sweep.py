@@ -75,7 +75,7 @@ def name(arm: Mapping[str, Any]) -> str:
 
 
 def flags(arm: Mapping[str, Any]) -> list[str]:
-    """What an arm adds to its experiment's command."""
+    """The flags that an arm adds to its experiment's command."""
     return [f'--{key}={value}' if key == 'variant' else f'--config.{key}={value}' for key, value in arm.items()]
 
 

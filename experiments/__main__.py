@@ -3,16 +3,16 @@ import ast
 import pathlib
 
 
-def names() -> list[str]:
-    """The experiments of this folder."""
-    return sorted(p.stem for p in pathlib.Path(__file__).parent.glob('*.py') if not p.stem.startswith('_'))
+def names(folder: pathlib.Path = pathlib.Path(__file__).parent) -> list[str]:
+    """The experiments of a folder."""
+    return sorted(p.stem for p in folder.glob('*.py') if not p.stem.startswith('_'))
 
 
-def main() -> None:
+def main(folder: pathlib.Path = pathlib.Path(__file__).parent) -> None:
     """Prints the list."""
-    for name in names():
-        text = (pathlib.Path(__file__).parent / f'{name}.py').read_text(encoding='utf-8')
-        print(f"{name:18} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}")
+    for name in names(folder):
+        text = (folder / f'{name}.py').read_text(encoding='utf-8')
+        print(f"{name:18} {(ast.get_docstring(ast.parse(text)) or '').partition(chr(10))[0]}".rstrip())
     print('\npython -m experiments.NAME --help')
 
 

@@ -8,59 +8,57 @@ here the mean of each channel is subtracted and its deviation divided out.)
     python -m experiments.cifar10 --workdir=/tmp/cifar --variant=resnet20      cnn, resnet20 or resnet56
     python -m experiments.cifar10 --workdir=/tmp/try --variant=cnn --config.data=fake
 
-The data is TFDS's 'cifar10'; where it is missing, the error says the command that gets it.
+The data is TFDS's 'cifar10'; where it is missing, the error gives the command that gets it.
 """
 from functools import partial
 
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data import augment
 from bigjax.data.datasets import open_data
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
-from bigjax.models import cnn, resnet
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.metrics import confusion
+from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 SGD = dict(name='sgd', lr=0.1, momentum=0.9, l2=1e-4, schedule=dict(name='step', boundaries=('50%', '75%'), factor=0.1))
 ADAM = dict(name='adam', lr=1e-3, schedule='cosine')
-ROWS = {  # row: (model, its fields, optimizer, steps, the paper's test error in percent)
-    'cnn': (cnn.CNN, cnn.VARIANTS['cifar'], ADAM, '10 epochs', None),
-    'resnet20': (resnet.ResNet, resnet.VARIANTS['resnet20'], SGD, 64_000, 8.75),
-    'resnet56': (resnet.ResNet, resnet.VARIANTS['resnet56'], SGD, 64_000, 6.97),
+ROWS = {  # row: (model, optimizer, steps, pixels of padding to crop out of, the paper's test error in percent)
+    'cnn': (models.spec('cnn', 'cifar'), ADAM, '10 epochs', 0, None),
+    'resnet20': (models.spec('resnet', 'resnet20'), SGD, 64_000, 4, 8.75),
+    'resnet56': (models.spec('resnet', 'resnet56'), SGD, 64_000, 4, 6.97),
 }
+HELP = {'crop': 'pixels of padding that a training image is cropped out of; 0 leaves it as it is'}
 TABLE = tuple(ROWS)
 PARAMETERS = {'cnn': 545_098, 'resnet20': 269_722, 'resnet56': 853_018}
 TINY = {'model.blocks': '(1, 1, 1)', 'model.widths': '(4, 8, 8)', 'model.channels': '(4, 4)'}
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training pictures, by channel
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training images, by channel
 
 
 def get_config(variant=''):
     """`variant` is a row of the table; the tutorial's network by default."""
     config = base_config()
-    config.row = variant or 'cnn'
-    _, fields, optimizer, steps, _ = choose('variant', config.row, ROWS)
-    config.model = dict(fields)
+    config.model, config.optimizer, config.steps, config.crop, error = choose('variant', variant or 'cnn', ROWS)
+    if error:
+        config.published = {'test/error': dict(value=error, tolerance=0.50, source='He et al. 2016, table 6', better='lower')}
     config.data = 'cifar10'
     config.batch_size = 128
-    config.steps = steps
-    config.crop = 0 if config.row == 'cnn' else 4  # pixels of padding; 0 leaves the pictures as they are
-    config.optimizer = optimizer
     return config
 
 
 def get_experiment(config):
-    """The row `config.row`."""
-    model, *_, error = choose('config.row', config.row, ROWS)
+    """A classifier of images."""
     splits = open_data(config.data, like='cifar10', data_dir=config.data_dir)
     classes = splits.info['classes']
-    judge = partial(classification.error, classes=classes)
+    judge = partial(confusion.error_rate, classes=classes)
     vary = augment.chain(augment.random_crop(config.crop), augment.random_flip()) if config.crop else None
-    expected = Expected('test/error', error, 0.50, 'He et al. 2016, table 6', better='lower') if error else None
     return Experiment(
-        model=model(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
+        model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),
         task=classification.softmax(),
         data=Data(splits.train, splits.evals, preprocess=augment.normalize(MEAN, STD), augment=vary, info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
-        expected=(expected,) if expected else (),
+        expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 

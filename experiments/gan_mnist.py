@@ -2,7 +2,7 @@
 
 Radford, Metz & Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks"
 (ICLR 2016): their rules (strided convolutions, batch normalisation, tanh at the end, leaky ReLU) and their Adam of 2e-4
-with a momentum of 0.5, on pictures of 28 x 28, where the paper has 64 x 64. `small` learns legible digits on two CPU
+with a momentum of 0.5, on images of 28 x 28, where the paper has 64 x 64. `small` learns legible digits on two CPU
 cores in minutes; `dcgan` has the paper's minibatch and latent, and wants an accelerator. The paper has no number for
 MNIST, so nothing is expected.
 
@@ -11,7 +11,7 @@ The two networks are two groups of parameters of one model with an optimizer eac
     python -m experiments.gan_mnist --workdir=/tmp/gan
     python -m experiments.gan_mnist --workdir=/tmp/dcgan --variant=dcgan
 
-Neither loss says whether the samples are good (in evaluation they mean nothing at all: the discriminator has learned to
+Neither loss shows whether the samples are good (in evaluation they mean nothing at all: the discriminator has learned to
 judge batches that are normalised apart, data and samples), so `test/` has nearest neighbours as the judge, of as many
 samples as there are test digits taken:
     legible        share of samples whose five nearest real digits are all of one class; `legible_real` is that of
@@ -25,17 +25,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
-from bigjax.models import gan
 from bigjax.tasks import generative
 
-ROWS = {  # row: (the model's fields, minibatch, epochs)
-    'small': (dict(latent=64, width=16), 64, 3),
-    'dcgan': (dict(latent=100, width=128), 128, 25),
+ROWS = {  # row: (model, minibatch, epochs)
+    'small': (models.spec('gan', latent=64, width=16), 64, 3),
+    'dcgan': (models.spec('gan', latent=100, width=128), 128, 25),
 }
+HELP = {'judged': 'test digits that samples are compared with, and as many samples'}
 TABLE = ('small',)
 PARAMETERS = {'small': 131_514, 'dcgan': 3_116_482}
 TINY = {'model.width': '4', 'model.latent': '5'}
@@ -43,14 +43,12 @@ TINY = {'model.width': '4', 'model.latent': '5'}
 
 def get_config(variant=''):
     """`variant` is 'small' (the default) or 'dcgan'."""
-    model, batch_size, epochs = choose('variant', variant or 'small', ROWS)
     config = base_config()
-    config.model = dict(model)
+    config.model, config.batch_size, epochs = choose('variant', variant or 'small', ROWS)
     config.data = 'mnist'
-    config.batch_size = batch_size
     config.steps = f'{epochs} epochs'
     config.optimizer = dict(name='adam', lr=2e-4, b1=0.5, groups=(('generator/.*', {}), ('discriminator/.*', {})))
-    config.judged = 2000  # test digits, and as many samples
+    config.judged = 2000
     return config
 
 
@@ -58,15 +56,14 @@ def get_experiment(config):
     """Both networks in one model, and the judge."""
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
     size, _, channels = splits.train.arrays['image'].shape[1:]
-    model = gan.GAN(**config.model, size=size, channels=channels, dtype=config.dtype)
+    model = models.make(config.model, size=size, channels=channels, dtype=config.dtype)
     test = {name: array[:config.judged] for name, array in splits.evals['test'].arrays.items()}
-    test['latent'] = np.random.default_rng(0).normal(size=(len(test['label']), model.latent)).astype(np.float32)
     return Experiment(
         model=model,
         task=generative.gan(model.latent),
         data=Data(splits.train, {'test': ArraySource(test)}, preprocess=to_tanh, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', predict=generate, compute=judge, sums=False)},
+        evaluators={'test': Evaluator('test', compute=judge, keep=('image', 'label'), sums=False)},
         samples=samples(model.latent),
     )
 
@@ -74,11 +71,6 @@ def get_experiment(config):
 def to_tanh(batch):
     """Grey levels to -1..1."""
     return {**batch, 'image': batch['image'].astype(jnp.float32) / 127.5 - 1}
-
-
-def generate(apply, variables, batch):
-    """One sample for each of the test split's latents."""
-    return apply(variables, batch['latent'], method='generate')[0]
 
 
 def judge(generated, examples, neighbours: int = 5) -> dict:
@@ -103,15 +95,15 @@ def judge(generated, examples, neighbours: int = 5) -> dict:
     _, fake_to_fake = nearest(fake, fake, 1)
     _, real_to_fake = nearest(real, fake, 1)
     share = np.bincount(label[in_real[:, 0]], minlength=10) / len(label)
-    told = np.concatenate([fake_to_fake[:, 0] < fake_to_real[:, 0], real_to_real[:, 0] < real_to_fake[:, 0]])
+    separated = np.concatenate([fake_to_fake[:, 0] < fake_to_real[:, 0], real_to_real[:, 0] < real_to_fake[:, 0]])
     bars = '\n'.join(f'{digit}  {"#" * round(200 * s):40} {s:.1%}' for digit, s in enumerate(share))
-    return {'legible': legible(in_real), 'legible_real': legible(among), 'two_sample': float(told.mean()),
+    return {'legible': legible(in_real), 'legible_real': legible(among), 'two_sample': float(separated.mean()),
             'class_entropy': float(-np.sum(share * np.log(np.maximum(share, 1e-12)))),
             'rarest_class': float(share.min()), 'classes_of_samples': bars}
 
 
 def samples(latent: int):
-    """The report's pictures: samples, and the way between four of them."""
+    """The report's images: samples, and the way between four of them."""
 
     def draw(apply, variables, rng):
         corner = jax.random.normal(jax.random.fold_in(rng, 1), (2, 2, latent))
@@ -119,8 +111,8 @@ def samples(latent: int):
         weight = jnp.sqrt(jnp.stack([1 - t, t], axis=1))  # mixtures keep the prior's variance
         between = jnp.einsum('ia,jb,abz->ijz', weight, weight, corner).reshape(-1, latent)
         z = jnp.concatenate([jax.random.normal(rng, (100, latent)), between])
-        pictures = jax.jit(lambda v: apply(v, z, method='generate')[0].astype(jnp.float32) / 2 + 0.5)(variables)
-        return {'samples': np.asarray(pictures[:100]), 'between_samples': np.asarray(pictures[100:])}
+        images = jax.jit(lambda v: apply(v, z, method='generate')[0].astype(jnp.float32) / 2 + 0.5)(variables)
+        return {'samples': np.asarray(images[:100]), 'between_samples': np.asarray(images[100:])}
 
     return draw
 

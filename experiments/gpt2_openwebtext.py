@@ -10,9 +10,9 @@ reports a validation loss of 2.85 for `s`, without dropout and biases. The large
     python -m experiments.gpt2_openwebtext plan --variant=s --topology=v5e-16 --config.mesh=fsdp:16 --config.data=fake
     python -m experiments.gpt2_openwebtext --workdir=/tmp/mine --variant=s --config.data=tokens:/path/to/folder
 """
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data.datasets import open_data
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.models import gpt
 from bigjax.tasks import language
 
@@ -20,6 +20,7 @@ ROWS = {  # size: (its fields, learning rate, published validation loss)
     's': ('gpt2', 6e-4, 2.85), 'm': ('gpt2_medium', 3e-4, None), 'l': ('gpt2_large', 2.5e-4, None),
     'xl': ('gpt2_xl', 2e-4, None),
 }
+HELP = {'length': 'tokens of a window'}
 PARAMETERS = {'s': 124_439_808, 'm': 354_823_168, 'l': 774_030_080, 'xl': 1_557_611_200}
 TINY = {'length': '16', 'model.width': '16', 'model.num_layers': '2', 'model.num_heads': '4', 'model.chunk': '40',
         'dtype': 'float32'}
@@ -28,9 +29,11 @@ TINY = {'length': '16', 'model.width': '16', 'model.num_layers': '2', 'model.num
 def get_config(variant=''):
     """`variant` is a size; s by default. Weights are those of OpenAI's, biases included."""
     config = base_config()
-    config.row = variant or 's'
-    fields, rate, _ = choose('variant', config.row, ROWS)
-    config.model = dict(gpt.VARIANTS[fields], scan=False, remat='none', microbatches=0, chunk=8192, experts=0, context='ring')
+    fields, rate, loss = choose('variant', variant or 's', ROWS)
+    config.model = models.spec('gpt', fields, scan=False, remat='none', microbatches=0, chunk=8192, experts=0, context='ring')
+    if loss:
+        source = 'nanoGPT README, GPT-2 124M trained on OpenWebText'
+        config.published = {'val/loss': dict(value=loss, tolerance=0.03, source=source, better='lower')}
     config.data = 'openwebtext'
     config.length = 1024
     config.batch_size = 480
@@ -45,18 +48,16 @@ def get_config(variant=''):
 
 
 def get_experiment(config):
-    """The size `config.row`."""
-    _, _, published = choose('config.row', config.row, ROWS)
+    """A language model."""
     splits = open_data(config.data, like='openwebtext', data_dir=config.data_dir, length=config.length)
     vocabulary = splits.info.get('vocabulary') or 50257
-    source = 'nanoGPT README, GPT-2 124M trained on OpenWebText'
     return Experiment(
-        model=gpt.GPT(**config.model, vocab_size=vocabulary, block_size=config.length, dtype=config.dtype),
+        model=models.make(config.model, vocab_size=vocabulary, block_size=config.length, dtype=config.dtype),
         task=language.next_token(chunked=True),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
-        expected=(Expected('val/loss', published, 0.03, source, better='lower'),) if published else (),
+        expected=published(config),
         partition_rules=gpt.PARTITION_RULES,
     )
 

@@ -8,13 +8,14 @@ public: any text in Llama's tokens takes its place, and nothing published is com
     python -m experiments.llama2 plan --variant=7b --topology=v5p-512 --config.mesh=fsdp:256 --config.data=fake
     python -m experiments.llama2 --workdir=/shared/llama --variant=7b --config.mesh=fsdp:64,tensor:4
 """
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
 from bigjax.models import gpt
 from bigjax.tasks import language
 
 ROWS = {'7b': ('llama2_7b', 3e-4), '70b': ('llama2_70b', 1.5e-4)}  # size: (its fields, learning rate)
+HELP = {'length': 'tokens of a window'}
 PARAMETERS = {'7b': 6_738_415_616, '70b': 68_976_648_192}
 TINY = {'length': '16', 'model.width': '16', 'model.mlp_width': '24', 'model.num_layers': '2', 'model.num_heads': '4',
         'model.num_kv_heads': '4', 'model.chunk': '40', 'dtype': 'float32'}
@@ -23,11 +24,9 @@ TINY = {'length': '16', 'model.width': '16', 'model.mlp_width': '24', 'model.num
 def get_config(variant=''):
     """`variant` is a size; 7b by default."""
     config = base_config()
-    config.row = variant or '7b'
-    fields, rate = choose('variant', config.row, ROWS)
-    config.model = {'num_kv_heads': 0, **gpt.VARIANTS[fields], 'scan': True, 'remat': 'full', 'microbatches': 0,
-                    'chunk': 8192, 'context': 'ring'}
-    del config.model['vocab_size'], config.model['block_size']
+    fields, rate = choose('variant', variant or '7b', ROWS)
+    config.model = {'num_kv_heads': 0, **models.spec('gpt', fields, scan=True, remat='full', microbatches=0, chunk=8192,
+                                                     context='ring')}
     config.data = 'llama_tokens'
     config.length = 4096
     config.batch_size = 1024
@@ -42,12 +41,11 @@ def get_config(variant=''):
 
 
 def get_experiment(config):
-    """The size `config.row`."""
-    choose('config.row', config.row, ROWS)
+    """A language model."""
     splits = open_data(config.data, like='llama_tokens', data_dir=config.data_dir, length=config.length)
     vocabulary = splits.info.get('vocabulary') or 32000
     return Experiment(
-        model=gpt.GPT(**config.model, vocab_size=vocabulary, block_size=config.length, dtype=config.dtype),
+        model=models.make(config.model, vocab_size=vocabulary, block_size=config.length, dtype=config.dtype),
         task=language.next_token(chunked=True),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,

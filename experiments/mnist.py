@@ -13,22 +13,23 @@ LeCun, Bottou, Bengio & Haffner, "Gradient-Based Learning Applied to Document Re
 """
 from functools import partial
 
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data import augment
 from bigjax.data.datasets import open_data
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
-from bigjax.models import cnn, mlp
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.metrics import confusion
+from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
-DROPOUT = mlp.VARIANTS['dropout_mnist']
+DROPOUT = models.spec('mlp', 'dropout_mnist')
 SGD = dict(name='sgd', lr=0.1, momentum=0.95, schedule=dict(name='linear', warmup='1 epoch'))
 ADAM = dict(name='adam', lr=1e-3, schedule='cosine')
 TABLE_2 = 'Srivastava et al. 2014, table 2'
-ROWS = {  # row: (model, its fields, optimizer, minibatch, epochs, the paper's test error, %, source)
-    'lenet5': (cnn.CNN, cnn.VARIANTS['lenet5'], ADAM, 128, 20, 0.95, 'LeCun et al. 1998, section III'),
-    'standard': (mlp.MLP, dict(features=(800, 800), activation='sigmoid'), SGD, 256, 60, 1.60, TABLE_2),
-    'dropout': (mlp.MLP, DROPOUT, SGD, 256, 60, 1.25, TABLE_2),
-    'maxnorm': (mlp.MLP, DROPOUT, dict(SGD, max_norm=2.0), 256, 60, 1.06, TABLE_2),
+ROWS = {  # row: (model, optimizer, minibatch, epochs, the paper's test error, %, source)
+    'lenet5': (models.spec('cnn', 'lenet5'), ADAM, 128, 20, 0.95, 'LeCun et al. 1998, section III'),
+    'standard': (models.spec('mlp', features=(800, 800), activation='sigmoid'), SGD, 256, 60, 1.60, TABLE_2),
+    'dropout': (DROPOUT, SGD, 256, 60, 1.25, TABLE_2),
+    'maxnorm': (DROPOUT, dict(SGD, max_norm=2.0), 256, 60, 1.06, TABLE_2),
 }
 TABLE = tuple(ROWS)
 PARAMETERS = {'lenet5': 61_706, 'standard': 1_276_810, 'dropout': 2_913_290, 'maxnorm': 2_913_290}
@@ -37,28 +38,26 @@ PARAMETERS = {'lenet5': 61_706, 'standard': 1_276_810, 'dropout': 2_913_290, 'ma
 def get_config(variant=''):
     """`variant` is a row of the table; dropout by default."""
     config = base_config()
-    config.row = variant or 'dropout'
-    _, fields, optimizer, config.batch_size, epochs, *_ = choose('variant', config.row, ROWS)
-    config.model = dict(fields)
+    config.model, config.optimizer, config.batch_size, epochs, error, source = choose('variant', variant or 'dropout', ROWS)
+    config.published = {'test/error': dict(value=error, tolerance=0.10, source=source, better='lower')}
     config.data = 'mnist'
     config.steps = f'{epochs} epochs'
-    config.optimizer = optimizer
     return config
 
 
 def get_experiment(config):
-    """The row `config.row`."""
-    model, *_, error, source = choose('config.row', config.row, ROWS)
+    """A classifier of images."""
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
     classes = splits.info['classes']
-    judge = partial(classification.error, classes=classes)
+    judge = partial(confusion.error_rate, classes=classes)
     return Experiment(
-        model=model(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
+        model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),
         task=classification.softmax(),
         data=Data(splits.train, splits.evals, preprocess=augment.to_float(), info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
-        expected=(Expected('test/error', error, 0.10, source, better='lower'),),
+        expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 

@@ -10,19 +10,21 @@ the data, 6,000 steps; four seeds are trained at once where the paper has one.
 """
 from functools import partial
 
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data.datasets import open_data
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
-from bigjax.models import cnn, mlp, rnn
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.metrics import confusion
+from bigjax.predict import interfaces
 from bigjax.sweep import grid
 from bigjax.tasks import classification
 
-ROWS = {  # row: (model, its fields, the paper's accuracy)
-    'logistic': (mlp.MLP, mlp.VARIANTS['mnist1d_logistic'], 0.32),
-    'mlp': (mlp.MLP, mlp.VARIANTS['mnist1d'], 0.68),
-    'cnn': (cnn.CNN, cnn.VARIANTS['mnist1d'], 0.94),
-    'gru': (rnn.RNNClassifier, rnn.VARIANTS['mnist1d'], 0.91),
+ROWS = {  # row: (model, the paper's accuracy)
+    'logistic': (models.spec('mlp', 'mnist1d_logistic'), 0.32),
+    'mlp': (models.spec('mlp', 'mnist1d'), 0.68),
+    'cnn': (models.spec('cnn', 'mnist1d'), 0.94),
+    'gru': (models.spec('rnn.RNNClassifier', 'mnist1d'), 0.91),
 }
+SOURCE = 'Greydanus & Kobak 2024, the table of section 2'
 TABLE = tuple(ROWS)
 PARAMETERS = {'logistic': 410, 'mlp': 15_210, 'cnn': 5_210, 'gru': 5_134}
 
@@ -30,8 +32,8 @@ PARAMETERS = {'logistic': 410, 'mlp': 15_210, 'cnn': 5_210, 'gru': 5_134}
 def get_config(variant=''):
     """`variant` is a row of the table; the MLP by default."""
     config = base_config()
-    config.row = variant or 'mlp'
-    config.model = dict(choose('variant', config.row, ROWS)[1])
+    config.model, accuracy = choose('variant', variant or 'mlp', ROWS)
+    config.published = {'test/accuracy': dict(value=accuracy, tolerance=0.03, source=SOURCE)}
     config.data = 'mnist1d'
     config.batch_size = 100
     config.steps = 6000
@@ -46,18 +48,18 @@ def sweep():
 
 
 def get_experiment(config):
-    """The row `config.row`."""
-    model, _, accuracy = choose('config.row', config.row, ROWS)
+    """A classifier of series."""
     splits = open_data(config.data, like='mnist1d', data_dir=config.data_dir)
     classes = splits.info['classes']
-    judge = partial(classification.confusion, classes=classes)
+    judge = partial(confusion.confusion, classes=classes)
     return Experiment(
-        model=model(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
+        model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),
         task=classification.softmax('x'),
         data=Data(splits.train, splits.evals, shuffle=False, info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=judge) for split in splits.evals},
-        expected=(Expected('test/accuracy', accuracy, 0.03, 'Greydanus & Kobak 2024, the table of section 2'),),
+        expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 

@@ -15,10 +15,10 @@ greedily and compares whole sequences.
 """
 import numpy as np
 
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data.datasets import open_data
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
-from bigjax.models import seq2seq
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.metrics import sequence as metrics
 from bigjax.tasks import sequence
 
 ROWS = {  # row: (published exact match, tolerance, where, which direction is a match)
@@ -34,13 +34,12 @@ TINY = {'model.features': '8', 'model.layers': '1', 'model.max_length': '6', 'mo
 def get_config(variant=''):
     """`variant` is a split; 'simple' by default."""
     config = base_config()
-    config.row = variant or 'simple'
-    choose('variant', config.row, ROWS)
-    fields = seq2seq.VARIANTS['scan_attention']
-    config.model = {key: value for key, value in fields.items() if not key.endswith('_vocab')}
-    if config.row == 'simple':
-        config.model.dropout = 0.0
-    config.data = f'scan/{config.row}'
+    split = variant or 'simple'
+    value, tolerance, where, better = choose('variant', split, ROWS)
+    config.published = {'test/exact_match': dict(value=value, tolerance=tolerance, source=f'Lake & Baroni 2018, {where}',
+                                                 better=better)}
+    config.model = models.spec('seq2seq', 'scan_attention', **({'dropout': 0.0} if split == 'simple' else {}))
+    config.data = f'scan/{split}'
     config.batch_size = 64
     config.eval_batch_size = 512
     config.steps = 2000
@@ -51,18 +50,18 @@ def get_config(variant=''):
 
 
 def get_experiment(config):
-    """The split `config.row`."""
-    value, tolerance, where, better = choose('config.row', config.row, ROWS)
+    """An encoder and a decoder."""
     splits = open_data(config.data, like='scan/simple', data_dir=config.data_dir)
     words = splits.info['vocabularies']
     vocabularies = {f'{side}_vocab': len(words[side]) for side in ('source', 'target')}
     return Experiment(
-        model=seq2seq.Seq2Seq(**config.model, **vocabularies, dtype=config.dtype),
+        model=models.make(config.model, **vocabularies, dtype=config.dtype),
         task=sequence.teacher_forcing(),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', compute=lambda outputs, examples: judge(outputs, examples, words))},
-        expected=(Expected('test/exact_match', value, tolerance, f'Lake & Baroni 2018, {where}', better=better),),
+        evaluators={'test': Evaluator('test', compute=lambda outputs, examples: judge(outputs, examples, words),
+                                      keep=('source', 'target'))},
+        expected=published(config),
     )
 
 
@@ -75,7 +74,7 @@ def judge(outputs, examples, words, shown: int = 12) -> dict:
     wrong = np.flatnonzero([text('target', a) != text('target', b) for a, b in pairs])
     lines = [f"{text('source', examples['source'][i])}\n  is     {text('target', examples['target'][i])}\n"
              f"  given  {text('target', outputs[i])}" for i in wrong[:: max(1, len(wrong) // shown)][:shown]]
-    return {**sequence.exact_match(outputs, examples), 'mistakes': '\n\n'.join(lines) or 'none'}
+    return {**metrics.exact_match(outputs, examples), 'mistakes': '\n\n'.join(lines) or 'none'}
 
 
 if __name__ == '__main__':

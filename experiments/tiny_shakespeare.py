@@ -16,59 +16,59 @@ networks.
 """
 import jax.numpy as jnp
 
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.data.text import CharVocabulary
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
-from bigjax.models import gpt, rnn
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.models import gpt
+from bigjax.predict import interfaces
 from bigjax.tasks import language
 
 GPT = dict(name='adamw', lr=1e-3, b1=0.9, b2=0.99, weight_decay=0.1, wd_mask='kernels', clip_norm=1.0,
            schedule=dict(name='cosine', warmup=100, end=1e-4))
 LSTM = dict(name='adam', lr=3e-3, clip_norm=1.0, schedule=dict(name='cosine', warmup=100, end=3e-4))
-ROWS = {  # row: (model, its fields, window, minibatch, steps, optimizer, published loss)
-    'gpt': (gpt.GPT, gpt.VARIANTS['shakespeare_cpu'], 64, 12, 2000, dict(GPT, lr=2e-3), 1.88),
-    'lstm': (rnn.CharLSTM, dict(embed=128, features=256, layers=2), 64, 12, 2000, LSTM, None),
-    'gpt_large': (gpt.GPT, gpt.VARIANTS['shakespeare'], 256, 64, 5000, GPT, 1.4697),
+ROWS = {  # row: (model, window, minibatch, steps, optimizer, published loss and its source)
+    'gpt': (models.spec('gpt', 'shakespeare_cpu'), 64, 12, 2000, dict(GPT, lr=2e-3),
+            dict(value=1.88, source='nanoGPT README, 20 random batches')),
+    'lstm': (models.spec('rnn.CharLSTM', embed=128, features=256, layers=2), 64, 12, 2000, LSTM, None),
+    'gpt_large': (models.spec('gpt', 'shakespeare'), 256, 64, 5000, GPT,
+                  dict(value=1.4697, source='nanoGPT README, the best of 200 random batches')),
 }
+HELP = {'length': 'characters of a window', 'sample.prompt': "where the report's sample begins",
+        'sample.tokens': 'its length', 'sample.temperature': 'of its draws; 0: the most likely character'}
 TABLE = ('gpt', 'lstm')
 PARAMETERS = {'gpt': 804_096, 'lstm': 946_625, 'gpt_large': 10_745_088}
-TINY = {'length': '16', 'sample_length': '4', 'model.width': '16', 'model.features': '16', 'model.num_layers': '2'}
+TINY = {'length': '16', 'sample.tokens': '4', 'model.width': '16', 'model.features': '16', 'model.num_layers': '2'}
 
 
 def get_config(variant=''):
     """`variant` is a row; nanoGPT's CPU setting by default."""
     config = base_config()
-    config.row = variant or 'gpt'
-    _, model, config.length, config.batch_size, steps, optimizer, _ = choose('variant', config.row, ROWS)
-    config.model = {key: value for key, value in model.items() if key not in ('vocab_size', 'block_size')}
+    row = variant or 'gpt'
+    config.model, config.length, config.batch_size, config.steps, config.optimizer, loss = choose('variant', row, ROWS)
+    if loss:
+        config.published = {'val/loss': dict(loss, tolerance=0.0, better='lower')}
     config.data = 'tiny_shakespeare'
-    config.steps = steps
-    config.optimizer = optimizer
     config.log_every = 20
-    config.best = 'val/loss' if config.row == 'gpt_large' else ''  # nanoGPT keeps the best there, and it overfits
-    config.prompt = '\n'
-    config.sample_length = 500
-    config.temperature = 0.8
+    config.best = 'val/loss' if row == 'gpt_large' else ''  # nanoGPT keeps the best there, and it overfits
+    config.sample = dict(prompt='\n', tokens=500, temperature=0.8)
     return config
 
 
 def get_experiment(config):
-    """The row `config.row`."""
-    build, *_, published = choose('config.row', config.row, ROWS)
+    """A language model of characters."""
     splits = open_data(config.data, like='tiny_shakespeare', data_dir=config.data_dir, length=config.length)
     vocabulary = CharVocabulary(splits.info['chars'])
-    fields = dict(config.model, vocab_size=len(vocabulary), dtype=config.dtype)
-    source = {1.88: 'nanoGPT README, 20 random batches', 1.4697: 'nanoGPT README, the best of 200 random batches'}
     return Experiment(
-        model=build(**fields, **({'block_size': config.length} if build is gpt.GPT else {})),
+        model=models.make(config.model, vocab_size=len(vocabulary), block_size=config.length, dtype=config.dtype),
         task=language.next_token(),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
-        expected=(Expected('val/loss', published, 0.0, source[published], better='lower'),) if published else (),
-        samples=text(vocabulary, config.prompt, config.sample_length, config.length, config.temperature),
-        partition_rules=gpt.PARTITION_RULES if build is gpt.GPT else (),
+        expected=published(config),
+        interface=interfaces.characters(vocabulary, config.length),
+        samples=text(vocabulary, config.sample.prompt, config.sample.tokens, config.length, config.sample.temperature),
+        partition_rules=gpt.PARTITION_RULES if config.model.name == 'gpt' else (),
     )
 
 

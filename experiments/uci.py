@@ -13,17 +13,20 @@ splits. The 20 splits are 20 members trained at once; the paper's "±" is the st
 SET is bostonHousing, concrete, energy, wine-quality-red or yacht, with MODEL dropout, mlp (the same without dropout) or
 linear; or breast_cancer, with MODEL mlp or logistic.
 """
+import dataclasses
 import math
 from functools import partial
 
 import numpy as np
 
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data.datasets import open_data, standardize
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.errors import UserError
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
-from bigjax.models import mlp, timeseries
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.metrics import regression as metrics
+from bigjax.models import timeseries
+from bigjax.predict import interfaces
 from bigjax.tasks import classification, regression
 
 # Set: dropout rate, tau, and over the 20 splits the mean and deviation of the RMSE and of the log-likelihood.
@@ -42,6 +45,9 @@ SKLEARN = {  # test accuracy of scikit-learn 1.9.1's own estimators on the same 
     'logistic': ('LogisticRegression()', 0.97611, 0.01725),
     'mlp': ('MLPClassifier((100, 64, 32))', 0.97124, 0.01671),
 }
+HELP = {'split': 'the published split, of the first member', 'like': 'the set that --config.data=fake imitates',
+        'tau': 'the precision of the noise', 'lengthscale': 'of the prior: the weight decay',
+        'passes': 'Monte-Carlo samples of a prediction'}
 TABLE = ('bostonHousing,dropout', 'concrete,dropout', 'energy,dropout', 'yacht,dropout', 'bostonHousing,linear',
          'breast_cancer,mlp', 'breast_cancer,logistic')
 PARAMETERS = {'bostonHousing,dropout': 751, 'concrete,dropout': 501, 'energy,dropout': 501, 'yacht,dropout': 401,
@@ -52,20 +58,19 @@ def get_config(variant=''):
     """`variant` is SET,MODEL; bostonHousing,dropout by default."""
     name, comma, model = (variant or TABLE[0]).partition(',')
     if not comma:
-        raise UserError(f"variant '{variant}': name a set and a model, such as {variant},mlp")
+        raise UserError(f"variant '{variant}': name a set and a model, such as {variant},mlp", code='config/variant')
     choose('variant', name, {**PUBLISHED, 'breast_cancer': None})
     config = base_config()
-    config.set = name
-    config.kind = model
-    config.data = ''  # the set above
-    config.split = 0  # of the first member
+    config.split = 0
     config.population = SPLITS
     config.population_over = 'split'
     config.eval_every = 0  # at the end
     config.log_every = '1%'
     if name == 'breast_cancer':
         choose('variant', model, {'mlp': None, 'logistic': None})
-        config.model = dict(mlp.VARIANTS['breast_cancer'], features=(100, 64, 32) if model == 'mlp' else ())
+        config.data = config.like = name
+        config.published = {'test/accuracy': sklearn(model)}
+        config.model = models.spec('mlp', features=(100, 64, 32) if model == 'mlp' else ())
         config.batch_size = 200 if model == 'mlp' else 455
         config.steps = '200 epochs' if model == 'mlp' else 2000
         # scikit-learn's penalties: alpha / 2 |W|^2 a batch of 200, with alpha 1e-4; |W|^2 / 2 for C = 1 over all 455.
@@ -75,52 +80,55 @@ def get_config(variant=''):
         return config
     choose('variant', model, {'dropout': None, 'mlp': None, 'linear': None})
     rate, config.tau, *_ = PUBLISHED[name]
-    config.model = dict(mlp.VARIANTS['uci'], features=() if model == 'linear' else (50,),
-                        dropout=rate if model == 'dropout' else 0.0)
+    config.data = config.like = f'uci/{name}'
+    config.published = {'linear': least_squares, 'dropout': monte_carlo, 'mlp': lambda name: {}}[model](name)
+    config.model = models.spec('mlp', features=() if model == 'linear' else (50,), dropout=rate if model == 'dropout' else 0.0)
     config.batch_size = 128
     config.steps = '4000 epochs' if model != 'linear' else 4000
     config.optimizer = dict(name='adam', lr=1e-3 if model != 'linear' else 1e-2, eps=1e-7, wd_mask='kernels',
                             schedule='constant' if model != 'linear' else 'cosine')
-    config.lengthscale = 0.01 if model != 'linear' else 0.0  # of the prior: the weight decay
+    config.lengthscale = 0.01 if model != 'linear' else 0.0
     if model == 'dropout':
-        config.passes = 10_000  # Monte-Carlo samples of a prediction
+        config.passes = 10_000
     return config
 
 
 def get_experiment(config):
-    """The model `config.kind` on the set `config.set`, split number `config.split`."""
-    if config.set == 'breast_cancer':
+    """A regression, or the classifier, on split number `config.split`."""
+    if config.like == 'breast_cancer':
         return _classifier(config)
-    splits = standardized(open_data(config.data, like=f'uci/{config.set}', data_dir=config.data_dir, split=config.split,
+    splits = standardized(open_data(config.data, like=config.like, data_dir=config.data_dir, split=config.split,
                                     seed=config.split))
     tau = config.tau
     # Of equation 8 of the paper's appendix: the authors' code adds l^2 (1 - p) / (2 N tau) |W|^2 to the loss.
     l2 = config.lengthscale ** 2 * (1 - config.model.dropout) / (len(splits.train) * tau)
-    test = Evaluator('test', compute=in_own_unit(regression.rmse), sums=False)
-    if config.kind == 'dropout':
-        test = Evaluator('test', compute=in_own_unit(partial(regression.predictive, tau=tau)), sums=False,
-                         predict=regression.mc_dropout(config.passes))
+    test = Evaluator('test', compute=in_own_unit(metrics.rmse), sums=False, keep=('target', 'mean', 'std'))
+    if 'passes' in config:
+        test = dataclasses.replace(test, compute=in_own_unit(partial(metrics.predictive, tau=tau)),
+                                   predict=regression.mc_dropout(config.passes))
     return Experiment(
-        model=mlp.MLP(**config.model, kernel_init=timeseries.glorot, dtype=config.dtype),  # Keras's initializer
+        model=models.make(config.model, num_classes=1, kernel_init=timeseries.glorot, dtype=config.dtype),  # as in Keras
         task=regression.squared_error(),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer={**config.optimizer, 'l2': l2},
         evaluators={'test': test},
-        expected=published(config.set, config.kind),
+        expected=published(config),
+        interface=interfaces.regression(splits),
     )
 
 
 def _classifier(config):
-    splits, _ = standardize(open_data(config.data, like='breast_cancer', data_dir=config.data_dir, seed=config.split))
-    name, mean, std = SKLEARN[config.kind]
-    expected = Expected('test/accuracy', mean, 0.01, f'scikit-learn 1.9.1, {name}, the same splits', std, SPLITS)
+    splits, unit = standardize(open_data(config.data, like=config.like, data_dir=config.data_dir, seed=config.split))
+    unit = {key: value.tolist() for key, value in unit.items()}
+    splits = dataclasses.replace(splits, info={**splits.info, 'standardized': unit})
     return Experiment(
-        model=mlp.MLP(**config.model, kernel_init=timeseries.glorot, dtype=config.dtype),
+        model=models.make(config.model, num_classes=1, kernel_init=timeseries.glorot, dtype=config.dtype),
         task=classification.binary(),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'test': Evaluator('test')},
-        expected=(expected,),
+        expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 
@@ -129,16 +137,18 @@ def standardized(splits):
 
     Members of a population share one task but not one split, so the unit must travel with the examples.
     """
-    splits, _ = standardize(splits, 'x')
+    splits, inputs = standardize(splits, 'x')
     target = splits.train.arrays['target'].astype(np.float64)
     mean, std = target.mean(), target.std()
+    unit = {**{key: value.tolist() for key, value in inputs.items()}, 'target': [mean, std]}
 
     def apply(source):
         return ArraySource({**source.arrays, 'target': np.float32((source.arrays['target'] - mean) / std),
                             'mean': np.full(len(source), mean, np.float32),
                             'std': np.full(len(source), std, np.float32)})
 
-    return Splits(apply(splits.train), {name: apply(s) for name, s in splits.evals.items()}, splits.info)
+    return Splits(apply(splits.train), {name: apply(s) for name, s in splits.evals.items()},
+                  {**splits.info, 'standardized': unit})
 
 
 def in_own_unit(judge):
@@ -150,17 +160,24 @@ def in_own_unit(judge):
     return compute
 
 
-def published(name, kind):
-    """What the row is to meet: the paper's, less two of its standard errors, or the closed form within one percent."""
-    if kind == 'linear':
-        value = EXACT[name]
-        return (Expected('test/rmse', value, 0.01 * value, 'least squares in closed form, the same splits'),)
-    if kind != 'dropout':
-        return ()
-    source = "Gal & Ghahramani 2016, table 1, by the authors' code of 2018"
+def least_squares(name) -> dict:
+    """The closed form, to be met within one percent."""
+    value = EXACT[name]
+    return {'test/rmse': dict(value=value, tolerance=0.01 * value, source='least squares in closed form, the same splits')}
+
+
+def monte_carlo(name) -> dict:
+    """The paper's results, to be met less two of its standard errors."""
+    facts = dict(source="Gal & Ghahramani 2016, table 1, by the authors' code of 2018", runs=SPLITS)
     rows = zip((('rmse', 'lower'), ('log_likelihood', 'higher')), PUBLISHED[name][2:], strict=True)
-    return tuple(Expected(f'test/{metric}', mean, 2 * std / math.sqrt(SPLITS), source, std, SPLITS, better)
-                 for (metric, better), (mean, std) in rows)
+    return {f'test/{metric}': dict(facts, value=mean, tolerance=2 * std / math.sqrt(SPLITS), std=std, better=better)
+            for (metric, better), (mean, std) in rows}
+
+
+def sklearn(kind) -> dict:
+    """The accuracy of scikit-learn's estimator, to be met within one point."""
+    name, mean, std = SKLEARN[kind]
+    return dict(value=mean, tolerance=0.01, source=f'scikit-learn 1.9.1, {name}, the same splits', std=std, runs=SPLITS)
 
 
 if __name__ == '__main__':

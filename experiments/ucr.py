@@ -12,23 +12,24 @@ Any set of the archive that config.data_dir holds can be named. The batch is a t
 for the ResNet); for sets that are not in `PUBLISHED` it is that maximum, so a set of fewer than 160 (640) series wants
 --config.batch_size. An epoch is rounded to whole steps, and batches run on over its end, where Keras makes a short one.
 """
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.data.loaders.registry import UCR
 from bigjax.errors import UserError
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
-from bigjax.models import mlp, timeseries
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.models import timeseries
+from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
-# Of each network: the model and its fields, the largest batch, the epochs, and the optimizer with the plateau that
+# The networks: the model, the largest batch, the epochs, and the optimizer with the plateau that
 # lowers its rate. Keras gives eps = 1e-7 and Adadelta's rate of 1, and counts a loss as better from 1e-4 on.
 PLATEAU = dict(name='plateau', factor=0.5, rtol=0.0, atol=1e-4)
 ADAM = dict(name='adam', lr=1e-3, eps=1e-7, schedule=dict(PLATEAU, patience='50 epochs', min_lr=1e-4))
 ADADELTA = dict(name='adadelta', lr=1.0, rho=0.95, eps=1e-7, schedule=dict(PLATEAU, patience='200 epochs', min_lr=0.1))
 NETWORKS = {
-    'mlp': (mlp.MLP, mlp.VARIANTS['ucr'], 16, 5000, ADADELTA),
-    'fcn': (timeseries.FCN, timeseries.VARIANTS['fcn'], 16, 2000, ADAM),
-    'resnet': (timeseries.ResNet1D, timeseries.VARIANTS['resnet'], 64, 1500, ADAM),
+    'mlp': (models.spec('mlp', 'ucr'), 16, 5000, ADADELTA),
+    'fcn': (models.spec('timeseries.FCN', 'fcn'), 16, 2000, ADAM),
+    'resnet': (models.spec('timeseries.ResNet1D', 'resnet'), 64, 1500, ADAM),
 }
 
 # Test accuracy, mean and standard deviation of five runs: results/results-ucr-128.csv of hfawaz/dl-4-tsc.
@@ -51,6 +52,7 @@ PUBLISHED = {  # mlp, fcn, resnet
     'Plane': ((0.9771, 0.0047), (1.0000, 0.0000), (1.0000, 0.0000)),
     'PowerCons': ((0.9767, 0.0042), (0.8633, 0.0083), (0.8789, 0.0187)),
 }
+HELP = {'like': 'the set that --config.data=fake imitates'}
 TABLE = ('ItalyPowerDemand,fcn', 'BME,mlp', 'BME,fcn', 'BME,resnet')
 PARAMETERS = {'ItalyPowerDemand,fcn': 264_962, 'BME,mlp': 567_003, 'BME,fcn': 265_091, 'BME,resnet': 504_387}
 TINY = {'model.channels': '(4, 8, 4)'}
@@ -60,46 +62,41 @@ def get_config(variant=''):
     """`variant` is DATASET,ARCH; ItalyPowerDemand,fcn by default."""
     dataset, comma, network = (variant or TABLE[0]).partition(',')
     if not comma:
-        raise UserError(f"variant '{variant}': name a set and a network, such as {variant},fcn")
-    _, fields, largest, epochs, optimizer = choose('variant', network, NETWORKS)
+        raise UserError(f"variant '{variant}': name a set and a network, such as {variant},fcn",
+                        code='config/variant')
     config = base_config()
-    config.network = network
-    config.model = dict(fields)
-    config.data = f'ucr/{dataset}'
-    config.like = config.data  # what config.data=fake imitates
+    config.model, largest, epochs, config.optimizer = choose('variant', network, NETWORKS)
+    if dataset in PUBLISHED:
+        config.published = {'test/accuracy': five_runs(dataset, network)}
+    config.data = config.like = f'ucr/{dataset}'
     config.batch_size = min(UCR[dataset][0] // 10, largest) if dataset in UCR else largest
     config.steps = f'{epochs} epochs'
     config.log_every = '1 epoch'  # the training loss of an epoch decides on the best weights
     config.best = 'train/loss'
     config.population = 3
-    config.optimizer = optimizer
     return config
 
 
 def get_experiment(config):
-    """The network `config.network` on the set `config.data`."""
+    """A classifier of series."""
     splits = open_data(config.data, like=config.like, data_dir=config.data_dir)
-    model = choose('config.network', config.network, NETWORKS)[0]
-    init = {'kernel_init': timeseries.glorot} if config.network == 'mlp' else {}  # Keras's; the others have it built in
+    init = {'kernel_init': timeseries.glorot} if config.model.name == 'mlp' else {}  # Keras's; the others have it built in
     return Experiment(
-        model=model(**config.model, **init, num_classes=len(splits.info['classes']), dtype=config.dtype),
+        model=models.make(config.model, **init, num_classes=len(splits.info['classes']), dtype=config.dtype),
         task=classification.softmax('x'),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'test': Evaluator('test')},
-        expected=published(config.like.removeprefix('ucr/'), config.network),
+        expected=published(config),
+        interface=interfaces.classification(splits),
     )
 
 
-def published(dataset, network):
-    """The five published runs, as (Expected,); () for a set whose results are not in the table above.
-
-    The tolerance is three of their standard deviations and one point, for sets whose test examples are few.
-    """
-    if dataset not in PUBLISHED:
-        return ()
+def five_runs(dataset, network) -> dict:
+    """The five published runs. The tolerance is three of their standard deviations and one point, for sets whose test examples
+    are few."""
     mean, std = dict(zip(NETWORKS, PUBLISHED[dataset], strict=True))[network]
-    return (Expected('test/accuracy', mean, 3 * std + 0.01, 'Ismail Fawaz et al. 2019, results-ucr-128.csv', std, 5),)
+    return dict(value=mean, tolerance=3 * std + 0.01, source='Ismail Fawaz et al. 2019, results-ucr-128.csv', std=std, runs=5)
 
 
 if __name__ == '__main__':

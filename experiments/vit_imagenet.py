@@ -7,19 +7,22 @@ of the patches, a tanh layer before the head. The other sizes are those of Stein
 
     python -m experiments.vit_imagenet --workdir=/tmp/vit --variant=s16 --config.mesh=data:8
     python -m experiments.vit_imagenet plan --variant=s16 --topology=v5e-64 --config.data=fake
-    python -m experiments.vit_imagenet --workdir=/tmp/mine --variant=ti16 --config.data=folder:/path/to/pictures
+    python -m experiments.vit_imagenet --workdir=/tmp/mine --variant=ti16 --config.data=folder:/path/to/images
 """
 import functools
 
-from bigjax import cli
+from bigjax import cli, models
 from bigjax.data import augment, images
 from bigjax.data.datasets import open_data
 from bigjax.data.randaugment import randaugment
-from bigjax.experiment import Data, Evaluator, Expected, Experiment, base_config, choose
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.models import vit
+from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 ROWS = {'ti16': None, 's16': 0.765, 'b16': None, 'l16': None}  # size: published accuracy
+HELP = {'image_size': 'pixels of a side', 'mixup': 'alpha of mixup; 0: none', 'randaugment.layers': 'operations per image',
+        'randaugment.magnitude': 'their strength, 0 to 10'}
 PARAMETERS = {'ti16': 5_716_456, 's16': 22_122_472, 'b16': 87_006_184, 'l16': 305_173_480}
 TINY = {'image_size': '32', 'model.width': '16', 'model.num_layers': '2', 'model.num_heads': '4', 'mixup': '0.0',
         'dtype': 'float32', 'data_threads': '1'}
@@ -28,10 +31,12 @@ TINY = {'image_size': '32', 'model.width': '16', 'model.num_layers': '2', 'model
 def get_config(variant=''):
     """`variant` is a size; s16 by default."""
     config = base_config()
-    config.row = variant or 's16'
-    choose('variant', config.row, ROWS)
-    config.model = dict(vit.VARIANTS[config.row], patch=16, pool='mean', positions='sincos2d', pre_logits=True, dropout=0.0,
-                        scan=False, remat='none', microbatches=0)
+    size = variant or 's16'
+    if accuracy := choose('variant', size, ROWS):
+        config.published = {'val/accuracy': dict(value=accuracy, tolerance=0.005, source='Beyer et al. 2022, 90 epochs',
+                                                 better='higher')}
+    config.model = models.spec('vit', size, patch=16, pool='mean', positions='sincos2d', pre_logits=True, dropout=0.0,
+                               scan=False, remat='none', microbatches=0)
     config.data = 'imagenet2012'
     config.image_size = 224
     config.batch_size = 1024
@@ -49,26 +54,25 @@ def get_config(variant=''):
 
 
 def get_experiment(config):
-    """The size `config.row`."""
-    accuracy = choose('config.row', config.row, ROWS)
+    """A classifier of photographs."""
     splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir)
     classes = splits.info['classes']
     vary = [augment.random_flip()] + ([augment.mixup(config.mixup, len(classes))] if config.mixup else [])
-    source = 'Beyer et al. 2022, 90 epochs'
     return Experiment(
-        model=vit.ViT(**{**config.model, 'num_classes': len(classes)}, dtype=config.dtype),
+        model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),
         task=classification.softmax(),
         data=Data(splits.train, splits.evals, transform=functools.partial(look, size=config.image_size, **config.randaugment),
                   preprocess=augment.normalize(0.5, 0.5), augment=augment.chain(*vary), info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split) for split in splits.evals},
-        expected=(Expected('val/accuracy', accuracy, 0.005, source, better='higher'),) if accuracy else (),
+        expected=published(config),
+        interface=interfaces.classification(splits),
         partition_rules=vit.PARTITION_RULES,
     )
 
 
 def look(example, rng, train, *, size, layers, magnitude):
-    """A random part of a training picture, varied; the middle of another: [size, size, C]."""
+    """A random part of a training image, varied; the middle of another: [size, size, C]."""
     example = images.cropped(example, rng, train, size=size)
     return {**example, 'image': randaugment(example['image'], rng, layers, magnitude)} if train else example
 

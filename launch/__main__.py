@@ -7,7 +7,7 @@
     python -m launch doctor|render --on=slurm:nodes=2,gpus=8 [-- COMMAND]
 
 exit 0 done · 2 the input is wrong · 3 a non-finite loss · 4 done, and the answer is no · 75 preempted, run it again ·
-130 it goes on without this launcher · 1 anything else; those of an experiment, which the launcher passes on
+130 the job keeps running without this launcher · 1 anything else; these are an experiment's own codes, passed on
 """
 import sys
 from collections.abc import Sequence
@@ -15,96 +15,94 @@ from collections.abc import Sequence
 from absl import flags
 
 from bigjax.errors import UserError
+from bigjax.io.text import table
 from launch import commands, outcome, target
 from launch.engines import base
-from launch.lines import say
+from launch.lines import log
 from launch.steps import Failed
 
 
 def main(argv: Sequence[str]) -> int:
-    """One command; returns its exit code."""
+    """Runs one command; returns its exit code."""
     try:
         options, words, command = _parse(argv)
         if options.help:
             print(_help(options))
             return outcome.DONE
         verb, *names = words or ['']
-        example = f'write for example {commands.EXAMPLE}'
+        example = f'fix: write for example {commands.EXAMPLE}'
         if verb not in VERBS:
-            raise UserError(f"'{verb}': no such verb{target.nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}"
-                            if verb else f'a verb is missing; {example}')
+            raise UserError(f"'{verb}': no such verb{target.nearest(verb, VERBS)}; fix: write one of {', '.join(VERBS)}"
+                            if verb else f'a verb is missing; {example}', code='launch/unknown-verb')
         return VERBS[verb](options, names, command)
     except UserError as error:
-        say(str(error))
+        log(str(error))
         return outcome.USER
     except Failed as error:
-        say(str(error))
+        log(str(error))
         return outcome.FAILED
     except KeyboardInterrupt:
-        say('stopped by Ctrl-C')
+        log('interrupted by Ctrl-C')
         return outcome.DETACHED
 
 
 def _define() -> flags.FlagValues:
-    """The flags of the launcher, in a namespace of their own."""
+    """The launcher's flags, in a namespace of their own."""
     values = flags.FlagValues()
     flag = {'flag_values': values}
-    flags.DEFINE_boolean('help', False, 'show this, and with --on=ENGINE what may stand after it', short_name='h', **flag)
-    flags.DEFINE_string('on', '', "where: 'local:4' is four processes on this machine", **flag)
+    flags.DEFINE_boolean('help', False, "show this; with --on=ENGINE also the engine's keys", short_name='h', **flag)
+    flags.DEFINE_string('on', '', "the engine: 'local:4' is four processes on this machine; of a sweep, four runs at once",
+                        **flag)
     flags.DEFINE_string('name', '', "the job's name; run: a new one, by default the experiment's and four digits", **flag)
-    flags.DEFINE_list('env', [], 'names of variables that the processes get with their values: WANDB_API_KEY', **flag)
-    flags.DEFINE_integer('max_restarts', 0, 'how often to start again after a failure', 0, **flag)
-    flags.DEFINE_integer('max_preemptions', 100, 'how often to start again after a preemption (exit 75, a lost machine)', 0,
-                         **flag)
+    flags.DEFINE_list('env', [], 'names of variables whose values are passed to the processes: WANDB_API_KEY', **flag)
+    flags.DEFINE_integer('max_restarts', 0, 'restarts after a failure', 0, **flag)
+    flags.DEFINE_integer('max_preemptions', 100, 'restarts after a preemption (exit 75, a lost machine)', 0, **flag)
     flags.DEFINE_float('grace', 30.0, 'seconds between SIGTERM and SIGKILL', 0.0, **flag)
     flags.DEFINE_string('logs', '', 'a folder that keeps the output of each process, for example WORKDIR/logs', **flag)
-    flags.DEFINE_boolean('dry_run', False, 'print exactly what would be done, and do nothing', **flag)
-    flags.DEFINE_boolean('detach', False, 'run: return when it has started', short_name='d', **flag)
-    flags.DEFINE_boolean('follow', False, 'logs: go on until it ends', short_name='f', **flag)
-    flags.DEFINE_integer('worker', -1, 'logs: of one process only', -1, **flag)
-    flags.DEFINE_boolean('yes', False, 'down: do not ask', short_name='y', **flag)
-    flags.DEFINE_string('to', '', 'a folder: for what render writes, the page of sweep, the run of rerun', **flag)
-    flags.DEFINE_multi_string('grid', [], 'sweep: KEY=VALUE,VALUE,… once for each key to vary', **flag)
-    flags.DEFINE_boolean('together', False, 'sweep: train arms that differ only in seed and numbers of the optimizer as '
-                         'one population', **flag)
-    flags.DEFINE_integer('parallel', 0, 'sweep: how many runs at once, by default as many as the engine has', 0, **flag)
+    flags.DEFINE_boolean('dry_run', False, 'print a summary and the exact commands, and run nothing', **flag)
+    flags.DEFINE_boolean('detach', False, 'run: return once the job has started', short_name='d', **flag)
+    flags.DEFINE_boolean('follow', False, 'logs: continue until the job ends', short_name='f', **flag)
+    flags.DEFINE_integer('worker', -1, 'logs: print one process only', -1, **flag)
+    flags.DEFINE_boolean('yes', False, 'down: no confirmation', short_name='y', **flag)
+    flags.DEFINE_string('to', '', "the output folder: of render's files, of sweep's page, of rerun's run", **flag)
+    flags.DEFINE_multi_string('grid', [], 'sweep: KEY=VALUE,VALUE,… once per key to vary', **flag)
+    flags.DEFINE_boolean('together', False, "sweep: train arms that differ only in seed and in the optimizer's numbers as one "
+                         'population', **flag)
+    flags.DEFINE_integer('jobs', 0, 'sweep: runs side by side; by default as many as --on has: local:2 runs two', 0, **flag)
+    flags.DEFINE_alias('parallel', 'jobs', **flag)  # the name until version 0.2
     flags.DEFINE_string('metric', '', "sweep: the metric of the table, by default the paper's", **flag)
     flags.DEFINE_boolean('trust_patch', False, "rerun: run the source.patch of another user's run, or one that adds modules",
                          **flag)
-    flags.DEFINE_integer('losses', 20, 'rerun: how many training losses to compare; 0: all, to the end', 0, **flag)
+    flags.DEFINE_integer('losses', 20, 'rerun: the number of training losses to compare; 0: all, to the end', 0, **flag)
     return values
 
 
 def _parse(argv: Sequence[str]):
-    """(flags, the words before --, the command after it)."""
+    """Returns (flags, the words before --, the command after it)."""
     argv = list(argv)
     at = argv.index('--') if '--' in argv else len(argv)
     values = _define()
     try:
         words = values(['launch', *argv[:at]])[1:]
     except flags.Error as error:
-        raise UserError(f'{str(error).splitlines()[0]}; --help shows the flags') from None
+        raise UserError(f'{str(error).splitlines()[0]}; fix: see --help', code='launch/bad-flag') from None
     if len(words) > (3 if words[:1] == ['sweep'] else 2):
-        raise UserError(f"'{words[2]}': the command to run stands after --; write for example {commands.EXAMPLE}")
+        raise UserError(f"'{words[2]}': the command to run comes after --; fix: write for example {commands.EXAMPLE}",
+                        code='launch/usage')
     return values, words, argv[at + 1:]
 
 
 def _help(values) -> str:
-    rows = [(f'--{name}', values[name].help) for name in sorted({values[flag].name for flag in values})]
-    own = []
+    rows = [(f'--{name}', values[name].help) for name in sorted({values[flag].name for flag in values} - {'parallel'})]
+    parts = [__doc__.strip(), f"verbs: {', '.join(VERBS)}; engines: {', '.join(base.ENGINES)}",
+             table(('flag', 'meaning'), rows)]
     if kind := values.on.partition(':')[0]:
-        own = ['', f'--on={kind}:KEY=VALUE,…', *_table(target.describe(base.module(kind).Target))]
-    return '\n'.join([__doc__.strip(), '', f"verbs: {', '.join(VERBS)}; engines: {', '.join(base.ENGINES)}", '',
-                      *_table(rows), *own])
-
-
-def _table(rows) -> list[str]:
-    width = max(len(name) for name, _ in rows)
-    return [f'  {name:{width}}  {meaning}' for name, meaning in rows]
+        parts.append(table((f'--on={kind}:KEY=VALUE,…', 'meaning'), target.describe(base.module(kind).Target)))
+    return '\n\n'.join(parts)
 
 
 def _sweep(options, names: Sequence[str], command: Sequence[str]) -> int:
-    from launch import sweep  # needs JAX, which the other verbs start without
+    from launch import sweep  # imports JAX, which takes seconds and which the other verbs do not need
     return sweep.verb(options, names, command)
 
 

@@ -1,13 +1,12 @@
-"""Runs the arms of a sweep that fall to one worker, one after the other; what is done is left alone.
+"""Runs one worker's share of a sweep's arms, one after the other, and skips those that are done.
 
     python -m launch.arms --arms='[{"optimizer.lr": 0.1}, …]' [--together] -- python -m experiments.X --workdir=DIR …
 
-Which arms fall to it says BIGJAX_SHARE=i/N; without it, all do. Each arm is the command with
-its own values and a folder of its own under DIR, where the experiment goes on by itself after a kill. With --together, arms
-that differ only in the seed and in numbers of the optimizer are one population, whose members they are. Two workers never
-run the same arm at once: who runs it holds a lock in DIR/.locks.
+BIGJAX_SHARE=i/N selects the share; without it the worker runs all arms. Each arm is the command with its own values and its own
+folder under DIR, in which the experiment resumes after a kill. With --together, arms that differ only in the seed and in
+numbers of the optimizer are the members of one population. A lock in DIR/.locks keeps two workers from running the same arm.
 
-exit 0: all of them are done, or another worker has them · 1: some have failed · 75: stopped, run it again
+exit 0: all of them are done, or another worker has them · 1: some have failed · 75: interrupted, run it again
 """
 import argparse
 import contextlib
@@ -25,7 +24,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from bigjax import sweep
 from bigjax.errors import UserError
 from bigjax.io.atomic import write_json
-from launch.lines import say
+from launch.job import Job
+from launch.lines import log
 from launch.outcome import DONE, FAILED, NO, PREEMPTED, USER
 
 FINISHED = ('done', 'stopped early')
@@ -33,10 +33,13 @@ FINISHED = ('done', 'stopped early')
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One run: the arms that it is (several are members of a population), its folder, its command.
+    """One run of a sweep.
 
     Attributes:
-      members: of the population per arm; arm k has the members from k * members on. 0 where the arm is the whole run.
+      arms: its arms by number; several if they are the members of a population.
+      folder: its workdir.
+      command: its command.
+      members: members of the population per arm: arm k has those from k * members on. 0 if the run is a single arm.
     """
 
     arms: tuple[int, ...]
@@ -46,7 +49,7 @@ class Work:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit code."""
+    """Runs the worker; returns its exit code."""
     at = argv.index('--') if '--' in argv else len(argv)
     parser = argparse.ArgumentParser(prog='python -m launch.arms')
     parser.add_argument('--arms', required=True)
@@ -60,15 +63,16 @@ def main(argv: Sequence[str]) -> int:
             keep(root, arms, argv[at + 1:], options.together)
         return run([w for i, w in enumerate(work) if i % count == index], root)
     except UserError as error:
-        say(str(error))
+        log(str(error))
         return USER
 
 
 def share() -> tuple[int, int]:
-    """(which worker this is, of how many)."""
+    """(number of this worker, number of workers)."""
     index, _, count = os.environ.get('BIGJAX_SHARE', '0/1').partition('/')
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UserError(f"BIGJAX_SHARE={index}/{count}: is not i/N; the launcher's engine sets it")
+        raise UserError(f"BIGJAX_SHARE={index}/{count}: expected i/N with i < N; fix: unset it, the engine sets it",
+                        code='sweep/bad-share')
     return int(index), int(count)
 
 
@@ -76,7 +80,7 @@ def plan(arms: Sequence[Mapping], command: Sequence[str], together: bool) -> lis
     """The runs of a sweep, the same on every worker.
 
     Raises:
-      UserError: an arm that the experiment's config does not allow.
+      UserError: an arm has a key or value that the experiment's config does not allow.
     """
     root, rest = folder_of(command), _without(command, 'workdir')
     configs = [config_of(command, arm) for arm in arms]
@@ -114,24 +118,23 @@ def config_of(command: Sequence[str], arm: Mapping):
     Raises:
       UserError: the command is no experiment, or a key or a value is not one of its config.
     """
-    from bigjax import config as configs
-    from launch.job import Job
+    from bigjax.job import Job as ExperimentJob
     experiment = Job('', '', tuple(command)).experiment
     if not experiment:
-        raise UserError("a sweep is of an experiment, 'python -m experiments.NAME …'; this is "
-                        f"{' '.join(command) or 'nothing'}")
+        raise UserError(f"got the command '{' '.join(command)}', expected 'python -m experiments.NAME …'; fix: sweep an "
+                        'experiment', code='sweep/not-an-experiment')
     try:
         module = importlib.import_module(f'experiments.{experiment}')
     except ModuleNotFoundError as error:
-        raise UserError(f'experiments.{experiment}: cannot be imported here ({error})') from None
+        raise UserError(f'experiments.{experiment}: cannot be imported here ({error})', code='sweep/not-importable') from None
     given = dict(arg.lstrip('-').partition('=')[::2] for arg in command if arg.startswith('--') and '=' in arg)
     variant = str(arm.get('variant', given.get('variant', '')))
     if not variant and len(getattr(module, 'TABLE', ())) > 1:
-        raise UserError(f"{experiment}: a sweep is of one row; name it with --variant, one of {', '.join(module.TABLE)}, or "
-                        'sweep over variant')
+        raise UserError(f"{experiment}: a sweep needs one row of the table; fix: add --variant=…, one of "
+                        f"{', '.join(module.TABLE)}, or sweep over variant", code='sweep/several-rows')
     overrides = {key.removeprefix('config.'): value for key, value in given.items() if key.startswith('config.')}
     own = {key: str(value) for key, value in arm.items() if key != 'variant'}
-    return configs.override(module.get_config(variant), {**overrides, **own})
+    return ExperimentJob(module, experiment, {**overrides, **own}).config(variant)
 
 
 def folder_of(command: Sequence[str]) -> pathlib.Path:
@@ -140,9 +143,8 @@ def folder_of(command: Sequence[str]) -> pathlib.Path:
     Raises:
       UserError: the command names no --workdir.
     """
-    from launch.job import Job
     if not (name := Job('', '', tuple(command)).workdir):
-        raise UserError('--workdir is missing after --; the arms are written below it')
+        raise UserError('--workdir is missing after --; fix: add it: the arms are its sub-folders', code='sweep/no-workdir')
     return pathlib.Path(name).expanduser()
 
 
@@ -159,27 +161,29 @@ def keep(root: pathlib.Path, arms: Sequence[Mapping], command: Sequence[str], to
     """Writes sweep.json, which `sweep table` reads.
 
     Raises:
-      UserError: the folder holds another sweep: other arms trained together, or another command.
+      UserError: the folder holds another sweep: another command, or other arms trained together.
     """
     path, new = root / 'sweep.json', {'command': list(command), 'together': together, 'arms': list(arms)}
     try:
         before = json.loads(path.read_text()) if path.exists() else None
         if before and (before['command'] != new['command'] or before['together'] != together
                        or (together and before['arms'] != new['arms'])):
-            raise UserError(f'{root}: it holds a sweep of another command, or of other arms together; choose another --workdir')
+            raise UserError(f'{root}: holds a sweep of another command, or of other arms together; fix: choose another '
+                            '--workdir', code='sweep/another')
         if before:  # arms may be added
             names = {sweep.name(arm) for arm in new['arms']}
             new['arms'] = [arm for arm in before['arms'] if sweep.name(arm) not in names] + new['arms']
         root.mkdir(parents=True, exist_ok=True)
         write_json(path, new)
     except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}); choose another --workdir') from None
+        raise UserError(f'{path}: cannot be written ({error.strerror}); fix: choose another --workdir',
+                        code='sweep/not-writable') from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path}: is damaged ({error}); delete it, the runs beside it stay') from None
+        raise UserError(f'{path}: damaged ({error}); fix: delete this file; the runs stay', code='sweep/damaged') from None
 
 
 def finished(folder: pathlib.Path) -> bool:
-    """Whether the run of this folder is done to its end."""
+    """Whether the run in this folder has finished."""
     try:
         return json.loads((folder / 'run.json').read_text())['status'] in FINISHED
     except (OSError, ValueError, KeyError, TypeError):
@@ -187,43 +191,43 @@ def finished(folder: pathlib.Path) -> bool:
 
 
 def run(work: Sequence[Work], root: pathlib.Path) -> int:
-    """Each that is not done, and that no other worker has; returns the exit code."""
+    """Runs each that is neither done nor locked by another worker; returns the exit code."""
     failed = 0
     for number, each in enumerate(work, 1):
-        with held(root / '.locks' / each.folder.name) as mine:
-            if not mine:
-                say(f'{each.folder.name}: another worker has it')
+        with locked(root / '.locks' / each.folder.name) as own:
+            if not own:
+                log(f'{each.folder.name}: another worker has it')
                 continue
             if finished(each.folder):
-                say(f'{each.folder.name}: is done')
+                log(f'{each.folder.name}: done')
                 continue
-            say(f'run {number} of {len(work)}: {each.folder.name}')
-            code = _one(each.command)
+            log(f'run {number} of {len(work)}: {each.folder.name}')
+            code = _run_one(each.command)
         if code == PREEMPTED:
             return PREEMPTED
         if code not in (DONE, NO):
-            say(f'{each.folder.name}: ended with {code}; the others go on')
+            log(f'{each.folder.name}: ended with {code}; continues with the next')
             failed += 1
     return FAILED if failed else DONE
 
 
-def _one(command: Sequence[str]) -> int:
-    """The exit code; a signal to this worker reaches the run, and what comes of it is 75."""
-    stopped = []
+def _run_one(command: Sequence[str]) -> int:
+    """Runs a command; returns its exit code, or 75 after a signal to this worker, which is passed on as SIGTERM."""
+    received = []
     process = subprocess.Popen(command)
-    before = {number: signal.signal(number, lambda n, _: (stopped.append(n), process.send_signal(signal.SIGTERM)))
+    before = {number: signal.signal(number, lambda n, _: (received.append(n), process.send_signal(signal.SIGTERM)))
               for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         code = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return PREEMPTED if stopped else code
+    return PREEMPTED if received else code
 
 
 @contextlib.contextmanager
-def held(path: pathlib.Path) -> Iterator[bool]:
-    """A lock, given back when its process ends, however that is; False where somebody else has it."""
+def locked(path: pathlib.Path) -> Iterator[bool]:
+    """Takes a lock, which the system releases when the process ends; yields False if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'w') as file:
         try:

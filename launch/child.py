@@ -1,10 +1,10 @@
-"""What the local engine starts in the place of each process: it runs the command, and outlives neither launcher nor command.
+"""The wrapper of each process of the local engine: it runs the command, and outlives neither the launcher nor the command.
 
     python child.py LIFE COMMAND…
 
-LIFE is one end of a socket pair. The command's end is reported there, as 'CODE TIME'; and when the other end closes, however
-the launcher died, the whole process group is killed. After the report it waits to be killed: until then the number of the
-group is not given to anybody else. Run as a file, so that it needs nothing but Python.
+LIFE is one end of a socket pair. The command's end is reported on it as 'CODE TIME'; when the other end closes, however the
+launcher died, the wrapper kills its whole process group. After the report it waits to be killed, which keeps the operating
+system from reusing the group's number. It runs as a file, so that it needs only the standard library.
 """
 import contextlib
 import os
@@ -16,9 +16,9 @@ import time
 
 
 def main(life: int, command: list[str]) -> None:
-    """Never returns: the group ends by SIGKILL."""
-    told = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))  # is for the command, which is in the group, too
+    """Runs the command and reports its end; never returns, as the group ends by SIGKILL."""
+    received = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))  # the command is in the group and gets its own
     threading.Thread(target=_die_with_the_launcher, args=(life,)).start()
     try:
         process = subprocess.Popen(command)
@@ -26,11 +26,11 @@ def main(life: int, command: list[str]) -> None:
         print(f"launch: '{command[0]}' cannot be started: {error.strerror}", file=sys.stderr, flush=True)
         code = 2
     else:
-        if told:  # before the command could hear it
+        if received:  # before the command existed
             process.terminate()
         code = process.wait()
     when = time.monotonic()
-    _let_go()
+    _close_output()
     with contextlib.suppress(OSError):
         os.write(life, f'{code} {when}'.encode())
 
@@ -41,8 +41,8 @@ def _die_with_the_launcher(life: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _let_go() -> None:
-    """Closes the output, whose end the launcher waits for."""
+def _close_output() -> None:
+    """Closes stdout and stderr: the launcher waits for their end."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

@@ -1,4 +1,4 @@
-"""A job: one command on one engine, under a name that other commands and other machines know it by."""
+"""A job: one command on one engine, under a name by which other commands and other machines find it."""
 import dataclasses
 import datetime
 import hashlib
@@ -13,22 +13,22 @@ from typing import Any
 
 from bigjax.errors import UserError
 
-NAME = re.compile(r'[a-z]([a-z0-9-]{0,37}[a-z0-9])?')  # what clouds, SLURM and Kubernetes all accept, with room for suffixes
+NAME = re.compile(r'[a-z]([a-z0-9-]{0,37}[a-z0-9])?')  # accepted by clouds, SLURM and Kubernetes, with room for suffixes
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What was asked for; all of it is data, none of it secret.
+    """The request of a job; plain data without secrets.
 
     Attributes:
       name: lower-case letters, digits and hyphens.
-      on: as --on writes it, 'ssh:node1,node2'.
-      command: the arguments of the program.
-      env: names of variables whose values the processes get from here; the values are in no record.
-      array: 0 for one group of processes that meet; N for N processes that do not, each told its BIGJAX_SHARE=i/N.
-      restarts, preemptions: how often it is started again after a failure, after a preemption.
+      on: the value of --on, 'ssh:node1,node2'.
+      command: the program and its arguments.
+      env: names of variables whose values the processes inherit from this machine; the values are in no record.
+      array: 0 for one group of processes that meet; N for N independent processes, each with BIGJAX_SHARE=i/N.
+      restarts, preemptions: restarts allowed after a failure, after a preemption.
       grace: seconds between SIGTERM and SIGKILL.
-      logs: the folder that keeps the output of each process here; '' for the job's own (`folder`), none for `local`.
+      logs: the local folder that keeps the output of each process; '' for the job's own (`folder`), none for `local`.
       created: local time, ISO 8601.
     """
 
@@ -50,23 +50,28 @@ class Job:
 
     @property
     def target(self) -> str:
-        """What --on says after the engine's name."""
+        """The part of --on after the engine's name."""
         return self.on.partition(':')[2]
 
     @property
     def folder(self) -> pathlib.Path:
-        """Where this machine keeps what it knows of the job."""
+        """This machine's folder of the job: its record, plan and logs."""
         return home() / self.name
 
     @property
+    def log_folder(self) -> pathlib.Path:
+        """The local folder for the output of each process."""
+        return pathlib.Path(self.logs).expanduser() if self.logs else self.folder / 'logs'
+
+    @property
     def experiment(self) -> str:
-        """The name of the experiment that the command runs, '' where it runs none."""
+        """The name of the experiment that the command runs, '' for another program."""
         found = [re.fullmatch(r'(?:.*/)?experiments[./](\w+?)(?:\.py)?', arg) for arg in self.command]
         return next((match[1] for match in found if match), '')
 
     @property
     def workdir(self) -> str:
-        """What --workdir of the command names, '' where it names none."""
+        """The value of the command's --workdir, '' if it has none."""
         for arg, following in zip(self.command, [*self.command[1:], ''], strict=True):
             flag, equals, value = arg.partition('=')
             if flag in ('--workdir', '-workdir'):
@@ -74,17 +79,18 @@ class Job:
         return ''
 
     def values(self) -> dict[str, str]:
-        """The variables of `env` with their values.
+        """The values of the variables in `env`, by name.
 
         Raises:
           UserError: one is not set here.
         """
         if missing := [name for name in self.env if name not in os.environ]:
-            raise UserError(f"--env={','.join(self.env)}: {missing[0]} is not set here; export it, or leave it out")
+            raise UserError(f"--env={','.join(self.env)}: {missing[0]} is not set here; fix: export it, or leave it out",
+                            code='launch/env-not-set')
         return {name: os.environ[name] for name in self.env}
 
     def text(self) -> str:
-        """As JSON."""
+        """The job as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2) + '\n'
 
 
@@ -95,61 +101,62 @@ def home() -> pathlib.Path:
 
 
 def new_name(command: Sequence[str]) -> str:
-    """A name for a job that was given none: the experiment's, and four random digits."""
+    """A name for a job without --name: the experiment's, and four random digits."""
     stem = Job('', '', tuple(command)).experiment or pathlib.Path(command[0]).stem
     stem = re.sub(r'[^a-z0-9]+', '-', stem.lower()).strip('-')[:30]
     return f"{stem if stem[:1].isalpha() else 'job'}-{secrets.token_hex(2)}"
 
 
 def checked(name: str) -> str:
-    """The name.
+    """Returns the name.
 
     Raises:
-      UserError: not every engine would take it.
+      UserError: some engine does not accept it.
     """
     if not NAME.fullmatch(name):
-        raise UserError(f"--name={name}: a name has lower-case letters, digits and hyphens, begins with a letter, ends with "
-                        'none, and has at most 39; choose another')
+        raise UserError(f'--name={name}: expected at most 39 lower-case letters, digits and hyphens, a letter first and no '
+                        'hyphen last; fix: choose such a name', code='launch/bad-name')
     return name
 
 
 def save(job: Job, *, new: bool) -> None:
-    """Writes job.json, whole or not at all.
+    """Writes job.json atomically.
 
     Raises:
-      UserError: `new` and there is a job of this name, or the folder cannot be written.
+      UserError: `new` and the name is in use, or the folder cannot be written.
     """
     path = job.folder / 'job.json'
     try:
         if new and path.exists():
-            raise UserError(f"--name={job.name}: in use on this machine ({load(job.name).on}); attach to it, remove it with "
-                            f"'python -m launch down {job.name}', or choose another name")
+            raise UserError(f"--name={job.name}: in use on this machine ({load(job.name).on}); fix: attach to it, remove it "
+                            f"with 'python -m launch down {job.name}', or choose another name", code='launch/name-in-use')
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f'{path.name}.{os.getpid()}')
         draft.write_text(job.text())
         draft.replace(path)
     except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}); set BIGJAX_JOBS to a folder that can') from None
+        raise UserError(f'{path}: cannot be written ({error.strerror}); fix: set BIGJAX_JOBS to a writable folder',
+                        code='launch/not-writable') from None
 
 
 def load(name: str) -> Job:
     """The job of that name.
 
     Raises:
-      UserError: this machine does not know it, or its record is damaged.
+      UserError: this machine has no record of it, or the record is damaged.
     """
     path = home() / checked(name) / 'job.json'
     try:
         return parse(json.loads(path.read_text()))
     except FileNotFoundError:
-        raise UserError(f"no job '{name}' is known on this machine ({home()}); 'python -m launch status' lists them; one that "
-                        'another machine started is found with --on=ENGINE…') from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f'{path}: cannot be read ({error}); delete that folder') from None
+        raise UserError(f"no job '{name}' on this machine ({home()}); fix: see 'python -m launch status'; for a job that "
+                        'another machine started add --on=ENGINE…', code='launch/no-job') from None
+    except (OSError, ValueError, TypeError, KeyError, UserError) as error:
+        raise UserError(f'{path}: cannot be read ({error}); fix: delete that folder', code='launch/damaged-record') from None
 
 
 def parse(record: Mapping[str, Any]) -> Job:
-    """The job of a record, as `Job.text` writes it."""
+    """The job of a record that `Job.text` wrote."""
     fields = {field.name for field in dataclasses.fields(Job)}
     if not isinstance(record, Mapping):
         raise TypeError('not a job')
@@ -159,7 +166,7 @@ def parse(record: Mapping[str, Any]) -> Job:
 
 
 def known() -> list[Job]:
-    """All jobs of this machine, the newest first; damaged records are left out."""
+    """All jobs of this machine, newest first, without damaged records."""
     found = []
     for path in home().glob('*/job.json'):
         try:
@@ -170,15 +177,15 @@ def known() -> list[Job]:
 
 
 def now() -> str:
-    """Local time, ISO 8601, in seconds."""
+    """The local time in ISO 8601, to the second."""
     return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
 
 
 def digest(*parts: str) -> str:
-    """Twelve hexadecimal digits that stand for the parts."""
+    """A hash of the parts, twelve hexadecimal digits."""
     return hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:12]
 
 
 def line(argv: Sequence[str]) -> str:
-    """As a shell would take it."""
+    """The command as shell text."""
     return shlex.join(argv)

@@ -1,26 +1,28 @@
-"""How a group of processes ended: its exit class, and the process that is the cause."""
+"""The end of a group of processes: its exit class, and the process that is the cause."""
 import dataclasses
 import math
 import signal
 from collections.abc import Sequence
 
-DONE, FAILED, USER, NONFINITE, NO, PREEMPTED, DETACHED = 0, 1, 2, 3, 4, 75, 130
-LOST = 1000  # instead of an exit code: its machine is gone, or it left none; the cloud took it, or it was switched off
+from bigjax.errors import DONE, FAILED, NO, NONFINITE, PREEMPTED, USER
+
+DETACHED = 130  # Ctrl-C: the job keeps running without this launcher
+LOST = 1000  # in place of an exit code: the machine was taken away or switched off
 CLASSES = {DONE: 'done', FAILED: 'failed', USER: 'wrong input', NONFINITE: 'non-finite loss', NO: 'the answer is no',
-           PREEMPTED: 'preempted, run it again', DETACHED: 'goes on without this launcher'}
+           PREEMPTED: 'preempted, run it again', DETACHED: 'keeps running without this launcher'}
 TOGETHER = (NONFINITE, NO, PREEMPTED)
 """Exits that all processes of an experiment reach at the same step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """One process has ended.
+    """The end of one process.
 
     Attributes:
-      process: its number.
-      code: its exit code; -9 where signal 9 killed it; LOST.
+      process: its rank.
+      code: its exit code; -9 if signal 9 killed it; LOST.
       when: `time.monotonic()`, in seconds.
-      where: the machine, where it is not this one.
+      where: the machine, if it is not this one.
     """
 
     process: int
@@ -32,7 +34,7 @@ class End:
         """'process 1 was killed by SIGKILL'."""
         who = f'process {self.process}' + (f' on {self.where}' if self.where else '')
         if self.code == LOST:
-            return f'{who} is lost: its machine is gone, or was restarted'
+            return f'{who} is lost: its machine is gone or was restarted'
         if self.code >= 0:
             return f'{who} ended with exit code {self.code}'
         try:
@@ -42,16 +44,21 @@ class End:
 
 
 def kind(code: int) -> int:
-    """The exit class of a code, itself the code that the launcher exits with. A process that is lost was preempted."""
+    """The exit class of a code, which is the launcher's own exit code. A lost process counts as preempted."""
     return PREEMPTED if code == LOST else code if code in CLASSES and code != DETACHED else FAILED
 
 
-def cause(ends: Sequence[End], told: float = math.inf) -> End | None:
-    """The end that explains the others; None where all is well.
+def from_shell(code: int) -> int:
+    """The exit code of a shell or container (128 + n after signal n) as Python writes it (-n)."""
+    return 128 - code if 128 < code <= 192 else code
 
-    The first to end badly by itself: what ends after `told`, when the launcher sent a signal, ends because of that. Where
-    the launcher was the first, a process that chose its code comes before one that was killed.
+
+def cause(ends: Sequence[End], term_sent: float = math.inf) -> End | None:
+    """The end that explains the others; None if all succeeded.
+
+    It is the first process to end badly by itself: ends after `term_sent`, the time of the launcher's SIGTERM, are its
+    consequence. If all ended after it, a process that chose its exit code comes before one that a signal killed.
     """
     bad = sorted((end for end in ends if end.code != DONE), key=lambda end: end.when)
-    candidates = [end for end in bad if end.when <= told] or [end for end in bad if end.code > 0] or bad
+    candidates = [end for end in bad if end.when <= term_sent] or [end for end in bad if end.code > 0] or bad
     return candidates[0] if candidates else None

@@ -1,4 +1,4 @@
-"""What an engine does, as data: printed by --dry_run, kept with the job, and run as it was printed."""
+"""The actions of an engine as data: printed by --dry_run, kept with the job, and executed as printed."""
 import dataclasses
 import shlex
 import subprocess
@@ -9,8 +9,12 @@ from bigjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A command, with what it reads on stdin. `secret`: variables (by name) that are written before `stdin`, as shell
-    assignments; a printed plan shows NAME=*** for each."""
+    """A command and its stdin.
+
+    Attributes:
+      secret: names of variables whose assignments precede `stdin`; a printed plan shows NAME=*** for each.
+      why: a comment for the printed plan.
+    """
 
     argv: tuple[str, ...]
     stdin: str = ''
@@ -25,7 +29,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Write:
-    """A file that is written here."""
+    """A local file to write."""
 
     path: str
     text: str
@@ -37,7 +41,7 @@ class Write:
 
 @dataclasses.dataclass(frozen=True)
 class Wait:
-    """Until something is so; a remark in a plan."""
+    """A remark in a plan: the condition that the launcher waits for."""
 
     text: str
 
@@ -49,43 +53,44 @@ Step = Run | Write | Wait
 
 
 def show(steps: Sequence[Step]) -> str:
-    """As a shell would take them."""
+    """The steps as shell text."""
     return '\n'.join(map(str, steps))
 
 
 def execute(step: Run, *, values: dict[str, str] | None = None, seconds: float = 120.0, data: bytes | None = None) -> str:
-    """Runs one to its end; returns its stdout.
+    """Runs a step to its end; returns its stdout.
 
     Args:
-      values: of the step's secret variables.
-      seconds: after which it is killed.
-      data: stdin where it is not text.
+      values: values of the step's secret variables.
+      seconds: timeout, after which the command is killed.
+      data: stdin as bytes, in place of the step's text.
 
     Raises:
-      UserError: there is no such program.
-      Failed: it ended with another code than 0, or did not end.
+      UserError: the program is not installed.
+      Failed: it exited with a code other than 0, or timed out.
     """
     secret = ''.join(f'export {name}={shlex.quote((values or {})[name])}\n' for name in step.secret)
     given = (secret + step.stdin).encode() if data is None else data
     try:
         done = subprocess.run(step.argv, input=given, capture_output=True, timeout=seconds, check=False)
     except FileNotFoundError:
-        raise UserError(f"'{step.argv[0]}': no such program here; install it, or look at PATH") from None
+        raise UserError(f"'{step.argv[0]}': no such program here; fix: install it, or check PATH",
+                        code='launch/no-program') from None
     except subprocess.TimeoutExpired:
-        raise Failed(step, None, '', f'it did not end within {seconds:.0f} s') from None
+        raise Failed(step, None, '', f'timeout after {seconds:.0f} s') from None
     if done.returncode:
         raise Failed(step, done.returncode, done.stdout.decode(errors='replace'), done.stderr.decode(errors='replace'))
     return done.stdout.decode(errors='replace')
 
 
 class Failed(Exception):
-    """A command that did not do what it should; what it said comes first.
+    """A command that failed; the message begins with its own output.
 
     Attributes:
-      step, code (None: it was killed after its time), stdout, stderr.
+      step, code (None after a timeout), stdout, stderr.
     """
 
     def __init__(self, step: Run, code: int | None, stdout: str, stderr: str):
-        words = ' '.join((stderr.strip() or stdout.strip() or 'it said nothing').split())
+        words = ' '.join((stderr.strip() or stdout.strip() or 'no output').split())
         super().__init__(f"{words} ({step.argv[0]}{'' if code is None else f' exited {code}'})")
         self.step, self.code, self.stdout, self.stderr = step, code, stdout, stderr

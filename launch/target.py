@@ -1,23 +1,23 @@
-"""What --on says after the engine's name: 'v5e-16,zone=us-west4-a,spot' as a dataclass of the engine's own."""
+"""The text after the engine's name in --on, 'v5e-16,zone=us-west4-a,spot', as a dataclass of the engine's own."""
 import dataclasses
-import difflib
 import types
 import typing
 from typing import Any, TypeVar
 
 from bigjax.errors import UserError
+from bigjax.io import text as texts
 
 T = TypeVar('T')
 
 
 def parse(kind: str, text: str, cls: type[T]) -> T:
-    """Items between commas: 'key=value'; 'key' alone for a yes; anything else goes to the first field, in its order.
+    """Reads items between commas: 'key=value'; 'key' alone for yes; any other item is a value of the first field, in order.
 
-    A value with commas stands in quotes: setup='a, b'. Fields are str, int, float, bool, or tuple[str, ...], and what each
-    means is in its metadata, field(metadata={'help': …}).
+    A value with commas is quoted: setup='a, b'. Fields are str, int, float, bool, or tuple[str, ...], each with its meaning
+    in its metadata, field(metadata={'help': …}).
 
     Raises:
-      UserError: a key that the engine does not have, a value of another type, a required field that is missing.
+      UserError: a key that the engine does not have, a value of another type, a missing required field.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     hints, first = typing.get_type_hints(cls), next(iter(fields))
@@ -27,28 +27,32 @@ def parse(kind: str, text: str, cls: type[T]) -> T:
         key, equals, value = item.partition('=')
         if equals or (key in fields and hints[key] is bool):
             if key not in fields:
-                raise UserError(f"--on={kind}:{text}: no '{key}'{nearest(key, fields)}; there are {', '.join(fields)}")
+                raise UserError(f"--on={kind}:{text}: no '{key}'{nearest(key, fields)}; fix: write one of {', '.join(fields)}",
+                                code='launch/unknown-key')
             values[key] = _value(f'--on={kind}: {key}={value}', value if equals else 'yes', hints[key])
         else:
             if values and hints[first] == tuple[str, ...]:
-                raise UserError(f"--on={kind}:{text}: '{item}' stands after key=value; {first} come first, and a value with "
-                                "commas in quotes that the shell leaves alone: \"key='a, b'\"")
+                raise UserError(f"--on={kind}:{text}: '{item}' comes after key=value; fix: write the {first} first, and a "
+                                "value with commas in quotes that the shell leaves alone: \"key='a, b'\"",
+                                code='launch/bad-order')
             loose.append(item)
     if hints[first] == tuple[str, ...]:
         values.update({first: tuple(loose)} if loose else {})
     elif len(loose) > 1:
         near = nearest(loose[1], fields)
-        raise UserError(f"--on={kind}:{text}: '{loose[1]}' is not key=value{near}; keys are {', '.join(fields)}")
+        raise UserError(f"--on={kind}:{text}: '{loose[1]}' is not key=value{near}; fix: write one of {', '.join(fields)}",
+                        code='launch/unknown-key')
     elif loose:
         values[first] = _value(f'--on={kind}: {loose[0]}', loose[0], hints[first])
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f"--on={kind}:{text}: {name} is missing ({field.metadata.get('help', '')})")
+            raise UserError(f"--on={kind}:{text}: {name} is missing ({field.metadata.get('help', '')})",
+                            code='launch/missing-key')
     return cls(**values)
 
 
 def write(value: Any) -> str:
-    """What --on says after the engine's name for a target; the inverse of `parse`."""
+    """The text of a target, the inverse of `parse`."""
     items = []
     for number, field in enumerate(dataclasses.fields(value)):
         this = getattr(value, field.name)
@@ -68,7 +72,7 @@ def _quoted(words: str) -> str:
 
 
 def describe(cls: type) -> list[tuple[str, str]]:
-    """(key=default, its meaning) of each field, for --help."""
+    """A list of (key=default, meaning), one per field, for --help."""
     rows = []
     for field in dataclasses.fields(cls):
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -78,14 +82,14 @@ def describe(cls: type) -> list[tuple[str, str]]:
 
 
 def text(meaning: str, default: Any = dataclasses.MISSING) -> Any:
-    """A field with its meaning."""
+    """A dataclass field with its meaning."""
     return dataclasses.field(default=default, metadata={'help': meaning})
 
 
 def nearest(name: str, valid) -> str:
-    """'; the nearest is …', or nothing."""
-    match = difflib.get_close_matches(name, list(valid), 1, 0.5)
-    return f'; the nearest is {match[0]}' if match else ''
+    """The part of a message that names the valid name most like `name`: '; the nearest is …', or ''."""
+    match = texts.nearest(name, valid)
+    return f'; the nearest is {match}' if match else ''
 
 
 def _split(where: str, text: str) -> list[str]:
@@ -101,7 +105,7 @@ def _split(where: str, text: str) -> list[str]:
         else:
             item += letter
     if quote:
-        raise UserError(f'{where}: the quote {quote} is not closed')
+        raise UserError(f'{where}: the quote {quote} is not closed; fix: close it', code='launch/open-quote')
     return [item.strip() for item in [*items, item] if item.strip()]
 
 
@@ -111,10 +115,11 @@ def _value(where: str, text: str, kind: Any) -> Any:
     if kind is bool:
         if text.lower() in ('yes', 'true', '1', 'no', 'false', '0'):
             return text.lower() in ('yes', 'true', '1')
-        raise UserError(f'{where} is neither yes nor no')
+        raise UserError(f'{where}: expected yes or no', code='launch/bad-value')
     if kind == tuple[str, ...]:
         return tuple(part for part in text.split('+') if part)
     try:
         return kind(text)
     except ValueError:
-        raise UserError(f'{where} is not {"a whole number" if kind is int else "a number"}') from None
+        raise UserError(f'{where}: expected {"a whole number" if kind is int else "a number"}',
+                        code='launch/bad-value') from None

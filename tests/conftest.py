@@ -1,6 +1,7 @@
 """Eight fake devices and a persistent compile cache for every test; nothing compiled outlives its file."""
 import contextlib
 import gc
+import inspect
 import json
 import os
 import pathlib
@@ -29,8 +30,13 @@ def _group(item) -> str:
 
 
 def pytest_collection_modifyitems(items):
-    """Workers share files, and of the inherited checks experiments: the module's fixtures are made once for each."""
+    """Workers share files, and of the inherited checks experiments: the module's fixtures are made once for each.
+
+    Tests that skip without PyTorch get the marker `parity`.
+    """
     for item in items:
+        if "importorskip('torch" in inspect.getsource(item.function):
+            item.add_marker(pytest.mark.parity)
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 

@@ -13,15 +13,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bigjax import config as configs
 from bigjax.checkpoint import convert
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Experiment
 from bigjax.models import mlp
 from bigjax.sharding import logical
 from bigjax.sharding import mesh as parallel
-from bigjax.tasks import classification
-from bigjax.train import settings as settings_module
+from bigjax.tasks import classification, mean
 from bigjax.train.program import Program
 from tests import test_experiments as inherited
 from tests import tiny
@@ -37,7 +35,7 @@ def cases():
     """(experiment, variant, mesh, fields of the model that are replaced)."""
     found = []
     for name, variant in inherited.TRAINED:
-        rules = inherited.job(name, variant).experiment(variant).partition_rules
+        rules = inherited.job(name, variant).build(variant).experiment.partition_rules
         found += [(name, variant, mesh, {}) for mesh in (*ALL, *(TENSOR if rules else ()))]
     found += [('llama2', '7b', mesh, {}) for mesh in DECODER]
     found += [('gpt2_openwebtext', 's', mesh, {'experts': 4, 'capacity': 2.0}) for mesh in EXPERTS]
@@ -48,11 +46,9 @@ def cases():
 def program(name, variant, mesh, fields):
     """The experiment on a mesh, by SGD; `fields` of the model are replaced."""
     job = inherited.job(name, variant, mesh=mesh, steps='8')
-    config = configs.Reader(job.config(variant))
-    experiment = job.module.get_experiment(config)
-    experiment = dataclasses.replace(experiment, model=experiment.model.clone(**fields))
-    own = settings_module.read(config, len(experiment.data.train))
-    if 'groups' in config['optimizer']:
+    built = job.build(variant)
+    experiment, own = dataclasses.replace(built.experiment, model=built.experiment.model.clone(**fields)), built.settings
+    if 'groups' in built.config['optimizer']:
         return Program([experiment], own)
     for lr in (0.05, 0.001):  # the smaller one where batch statistics of a few examples amplify what rounding changes
         p = Program([dataclasses.replace(experiment, optimizer={'name': 'sgd', 'lr': lr, 'clip_norm': 1.0})], own)
@@ -69,7 +65,7 @@ def five_steps(p, params=None):
     for step in range(5):
         state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}
-        losses.append([float(totals[name][0] / totals[name][1]) for name in ('loss', 'grad_norm')])
+        losses.append([float(mean(totals[name])) for name in ('loss', 'grad_norm')])
     feed.close()
     return losses, jax.tree.map(np.asarray, carry['state'].params)
 
@@ -139,7 +135,7 @@ def test_layers_stacked_on_many_devices_are_layers_one_by_one_on_one(alone):
 
 NAMES = (None, 'embed', 'heads', 'mlp', 'vocab')
 KERNELS = ('dense_0/kernel', 'dense_1/kernel', 'head/kernel')
-WAYS = [(a, b) for a in NAMES for b in NAMES if not logical.LOGICAL[a] == logical.LOGICAL[b] == 'tensor']
+WAYS = [(a, b) for a in NAMES for b in NAMES if not logical.DEFAULTS[a] == logical.DEFAULTS[b] == 'tensor']
 
 
 @pytest.mark.equivalence
@@ -149,7 +145,7 @@ WAYS = [(a, b) for a in NAMES for b in NAMES if not logical.LOGICAL[a] == logica
 def test_any_rules(axes, mesh):
     """Every kernel split in any way that is a way: three layers of a perceptron, dimensions that all meshes divide."""
     rules = (*((path, names) for path, names in zip(KERNELS, axes, strict=True)), ('.*/bias', (None,)))
-    assume('tensor' not in mesh or any(logical.LOGICAL[name] == 'tensor' for names in axes for name in names))
+    assume('tensor' not in mesh or any(logical.DEFAULTS[name] == 'tensor' for names in axes for name in names))
     p, alone = small(mesh, rules), small('data:1', ())
     start = jax.tree.map(np.asarray, alone.init()['state'].params)
     losses, params = five_steps(p, start)

@@ -1,7 +1,8 @@
 """What every experiment in experiments/ inherits, without a line of its own.
 
 Each variant (the rows of TABLE, and every key of PARAMETERS) has its parameters counted and its resolved config held
-against tests/golden/ (BIGJAX_UPDATE_GOLDEN=1 writes them anew: look at the difference before it is committed). The first
+against tests/golden/NAME.json, which holds what the script sets (BIGJAX_UPDATE_GOLDEN=1 writes it anew: look at the
+difference before it is committed). The first
 variant of each model class also trains a few steps on made-up data of the real shapes (TestTraining), and is held to
 killed = straight, one device = four, accumulated = whole (TestState): of a few experiments at once, of all in the slow tier.
 `pytest -m 'slow or not slow' tests/test_experiments.py -k NAME` runs all that one experiment inherits.
@@ -12,7 +13,6 @@ import io
 import json
 import os
 import pathlib
-import types
 from typing import Any, NamedTuple
 
 import jax
@@ -20,12 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax import cli
 from bigjax import config as configs
+from bigjax.experiment import base_config
+from bigjax.job import Job
 from bigjax.runs.progress import Progress
 from bigjax.runs.reader import read_metrics
 from bigjax.runs.writer import Records
 from bigjax.sharding import mesh as meshes
+from bigjax.tasks import mean
 from bigjax.train.loop import Loop
 from tests import tiny
 
@@ -42,14 +44,19 @@ def module(name):
     return importlib.import_module(f'experiments.{name}')
 
 
+def module_names(script) -> list[str]:
+    """The variants of a script that are held to the checks: its table, those whose parameters are counted, or its only one."""
+    return list(dict.fromkeys([*getattr(script, 'TABLE', ()), *getattr(script, 'PARAMETERS', ())])) or ['']
+
+
 def all_variants():
-    return [(n, v) for n in NAMES for v in dict.fromkeys([*getattr(module(n), 'TABLE', ()), *module(n).PARAMETERS])]
+    return [(n, v) for n in NAMES for v in module_names(module(n))]
 
 
 @functools.cache
 def kind(name, variant):
     """The class of a variant's model."""
-    return type(job(name, variant).experiment(variant).model)
+    return type(job(name, variant).build(variant).experiment.model)
 
 
 def trained_variants():
@@ -60,25 +67,17 @@ def trained_variants():
     return list(chosen.values())
 
 
-class Small(cli.Job):
-    """A job on a small config."""
-
-    def experiment(self, row):
-        return self.module.get_experiment(configs.Reader(self.config(row)))
-
-
 def job(name, variant, shrink=True, **overrides):
     """The experiment on made-up data, a few steps of a small batch; `TINY` of the script shrinks what costs time."""
     own = getattr(module(name), 'TINY', {}) if shrink else {}
     known = configs.leaves(module(name).get_config(variant))
     wanted = {k: v for k, v in ({**SMALL, **own, **overrides}).items() if k in known}
-    flags = types.SimpleNamespace(workdir='', variant=variant, init_from='')
-    return Small(module(name), name, flags, wanted, [])
+    return Job(module(name), name, wanted, variant=variant)
 
 
 def program(name, variant, **overrides):
     it = job(name, variant, **overrides)
-    return it.program(variant, it.config(variant))[0]
+    return it.build(variant).program()
 
 
 def ids(case):
@@ -96,38 +95,56 @@ ALL, TRAINED = all_variants(), trained_variants()
 def test_every_script_is_found():
     assert len(NAMES) >= 1
     for name in NAMES:
-        assert (module(name).__doc__ or '').count('python -m experiments.' + name) >= 1, f'{name}: its head shows no command'
+        text = module(name).__doc__
+        assert not text or f'python -m experiments.{name}' in text, f'{name}: its head shows no command'
 
 
 @pytest.mark.parametrize(('name', 'variant'), ALL, ids=map(ids, ALL))
 def test_parameter_count(name, variant):
-    experiment = job(name, variant, shrink=False).experiment(variant)
+    experiment = job(name, variant, shrink=False).build(variant).experiment
     data = experiment.data
     batch = data.train.take(data.train.arrays, np.zeros(1, np.int32))
     batch = data.preprocess(batch) if data.preprocess else batch
     shapes = jax.eval_shape(lambda: experiment.model.init(
         {k: jax.random.key(0) for k in ('params', 'dropout', 'sample')}, *experiment.task.inputs(batch), train=False))
-    assert sum(x.size for x in jax.tree.leaves(shapes['params'])) == module(name).PARAMETERS[variant]
+    count = sum(x.size for x in jax.tree.leaves(shapes['params']))
+    stated = getattr(module(name), 'PARAMETERS', {})
+    if variant not in stated:
+        pytest.skip(f'{name} states no PARAMETERS[{variant!r}]; here they are {count:,}')
+    assert count == stated[variant]
 
 
 @pytest.mark.parametrize(('name', 'variant'), ALL, ids=map(ids, ALL))
 def test_resolved_config(name, variant):
-    mine = {k: list(v) if isinstance(v, tuple) else v for k, v in configs.leaves(
-        configs.plain(module(name).get_config(variant))).items()}
-    path = GOLDEN / f'{ids((name, variant))}.json'
+    golden_row(module(name), name, variant, GOLDEN / f'{name}.json')
+
+
+def golden_row(script, name, variant, path):
+    """Holds the keys in which a variant differs from `base_config` to the golden file of its experiment, or writes them."""
+    config = configs.complete(script.get_config(variant), base_config())
+    mine = {key: value for key, (value, _) in configs.difference(configs.plain(config), base_config()).items()}
+    mine = json.loads(json.dumps(mine))
+    golden = json.loads(path.read_text()) if path.exists() else {}
     if os.environ.get('BIGJAX_UPDATE_GOLDEN'):
-        path.write_text(json.dumps(mine, indent=1, sort_keys=True) + '\n')
-    golden = json.loads(path.read_text())
-    changed = {k: (golden.get(k, 'absent'), mine.get(k, 'absent')) for k in {**golden, **mine}
-               if golden.get(k, 'absent') != json.loads(json.dumps(mine.get(k, 'absent')))}
-    assert not changed, f'the resolved config changed (was, is): {changed}'
+        rows = dict(golden, **{variant: mine})
+        text = ',\n'.join(f' {json.dumps(row)}: {{\n' + ',\n'.join(f'  {json.dumps(key)}: {json.dumps(rows[row][key])}'
+                         for key in sorted(rows[row])) + '\n }' for row in sorted(rows))
+        path.write_text(f'{{\n{text}\n}}\n')
+        return
+    again = f'BIGJAX_UPDATE_GOLDEN=1 pytest -k {name}'
+    if variant not in golden:
+        pytest.fail(f'{path.name} has no row {variant!r} yet; write it: {again}')
+    changed = {key: (golden[variant].get(key, 'absent'), mine.get(key, 'absent')) for key in {**golden[variant], **mine}
+               if golden[variant].get(key, 'absent') != mine.get(key, 'absent')}
+    assert not changed, f'the resolved config changed (was, is): {changed}; if it should have, write it anew: {again}'
 
 
 def run(name, variant, workdir, progress=None, **overrides):
     """(outcome, final carry)."""
     it = job(name, variant, **overrides)
     config = it.config(variant)
-    p, settings = it.program(variant, config)
+    built = it.build(variant, config)
+    p, settings = built.program(), built.settings
     records = Records(workdir, experiment=name, variant=variant, config=configs.plain(config), command='')
     outcome = Loop(p, workdir, records, progress or Progress(stream=io.StringIO())).run()
     return p, outcome, p.restore(workdir / 'checkpoints' / str(settings.steps))
@@ -214,6 +231,6 @@ def losses(name, variant, straight, **overrides):
     for step in range(3):
         state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}
-        found.append(float(totals['loss'][0] / totals['loss'][1]))
+        found.append(float(mean(totals['loss'])))
     feed.close()
     return found

@@ -23,7 +23,7 @@ VERSIONS = ('0.1.0', '0.2.0')  # all of them; in 0.2.0 the manifest has a sum of
 def outputs(program, carry) -> list:
     """Logits of the reported weights on three fixed inputs."""
     x = np.linspace(-2, 2, 15, dtype=np.float32).reshape(3, 5)
-    logits = program.experiment.task.predict(program.apply, program.variables(carry), {'x': x, 'label': np.zeros(3, np.int32)})
+    logits = program.experiment.task.predict(program.apply, program.variables(carry), {'x': x}, None)
     return np.asarray(logits, np.float64).tolist()
 
 
@@ -35,7 +35,7 @@ def test_a_released_checkpoint(version):
     assert not manifest.fault(path)
     program = tiny.program(best='test/loss')
     carry = program.restore(path)
-    assert stuck_params.of(carry) == facts['fingerprints']
+    assert stuck_params.fingerprints(carry) == facts['fingerprints']
     np.testing.assert_allclose(outputs(program, carry), facts['outputs'], rtol=1e-5, atol=1e-6)
 
 
@@ -51,7 +51,7 @@ def make() -> None:
     with tempfile.TemporaryDirectory() as workdir:  # Orbax writes its path into the checkpoint
         _, carry = tiny.train(pathlib.Path(workdir), best='test/loss', checkpoint_every=12)
         shutil.copytree(pathlib.Path(workdir) / manager.FOLDER, folder / manager.FOLDER)
-    facts = {'fingerprints': stuck_params.of(carry), 'outputs': outputs(tiny.program(best='test/loss'), carry)}
+    facts = {'fingerprints': stuck_params.fingerprints(carry), 'outputs': outputs(tiny.program(best='test/loss'), carry)}
     (folder / 'facts.json').write_text(json.dumps(facts, indent=1) + '\n')
 
 

@@ -23,11 +23,12 @@ class Net(nn.Module):
 
     norm: bool = True
     dropout: float = 0.3
+    width: int = 16
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, *, train):
-        x = nn.Dense(16, name='hidden')(x)
+        x = nn.Dense(self.width, name='hidden')(x)
         if self.norm:
             x = nn.BatchNorm(use_running_average=not train, name='norm')(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))

@@ -21,6 +21,7 @@ import numpy as np
 
 import bigjax
 from bigjax import config as configs
+from bigjax.bench import pipeline
 from bigjax.data.sources import ArraySource
 from bigjax.distributed import accelerators
 from bigjax.errors import UserError
@@ -133,12 +134,16 @@ def measure(name: str, p: Program, pairs: int, peer: Callable | None = None, pee
 
 def show(rows: Sequence[dict], out: str = '') -> None:
     """Prints the figures, and writes them where `out` says."""
+    for row in rows:
+        if row['case'] == pipeline.CASE:
+            print(*pipeline.lines(row), sep='\n')
     shown = [[r['case'], f"{r['ours_ms']:.3f}", f"{r['peer_ms']:.3f}" if r['peer_ms'] else '–',
               f"{r['ratio']:.2f} ({r['ratio_min']:.2f} to {r['ratio_max']:.2f})" if r['ratio'] else '–',
               f"{r['examples_per_s']:,.0f}", f"{r['flops_per_step'] / 1e9:.3f}", f"{r['achieved_flops'] / 1e9:,.0f}",
               f"{r['first_s']:.1f}"]
-             for r in rows]
-    print(table(['case', 'ms/step', 'peer ms', 'ours / peer', 'examples/s', 'GFLOP/step', 'GFLOP/s', 'first s'], shown))
+             for r in rows if r['case'] != pipeline.CASE]
+    if shown:
+        print(table(['case', 'ms/step', 'peer ms', 'ours / peer', 'examples/s', 'GFLOP/step', 'GFLOP/s', 'first s'], shown))
     text = json.dumps(list(rows), indent=1)
     if out:
         path = pathlib.Path(out)
@@ -179,8 +184,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         cases = list(CASES) if options.case == 'all' else options.case.split(',')
         for case in cases:
-            if case not in CASES:
-                raise UserError(f"--case={case}: there are {', '.join(CASES)}")
+            if case not in (*CASES, pipeline.CASE):
+                raise UserError(f"--case={case}: there are {', '.join([*CASES, pipeline.CASE])}")
         peer = peer_of(options.against)
         if options.platform:
             jax.config.update('jax_platforms', options.platform)
@@ -188,6 +193,9 @@ def main(argv: Sequence[str]) -> int:
         cpu.keep_memory()
         rows = []
         for case in cases:
+            if case == pipeline.CASE:
+                rows.append(pipeline.measure({'bigjax': bigjax.__version__, 'jax': jax.__version__}))
+                continue
             p = program(case)
             arrays = p.datas[0].train.arrays
             theirs = peer.stepper(case, *arrays.values()) if peer else None

@@ -1,7 +1,8 @@
 """Checkpoints from the outside, on any machine and without the code of their model.
 
     python -m bigjax.checkpoint ls DIR             the checkpoints of a run: step, size, when, good or damaged
-    python -m bigjax.checkpoint verify DIR         every file against what was written; exit 4 where one differs
+    python -m bigjax.checkpoint verify DIR         every file against what was written, in every row of a table's folder; exit
+                                                   4 where one differs
     python -m bigjax.checkpoint cat DIR [REGEX]    the arrays whose path matches: shape, dtype, mean, deviation, least, largest
     python -m bigjax.checkpoint diff DIR DIR       the arrays in which two differ, and by how much
 
@@ -59,18 +60,29 @@ def verify(path: str) -> int:
     A run may be going on: a checkpoint that it removes meanwhile is passed over, and the newest may be unfinished.
     """
     from bigjax.checkpoint import manifest
-    bad, found = 0, folders(path)
-    for folder in found:
-        fault = manifest.fault(folder)
-        if fault and not manifest.sealed(folder):
-            if not storage.children(folder):
-                continue
-            if folder == found[-1] and len(found) > 1:
-                print(f'{folder}: unfinished: it is being written, or the run was stopped while it was')
-                continue
-        bad += bool(fault)
-        print(f'{folder}: {fault or "good"}')
+    bad = 0
+    for run in runs(path):
+        found = folders(run)
+        for folder in found:
+            fault = manifest.fault(folder)
+            if fault and not manifest.sealed(folder):
+                if not storage.children(folder):
+                    continue
+                if folder == found[-1] and len(found) > 1:
+                    print(f'{folder}: unfinished: it is being written, or the run was stopped while it was')
+                    continue
+            bad += bool(fault)
+            print(f'{folder}: {fault or "good"}')
     return DIFFERS if bad else DONE
+
+
+def runs(path) -> list:
+    """The folder itself, or the rows of a table's folder that have checkpoints."""
+    from bigjax.checkpoint import manager
+    path = storage.place(path)
+    if storage.children(path / manager.FOLDER):
+        return [path]
+    return [path / name for name in storage.children(path) if storage.children(path / name / manager.FOLDER)] or [path]
 
 
 def cat(path: str, pattern: str = '') -> int:

@@ -1,12 +1,12 @@
-"""Augmentation of batches of pictures on the device: small factories of pure functions `(batch, rng) -> batch`.
+"""Augmentation of batches of images on the device: small factories of pure functions `(batch, rng) -> batch`.
 
-Glossary: B examples · H, W, C of a picture · K classes. Pictures are float32 [B, H, W, C] under `key` ('image'); every
-function leaves their shape as it is. What is random is drawn for every example on its own, but for mixup and cutmix,
-which draw once a batch. `chain` joins augmentations; `to_float` and `normalize` are `(batch) -> batch`, for
-`Data.preprocess`, which runs before them, also in evaluation.
+Glossary: B examples · H, W, C of an image · K classes. Images are float32 [B, H, W, C] under `key` ('image'); every
+function keeps their shape. Random numbers are drawn for every example on its own, but for mixup and cutmix, which draw
+once per batch. `chain` joins augmentations; `to_float` and `normalize` are `(batch) -> batch`, for `Data.preprocess`,
+which runs before them, also in evaluation.
 
 Soft labels: mixup and cutmix add 'target' [B, K], rows of which sum to one, for a softmax cross entropy; 'label' stays
-the first picture's. They compose: where a batch has 'target' already, that is mixed.
+that of the first image. They compose: where a batch has 'target' already, that is mixed.
 """
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,11 +18,11 @@ from jax.scipy.ndimage import map_coordinates
 
 Batch = Mapping[str, Any]
 Augment = Callable[[Batch, jax.Array], dict[str, Any]]
-TRIES = 100  # rectangles that random erasing draws at most; all are rejected once in 1e10 pictures or less
+TRIES = 100  # rectangles that random erasing draws at most; all are rejected once in 1e10 images or less
 
 
 def to_float(key: str = 'image') -> Callable[[Batch], dict[str, Any]]:
-    """float32 pictures: uint8 becomes 0 … 1, floats keep their scale."""
+    """Images in float32: uint8 becomes 0 … 1, floats keep their scale."""
     def apply(batch):
         image = batch[key]
         return {**batch, key: image.astype(jnp.float32) * (1 / 255 if image.dtype == jnp.uint8 else 1)}
@@ -31,7 +31,7 @@ def to_float(key: str = 'image') -> Callable[[Batch], dict[str, Any]]:
 
 def normalize(mean: float | Sequence[float], std: float | Sequence[float],
               key: str = 'image') -> Callable[[Batch], dict[str, Any]]:
-    """(picture - mean) / std, after `to_float`; one number, or one a channel, on the scale 0 … 1 for uint8 pictures."""
+    """(image - mean) / std, after `to_float`; one number, or one per channel, on the scale 0 … 1 for uint8 images."""
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def apply(batch):
@@ -50,21 +50,21 @@ def chain(*augments: Augment) -> Augment:
 
 
 def _each(fn: Callable[[jax.Array, jax.Array], jax.Array], key: str) -> Augment:
-    """`fn(image_HxWxC, rng)` over the pictures of a batch."""
+    """`fn(image_HxWxC, rng)` over the images of a batch."""
     def apply(batch, rng):
         return {**batch, key: jax.vmap(fn)(batch[key], jax.random.split(rng, batch[key].shape[0]))}
     return apply
 
 
 def random_flip(p: float = 0.5, key: str = 'image') -> Augment:
-    """Left for right, with probability p."""
+    """A horizontal flip, with probability p."""
     return _each(lambda image, rng: jnp.where(jax.random.bernoulli(rng, p), image[:, ::-1], image), key)
 
 
 def random_crop(padding: int, fill: float | Sequence[float] = 0.0, key: str = 'image') -> Augment:
-    """A window of the picture's own size out of the picture padded with `padding` pixels of `fill` on every side.
+    """A window of the image's own size out of the image padded with `padding` pixels of `fill` on every side.
 
-    After `normalize`, black is fill = -mean / std, one number or one a channel.
+    After `normalize`, black is fill = -mean / std, one number or one per channel.
     """
     fill = np.asarray(fill, np.float32)
 
@@ -83,16 +83,16 @@ def random_erasing(p: float = 0.5, sl: float = 0.02, sh: float = 0.4, r1: float 
     """Random Erasing, Zhong et al. 2020, Algorithm 1.
 
     With probability p: draw an area S_e = S·U(sl, sh), an aspect ratio r_e = U(r1, 1/r1), H_e = √(S_e·r_e),
-    W_e = √(S_e/r_e) and a corner (x_e, y_e) = (U(0, W), U(0, H)); if the rectangle stays inside the picture, overwrite
+    W_e = √(S_e/r_e) and a corner (x_e, y_e) = (U(0, W), U(0, H)); if the rectangle stays inside the image, overwrite
     it, else draw again. Sides and corner are whole pixels (rounded, and rounded down).
 
     Args:
-      p: the probability that a picture is touched.
+      p: the probability that an image is touched.
       sl, sh: bounds of the erased part of the area.
       r1: the smallest aspect ratio; the largest is 1/r1.
-      value: one number, or one a channel; None draws every pixel and channel from U(low, high), as published (0 … 255).
+      value: one number, or one per channel; None draws every pixel and channel from U(low, high), as published (0 … 255).
       low, high: of the drawn values: after `normalize`, those of black and white.
-      key: of the pictures.
+      key: of the images.
     """
     def fn(image, rng):
         height, width, _ = image.shape
@@ -115,9 +115,9 @@ def random_erasing(p: float = 0.5, sl: float = 0.02, sh: float = 0.4, r1: float 
 
 
 def warp(image_HxWxC: jax.Array, matrix: jax.Array, shift: jax.Array, fill: float = 0.0) -> jax.Array:
-    """The picture whose pixel o is the given one's at M (o - c) + c + shift, linearly interpolated; c is the centre.
+    """The image whose pixel o is the given one's at M (o - c) + c + shift, linearly interpolated; c is the centre.
 
-    Outside the picture stands `fill` (scipy's mode 'grid-constant').
+    Outside the image is `fill` (scipy's mode 'grid-constant').
     """
     height, width, _ = image_HxWxC.shape
     at_2xHxW = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing='ij')).astype(jnp.float32)
@@ -128,7 +128,7 @@ def warp(image_HxWxC: jax.Array, matrix: jax.Array, shift: jax.Array, fill: floa
 
 
 def rotate(degrees: float, fill: float = 0.0, key: str = 'image') -> Augment:
-    """About the centre by U(-degrees, degrees); positive turns as scipy.ndimage.rotate does."""
+    """A rotation about the centre by U(-degrees, degrees); positive turns as scipy.ndimage.rotate does."""
     def fn(image, rng):
         a = jnp.deg2rad(jax.random.uniform(rng, minval=-degrees, maxval=degrees))
         matrix = jnp.array([[jnp.cos(a), jnp.sin(a)], [-jnp.sin(a), jnp.cos(a)]])
@@ -137,14 +137,14 @@ def rotate(degrees: float, fill: float = 0.0, key: str = 'image') -> Augment:
 
 
 def scale(low: float, high: float, fill: float = 0.0, key: str = 'image') -> Augment:
-    """About the centre by the factor U(low, high), one for both axes; above 1 magnifies."""
+    """A scaling about the centre by the factor U(low, high), one for both axes; above 1 magnifies."""
     def fn(image, rng):
         return warp(image, jnp.eye(2) / jax.random.uniform(rng, minval=low, maxval=high), jnp.zeros(2), fill)
     return _each(fn, key)
 
 
 def translate(pixels: float, fill: float = 0.0, key: str = 'image') -> Augment:
-    """By U(-pixels, pixels) on each axis, a real number."""
+    """A shift by U(-pixels, pixels) on each axis, a real number."""
     def fn(image, rng):
         return warp(image, jnp.eye(2), -jax.random.uniform(rng, (2,), minval=-pixels, maxval=pixels), fill)
     return _each(fn, key)
@@ -155,15 +155,15 @@ def _target(batch: Batch, classes: int) -> jax.Array:
 
 
 def _partner(x: jax.Array) -> jax.Array:
-    """Of each example the one before it: batches are in random order as they are, and of a batch that is split over
-    devices one example a device is sent, where a new order would send nearly all."""
+    """The example before each one. Batches are shuffled already, and a roll by one moves one row per device, where a
+    permutation would move nearly all of them."""
     return jnp.roll(x, 1, axis=0)
 
 
 def mixup(alpha: float, classes: int, key: str = 'image') -> Augment:
-    """mixup, Zhang et al. 2018, equation 1: λ a + (1-λ) b, pictures and targets, λ ~ Beta(α, α), b the example before.
+    """mixup, Zhang et al. 2018, equation 1: λ a + (1-λ) b of images and targets, λ ~ Beta(α, α), b the example before.
 
-    One λ a batch, as in the authors' code.
+    One λ per batch, as in the authors' code.
     """
     def apply(batch, rng):
         mix = jax.random.beta(rng, alpha, alpha)
@@ -174,10 +174,10 @@ def mixup(alpha: float, classes: int, key: str = 'image') -> Augment:
 
 
 def cutmix(alpha: float, classes: int, key: str = 'image') -> Augment:
-    """CutMix, Yun et al. 2019, section 3.1: a rectangle of the picture before is put into each.
+    """CutMix, Yun et al. 2019, section 3.1: a rectangle of the image before is put into each.
 
     λ ~ Beta(α, α); the sides are W√(1-λ) and H√(1-λ) about a uniform centre, cut at the border; targets are mixed by
-    the area that is really there. One rectangle a batch, as in the authors' code.
+    the area that is inside the image. One rectangle per batch, as in the authors' code.
     """
     def apply(batch, rng):
         r_mix, r_centre = jax.random.split(rng)

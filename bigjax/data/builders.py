@@ -1,11 +1,11 @@
-"""Data sets prepared as TFDS folders in array_record, offline and without TensorFlow.
+"""The preparation of data sets as TFDS folders in array_record, offline and without TensorFlow.
 
   python -m bigjax.data.builders mnist --from=FOLDER_OF_IDX_FILES --to=TFDS_FOLDER
   python -m bigjax.data.builders fashion_mnist --from=… --to=…
   python -m bigjax.data.builders folder --name=pets --from=FOLDER --to=TFDS_FOLDER
 
 --from may be gs://BUCKET/FOLDER, which is copied to this machine first.
-`folder` takes pictures, one sub-folder a class, with or without `train`, `val` and `test` above them. Afterwards
+`folder` takes images, one sub-folder per class, with or without `train`, `val` and `test` above them. Afterwards
 `tfds.data_source(name, data_dir=TFDS_FOLDER)`, `--config.data=tfds:NAME` and, for the first two, the named set read it.
 """
 import argparse
@@ -44,8 +44,9 @@ def build(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathli
     for split, prefix in (('train', 'train'), ('test', 't10k')):
         parts[split] = formats.idx_pair(source, prefix, shape, classes)
         if parts[split] is None:
-            raise UserError(f'{source}: no {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte (or .gz) in it: '
-                            f'get them with: {named.get.format(data_dir=pathlib.Path(source).parent, variant=name)}')
+            get = named.get.format(data_dir=pathlib.Path(source).parent, variant=name)
+            raise UserError(f'{source}: got no {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte (or .gz), expected '
+                            f'both; fix: {get}', code='data/not-found')
     official = {'mnist': tfds.image_classification.MNIST, 'fashion_mnist': tfds.image_classification.FashionMNIST}[name]
 
     class Prepared(official, skip_registration=True):
@@ -62,7 +63,7 @@ def build(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathli
 
 
 def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathlib.Path:
-    """Prepares a folder of pictures, one sub-folder a class; the encoded files are kept as they are.
+    """Prepares a folder of images, one sub-folder per class; JPEG files are kept as they are, others become PNG.
 
     Args:
       name: of the data set: lower-case letters, digits and underscores.
@@ -70,15 +71,16 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
       to: the TFDS folder.
 
     Raises:
-      UserError: as `images.FolderSource`; a bad name; a damaged picture; `to` has the set already.
+      UserError: a bad name; a folder without images; a damaged image; `to` has the set already.
     """
     if not name.isidentifier() or name.lower() != name:
-        raise UserError(f'--name={name}: needs lower-case letters, digits and underscores, such as my_pets')
+        raise UserError(f'--name: got {name!r}, expected lower-case letters, digits and underscores; fix: such as my_pets',
+                        code='builders/name')
     from bigjax.data.datasets import OWN
     tfds, dataset, to = tfds_hf.tfds_module(), name, _target(to)
     parts, _, info = OWN['folder'](storage.copied(storage.place(source)), '', None)
     splits = {'val': 'validation'}  # TFDS's name
-    for part in parts.values():  # a damaged picture stops the work before anything is written
+    for part in parts.values():  # a damaged image ends the command before anything is written
         for i in range(len(part)):
             part[i]
 
@@ -89,7 +91,7 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
         def _info(self):
             features = {'image': tfds.features.Image(shape=(None, None, 3)),
                         'label': tfds.features.ClassLabel(names=info['classes'])}
-            return tfds.core.DatasetInfo(builder=self, description=f'The pictures of {source}.',
+            return tfds.core.DatasetInfo(builder=self, description=f'The images of {source}.',
                                          features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
@@ -106,22 +108,24 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
 
 
 def _target(to: str | os.PathLike) -> str:
-    """The TFDS folder, which is of this machine."""
+    """The TFDS folder, a path of this machine."""
     path = uri.named(to)
     if uri.remote(path):
-        raise UserError(f'--to={path}: TFDS writes to a folder of this machine; name one, and copy it there afterwards')
+        raise UserError(f'--to: got {path}, expected a folder of this machine, which TFDS writes to; fix: name one, and '
+                        'copy it there afterwards', code='builders/remote-folder')
     return os.path.abspath(os.path.expanduser(path))
 
 
 def _prepare(builder_class: type, name: str, to: str) -> pathlib.Path:
     if tfds_hf.prepared(name, to):
-        raise UserError(f'{to}/{name} is there already: remove it first, or choose another --to')
+        raise UserError(f'--to: got {to}, which has {name} already, expected a folder without it; fix: remove it, or '
+                        'another --to', code='builders/exists')
     try:
         builder = builder_class(data_dir=to, file_format='array_record')
         builder.download_and_prepare()
     except ImportError as error:
-        raise UserError(f'preparing TFDS data needs a package more ({first_line(error)}): '
-                        'pip install array_record importlib_resources') from error
+        raise UserError(f'TFDS: got {first_line(error)}, expected the packages that it writes with; fix: pip install '
+                        'array_record importlib_resources', code='builders/package') from error
     return pathlib.Path(builder.data_dir)
 
 
@@ -129,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command at the top of this file; 0, or 2 where the input is wrong."""
     parser = argparse.ArgumentParser(prog='python -m bigjax.data.builders', description=__doc__.splitlines()[0])
     parser.add_argument('what', choices=['mnist', 'fashion_mnist', 'folder'])
-    parser.add_argument('--from', dest='source', required=True, help='the folder of idx files, or of pictures')
+    parser.add_argument('--from', dest='source', required=True, help='the folder of idx files, or of images')
     parser.add_argument('--to', required=True, help='the TFDS folder')
     parser.add_argument('--name', default='', help='of the prepared data set (folder)')
     args = parser.parse_args(argv)

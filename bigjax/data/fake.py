@@ -31,6 +31,22 @@ def arrays(shapes: Shapes, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     return out
 
 
+def stand_ins(shapes: Shapes, records: Mapping[str, int], *, length: int = 0) -> dict[str, Any]:
+    """{split: a source of zeros} with these shapes and numbers of records, which takes no memory.
+
+    Args:
+      shapes: of one example, or of one token where there is a 'stream'.
+      records: {split: records}, or tokens where there is a 'stream'.
+      length: the window over a 'stream'.
+    """
+    out = {}
+    for split, count in records.items():
+        zeros = {name: np.broadcast_to(np.zeros((), dtype), (count, *shape)) for name, (shape, dtype, _) in shapes.items()}
+        out[split] = (WindowSource(zeros['stream'], length, 1 if split == 'train' else length) if 'stream' in shapes
+                      else ArraySource(zeros))
+    return out
+
+
 def shapes_of(source: Any) -> Shapes:
     """The shapes of a source with arrays: the classes of an integer array are its largest value + 1."""
     def classes(array):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bigjax.data import headers
+from bigjax.data.resize import resize
 from bigjax.errors import UserError
 from bigjax.io import safe_read
 
@@ -96,16 +97,6 @@ def rgb(image: np.ndarray) -> np.ndarray:
 def _over_white(image: np.ndarray) -> np.ndarray:
     alpha = image[..., -1:] / 255.0
     return (image[..., :-1] * alpha + 255.0 * (1 - alpha)).round().astype(np.uint8)
-
-
-def resize(image: np.ndarray, size: int | None) -> np.ndarray:
-    """[size, size, C], or the picture as it is."""
-    if not size or image.shape[:2] == (size, size):
-        return image
-    cv2 = _cv2()
-    smaller = size < max(image.shape[:2])
-    out = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    return out.reshape(size, size, -1)
 
 
 def random_resized_crop(image: np.ndarray, rng: np.random.Generator, size: int, area=(0.05, 1.0), ratio=(3 / 4, 4 / 3)):

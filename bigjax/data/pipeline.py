@@ -1,4 +1,4 @@
-"""Batches of data that is not kept on the device: the only module that knows Grain.
+"""Batches of data that is not kept on the device; the only module that imports Grain.
 
 The order of examples comes from `bigjax.data.order`, so batch t is a pure function of (seed, t); Grain reads it ahead with
 threads or worker processes. Each process reads only its own part of every global batch.
@@ -11,18 +11,19 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
+from typing import Any
 
 import numpy as np
 
-from bigjax.data import order
+from bigjax.data import batches, order
 from bigjax.errors import UserError
 from bigjax.io import storage
 
-SPARE = 4  # batches read ahead
-LIKELY = {'SIGKILL': ', most likely because the machine ran out of memory',  # what a signal to a worker process tells
-          'SIGBUS': ', most likely because the shared memory (/dev/shm) is full'}
+PREFETCHED_BATCHES = 4  # at least; one for each thread where there are more
+LIKELY_CAUSES = {'SIGKILL': ', most likely because the machine ran out of memory',  # by the signal that ended a worker
+                 'SIGBUS': ', most likely because the shared memory (/dev/shm) is full'}
 
 
 @dataclasses.dataclass
@@ -33,19 +34,23 @@ class Stages:
     transform: float = 0.0
 
     def slowest(self) -> str:
-        """In words, for a warning."""
+        """The stage that took longer, for a warning."""
         return 'reading examples (the source)' if self.read >= self.transform else 'transforming examples'
 
 
 @dataclasses.dataclass
-class Ordered:
-    """The local records of batches first, first + 1, …: record k is example k % local of batch first + k // local.
+class TrainBatches:
+    """This process's part of batches first, first + 1, … of training, by number: element k is batch first + k.
 
-    The random state of `transform` is a function of (seed, position in the global order), so it does not depend on
-    the number of processes or threads.
+    Where the source can gather many examples at once, and nothing has to run on each of them, a batch is one call of its
+    `take`. The random state of `transform` is a function of (seed, position in the global order), so it does not depend on
+    the number of processes or threads. `spec` holds what `collate` returns to one shape.
+
+    Raises:
+      UserError: the batch cannot be divided evenly among the processes.
     """
 
-    source: object
+    source: Any
     seed: int
     batch_size: int
     shuffle: bool
@@ -54,47 +59,105 @@ class Ordered:
     process: int = 0
     processes: int = 1
     transform: Callable | None = None
+    collate: Callable | None = None
+    spec: Mapping[str, Any] | None = None
+    stages: Stages = dataclasses.field(default_factory=Stages)
+
+    def __post_init__(self):
+        if self.batch_size % self.processes:
+            raise UserError(f'config.batch_size: got {self.batch_size}, expected a multiple of {self.processes} processes; '
+                            f'fix: --config.batch_size={-(-self.batch_size // self.processes) * self.processes}',
+                            code='data/uneven-batch')
+        self._order = order.Blocks(self.seed, self.batch_size, len(self.source), self.shuffle, self.first, self.process,
+                                   self.processes)
+
+    def __len__(self) -> int:
+        return self.steps - self.first
+
+    def __getitem__(self, k: int) -> batches.Batch:
+        step = self.first + int(k)
+        indices = self._order.at(step)[0]
+        start = step * self.batch_size + self.process * len(indices)
+        seeds = [(self.seed, start + i) for i in range(len(indices))] if self.transform is not None else ()
+        return _read(self, indices, seeds, True)
+
+
+@dataclasses.dataclass
+class EvalBatches:
+    """This process's part of every batch over a whole source in order: element k is (batch, mask [B / processes] float32).
+
+    The last batch is completed with example 0, where the mask is 0.
+    """
+
+    source: Any
+    batch_size: int
+    process: int = 0
+    processes: int = 1
+    transform: Callable | None = None
+    collate: Callable | None = None
+    spec: Mapping[str, Any] | None = None
     stages: Stages = dataclasses.field(default_factory=Stages)
 
     def __len__(self) -> int:
-        return (self.steps - self.first) * (self.batch_size // self.processes)
+        return -(-len(self.source) // self.batch_size)
 
-    def __getitem__(self, k: int):
+    def __getitem__(self, k: int) -> tuple[batches.Batch, np.ndarray]:
         local = self.batch_size // self.processes
-        step, within = divmod(int(k), local)
-        position = (self.first + step) * self.batch_size + self.process * local + within
-        index = int(order.batch_indices(self.seed, position, 1, 1, len(self.source), self.shuffle)[0, 0])
+        position = int(k) * self.batch_size + self.process * local + np.arange(local)
+        inside = position < len(self.source)
+        indices = np.where(inside, position, 0)
+        batch = _read(self, indices, indices.tolist(), False)
+        return batch, inside.astype(np.float32)
+
+
+def _read(elements: TrainBatches | EvalBatches, indices: np.ndarray, seeds: Sequence, train: bool) -> batches.Batch:
+    """The batch of examples `indices`; the random state of `transform` of example i is that of `seeds[i]`."""
+    source, transform, collate, stages = elements.source, elements.transform, elements.collate, elements.stages
+    started = time.perf_counter()
+    if batches.gathers(source, transform, collate):
+        batch = source.take(source.arrays, indices)
+        stages.read += time.perf_counter() - started
+        return batch
+    examples = []
+    for i, index in enumerate(indices.tolist()):
         started = time.perf_counter()
         try:
-            example = self.source[index]
+            example = source[index]
             read = time.perf_counter()
-            if self.transform is not None:
-                example = self.transform(example, np.random.default_rng((self.seed, position)), True)
+            if transform is not None:
+                example = transform(example, np.random.default_rng(seeds[i]), train)
         except Exception as error:
-            _place(error, self.source, index)
+            _place(error, f'record {index} of {source!r}')
             raise
-        self.stages.read += read - started
-        self.stages.transform += time.perf_counter() - read
-        return example
+        stages.read += read - started
+        stages.transform += time.perf_counter() - read
+        examples.append(example)
+    started = time.perf_counter()
+    try:
+        batch = batches.collated(examples, collate, elements.spec)
+    except Exception as error:
+        _place(error, f'the batch that begins with record {indices[0]} of {source!r}')
+        raise
+    stages.transform += time.perf_counter() - started
+    return batch
 
 
-def _place(error: Exception, source, index: int) -> None:
-    """Makes an error say which record of the source it is about.
+def _place(error: Exception, place: str) -> None:
+    """Adds to an error the place in the data where it happened.
 
     Raises:
-      RuntimeError: in its stead, where the error itself would be lost on its way or taken for the end of the data.
+      RuntimeError: in its stead, where the error itself would be lost between processes or taken for the end of the data.
     """
-    place = f'record {index} of {source!r}'
     if isinstance(error, StopIteration) or not _portable(error):
         raise RuntimeError(f'{type(error).__name__}: {error} ({place})') from error
     if not isinstance(error, UserError):
         error.add_note(place)
-    elif f'record {index}' not in str(error):  # one line is all that is shown of it
+    elif place.partition(' of ')[0] not in str(error):  # only this one line of it is printed
         error.args = (f'{place}: {error}',)
 
 
 def _portable(error: Exception) -> bool:
-    """Whether the main process gets to see it: one that cannot be pickled is lost, and is waited for without an end."""
+    """Whether the main process can receive it: Grain waits without end for an error that cannot be pickled."""
     if multiprocessing.parent_process() is None:
         return True
     try:
@@ -104,27 +167,27 @@ def _portable(error: Exception) -> bool:
 
 
 class WorkerDied(storage.Broken):
-    """A reading process ended without an error of its own. As of a store that is broken, its line says all: no traceback."""
+    """A reading process ended without an error of its own; like a broken store, it is reported in one line, no traceback."""
 
     def __init__(self, exit_code: int, workers: int):
         how = signal.Signals(-exit_code).name if exit_code < 0 else f'exit code {exit_code}'
         super().__init__(
-            f'one of the processes that read the data died ({how}){LIKELY.get(how, "")}: run the same command again with '
-            f'a smaller --config.data_workers than {workers} (0 reads with threads), or with more memory')
+            f'one of the processes that read the data died ({how}){LIKELY_CAUSES.get(how, "")}: run the same command again '
+            f'with a smaller --config.data_workers than {workers} (0 reads with threads), or with more memory')
 
 
 class _Watched:
-    """Batches of worker processes, where one that died is told in words."""
+    """Batches of worker processes; the death of one is raised as `WorkerDied`."""
 
-    def __init__(self, batches: Iterator, workers: int):
-        self._batches, self._workers = batches, workers
+    def __init__(self, ahead: Iterator, workers: int):
+        self._ahead, self._workers = ahead, workers
 
     def __iter__(self):
         return self
 
     def __next__(self):
         try:
-            return next(self._batches)
+            return next(self._ahead)
         except RuntimeError as error:
             found = re.search(r'terminated unexpectedly with exit code (-?\d+)', str(error))
             if not found:
@@ -132,12 +195,12 @@ class _Watched:
             raise WorkerDied(int(found[1]), self._workers) from None
 
     def close(self) -> None:
-        self._batches.close()
+        self._ahead.close()
 
 
 def _start_worker(index: int, count: int) -> None:
-    """In a worker process: it leaves signals to the main process, and ends when that one ends, even by SIGKILL."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job; batches are needed until it has saved
+    """Runs first in a worker process: it ignores signals, and ends when the main process ends, even by SIGKILL."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a whole job gets them; the main process needs batches until it saved
         signal.signal(number, signal.SIG_IGN)
 
     def watch():
@@ -147,70 +210,49 @@ def _start_worker(index: int, count: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def train_batches(records: Ordered, *, threads: int, workers: int) -> Iterator:
-    """This process's part of every batch from `records.first` on, as {name: [B / processes, …]}.
+def read(elements: TrainBatches | EvalBatches, *, threads: int, workers: int) -> Iterator:
+    """The elements in order, read ahead by threads or by worker processes; `close()` it where it is left early.
 
-    An error of the source or the transform says the number of its record.
+    An error of the source or the transform names its record.
 
     Raises:
-      UserError: Grain is missing, or the batch cannot be shared out evenly.
+      UserError: Grain is missing.
       WorkerDied: on reading on, when a worker process died.
     """
-    batches = iter(dataset(records, threads=threads, workers=workers))
-    return _Watched(batches, workers) if workers else batches
+    ahead = iter(dataset(elements, threads=threads, workers=workers))
+    return _Watched(ahead, workers) if workers else ahead
 
 
-def dataset(records: Ordered, *, threads: int, workers: int):
-    """The Grain dataset of `train_batches`."""
+def dataset(elements: TrainBatches | EvalBatches, *, threads: int, workers: int):
+    """The Grain dataset of `read`; a record of Grain's is a whole batch, so its cost per record is paid once per batch."""
     try:
         import grain
     except ImportError:
-        raise UserError('config.resident: data that is not kept on the device needs Grain; pip install grain, '
-                        'or --config.resident=yes') from None
-    if records.batch_size % records.processes:
-        raise UserError(f'config.batch_size: {records.batch_size} is not divisible by {records.processes} processes')
-    local = records.batch_size // records.processes
-    data = grain.MapDataset.source(records).batch(local)
-    reading = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(SPARE, threads))
-    data = data.to_iter_dataset(reading)
+        raise UserError('config.resident: got data that is not kept on the device, which needs Grain; fix: pip install grain, '
+                        'or --config.resident=yes', code='data/no-grain') from None
+    reading = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=max(PREFETCHED_BATCHES, threads))
+    data = grain.MapDataset.source(elements).to_iter_dataset(reading)
     if workers:
         _parse_flags()
         _tidy_quietly()
-        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=SPARE), _start_worker)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=PREFETCHED_BATCHES)
+        data = data.mp_prefetch(options, _start_worker)
     return data
 
 
 def _parse_flags() -> None:
-    """Grain hands the program's absl flags to its workers and refuses flags that were never parsed."""
+    """Parses absl's flags where they are not yet: Grain passes them to its workers and refuses unparsed ones."""
     from absl import flags
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(['bigjax'])
 
 
 def _tidy_quietly() -> None:
-    """Python's process that gives back the shared memory of a run that failed does so without a warning, which would follow the
-    line that says why the run ended; a warning's filter reaches it by its environment alone."""
+    """Starts Python's resource tracker with its warnings off: after a failed run it frees the shared memory, and its warning
+    would follow the line with the cause. A filter reaches that process by its environment alone."""
     before = os.environ.get('PYTHONWARNINGS', '')
     os.environ['PYTHONWARNINGS'] = ','.join(filter(None, [before, 'ignore:resource_tracker']))
     try:
         resource_tracker.ensure_running()
     finally:
         os.environ['PYTHONWARNINGS'] = before
-
-
-def eval_batches(source, batch_size: int, transform: Callable | None, *, process: int = 0,
-                 processes: int = 1) -> Iterator[tuple[dict, np.ndarray]]:
-    """(batch, mask [B / processes]) over the whole source in order; the last batch repeats example 0 where mask is 0."""
-    local = batch_size // processes
-    for start in range(0, len(source), batch_size):
-        position = start + process * local + np.arange(local)
-        mask = (position < len(source)).astype(np.float32)
-        rows = []
-        for i in np.where(mask > 0, position, 0):
-            try:
-                example = source[int(i)]
-                rows.append(transform(example, np.random.default_rng(int(i)), False) if transform else example)
-            except Exception as error:
-                _place(error, source, int(i))
-                raise
-        yield {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}, mask

@@ -1,10 +1,10 @@
-"""RandAugment of single pictures on the host, Cubuk et al. 2020: some operations of one strength, drawn at random.
+"""RandAugment of single images on the host, Cubuk et al. 2020: some operations of one strength, drawn at random.
 
 The sixteen operations and their ranges are those of the authors' TensorFlow code for EfficientNet, which ViT recipes use:
-a magnitude of 10 is the full range. `level` is magnitude / 10. What leaves the picture shows grey of 128. One difference:
+a magnitude of 10 is the full range. `level` is magnitude / 10. Uncovered pixels are grey of 128. One difference:
 contrast is about the mean grey level, as in Pillow; theirs divides the number of pixels by 256.
 
-Pictures are uint8 [H, W, 3] (or one channel, where colour does nothing).
+Images are uint8 [H, W, 3] (or one channel, where colour does nothing).
 """
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 GREY = 128
-TRANSLATE, CUTOUT = 100, 40  # pixels at level 1, as for pictures of 224
+TRANSLATE, CUTOUT = 100, 40  # pixels at level 1, as for images of 224
 
 
 def randaugment(image: np.ndarray, rng: np.random.Generator, layers: int = 2, magnitude: float = 10) -> np.ndarray:
@@ -23,7 +23,7 @@ def randaugment(image: np.ndarray, rng: np.random.Generator, layers: int = 2, ma
 
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
-    """Each channel stretched to 0 … 255."""
+    """The image with each channel stretched to 0 … 255."""
     low, high = (f(image, axis=(0, 1)).astype(np.float32) for f in (np.min, np.max))
     scale = 255 / np.where(high > low, high - low, 255)
     stretched = np.clip(image * scale - low * scale, 0, 255)
@@ -31,7 +31,7 @@ def autocontrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Each channel with as equal a histogram as a table of grey levels can give it (Pillow's rule)."""
+    """The image with each channel's histogram as equal as a table of grey levels can make it (Pillow's rule)."""
     out = np.empty_like(image)
     for c in range(image.shape[-1]):
         counts = np.bincount(image[..., c].ravel(), minlength=256)
@@ -42,17 +42,17 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-    """The highest bits of each number."""
+    """The image with the highest bits of each value alone."""
     return image & np.uint8(256 - 2**(8 - bits)) if bits else np.zeros_like(image)
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
-    """Numbers from the threshold on, inverted."""
+    """The image with values from the threshold on inverted."""
     return np.where(image < threshold, image, 255 - image)
 
 
 def solarize_add(image: np.ndarray, amount: int, threshold: int = 128) -> np.ndarray:
-    """Numbers under the threshold, raised."""
+    """The image with values under the threshold raised."""
     return np.where(image < threshold, np.minimum(image.astype(np.int32) + amount, 255), image).astype(np.uint8)
 
 
@@ -69,7 +69,7 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """0 is smoothed, 1 the picture, above it sharper; the border stays as it is."""
+    """A blend of the smoothed image (0) and the image (1), sharper above it; the border keeps its pixels."""
     kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
     smooth = cv2.filter2D(image, -1, kernel).reshape(image.shape)
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
@@ -89,7 +89,7 @@ def affine(image: np.ndarray, matrix: list, shift: list) -> np.ndarray:
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-    """About the centre, counterclockwise."""
+    """A rotation about the centre, counterclockwise."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return affine(image, [[c, -s], [s, c]], [0, 0])
 

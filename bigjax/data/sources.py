@@ -6,15 +6,24 @@ number of examples is always `len(source)`, never the length of an array: a stre
 than it would fit as windows.
 """
 import dataclasses
+import functools
 import hashlib
+import pathlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bigjax.errors import UserError
 
-SAMPLES = 32  # examples that `sample` reads
+IGNORE = -1  # a target that does not count; `bigjax.tasks.language.next_token` ignores it by default
+SAMPLES = 32  # examples that `sample` reads of a source that is not hashed whole
+WHOLE_BYTES = 256 << 20  # arrays up to this size are hashed whole, in well under a second
+FILES = 100_000  # files whose names and sizes `sample` takes in
+SHOWN = 5  # classes that a message names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +55,8 @@ class ArraySource:
         self.arrays = {name: np.asarray(array) for name, array in arrays.items()}
         lengths = {name: len(array) if array.ndim else -1 for name, array in self.arrays.items()}
         if not lengths or -1 in lengths.values() or len(set(lengths.values())) > 1:
-            raise UserError(f'the arrays of a source need one common length, not {lengths or "no array at all"}: '
-                            'give every name as many records')
+            raise UserError(f'arrays of a source: got {f"lengths {lengths}" if lengths else "no array"}, expected one common '
+                            'length; fix: as many records under every name', code='data/unequal-lengths')
         self._len = next(iter(lengths.values()))
 
     def __len__(self) -> int:
@@ -60,6 +69,11 @@ class ArraySource:
         shapes = ', '.join(f'{name}: {a.dtype}{list(a.shape)}' for name, a in self.arrays.items())
         return f'ArraySource({shapes})'
 
+    @property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of one example."""
+        return {name: jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for name, array in self.arrays.items()}
+
     @staticmethod
     def take(arrays: Mapping[str, Any], indices) -> dict[str, Any]:
         """Rows `indices` [B] of every array: {name: [B, …]}."""
@@ -70,7 +84,8 @@ class WindowSource:
     """Windows of T tokens over one stream, and the same windows one token later, for next-token prediction.
 
     Example i is tokens[i*stride : i*stride + T] with targets one further; `stride` 1 gives n - T overlapping windows
-    (train), `stride` T gives windows in which every target stands exactly once (evaluation).
+    (train), `stride` T gives windows in which every target counts exactly once (evaluation). The last window may not fit: it
+    then begins earlier, at n - 1 - T, and its targets before i*stride, which the window before it has, are IGNORE.
 
     Args:
       tokens: [n] integers of any width (uint16 keeps a long stream small); batches are int32.
@@ -85,21 +100,34 @@ class WindowSource:
         self._file = _mapped(tokens)
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or tokens.dtype.kind not in 'iu':
-            raise UserError(f'a token stream is one row of integers, not {tokens.dtype}{list(tokens.shape)}: '
-                            'encode the text first')
+            raise UserError(f'a token stream: got {tokens.dtype}{list(tokens.shape)}, expected one row of integers; fix: '
+                            'encode the text first', code='data/not-a-stream')
         if length < 1 or stride < 1 or len(tokens) <= length:
-            raise UserError(f'{len(tokens)} tokens are too few for a window of {length} and its next token '
-                            f'(stride {stride}): use a shorter window or a longer text')
+            raise UserError(f'a token stream: got {len(tokens)} tokens, expected more than a window of {length} (stride '
+                            f'{stride}, both at least 1); fix: a shorter window or a longer text', code='data/too-short')
         self.arrays = {'stream': tokens}
         self.length, self.stride = length, stride
 
     def __len__(self) -> int:
-        return (len(self.arrays['stream']) - self.length - 1) // self.stride + 1
+        return -(-self._last // self.stride) + 1
+
+    @property
+    def _last(self) -> int:
+        """The start of the last window."""
+        return len(self.arrays['stream']) - 1 - self.length
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        index = range(len(self))[index]  # negative and out-of-range numbers mean what they mean for a list
-        window = self.arrays['stream'][index * self.stride:][:self.length + 1].astype(np.int32)
-        return {'tokens': window[:-1], 'targets': window[1:]}
+        index = range(len(self))[index]  # negative and out-of-range numbers behave as those of a list
+        start = min(index * self.stride, self._last)
+        window = self.arrays['stream'][start:][:self.length + 1].astype(np.int32)
+        targets = window[1:].copy()
+        targets[:index * self.stride - start] = IGNORE
+        return {'tokens': window[:-1], 'targets': targets}
+
+    @property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of one example."""
+        return dict.fromkeys(('tokens', 'targets'), jax.ShapeDtypeStruct((self.length,), np.dtype(np.int32)))
 
     def __getstate__(self) -> dict:
         """For another process, which maps a mapped file itself instead of being sent it."""
@@ -115,9 +143,18 @@ class WindowSource:
 
     def take(self, arrays: Mapping[str, Any], indices) -> dict[str, Any]:
         """Windows `indices` [B]: {'tokens': int32 [B, T], 'targets': int32 [B, T]}."""
-        at_BxT1 = indices[:, None] * self.stride + np.arange(self.length + 1, dtype=np.int32)
-        windows_BxT1 = arrays['stream'][at_BxT1].astype('int32')
-        return {'tokens': windows_BxT1[:, :-1], 'targets': windows_BxT1[:, 1:]}
+        index_Bx1, within_T1 = indices[:, None], np.arange(self.length + 1, dtype=np.int32)
+        last = arrays['stream'].shape[0] - 1 - self.length
+        windows = -(-last // self.stride) + 1
+        repeated = (windows - 1) * self.stride - last  # targets at the head of the last window
+        if not repeated:
+            windows_BxT1 = arrays['stream'][index_Bx1 * self.stride + within_T1].astype('int32')
+            return {'tokens': windows_BxT1[:, :-1], 'targets': windows_BxT1[:, 1:]}
+        where = np.where if isinstance(index_Bx1, np.ndarray) else jnp.where
+        is_last_Bx1 = index_Bx1 == windows - 1
+        windows_BxT1 = arrays['stream'][where(is_last_Bx1, last, index_Bx1 * self.stride) + within_T1].astype('int32')
+        ignored_BxT = is_last_Bx1 & (within_T1[:-1] < repeated)
+        return {'tokens': windows_BxT1[:, :-1], 'targets': where(ignored_BxT, np.int32(IGNORE), windows_BxT1[:, 1:])}
 
 
 def _mapped(tokens: np.ndarray) -> tuple | None:
@@ -131,6 +168,68 @@ def _mapped(tokens: np.ndarray) -> tuple | None:
     return str(tokens.filename), tokens.dtype, 'r', start, tokens.shape
 
 
+class LazySource:
+    """A source that is opened when its first example or array is used; its length and shapes are known before.
+
+    Args:
+      stand_in: a source of the same shapes and length that needs no data, such as those of `bigjax.data.fake.stand_ins`.
+      open: `open() -> source`, called at most once per process.
+
+    Raises:
+      UserError: on opening, where the length or the shapes differ from the stand-in's, or what `open` raises.
+    """
+
+    def __init__(self, stand_in: Any, open: Callable[[], Any]):
+        self.stand_in, self._open = stand_in, open
+        self._lock = threading.Lock()
+
+    @functools.cached_property
+    def source(self) -> Any:
+        """The opened source."""
+        with self._lock:  # reading threads start together, and the data is to be opened once
+            if 'source' in self.__dict__:
+                return self.__dict__['source']
+            source = self._open()
+            for what, got, expected in (('records', len(source), len(self.stand_in)),
+                                        ('shapes', shapes(source), self.stand_in.spec)):
+                if got is not None and got != expected:
+                    raise UserError(f'{source!r}: got {what} {got}, expected {expected}; fix: use the published data, or read '
+                                    'it as data of your own (config.data=KIND:PLACE)', code='data/other-than-published')
+            self.__dict__['source'] = source
+            return source
+
+    @property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of one example."""
+        return self.stand_in.spec
+
+    @property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The arrays of the opened source; `array_shapes` has their shapes without opening."""
+        return self.source.arrays
+
+    def take(self, arrays: Mapping[str, Any], indices) -> dict[str, Any]:
+        """The same as the opened source's `take`, which depends on no data."""
+        return self.stand_in.take(arrays, indices)
+
+    def __len__(self) -> int:
+        return len(self.stand_in)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[index]
+
+    def __reduce__(self):
+        """A worker process receives the opened source."""
+        return _same, (self.source,)
+
+    def __repr__(self) -> str:
+        return repr(self.source) if 'source' in self.__dict__ else f'LazySource({self.stand_in!r})'
+
+
+def _same(source: Any) -> Any:
+    return source
+
+
 class Subset:
     """Some examples of a source, in the given order; not kept in memory. See also `subset`."""
 
@@ -138,7 +237,13 @@ class Subset:
         self.source, self.indices = source, np.asarray(indices, np.int64)
         bad = self.indices[(self.indices < 0) | (self.indices >= len(source))]
         if bad.size:
-            raise UserError(f'record {bad[0]} is not in {source!r}: choose from 0 to {len(source) - 1}')
+            raise UserError(f'a subset of {source!r}: got record {bad[0]}, expected 0 to {len(source) - 1}; fix: the indices',
+                            code='data/no-record')
+
+    @property
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct] | None:
+        """Shapes of one example, where the whole source has them."""
+        return shapes(self.source)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -152,6 +257,7 @@ class Subset:
 
 def subset(source: Any, indices: Sequence[int]) -> Any:
     """Some examples of a source: rows of arrays stay rows of arrays, so that they can still live on the device."""
+    source = source.source if isinstance(source, LazySource) else source
     chosen = Subset(source, indices)
     return ArraySource(source.take(source.arrays, chosen.indices)) if isinstance(source, ArraySource) else chosen
 
@@ -201,11 +307,12 @@ def check_labels(source: Any, num_classes: int, where: str) -> None:
         if values is None:
             values = np.asarray([source[i]['label'] for i in range(len(source))])
     if values.dtype.kind not in 'iu':
-        raise UserError(f'{where}: labels are {values.dtype}, and need to be whole numbers from 0 to {num_classes - 1}')
+        raise UserError(f'{where}: got labels of {values.dtype}, expected whole numbers from 0 to {num_classes - 1}; fix: the '
+                        'label column', code='data/label-type')
     bad = np.flatnonzero((values < 0) | (values >= num_classes))
     if bad.size:
-        raise UserError(f'{where}: record {bad[0]} has label {values[bad[0]]}, outside the {num_classes} classes '
-                        f'0 to {num_classes - 1}: mend the record or the number of classes')
+        raise UserError(f'{where}: record {bad[0]}: got label {values[bad[0]]}, expected 0 to {num_classes - 1}; fix: the '
+                        'record or the number of classes', code='data/label-range')
 
 
 def held_out(count: int, fraction: float, seed: int, label: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -218,7 +325,8 @@ def held_out(count: int, fraction: float, seed: int, label: np.ndarray | None = 
       UserError: the fraction is not between 0 and 1, or nothing can be held out.
     """
     if not 0 < fraction < 1:
-        raise UserError(f'the held-out fraction is {fraction}: choose a number between 0 and 1, such as 0.1')
+        raise UserError(f'held-out fraction: got {fraction}, expected a number between 0 and 1; fix: such as 0.1',
+                        code='data/held-out')
     rng = np.random.default_rng([seed, count])
     groups = [np.arange(count)] if label is None else [np.flatnonzero(label == k) for k in np.unique(label)]
     out = []
@@ -227,17 +335,91 @@ def held_out(count: int, fraction: float, seed: int, label: np.ndarray | None = 
         out.append(rng.permutation(group)[:n])
     held = np.sort(np.concatenate(out)) if out else np.zeros(0, np.int64)
     if not held.size:
-        raise UserError(f'{count} records are too few to hold some out: give two or more of a class, or your own split')
+        raise UserError(f'held-out part: got {count} records, expected two or more of a class; fix: more records, or a val '
+                        'split of your own', code='data/held-out')
     return np.setdiff1d(np.arange(count), held), held
 
 
+def shapes(source: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
+    """Shapes of one example {name: shape and dtype} where the source has a `spec`, else None; nothing is read."""
+    return getattr(source, 'spec', None)
+
+
+def array_shapes(source: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
+    """Shapes of the arrays that `take` gathers from, or None where a source has to be read example by example.
+
+    A `LazySource` stays closed: its stand-in has the shapes.
+    """
+    source = source.stand_in if isinstance(source, LazySource) else source
+    if not hasattr(source, 'arrays') or not hasattr(source, 'take'):
+        return None
+    return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in source.arrays.items()}
+
+
 def sample(source: Any) -> str:
-    """Twelve digits that stand for a source: its length, and some of its examples at even distances."""
-    digest, length = hashlib.sha256(str(len(source)).encode()), len(source)
-    for i in sorted({length * k // SAMPLES for k in range(SAMPLES)} if length else ()):
-        example: Mapping = source[i]
-        for name in sorted(example):
-            value = np.asarray(example[name])
-            digest.update(f'{name} {value.dtype} {value.shape} '.encode() + (
-                str(value.tolist()).encode() if value.dtype.kind in 'OUS' else value.tobytes()))
+    """Twelve hexadecimal digits that identify a source: its length, labels, file names and sizes, and its examples.
+
+    Arrays of up to WHOLE_BYTES are hashed whole; of anything else SAMPLES examples at even distances are read. Paths count
+    below the source's own folder only, so that a copy of the data elsewhere is the same data.
+    """
+    length = len(source)
+    digest = hashlib.sha256(str(length).encode())
+    arrays = getattr(source, 'arrays', {})
+    if arrays and sum(array.nbytes for array in arrays.values()) <= WHOLE_BYTES:
+        _update(digest, arrays)
+    else:
+        label = labels(source)
+        _update(digest, {} if label is None else {'label': label})
+        for i in sorted({length * k // SAMPLES for k in range(SAMPLES)} if length else ()):
+            _update(digest, source[i])
+    for path in getattr(source, 'files', ())[:FILES]:
+        path = pathlib.Path(path)
+        digest.update(f'{path.parent.name}/{path.name} {path.stat().st_size} '.encode(errors='surrogateescape'))
     return digest.hexdigest()[:12]
+
+
+def _update(digest, values: Mapping[str, Any]) -> None:
+    for name in sorted(values):
+        value = np.asarray(values[name])
+        digest.update(f'{name} {value.dtype} {value.shape} '.encode())
+        digest.update(str(value.tolist()).encode() if value.dtype.kind in 'OUS' else np.ascontiguousarray(value).data)
+
+
+def identity(data: Any) -> dict[str, Any]:
+    """JSON facts that identify the data of an experiment, to be stored with a run and compared when it is resumed.
+
+    Args:
+      data: `bigjax.experiment.Data`, or anything with its `train`, `evals` and `info`.
+
+    Returns:
+      {'splits': {'train': {'records': N, 'sample': twelve digits}, …}, 'classes': [...] where there are any}.
+    """
+    splits = {name: {'records': len(split), 'sample': sample(split)}
+              for name, split in {'train': data.train, **data.evals}.items()}
+    classes = data.info.get('classes')
+    return {'splits': splits} if classes is None else {'splits': splits, 'classes': list(classes)}
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first difference of two `identity`s in a few words, '' where the data is the same.
+
+    A held-out part is a function of the seed and the number of records, and batch t of the order of the records: with
+    other data under the same path, a resumed run would train on what it validates with.
+    """
+    if before.get('classes') != now.get('classes'):
+        return f'classes: got {_shown(now.get("classes"))}, expected {_shown(before.get("classes"))}'
+    for name in dict.fromkeys([*before['splits'], *now['splits']]):
+        old, new = before['splits'].get(name), now['splits'].get(name)
+        if old is None or new is None:
+            return f"split '{name}': {'new' if old is None else 'missing'}"
+        if old['records'] != new['records']:
+            return f"split '{name}': got {new['records']:,} records, expected {old['records']:,}"
+        if old['sample'] != new['sample']:
+            return f"split '{name}': other contents or another order of its {new['records']:,} records"
+    return ''
+
+
+def _shown(classes: Sequence[str] | None) -> str:
+    if classes is None:
+        return 'none'
+    return f'{len(classes)} ({", ".join(map(str, classes[:SHOWN]))}{", …" if len(classes) > SHOWN else ""})'

@@ -1,4 +1,4 @@
-"""Text as numbers: a vocabulary of characters, and the streams of a language model."""
+"""Text as numbers: a vocabulary of characters, and the token streams of a language model."""
 import pathlib
 
 import numpy as np
@@ -15,12 +15,13 @@ class CharVocabulary:
       chars: the K characters in the order of their numbers; `CharVocabulary.of(text)` sorts those of a text.
 
     Raises:
-      UserError: a character stands twice.
+      UserError: a character occurs twice.
     """
 
     def __init__(self, chars: str):
         if len(set(chars)) != len(chars):
-            raise UserError(f'the vocabulary {chars[:40]!r} names a character twice: name each once')
+            raise UserError(f'a vocabulary: got {chars[:40]!r} with a character twice, expected each once; fix: remove one',
+                            code='data/vocabulary')
         self.chars = chars
         codes = np.array([ord(c) for c in chars], np.int64)
         self._order = np.argsort(codes)
@@ -47,8 +48,8 @@ class CharVocabulary:
             found = self._order[at], self._codes[at] == codes
         if not found[1].all():
             place = int(np.argmin(found[1]))
-            raise UserError(f'character {place} of the text, {text[place]!r}, is not among the {len(self)} of the '
-                            'vocabulary: remove it, or build the vocabulary from this text')
+            raise UserError(f'a text: got {text[place]!r} as character {place}, expected one of the {len(self)} of the '
+                            'vocabulary; fix: remove it, or build the vocabulary from this text', code='data/character')
         return found[0].astype(np.int32)
 
     def decode(self, ids) -> str:
@@ -59,26 +60,40 @@ class CharVocabulary:
         """
         ids = np.asarray(ids)
         if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
-            raise UserError(f'numbers from {ids.min()} to {ids.max()} are not all in a vocabulary of {len(self)}: '
-                            'decode with the vocabulary that encoded')
+            raise UserError(f'decoding: got numbers from {ids.min()} to {ids.max()}, expected 0 to {len(self) - 1}; fix: '
+                            'decode with the vocabulary that encoded', code='data/character')
         return ''.join(self.chars[i] for i in ids)
+
+
+def cleaned(text: str) -> str:
+    r"""The text without a byte-order mark at its start, and with every line ended by one '\n'.
+
+    A file written on Windows would otherwise give the model two more characters, which its prompts never contain.
+    """
+    return text.removeprefix('\ufeff').replace('\r\n', '\n').replace('\r', '\n')
 
 
 def char_splits(text: str, *, length: int, name: str, found: str, val_fraction: float = 0.1) -> Splits:
     """A character language model's data: the first part to train on, the last `val_fraction` held out.
 
     The cut is at int(0.9 n) characters for val_fraction 0.1, as in nanoGPT. Training windows start at every character;
-    validation windows do not overlap, so every held-out character but the first is predicted once (a last piece
-    shorter than a window is left out).
+    validation windows are side by side, so every held-out character but the first is predicted once.
 
     Args:
-      text: the whole text.
+      text: the whole text, as `cleaned` returns it.
       length: characters in a window.
       name, found: for info: the data set's name, and where it was found.
 
     Returns:
       Splits of WindowSources; info has 'chars', the vocabulary in order.
+
+    Raises:
+      UserError: a part of the text is shorter than a window, or the fraction is not between 0 and 1.
     """
+    if not 0 < val_fraction < 1:
+        raise UserError(f'{name}: got val_fraction={val_fraction}, expected a number between 0 and 1; fix: such as 0.1',
+                        code='data/held-out')
+    text = cleaned(text)
     vocabulary = CharVocabulary.of(text)
     tokens = vocabulary.encode(text).astype(np.uint16 if len(vocabulary) < 2**16 else np.int32)
     cut = int((1 - val_fraction) * len(tokens))
@@ -91,7 +106,7 @@ def char_splits(text: str, *, length: int, name: str, found: str, val_fraction: 
 def token_splits(folder, *, length: int, name: str, vocabulary: int = 0) -> Splits | None:
     """A language model's data from tokenised files: `train.bin` and `val.bin` (raw uint16, as nanoGPT prepares them), or .npy.
 
-    Files are mapped, not read: a window costs its own bytes. Validation windows do not overlap.
+    Files are mapped into memory, not read: a window costs its own bytes. Validation windows are side by side.
 
     Args:
       folder: where the files are.
@@ -103,7 +118,7 @@ def token_splits(folder, *, length: int, name: str, vocabulary: int = 0) -> Spli
       Splits of WindowSources, or None where there is no training file.
 
     Raises:
-      UserError: there is no validation file, or a file is no row of whole tokens.
+      UserError: there is no validation file, or a file is cut short, damaged or no row of integers.
     """
     def read(split):
         binary, array = (pathlib.Path(folder) / f'{split}.{ending}' for ending in ('bin', 'npy'))
@@ -111,19 +126,21 @@ def token_splits(folder, *, length: int, name: str, vocabulary: int = 0) -> Spli
             try:
                 return np.load(array, mmap_mode='r', allow_pickle=False)
             except Exception as error:  # NumPy's header raises many kinds
-                raise UserError(f'{array}: not a complete .npy file ({first_line(error)}): prepare it again') from error
+                raise UserError(f'{array}: got a damaged file ({first_line(error)}), expected a .npy array; fix: prepare it '
+                                'again', code='data/damaged') from error
         if not binary.exists():
             return None
         if binary.stat().st_size % 2 or not binary.stat().st_size:
-            raise UserError(f'{binary}: {binary.stat().st_size} bytes are not a row of uint16 tokens; it is cut short: '
-                            'prepare it again')
+            raise UserError(f'{binary}: got {binary.stat().st_size} bytes, expected two per token; fix: prepare it again',
+                            code='data/damaged')
         return np.memmap(binary, np.uint16, 'r')
 
     train, val = read('train'), read('val')
     if train is None:
         return None
     if val is None:
-        raise UserError(f'{name}: {folder} has train but no val.bin or val.npy; prepare both')
+        raise UserError(f'{name}: got {folder} with a train file alone, expected val.bin or val.npy beside it; fix: prepare '
+                        'both', code='data/no-validation')
     sources = WindowSource(train, length), WindowSource(val, length, stride=length)
     return Splits(sources[0], {'val': sources[1]}, {
         'name': name, 'source': str(folder), 'vocabulary': vocabulary,

@@ -18,7 +18,7 @@ from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
 from bigjax.train import optimizers
 from bigjax.train import settings as settings_module
-from bigjax.train.feed import keeps
+from bigjax.train.feed import fits_on_device
 from bigjax.train.program import example_inputs
 from bigjax.train.settings import Settings
 from bigjax.train.state import count, init_variables
@@ -125,7 +125,7 @@ def state_bytes(state: Shapes, experiment, settings: Settings, mesh) -> dict[str
 
 def resident_bytes(data, settings: Settings) -> int:
     """Of the sources that live on every device."""
-    sources = [s for s in (data.train, *data.evals.values()) if keeps(s, data, settings.resident)]
+    sources = [s for s in (data.train, *data.evals.values()) if fits_on_device(s, data, settings.resident)]
     members = 1 if settings.population_over == 'seed' or settings.members else settings.population
     return members * sum(a.nbytes for a in {id(a): a for s in sources for a in s.arrays.values()}.values())
 
@@ -194,10 +194,9 @@ class Patient:
         try:
             self._config = self._job.config(self._row)
             self._settings = settings_module.read(configs.Reader(self._config), 1)
-            reader = configs.Reader(self._config)
-            experiment = self._job.module.get_experiment(reader)
-            s = self._settings = settings_module.read(reader, len(experiment.data.train))
-            self._reader, self._experiment = reader, experiment
+            built = self._job.build(self._row, self._config)
+            s = self._settings = built.settings
+            self._reader, self._experiment = built.reader, built.experiment
         finally:
             self.opened = True
         return Check('experiment', OK, f'{s.steps:,} steps of {s.batch_size}, data {self._config.data}')

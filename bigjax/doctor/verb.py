@@ -24,11 +24,12 @@ from bigjax.doctor import host, versions
 from bigjax.doctor.experiment_checks import Patient
 from bigjax.doctor.host import FAILED, OK, WARNING, Check
 from bigjax.doctor.together import Together, several
-from bigjax.errors import UserError
+from bigjax.errors import DONE, NO, UserError
+from bigjax.job import Verb
 
-DONE, NO = 0, 4
 LIMIT, SHARING, STARTING = 10.0, 12.0, 15.0  # seconds for a check, for the workdir, for the devices
 TOTAL, END = 18.0, 23.0  # seconds until the last check begins, and until the answer; a start takes up to 5 s before
+DOCTOR_START = 10.0  # seconds to wait for the other processes
 LEAST = 0.5  # seconds for a check when the time is over
 ROW_SECONDS = 5.0  # that have to be left to begin with another row
 LEAVING = 3.0  # seconds in which the other processes have ended
@@ -70,13 +71,13 @@ def doctor(job) -> int:
     if together.processes > 1:
         look('clocks', host.clocks, together)
     writable = False
-    if job.flags.workdir:
+    if job.folder:
         writable = look('workdir', lambda: host.workdir(job.root, together), limit=SHARING)
     else:
         look('workdir', lambda: Check('workdir', WARNING, 'it was not looked at; --workdir=DIR names it'))
     look('cache', host.cache, jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None)
     alone = host.own_host(job.joined)
-    computes = look('accelerators', lambda: host.accelerators(shown, job.flags.platform, alone), limit=STARTING)
+    computes = look('accelerators', lambda: host.accelerators(shown, job.platform, alone), limit=STARTING)
     if not computes:
         look('devices', lambda: Check('devices', WARNING, 'devices, model and memory were not looked at: mend the accelerators '
                                                           'first'))
@@ -160,3 +161,7 @@ def _requires() -> list[str]:
         return importlib.metadata.requires('bigjax') or []
     except importlib.metadata.PackageNotFoundError:
         return []
+
+
+VERB = Verb('doctor', doctor, 'checks the machine, the data and the workdir for what would stop a run', needs_devices=False,
+            start_timeout=DOCTOR_START)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.errors import UserError
+from bigjax.nn.cost_hints import CostHints
 from bigjax.nn.cross_entropy import chunked_cross_entropy
 from bigjax.nn.dense import Dense
 from bigjax.nn.transformer import Spec, make_norm, partition_rules, stack
@@ -117,6 +118,11 @@ class GPT(nn.Module):
         nats, hits = chunked_cross_entropy(
             x.reshape(B * T, -1), kernel.astype(self.dtype), targets_BxT.reshape(-1), self.chunk)
         return {'nats': nats.reshape(B, T), 'hits': hits.reshape(B, T)}
+
+    def cost_hints(self, tokens_BxT) -> CostHints:
+        """The sizes that plans and throughput need."""
+        return CostHints(tokens_BxT.shape[1], self.num_layers, self.width, self.num_heads, self.num_kv_heads or self.num_heads,
+                         self.top_k if self.experts else 0, self.vocab_size, self.remat)
 
     def _check(self, length):
         if self.block_size < length:

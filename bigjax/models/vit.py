@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.errors import UserError
+from bigjax.nn.cost_hints import CostHints
 from bigjax.nn.dense import Dense
 from bigjax.nn.posemb import sincos2d
 from bigjax.nn.transformer import Spec, make_norm, partition_rules, stack
@@ -85,6 +86,12 @@ class ViT(nn.Module):
         if self.pre_logits:
             x = jnp.tanh(Dense(self.width, dtype=self.dtype, name='pre_logits')(x))
         return Dense(self.num_classes, kernel_init=nn.initializers.zeros_init(), dtype=self.dtype, name='head')(x)
+
+    def cost_hints(self, image_BxHxWxC) -> CostHints:
+        """The sizes that plans need."""
+        _, H, W, _ = image_BxHxWxC.shape
+        positions = (H // self.patch) * (W // self.patch) + (self.pool == 'token')
+        return CostHints(positions, self.num_layers, self.width, self.num_heads, self.num_heads, remat=self.remat)
 
     def _learned(self, x):
         tokens = x.shape[1] + (self.pool == 'token')

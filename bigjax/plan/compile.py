@@ -60,7 +60,7 @@ def missing(topology: Topology) -> str | None:
     module, extra = EXTRAS.get(topology.platform, (None, None))
     if module is None or importlib.util.find_spec(module):
         return None
-    return f"{topology.text}: the compiler for it is not installed; pip install 'bigjax[{extra}]'"
+    return f"{topology.text}: got no compiler for it, expected {module}; fix: pip install 'bigjax[{extra}]'"
 
 
 def stand_ins(topology: Topology) -> list:

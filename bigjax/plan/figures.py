@@ -36,24 +36,24 @@ def plan(program, topology: Topology, limit: float | None) -> dict[str, Any]:
 def _described(program, topology, limit) -> dict:
     """What is known without a compiler."""
     s, mesh = program.settings, program.mesh
-    positions = flops.sequence(program)
-    unit, per_example = flops.unit(program)
     return {
         'topology': topology.text, 'hardware': str(topology), 'generation': topology.generation,
         'kind': topology.hardware.kind if topology.hardware else 'cpu', 'chips': topology.chips, 'devices': mesh.size,
         'mesh': ','.join(f'{a}:{n}' for a, n in mesh.shape.items()), 'parameters': program.parameters,
         'population': s.population, 'batch_size': s.batch_size, 'accumulate': s.accumulate, 'steps': s.steps,
-        'steps_per_call': program.steps_per_call, 'unit': {'name': unit, 'per_example': per_example}, 'jax': jax.__version__,
+        'steps_per_call': program.steps_per_call, 'jax': jax.__version__,
+        'unit': {'name': program.experiment.task.unit, 'per_example': flops.units(program, s.batch_size) / s.batch_size},
         'memory': {'limit': limit, **_state_bytes(program)}, 'largest': _state_buffers(program)[:LARGEST],
-        'flops': {'model': flops.model_flops(program), 'six_parameters': _six(program, positions)},
+        'flops': {'model': flops.model_flops(program), 'six_parameters': _six(program)},
         'textbook': [m._asdict() for m in wire.textbook(program)],
         'warnings': warn.replicated(program),
     }
 
 
-def _six(program, positions) -> float:
+def _six(program) -> float:
     """6 x parameters x tokens (Kaplan et al. 2020, section 2.1), for comparison; examples where there are no tokens."""
-    return 6.0 * program.parameters * program.settings.population * program.settings.batch_size * (positions or 1)
+    positions = flops.positions(program) or 1
+    return 6.0 * program.parameters * program.settings.population * program.settings.batch_size * positions
 
 
 def _per_device(x) -> int:
@@ -93,6 +93,7 @@ def _add_program(figures, program, topology, text) -> None:
     figures['hbm_bytes'] = done.hbm_bytes / steps
     figures['collectives'] = _collectives(done.collectives, steps)
     figures['kernels'], figures['unknown_loops'] = done.kernels, module.unknown
+    figures['warnings'] += warn.executed(program, figures['flops']['recomputed'])
     figures['warnings'] += warn.collectives(program, done.collectives, figures['textbook'])
     working = [loop for loop in module.unknown if count.works(module, loop)]
     if working:

@@ -1,63 +1,80 @@
-"""The verb `plan`: one process a mesh, because a compiler for another machine must be told before JAX starts, and may abort."""
+"""The verb `plan`: one process per mesh, because a compiler for another machine is chosen before JAX starts, and may abort."""
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import NamedTuple
 
 from bigjax import config as configs
 from bigjax.errors import UserError
+from bigjax.io import atomic
 from bigjax.nn import cpu
 from bigjax.plan import advice, compile, figures, report
 from bigjax.plan import topology as topologies
 
 FITS, WRONG, DOES_NOT = 0, 2, 4
-TIMEOUT = 1800  # seconds of one compilation
+COMPILE_TIMEOUT_S = 1800
 
 
 class Failed(Exception):
-    """The compilation ended with an error of its own; the last lines of what it said."""
+    """The compilation ended with an error of its own; the message holds its last lines."""
 
 
-def plan(job) -> int:
-    """Prints the plan of every row and mesh; 0 where one fits, 4 where none does, 2 where none could be tried."""
-    topology = topologies.parse(_wanted(job))
-    if job.flags.inside:
-        return _inside(job, topology)
-    meshes = [m.strip() for m in job.flags.mesh.split(';') if m.strip()] or ['']
-    plans = [(row or job.name, _try(job, row, mesh, len(meshes) > 1)) for row in job.rows for mesh in meshes]
+class Wanted(NamedTuple):
+    """The flags of the verb."""
+
+    topology: str
+    mesh: str = ''
+    hbm: float | None = None
+    out: str = ''
+    inside: str = ''
+
+
+def plan(job, wanted: Wanted) -> int:
+    """Prints the plan of every row and mesh -> 0 where one fits, 4 where none does, 2 where none could be tried.
+
+    Raises:
+      UserError: the compiler for the topology is not installed; what is known without it is printed before.
+    """
+    topology = topologies.parse(_topology(wanted))
+    if wanted.inside:
+        return _inside(job, topology, wanted)
+    meshes = [m.strip() for m in wanted.mesh.split(';') if m.strip()] or ['']
+    plans = [(row or job.name, _try(job, wanted, row, mesh, len(meshes) > 1)) for row in job.rows for mesh in meshes]
     done = [(name, f) for name, f in plans if 'error' not in f]
     print('\n\n'.join(report.full(name, f) for name, f in done))
     if len(plans) > 1:
         print(f'\n{report.several(plans)}')
     if done and not any(f['fits'] is not False for _, f in done):
-        _advise(job, plans)
-    if job.flags.out:
-        _write(job.flags.out, [f | {'name': name, 'experiment': job.name} for name, f in plans])
+        _advise(job, wanted, plans)
+    if wanted.out:
+        _write(wanted.out, [f | {'name': name, 'experiment': job.name} for name, f in plans])
     if not done:
         return WRONG
+    if lacking := compile.missing(topology):
+        raise UserError(f'--topology={lacking}; above is what is known without it', code='plan/no-compiler')
     return FITS if any(f['fits'] is not False for _, f in done) else DOES_NOT
 
 
-def _wanted(job) -> str:
-    if not job.flags.topology:
-        raise UserError(f'plan: --topology is missing; {topologies.EXAMPLE}')
-    return job.flags.topology
+def _topology(wanted: Wanted) -> str:
+    if not wanted.topology:
+        raise UserError(f'plan: got no --topology, expected a slice; fix: {topologies.EXAMPLE}', code='plan/no-topology')
+    return wanted.topology
 
 
-def _try(job, row: str, mesh: str, several: bool) -> dict:
-    """The figures of one mesh; of several, one that cannot be has an 'error' instead."""
+def _try(job, wanted: Wanted, row: str, mesh: str, several: bool) -> dict:
+    """The figures of one mesh; among several, a mesh that is impossible has an 'error' instead."""
     try:
-        return outside(job, row, {'mesh': mesh} if mesh else {})
+        return outside(job, wanted, row, {'mesh': mesh} if mesh else {})
     except UserError as error:
         if not several:
             raise
         return {'mesh': mesh, 'error': str(error), 'fits': False}
 
 
-def _advise(job, plans) -> None:
-    """Tries what might help the first plan that does not fit, and prints it."""
+def _advise(job, wanted: Wanted, plans) -> None:
+    """Tries the changes that might make the first plan fit, and prints their results."""
     name, f = next((name, f) for name, f in plans if 'error' not in f)
     row = next(row for row in job.rows if (row or job.name) == name)
     base = {'mesh': f['mesh_asked']} if f.get('mesh_asked') else {}
@@ -66,7 +83,7 @@ def _advise(job, plans) -> None:
     for change in advice.changes(config, f):
         text = ' '.join(f'--config.{key}={value}' for key, value in change.items())
         try:
-            tried.append((text, outside(job, row, base | change)))
+            tried.append((text, outside(job, wanted, row, base | change)))
         except UserError as error:
             tried.append((text, {'error': str(error)}))
         except Failed as error:
@@ -75,51 +92,51 @@ def _advise(job, plans) -> None:
     print(f'\nto make it fit:\n{report.advice(tried)}')
 
 
-def outside(job, row: str, overrides: dict[str, str]) -> dict:
+def outside(job, wanted: Wanted, row: str, overrides: dict[str, str]) -> dict:
     """The figures, computed by a process of their own.
 
     Raises:
-      UserError: it refused the input.
-      Failed: the compiler did not get through.
+      UserError: the process refused the input.
+      Failed: the compiler failed.
     """
-    script = [job.module.__file__] if job.module.__spec__ is None else ['-m', job.module.__spec__.name]
     with tempfile.TemporaryDirectory() as folder:
         result = pathlib.Path(folder) / 'plan.json'
-        command = [sys.executable, *script, 'plan', f'--topology={job.flags.topology}', f'--inside={result}',
-                   *([f'--variant={row}'] if row else []), *([f'--hbm={job.flags.hbm}'] if job.flags.hbm else []),
+        command = [sys.executable, *job.program, 'plan', f'--topology={wanted.topology}', f'--inside={result}',
+                   *([f'--variant={row}'] if row else []), *([f'--hbm={wanted.hbm}'] if wanted.hbm else []),
                    *(f'--config.{key}={value}' for key, value in {**job.overrides, **overrides}.items())]
-        ended = subprocess.run(command, env=compile.environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        ended = subprocess.run(command, env=compile.environment(), capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S,
+                               check=False)
         if ended.returncode == WRONG:
             raise UserError(ended.stderr.strip().splitlines()[-1].removeprefix(f'{job.name}: '))
         if ended.returncode or not result.exists():
-            raise Failed(f'the compilation for {job.flags.topology} ended with {ended.returncode}:\n{ended.stderr[-4000:]}')
+            raise Failed(f'the compilation for {wanted.topology} ended with {ended.returncode}:\n{ended.stderr[-4000:]}')
         return json.loads(result.read_text()) | ({'mesh_asked': overrides['mesh']} if 'mesh' in overrides else {})
 
 
-def _inside(job, topology) -> int:
+def _inside(job, topology, wanted: Wanted) -> int:
     """Builds and compiles in this process, and writes the figures where the one outside reads them."""
     devices = compile.stand_ins(topology) if compile.missing(topology) else compile.devices(topology)
     (row,), notes = job.rows, []
     with cpu.lowering_for(topology.platform):
         program = _program(job, row, devices, notes)
-        limit = job.flags.hbm * 2**30 if job.flags.hbm else topology.hardware.hbm if topology.hardware else None
+        limit = wanted.hbm * 2**30 if wanted.hbm else topology.hardware.hbm if topology.hardware else None
         found = figures.plan(program, topology, limit) | {'notes': notes}
-    _write(job.flags.inside, found)
+    _write(wanted.inside, found)
     return FITS
 
 
 def _program(job, row, devices, notes):
-    """The program; where the data is not here, over made-up data of the same shapes."""
+    """The program; made-up data of the same shapes replaces data that is not on this machine."""
     config = job.config(row)
     if job.overrides.get('data', config.data).startswith('fake'):
-        return job.program(row, _made_up(job, config, config.data), devices)[0]
+        return job.build(row, _made_up(job, config, config.data)).program(devices)
     try:
-        return job.program(row, config, devices)[0]
+        return job.build(row, config).program(devices)
     except UserError as error:
         if 'data' in job.overrides:
             raise
         try:
-            program = job.program(row, _made_up(job, config, 'fake'), devices)[0]
+            program = job.build(row, _made_up(job, config, 'fake')).program(devices)
         except UserError:
             raise error from None
         notes.append(f'planned over made-up data, because {error}; lengths in epochs are those of the made-up set')
@@ -132,12 +149,10 @@ def _made_up(job, config, data):
 
 
 def _write(path: str, content) -> None:
-    """JSON, whole or not at all."""
-    target = pathlib.Path(path)
+    """Writes JSON, whole or not at all."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + '.part')
-        part.write_text(json.dumps(content, indent=1, default=float) + '\n', encoding='utf-8')
-        os.replace(part, target)
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(pathlib.Path(path), content)
     except OSError as error:
-        raise UserError(f'--out={path}: {error.strerror}; name a file that can be written') from None
+        raise UserError(f'--out={path}: {error.strerror}; fix: name a file that can be written',
+                        code='plan/unwritable') from None

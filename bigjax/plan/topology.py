@@ -44,22 +44,22 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """All of them."""
+        """The number of chips of all slices."""
         return self.slices * math.prod(self.shape)
 
     @property
     def devices(self) -> int:
-        """As JAX counts them."""
+        """The number of JAX devices."""
         return self.chips * (2 if self.generation == 'tpu7x' else 1)
 
     @property
     def hardware(self) -> Hardware | None:
-        """The numbers of one device; None of a CPU."""
+        """The numbers of one device; None for a CPU."""
         return HARDWARE.get(self.generation)
 
     @property
     def name(self) -> str:
-        """As the compiler knows one slice."""
+        """The compiler's name of one slice."""
         return f"{self.generation}:{'x'.join(map(str, self.shape))}"
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ def parse(text: str) -> Topology:
     whole, _, slices = text.strip().lower().partition('*')
     match = re.fullmatch(r'([a-z0-9]+?)\s*([:-])\s*(\d+(?:x\d+)*)', whole)
     if not match or (slices and (not slices.isdigit() or int(slices) < 1)):
-        raise UserError(f"--topology: '{text}' is not a name of a slice; {EXAMPLE}")
+        raise UserError(f"--topology: got '{text}', expected the name of a slice; fix: {EXAMPLE}", code='plan/no-slice')
     generation, mark, size = match.groups()
     generation, shape = ALIASES.get(generation, generation), tuple(int(n) for n in size.split('x'))
     count = int(slices or 1)
@@ -87,13 +87,13 @@ def parse(text: str) -> Topology:
     if generation in GPUS:
         return Topology(text, 'gpu', generation, _hosts(text, generation, _one_number(text, shape, count)[0]))
     if generation not in HARDWARE:
-        raise UserError(f"--topology: '{text}': there is no '{generation}'; there are {', '.join([*HARDWARE, 'cpu'])}; "
-                        f'{EXAMPLE}')
+        raise UserError(f"--topology: got '{text}', expected one of {', '.join([*HARDWARE, 'cpu'])}; fix: {EXAMPLE}",
+                        code='plan/no-slice')
     if mark == '-' or len(shape) == 1:
         return Topology(text, 'tpu', generation, _product(text, generation, shape), count)
     if tuple(sorted(shape)) not in {tuple(sorted(s)) for s in shapes(generation)}:
-        raise UserError(f"--topology: a slice '{text}' cannot be bought; the nearest is "
-                        f'{_written(generation, nearest(generation, math.prod(shape)), count)}')
+        raise UserError(f"--topology: got '{text}', expected a slice that can be bought; fix: the nearest is "
+                        f'{_written(generation, nearest(generation, math.prod(shape)), count)}', code='plan/not-sold')
     return Topology(text, 'tpu', generation, shape, count)
 
 
@@ -118,22 +118,23 @@ def _product(text: str, generation: str, shape: tuple) -> tuple[int, ...]:
     cores = 1 if generation in ('v5e', 'v6e') else 2
     fitting = nearest(generation, max(1, number // cores))
     if math.prod(fitting) * cores != number:
-        raise UserError(f"--topology: '{text}' cannot be bought; the nearest is {generation}-{math.prod(fitting) * cores} "
-                        f'({_written(generation, fitting, 1)}, {math.prod(fitting)} chips)')
+        raise UserError(f"--topology: got '{text}', expected a slice that can be bought; fix: the nearest is "
+                        f'{generation}-{math.prod(fitting) * cores} ({_written(generation, fitting, 1)}, '
+                        f'{math.prod(fitting)} chips)', code='plan/not-sold')
     return fitting
 
 
 def _one_number(text, shape, slices) -> tuple[int]:
     if len(shape) != 1 or slices != 1 or shape[0] < 1:
-        raise UserError(f"--topology: '{text}' wants one number of devices; {EXAMPLE}")
+        raise UserError(f"--topology: got '{text}', expected one number of devices; fix: {EXAMPLE}", code='plan/no-slice')
     return shape
 
 
 def _hosts(text, generation, gpus) -> tuple[int, int]:
     """(hosts, GPUs of each)."""
     if gpus > GPUS_A_HOST and gpus % GPUS_A_HOST:
-        raise UserError(f"--topology: '{text}' cannot be bought, hosts have {GPUS_A_HOST} GPUs; the nearest is "
-                        f'{generation}:{max(1, round(gpus / GPUS_A_HOST)) * GPUS_A_HOST}')
+        raise UserError(f"--topology: got '{text}', expected a multiple of {GPUS_A_HOST}, the GPUs of a host; fix: the "
+                        f'nearest is {generation}:{max(1, round(gpus / GPUS_A_HOST)) * GPUS_A_HOST}', code='plan/not-sold')
     return (1, gpus) if gpus <= GPUS_A_HOST else (gpus // GPUS_A_HOST, GPUS_A_HOST)
 
 

@@ -7,8 +7,10 @@ import math
 import re
 
 from bigjax.sharding import logical
+from bigjax.train import flops
 
 LARGE = 2**20  # bytes on a device; smaller messages and copies are not worth a warning
+REPEATED = 0.1  # of the model's FLOPs, executed beyond them
 SHARE = 0.02  # of the parameters' bytes, likewise
 
 
@@ -25,6 +27,17 @@ def replicated(program) -> list[str]:
                 found.append(f"'{p.path}' {list(p.shape)} ({size / 2**20:.0f} MiB) is whole on every device: no dimension "
                              f"divides by {axis}:{mesh.shape[axis]}")
     return found
+
+
+def executed(program, above: float) -> list[str]:
+    """Work that is done more than once: `above` is the share of executed FLOPs beyond the model's, of all devices together."""
+    hints = flops.cost_hints(program)
+    if above <= REPEATED or (hints and hints.remat != 'none'):
+        return []
+    s = program.settings
+    cause = f'with accumulate={s.accumulate} and the mesh {",".join(f"{a}:{n}" for a, n in program.mesh.shape.items())} '
+    return [f'the devices compute {above:.0%} more FLOPs than the model needs, without remat: {cause}they may compute the same '
+            'rows or heads; compare with accumulate=1 and with mesh=data:N']
 
 
 def collectives(program, sent, textbook) -> list[str]:
@@ -46,7 +59,8 @@ def _sums(program, sent) -> list[str]:
 
 def _gathers(program, sent) -> list[str]:
     batch = {*logical.BATCH, 'tensor', 'seq'}
-    vocabulary = getattr(program.experiment.model, 'vocab_size', None)
+    hints = flops.cost_hints(program)
+    vocabulary = hints and hints.vocab_size
     sizes = {n for p in program.layout.params.values() for n in _part_sizes(program.mesh, p)}
     bad = [c for c in sent if c.kind == 'all-gather' and batch & set(c.axes) and c.payload >= LARGE
            and not all(math.prod(s) in sizes for s in c.shapes)]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from bigjax.sharding import logical
-from bigjax.train.flops import sequence
+from bigjax.train.flops import cost_hints
 
 
 class Minimum(NamedTuple):
@@ -21,15 +21,14 @@ class Minimum(NamedTuple):
 
 
 def textbook(program) -> list[Minimum]:
-    """For every axis of the mesh larger than one; an axis without a formula ('stage') is left out."""
-    mesh, model = program.mesh, program.experiment.model
-    item = jnp.dtype(getattr(model, 'dtype', None) or jnp.float32).itemsize
+    """For every axis of the mesh larger than one. Axes without a formula ('stage') are left out, and the activations of a model
+    without `cost_hints`."""
+    mesh, hints = program.mesh, cost_hints(program)
+    item = jnp.dtype(getattr(program.experiment.model, 'dtype', None) or jnp.float32).itemsize
     found = _parameters(program, item)
-    positions, layers, width = sequence(program), getattr(model, 'num_layers', 0), getattr(model, 'width', 0)
-    if positions and layers and width:
+    if hints:
         rows = program.settings.batch_size / logical.size(mesh, logical.batch_axes(mesh))
-        activations = rows * positions / mesh.shape.get('seq', 1) * width * item
-        found += _activations(mesh, model, activations, layers)
+        found += _activations(mesh, hints, rows * hints.positions / mesh.shape.get('seq', 1) * hints.width * item)
     return [m for m in found if m.bytes]
 
 
@@ -54,17 +53,15 @@ def _parameters(program, item) -> list[Minimum]:
                                               for axes, b in sums.items())]
 
 
-def _activations(mesh, model, activations, layers) -> list[Minimum]:
+def _activations(mesh, hints, activations) -> list[Minimum]:
     """tensor: two sums forward and two backward a layer (Shoeybi et al. 2019, section 3). expert: two exchanges forward and
     two backward (Lepikhin et al. 2020, section 3.2). seq: keys and values round, and with their gradients back (Liu et al.
     2023, section 3)."""
     share = lambda axis: (mesh.shape.get(axis, 1) - 1) / mesh.shape.get(axis, 1)
-    heads = getattr(model, 'num_heads', 1)
-    keys = (getattr(model, 'num_kv_heads', 0) or heads) / heads
-    routed = getattr(model, 'top_k', 0) if getattr(model, 'experts', 0) else 0
+    keys, layers = hints.kv_heads / hints.heads, hints.layers
     return [
         Minimum(('tensor',), 4 * 2 * share('tensor') * activations * layers, '8 (n-1)/n x activations x layers'),
-        Minimum(('expert',), 4 * share('expert') * routed * activations * layers,
+        Minimum(('expert',), 4 * share('expert') * hints.experts_per_token * activations * layers,
                 '4 (n-1)/n x activations x experts of a token x layers'),
         Minimum(('seq',), 6 * share('seq') * mesh.shape.get('seq', 1) * keys * activations * layers,
                 '6 (n-1) x keys (or values) of a part x layers')]

@@ -2,14 +2,15 @@
 
     python -m bigjax.compare RUN RUN … [--metric=test/accuracy] [--out=compare.html|compare.png]
 
-Each RUN is a workdir, or a folder of workdirs, all of which take part.
+Each RUN is a workdir, or a folder of workdirs, all of which take part. The plot is written to compare.html unless --out names
+another file.
 """
 import argparse
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from bigjax.errors import UserError
+from bigjax.errors import DONE, USER, UserError
 from bigjax.io import atomic, storage
 from bigjax.io.text import printable, table
 from bigjax.report.charts import Series, chart, legend, logarithmic
@@ -27,33 +28,32 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog='python -m bigjax.compare', description=__doc__.splitlines()[0])
     parser.add_argument('runs', nargs='+', metavar='RUN', help='a workdir, or a folder of workdirs')
     parser.add_argument('--metric', default='', help='whose curves to draw, and the only one in the table')
-    parser.add_argument('--out', default='', help='an .html page or a .png picture')
+    parser.add_argument('--out', default='compare.html', help='an .html page or a .png image, in this folder by default')
     try:
         options = parser.parse_args(argv)
     except SystemExit as stop:
         return stop.code or 0
     try:
         out = pathlib.Path(options.out)
-        if options.out and out.suffix not in ('.html', '.png'):
-            raise UserError(f'--out={options.out}: a file that ends in .html or .png')
+        if out.suffix not in ('.html', '.png'):
+            raise UserError(f'--out={options.out}: got the ending {out.suffix!r}, expected .html or .png', code='compare/out')
         runs = load(options.runs)
         metric = choose_metric(runs, options.metric)
         head, rows = comparison(runs, [metric] if options.metric else None)
         print(table(*_printable(head, rows)))
-        if options.out:
-            series = curves(runs, metric)
-            try:
-                if out.suffix == '.html':
-                    atomic.write_text(out, _page(runs, metric, series))
-                else:
-                    _png(out, metric, series)
-            except OSError as error:
-                raise UserError(f'--out={options.out}: it cannot be written ({error.strerror})') from None
-            print(out)
-        return 0
+        series = curves(runs, metric)
+        try:
+            if out.suffix == '.html':
+                atomic.write_text(out, _page(runs, metric, series))
+            else:
+                _png(out, metric, series)
+        except OSError as error:
+            raise UserError(f'--out={options.out}: it cannot be written ({error.strerror})', code='compare/out') from None
+        print(f'plot of {metric}: {out.absolute()}')
+        return DONE
     except UserError as error:
         print(f'compare: {error}', file=sys.stderr)
-        return 2
+        return USER
 
 
 def load(folders: Sequence) -> dict[str, tuple[pathlib.Path, dict]]:
@@ -66,7 +66,7 @@ def load(folders: Sequence) -> dict[str, tuple[pathlib.Path, dict]]:
     for folder in folders:
         folder = storage.place(folder)
         if not storage.exists(folder):
-            raise UserError(f'{folder}: there is no such folder')
+            raise UserError(f'{folder}: there is no such folder', code='compare/no-folder')
         for name, run in runs_in(folder).items():
             path = folder / name
             found[storage.absolute(path)] = (path, run)
@@ -83,7 +83,8 @@ def choose_metric(runs: Mapping[str, tuple], wanted: str) -> str:
                                if name != 'step' and not name.endswith(('/std', '/members'))))
     if wanted:
         if wanted not in known:
-            raise UserError(f'--metric={wanted}: no run has it; there are {", ".join(known) or "none"}')
+            raise UserError(f'--metric={wanted}: no run has it; there are {", ".join(known) or "none"}',
+                            code='compare/no-metric')
         return wanted
     published = [row['metric'] for _, run in runs.values() for row in run.get('expected') or []]
     final = [name for _, run in runs.values() for name in run.get('final') or {} if not name.endswith('/examples')]
@@ -93,7 +94,7 @@ def choose_metric(runs: Mapping[str, tuple], wanted: str) -> str:
 def differences(runs: Mapping[str, tuple]) -> list[str]:
     """The config keys, flattened, in which the runs are not all alike."""
     configs = [flat(run.get('config') or {}) for _, run in runs.values()]
-    keys = dict.fromkeys(key for config in configs for key in config)
+    keys = dict.fromkeys(key for config in configs for key in config if not key.startswith('published.'))
     return [key for key in keys if any(config.get(key, MISSING) != configs[0].get(key, MISSING) for config in configs)]
 
 

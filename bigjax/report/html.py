@@ -15,18 +15,30 @@ import numpy as np
 
 from bigjax.errors import UserError
 from bigjax.io import atomic, storage
+from bigjax.metrics.confusion import Confusion
 from bigjax.report.charts import Series, chart, legend
 from bigjax.report.page import page
 from bigjax.report.spikes import spikes
 from bigjax.runs import artifacts
 from bigjax.runs.reader import read_metrics
-from bigjax.runs.summary import commit, device, number, paper, runs_in, seconds, spread, title, verdict
+from bigjax.runs.summary import (
+    commit,
+    device,
+    differences,
+    number,
+    other_setup,
+    paper,
+    runs_in,
+    seconds,
+    spread,
+    title,
+    verdict,
+)
 from bigjax.runs.writer import flat
-from bigjax.tasks import Confusion
 
 SPLITS = ('train', 'val', 'test')  # their colours, in this order; other splits follow
 LARGEST_CONFUSION = 26  # classes; above it, the most frequent confusions are listed
-SPIKES = 10  # that are told in words; all are marked
+SPIKES = 10  # that are listed in words; all are marked in the chart
 
 PAGE = 'report.html'
 
@@ -95,7 +107,8 @@ def _table_page(workdir, runs) -> str:
         for metric in metrics:
             row = next((r for r in run.get('expected') or [] if r['metric'] == metric), None)
             value = (run.get('final') or {}).get(metric) or {'mean': None, 'std': None}
-            cells += [f'<b>{escape(spread(value["mean"], value["std"]))}</b>{_mark(row)}', escape(paper(row)) if row else '–']
+            measured = f'<b>{escape(spread(value["mean"], value["std"]))}</b>{_mark(row, run)}'
+            cells += [measured, escape(paper(row)) if row else '–']
         facts = (number(run.get('population')), number(run.get('parameters')), number(run.get('steps')),
                  seconds(run.get('wall_seconds')), run['status'])
         cells += map(escape, facts)
@@ -122,21 +135,23 @@ def _headline(run) -> str:
 
 
 def _main_metrics(run) -> list[str]:
-    """What the table shows of a run: what was published, else its first final metrics."""
+    """The metrics of a run that the table shows: the published ones, else its first final ones."""
     published = list(dict.fromkeys(row['metric'] for row in run.get('expected') or []))
     return published or [m for m in run.get('final') or {} if not m.endswith('/examples')][:2]
 
 
-def _mark(row) -> str:
+def _mark(row, run) -> str:
     if row is None:
         return ''
+    if differs := differences(run):
+        return f' <span class="note" title="{escape(other_setup(differs))}">other setup</span>'
     return ' <span class="match" title="within the tolerance">✓</span>' if row['ok'] else (
         ' <span class="miss" title="outside the tolerance">missed</span>')
 
 
 def _expected(run) -> str:
     rows = run.get('expected') or []
-    body = [[escape(r['metric']), f'<b>{escape(spread(r["measured"], r["spread"]))}</b>{_mark(r)}', escape(paper(r)),
+    body = [[escape(r['metric']), f'<b>{escape(spread(r["measured"], r["spread"]))}</b>{_mark(r, run)}', escape(paper(r)),
              f'± {r["tolerance"]:g}'] for r in rows]
     head = ['', 'measured', 'published', 'tolerance']
     return section('Measured and published', table_html(head, body) + _sources([run]) if rows else '')
@@ -177,13 +192,13 @@ def grouped(metrics: Sequence[Mapping]) -> dict[str, list[Series]]:
         colour = splits.index(split) if split in splits else 7
         groups.setdefault(group, []).append(
             Series(label, [line['step'] for line in lines], [line[name] for line in lines], std, colour))
-    groups = {g: sorted(series, key=lambda s: s.colour) for g, series in groups.items() if _telling(g, series)}
+    groups = {g: sorted(series, key=lambda s: s.colour) for g, series in groups.items() if _informative(g, series)}
     order = lambda group: (group != 'loss', group in ('learning rate', 'grad norm'), groups[group][0].colour == 7)
     return {group: groups[group] for group in sorted(groups, key=order)}
 
 
-def _telling(group, series) -> bool:
-    """Whether a chart would tell anything: no constant learning rate, no wait for data where there is none."""
+def _informative(group, series) -> bool:
+    """Whether a chart is worth its place: a learning rate that changes, a wait for data that is noticeable."""
     values = [y for s in series for y in s.y if y is not None]
     if group == 'learning rate':
         return len(set(values)) > 1
@@ -211,8 +226,8 @@ def _spikes(found) -> str:
     lines = [f'loss spike at step {number(step)}: {short(value)}{before(typical)}' for step, value, typical in found[:SPIKES]]
     if len(found) > SPIKES:
         lines.append(f'and {number(len(found) - SPIKES)} more')
-    told = ''.join(f'<div>{escape(line)}</div>' for line in lines)
-    return f'<div class="note">{told}</div>' if told else ''
+    shown = ''.join(f'<div>{escape(line)}</div>' for line in lines)
+    return f'<div class="note">{shown}</div>' if shown else ''
 
 
 def _shared_charts(workdir, runs, metrics) -> list[str]:
@@ -256,7 +271,7 @@ def _confusion(confusion: Confusion) -> str:
 def _sample(name: str, value: Any) -> str:
     if isinstance(value, bytes):
         data = base64.b64encode(value).decode()
-        return (f'<figure class="picture"><figcaption>{escape(_words(name))}</figcaption>'
+        return (f'<figure class="image"><figcaption>{escape(_words(name))}</figcaption>'
                 f'<img alt="{escape(name)}" src="data:image/png;base64,{data}"></figure>')
     text = value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
     return f'<figure class="text"><figcaption>{escape(_words(name))}</figcaption><pre>{escape(text)}</pre></figure>'

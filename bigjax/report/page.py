@@ -39,7 +39,7 @@ figcaption{font-weight:600;font-size:.95rem}figcaption small{color:var(--soft);f
 svg{display:block;width:100%;height:auto;margin-top:.4rem;overflow:visible}
 svg text{font:11px system-ui,sans-serif;fill:var(--soft)}.grid{stroke:var(--line);stroke-width:1}
 .curve{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}.band{opacity:.18;stroke:none}
-.picture img{width:100%;max-width:30rem;image-rendering:pixelated;margin-top:.6rem;border-radius:4px;display:block}
+.image img{width:100%;max-width:30rem;image-rendering:pixelated;margin-top:.6rem;border-radius:4px;display:block}
 figure.text{grid-column:1/-1}pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0 0;
 font:.85rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 pre.command{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.75rem .95rem;margin:0}

@@ -1,4 +1,4 @@
-"""Loss spikes: values that stand out of those before them."""
+"""Loss spikes: values far above those before them."""
 import bisect
 import collections
 import math
@@ -17,8 +17,8 @@ def spikes(steps: Sequence[int], values: Sequence[float | None], window: int = 4
     median, and their deviation 1.4826 times the median absolute deviation from it (the standard deviation, were they
     normal). A spike is more than 6 deviations above the median, and more than half the median's size. Where all of them
     are positive it also has to be more than 5 deviations above in the logarithm: small losses scatter by factors, not by
-    differences. A value that is not finite (None among them) is always a spike. Neighbouring spikes are one, told by the
-    highest of them.
+    differences. A value that is not finite (None among them) is always a spike. Neighbouring spikes are one, reported by
+    the highest of them.
     """
     found, before, ranked, inside = [], collections.deque(), [], False
     for step, value in zip(steps, values, strict=True):
@@ -37,7 +37,7 @@ def spikes(steps: Sequence[int], values: Sequence[float | None], window: int = 4
 
 
 def _jumps(value, typical, ranked) -> bool:
-    """Whether a finite value stands out of those before it, by the rule of `spikes`."""
+    """Whether a finite value is far above those before it, by the rule of `spikes`."""
     above = value - typical
     if above <= SHARE * abs(typical) or above <= DEVIATIONS * _deviation(ranked):
         return False

@@ -1,15 +1,15 @@
 """The tables of README.md and experiments/README.md, generated from the records of runs.
 
     python -m bigjax.results               rewrites the tables
-    python -m bigjax.results --check       exits 4 where a table is not what the records say
+    python -m bigjax.results --check       exits 4 where a table does not match the records
     python -m bigjax.results add WORKDIR   keeps the records of a finished run (or of every row) and rewrites the tables
 
-Records are experiments/results/<experiment>/<row>/run.json, with a thinned metrics.jsonl beside it. A table stands
+Records are experiments/results/<experiment>/<row>/run.json, with a thinned metrics.jsonl beside it. A table is
 between `<!-- results:begin -->` (all experiments) or `<!-- results:begin NAME NAME -->` (only those, without headings)
-and `<!-- results:end -->`. What a paper reports stands in the column "paper" and nowhere else. The matrix of modes, between
+and `<!-- results:end -->`. A published number is in the column "paper" and nowhere else. The matrix of modes, between
 `<!-- modes:begin -->` and `<!-- modes:end -->`, shows experiments/results/modes.json, which
 `pytest -m equivalence --modes=experiments/results/modes.json` writes; between `<!-- trust:begin -->` and `<!-- trust:end -->`
-stands what `pytest -m trust --trust=experiments/results/trust.json` counted, and between `<!-- bench:begin -->` and
+is the tally of `pytest -m trust --trust=experiments/results/trust.json`, and between `<!-- bench:begin -->` and
 `<!-- bench:end -->` what `python -m bigjax.bench --against=torch --out=experiments/results/bench/MACHINE.json` measured.
 """
 import argparse
@@ -24,10 +24,10 @@ import bigjax
 from bigjax.errors import UserError
 from bigjax.io import atomic, storage
 from bigjax.runs.reader import read_metrics, read_run
-from bigjax.runs.summary import commit, device, number, paper, runs_in, seconds, spread
+from bigjax.runs.summary import commit, device, differences, number, paper, runs_in, seconds, spread
 from bigjax.runs.writer import FINISHED, judge
 
-PAGES = ('README.md', 'experiments/README.md')
+PAGES = ('README.md', 'experiments/README.md', 'docs/trust.md', 'docs/speed.md')
 BLOCK = re.compile(r'(<!-- results:begin(?P<names>[^>]*?) ?-->\n).*?(<!-- results:end -->)', re.DOTALL)
 ORDER = {axis: i for i, axis in enumerate(('data', 'zero1', 'fsdp', 'tensor', 'seq', 'expert', 'stage'))}
 LINES = 60  # of training metrics, and of evaluations, that a kept record has at most
@@ -54,7 +54,7 @@ def main(argv: Sequence[str], root: pathlib.Path | None = None) -> int:
         stale = [page for page, text in pages(root).items() if (root / page).read_text(encoding='utf-8') != text]
         if options.check:
             for page in stale:
-                print(f'{page}: its tables are not what the records say; run python -m bigjax.results', file=sys.stderr)
+                print(f'{page}: its tables do not match the records; fix: python -m bigjax.results', file=sys.stderr)
             return 4 if stale else 0
         for page, text in pages(root).items():
             if page in stale:
@@ -86,11 +86,11 @@ def pages(root) -> dict[str, str]:
         text = path.read_text(encoding='utf-8') if path.exists() else ''
         if text.count('<!-- results:begin') != len(BLOCK.findall(text)):
             raise UserError(f'{page}: a <!-- results:begin … --> without its <!-- results:end --> on a line below')
-        if BLOCK.search(text):
-            text = BLOCK.sub(lambda m, page=page: m[1] + _block(m['names'].split(), kept, root, page) + m[3], text)
-            for name, made in (('modes', modes), ('trust', trust), ('bench', bench)):
-                place = re.compile(rf'(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)', re.DOTALL)
-                text = place.sub(lambda m, made=made: m[1] + made(root) + m[2], text)
+        text = BLOCK.sub(lambda m, page=page: m[1] + _block(m['names'].split(), kept, root, page) + m[3], text)
+        for name, made in (('modes', modes), ('trust', trust), ('bench', bench)):
+            place = re.compile(rf'(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)', re.DOTALL)
+            text = place.sub(lambda m, made=made: m[1] + made(root) + m[2], text)
+        if '<!-- ' in text:
             wanted[page] = text
     return wanted
 
@@ -109,7 +109,7 @@ def modes(root) -> str:
 
 
 def trust(root) -> str:
-    """What was done to runs, how often, and what came of it."""
+    """The harms that were done to runs, how often, and what had to hold."""
     path = pathlib.Path(root) / 'experiments' / 'results' / 'trust.json'
     if not path.exists():
         return ''
@@ -169,7 +169,7 @@ def table(rows: Mapping[str, Mapping]) -> str:
         judged = judge(run.get('final') or {}, run.get('expected') or [])
         for e in judged:
             sources[_shown(e['source'])] = None
-            mark = '✓' if e['ok'] else f'**missed** (tolerance {e["tolerance"]:g})'
+            mark = 'other setup' if differences(run) else '✓' if e['ok'] else f'**missed** (tolerance {e["tolerance"]:g})'
             lines.append(_line(label, _shown(e['metric']), paper(e), spread(e['measured'], e['spread']), mark, *facts))
         if not judged:
             for metric, value in list((run.get('final') or {}).items())[:2]:
@@ -179,7 +179,7 @@ def table(rows: Mapping[str, Mapping]) -> str:
 
 
 def _shown(text) -> str:
-    """Text of a record as Markdown that is that text: no HTML, no link, no picture, no code."""
+    """Text of a record, escaped: it makes no HTML, link, image or code in Markdown."""
     text = re.sub(r'&(?=#?\w+;)', '&amp;', str(text)).replace('<', '&lt;').replace('>', '&gt;')
     return re.sub(r'[\\`\[\]]', r'\\\g<0>', text)
 
@@ -231,7 +231,7 @@ def thinned(lines: Sequence[Mapping]) -> list[Mapping]:
 
 
 def without_folders(value):
-    """Absolute paths, wherever they stand in a record, as their last part: where a run lay is nobody's business."""
+    """Absolute paths anywhere in a record as their last part: records do not publish the folders of a machine."""
     if isinstance(value, str):
         return PATH.sub('', value)
     if isinstance(value, list):

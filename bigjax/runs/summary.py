@@ -5,7 +5,7 @@ from typing import Any
 
 from bigjax.errors import UserError
 from bigjax.io import storage
-from bigjax.io.text import clock
+from bigjax.io.text import clock, table
 from bigjax.runs.reader import read_metrics, read_run
 from bigjax.runs.writer import FINISHED
 
@@ -37,6 +37,32 @@ def paper(row: Mapping) -> str:
     runs = f' ({row["runs"]} runs)' if row.get('runs') else ''
     deviation = f' ± {row["std"]:g}' if row.get('std') else ''
     return f'{sign}{row["value"]:,.10g}{deviation}{runs}'
+
+
+def differences(run: Mapping) -> Mapping[str, list[str]]:
+    """{config key: [its value in the run, its value in the paper]}; {} where the run has the paper's setup."""
+    return (run.get('info') or {}).get('differs') or {}
+
+
+def other_setup(differs: Mapping[str, list[str]], most: int = 3) -> str:
+    """'steps 40 (paper: 6000), batch_size 8 (paper: 100)' of the first keys that differ."""
+    shown = [f'{key} {ours} (paper: {paper})' for key, (ours, paper) in list(differs.items())[:most]]
+    return ', '.join([*shown, *([f'{len(differs) - most} more'] if len(differs) > most else [])])
+
+
+def judged_table(name: str, rows: Mapping[str, tuple[Mapping, list, Mapping]]) -> str:
+    """Measured beside expected, {row: (final metrics, judged, differences)}, for the terminal; all metrics where nothing was
+    expected."""
+    lines = []
+    for row, (final, judged, differs) in rows.items():
+        for e in judged:
+            mark = "not the paper's setup" if differs else 'within tolerance' if e['ok'] else 'MISSED'
+            lines.append([row or name, e['metric'], spread(e['measured'], e['spread']), paper(e), mark, e['source']])
+        if not judged:
+            lines += [[row or name, metric, spread(s['mean'], s['std']), '–', '', ''] for metric, s in final.items()]
+    notes = [f"{row or name}: not the paper's setup: {other_setup(differs)}" for row, (_, judged, differs) in rows.items()
+             if judged and differs]
+    return '\n'.join([table(['', 'metric', 'measured', 'paper', '', 'source'], lines), *notes])
 
 
 def seconds(value: float | None) -> str:
@@ -75,13 +101,24 @@ def verdict(run: Mapping) -> tuple[str, str]:
     missed = [row for row in rows if not row['ok']]
     shown = '; '.join(f'{row["metric"]} {spread(row["measured"], row["spread"])}, published {paper(row)}'
                       for row in (missed or rows)[:2])
+    if differs := differences(run):
+        return 'done', f"Done; not the paper's setup: {other_setup(differs)}. {shown}."
     if missed:
         return 'miss', f'Misses what was published: {shown}.'
     return 'match', f'Matches what was published: {shown}.'
 
 
+def _places(folder, levels: int = 2) -> list[str]:
+    """The sub-folders that are runs; where there is none, those one level below, as in a folder of tables."""
+    names = storage.children(folder)
+    found = [name for name in names if storage.exists(folder / name / 'run.json')]
+    if found or levels < 2:
+        return found
+    return [f'{name}/{below}' for name in names for below in _places(folder / name, levels - 1)]
+
+
 def runs_in(folder) -> dict[str, dict]:
-    """{name of the sub-folder: its run record}; {'': record} where the folder is itself a run.
+    """{name of the sub-folder: its run record}, of a table or of a folder of tables; {'': record} of a run's own folder.
 
     Raises:
       UserError: it holds none.
@@ -95,7 +132,7 @@ def runs_in(folder) -> dict[str, dict]:
     folder = storage.place(folder)
     if storage.exists(folder / 'run.json'):
         return {'': read(folder)}
-    found = {name: read(folder / name) for name in storage.children(folder) if storage.exists(folder / name / 'run.json')}
+    found = {name: read(folder / name) for name in _places(folder)}
     if not found:
         raise UserError(f'{folder}: no run in it (neither run.json nor */run.json); name the --workdir of a run')
     return dict(sorted(found.items(), key=lambda item: item[1].get('started') or ''))

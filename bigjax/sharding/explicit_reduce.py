@@ -1,9 +1,9 @@
-"""Sums over devices by hand: once a step, and in a type of one's own.
+"""Gradients reduced over devices explicitly: once per step, and in a chosen dtype.
 
-Under jit over a mesh the compiler decides where gradients are summed: in every micro-batch of an accumulation, in the type that
-the products have. Here each device takes the whole step over its own part of the batch, and what belongs to all is summed once.
-What looks at the whole batch (batch statistics) would be another model, and is refused; random numbers (dropout, augmentation)
-are drawn by each device for its part.
+Under jit over a mesh the compiler decides where gradients are reduced: in every micro-batch of an accumulation, in the dtype of
+the products. Here each device takes the whole step over its own part of the batch, and gradients and metrics are reduced once.
+Models with batch statistics are refused, because per-device statistics would change the model. Each device draws the random
+numbers of its own part (dropout, augmentation).
 """
 from collections.abc import Callable
 
@@ -18,17 +18,17 @@ AXIS = 'data'
 
 
 def refuse_statistics(model_state, where: str) -> None:
-    """Raises UserError where the model has a state, which each device would have of its own part."""
+    """Raises UserError where the model has a state: each device would compute it from its own part of the batch."""
     if model_state:
-        raise UserError(f'{where}: the model keeps batch statistics, which each device would have of its own part; leave '
-                        'the sums to the compiler, --config.mesh=data:N')
+        raise UserError(f'{where}: got a model with batch statistics, expected one without: each device would compute its own; '
+                        'fix: leave the sums to the compiler, --config.mesh=data:N', code='mesh/batch-statistics')
 
 
-def by_hand(step: Callable, mesh: Mesh, dtype: str) -> Callable:
-    """`step(state, batch, across)` on every device's part of the batch -> `(state, metrics)` of the whole.
+def explicit_reduce(step: Callable, mesh: Mesh, dtype: str) -> Callable:
+    """Returns `whole(state, batch) -> (state, metrics)`, which runs `step(state, batch, reduce_fn)` on each device's rows.
 
     Args:
-      step: `bigjax.train.step.train_step`, with all but its `across` bound.
+      step: `bigjax.train.step.train_step`, with all but its `reduce_fn` bound.
       dtype: of the gradients while they are summed, one of `DTYPES`; counts, losses and metrics stay float32.
 
     Raises:
@@ -37,10 +37,10 @@ def by_hand(step: Callable, mesh: Mesh, dtype: str) -> Callable:
     others = [axis for axis in mesh.axis_names if axis != AXIS and mesh.shape[axis] > 1]
     if others or AXIS not in mesh.axis_names:
         axis = (others or mesh.axis_names)[0]
-        raise UserError(f"config.reduce_dtype: over the axis '{axis}' the compiler sums, in config.dtype; remove it, or use "
-                        '--config.mesh=data:-1')
+        raise UserError(f"config.reduce_dtype: got a mesh with the axis '{axis}', over which the compiler sums; fix: "
+                        '--config.mesh=data:-1', code='mesh/reduce-dtype')
 
-    def across(sums):
+    def reduce_fn(sums):
         grads, *rest = sums
         grads = jax.tree.map(lambda g: jax.lax.psum(g.astype(dtype), AXIS).astype(g.dtype), grads)
         return grads, *jax.lax.psum(rest, AXIS)
@@ -48,7 +48,7 @@ def by_hand(step: Callable, mesh: Mesh, dtype: str) -> Callable:
     def part(state, batch):
         with logical.using(None):
             own = state.replace(key=jax.random.fold_in(state.key, jax.lax.axis_index(AXIS)))
-            after, metrics = step(own, batch, across)
+            after, metrics = step(own, batch, reduce_fn)
         return after.replace(key=state.key), metrics
 
     def whole(state, batch):

@@ -2,7 +2,7 @@
 
     --config.mesh=data:2,fsdp:4,tensor:2
 
-An axis is a way of sharing the work, and its name says which:
+An axis is a way of sharing the work, and its name defines which:
 
     data    each device has a part of the batch and all of the state
     zero1   as `data`, and a part of the optimizer's state (Rajbhandari et al. 2020, ZeRO-1)
@@ -35,7 +35,7 @@ def parse(text: str) -> dict[str, tuple[int, int]]:
     """'data:2x4,tensor:2' -> {'data': (2, 4), 'tensor': (1, 2)}: (slices, devices of each); -1 stands for the rest, once.
 
     Raises:
-      UserError: it is not a list of axis:size, or an axis is not known or there twice.
+      UserError: it is not a list of axis:size, or an axis is unknown or repeated.
     """
     sizes = {}
     for part in filter(None, (p.strip() for p in str(text).split(','))):
@@ -46,15 +46,18 @@ def parse(text: str) -> dict[str, tuple[int, int]]:
             if max(outer, inner) > LARGEST:
                 raise ValueError
         except ValueError:
-            raise UserError(f"config.mesh: '{printable(part)}' is not axis:size; {EXAMPLE}") from None
+            raise UserError(f"config.mesh: got '{printable(part)}', expected axis:size; fix: {EXAMPLE}",
+                            code='mesh/not-axis-size') from None
         if name not in AXES:
-            raise UserError(f"config.mesh: '{printable(name)}' is not an axis; there are {', '.join(AXES)}")
+            raise UserError(f"config.mesh: got the axis '{printable(name)}', expected one of {', '.join(AXES)}; fix: {EXAMPLE}",
+                            code='mesh/unknown-axis')
         if name in sizes:
-            raise UserError(f"config.mesh: '{name}' is there twice; {EXAMPLE}")
+            raise UserError(f"config.mesh: got '{name}' twice; fix: {EXAMPLE}", code='mesh/axis-twice')
         sizes[name] = outer, inner
     inner = [b for _, b in sizes.values()]
     if not sizes or inner.count(-1) > 1 or any(b == 0 or b < -1 for b in inner) or any(a < 1 for a, _ in sizes.values()):
-        raise UserError(f"config.mesh: '{printable(text)}' needs axis:size pairs with at most one -1; {EXAMPLE}")
+        raise UserError(f"config.mesh: got '{printable(text)}', expected axis:size pairs with at most one -1; fix: {EXAMPLE}",
+                        code='mesh/not-axis-size')
     return sizes
 
 
@@ -65,8 +68,8 @@ def _shape(text: str, count: int) -> tuple[tuple[str, ...], tuple[int, ...], tup
     open_axis = any(b == -1 for _, b in sizes.values())
     if fixed > count or (open_axis and count % fixed):
         what = f'multiples of {fixed} devices' if open_axis else f'{fixed} devices'
-        raise UserError(f"config.mesh: '{printable(text)}' asks for {what} and there are {count}; write "
-                        f'--config.mesh=data:{count}')
+        raise UserError(f"config.mesh: got '{printable(text)}', which needs {what}, and {count} devices; fix: "
+                        f'--config.mesh=data:{count}', code='mesh/devices')
     inner = tuple(count // fixed if b == -1 else b for _, b in sizes.values())
     return tuple(sizes), tuple(a for a, _ in sizes.values()), inner
 
@@ -84,14 +87,14 @@ def make(text: str, devices=None) -> Mesh:
 
 
 def abstract(text: str) -> AbstractMesh:
-    """The mesh without its devices, of any size; -1 stands for the devices that there are."""
+    """The mesh without its devices, of any size; -1 is the number of devices of this process."""
     fixed = all(b != -1 for _, b in parse(text).values())
     names, slices, inner = _shape(text, 2**40 if fixed else jax.device_count())
     return AbstractMesh(tuple(a * b for a, b in zip(slices, inner, strict=True)), names)
 
 
 def _grid(devices, slices, inner):
-    """Devices [axis, …], neighbours in it near each other where the hardware says who is near."""
+    """Devices [axis, …]; neighbours in the array are near each other where the hardware reports distances."""
     from jax.experimental import mesh_utils
     if devices[0].platform == 'tpu' or (math.prod(slices) > 1 and hasattr(devices[0], 'slice_index')):
         if math.prod(slices) > 1:
@@ -103,17 +106,17 @@ def _grid(devices, slices, inner):
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh, axis: int) -> NamedSharding:
-    """Dimension `axis` of an array is split over the mesh's batch axes."""
+    """The sharding of an array whose dimension `axis` is split over the mesh's batch axes."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, batch_axes(mesh) or None))
 
 
 def data_size(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+    """The number of parts into which a batch is split."""
     return math.prod(mesh.shape[axis] for axis in batch_axes(mesh))
 
 
@@ -121,21 +124,22 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
     """(i, n): this process's devices hold part i of n equal parts of every batch.
 
     Raises:
-      UserError: they hold parts that are not neighbours; batch axes have to stand first in the mesh.
+      UserError: they hold parts that are not neighbours; batch axes have to come first in the mesh.
     """
     parts = data_size(mesh)
     rows = split(mesh, 0).addressable_devices_indices_map((parts,)).values()
-    mine = sorted({i for (index,) in rows for i in range(*index.indices(parts))})
-    if not mine:
-        raise UserError(f'config.mesh: process {jax.process_index()} has no device in the mesh; use all of them')
-    if mine != list(range(mine[0], mine[0] + len(mine))) or parts % len(mine) or mine[0] % len(mine):
-        raise UserError('config.mesh: a process would hold scattered rows of the batch; write the batch axes '
-                        f"({', '.join(batch_axes(mesh))}) first")
-    return mine[0] // len(mine), parts // len(mine)
+    held = sorted({i for (index,) in rows for i in range(*index.indices(parts))})
+    if not held:
+        raise UserError(f'config.mesh: process {jax.process_index()} has no device in the mesh; fix: use all devices',
+                        code='mesh/idle-process')
+    if held != list(range(held[0], held[0] + len(held))) or parts % len(held) or held[0] % len(held):
+        raise UserError('config.mesh: a process would hold scattered rows of the batch; fix: write the batch axes '
+                        f"({', '.join(batch_axes(mesh))}) first", code='mesh/scattered-rows')
+    return held[0] // len(held), parts // len(held)
 
 
 def put(tree, sharding: NamedSharding):
-    """Host arrays, equal on every process, as global arrays."""
+    """Puts host arrays, equal on every process, on the devices as global arrays."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
@@ -147,7 +151,7 @@ def put(tree, sharding: NamedSharding):
 
 
 def whole(tree):
-    """Global arrays as NumPy arrays, whole on every process; all processes have to ask for them."""
+    """Gathers global arrays into NumPy arrays, whole on every process; a collective, which all processes call."""
     def one(x):
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
             x = multihost_utils.process_allgather(x, tiled=True)
@@ -157,15 +161,15 @@ def whole(tree):
 
 
 def everywhere(number: int) -> list[int]:
-    """The number that each process has, process by process; all processes have to ask for it."""
+    """Gathers one number per process, in the order of their ranks; a collective, which all processes call."""
     return [number] if jax.process_count() == 1 else multihost_utils.process_allgather(np.int32(number)).tolist()
 
 
 def asked_to_stop(round_: int) -> bool:
-    """Whether some process of several was asked to stop; all say so in the same round, and have to ask in every one."""
+    """Whether a process received a stop signal; a collective, which every process calls once per round with its number."""
     return multihost_utils.reached_preemption_sync_point(round_)
 
 
 def put_local(tree, sharding: NamedSharding):
-    """This process's part of each array, as global arrays."""
+    """Puts this process's part of each array on its devices, as global arrays."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)

@@ -1,8 +1,8 @@
 """The same train step under `jax.pmap`: data parallel only, for comparison and for code that is written in pmap.
 
-The real path is `Program.call`, jit over a mesh, which has every mode. Here each device sees its own part of the batch and
-sums are exchanged by hand, so what looks at the whole batch (batch statistics) or draws one number for each of its
-examples (dropout, augmentation) is not the same: the former is refused, the latter is drawn by each device for its part.
+`jit` over a mesh is the real path, and has every mode. Here each device sees its own part of the batch and sums are reduced
+explicitly. Models with batch statistics are refused, because per-device statistics would change the model; each device draws
+the random numbers of its own part (dropout, augmentation).
 """
 from collections.abc import Callable
 
@@ -25,12 +25,13 @@ def pmapped(program, devices=None) -> Callable:
       UserError: the model keeps batch statistics, or the program is on several devices already.
     """
     if program.mesh.size > 1 or program.members:
-        raise UserError('pmap: it divides the batch itself and knows no members; give it a program of --config.mesh=data:1')
+        raise UserError('pmap: got a program of several devices or members, expected one: pmap divides the batch itself; '
+                        'fix: --config.mesh=data:1', code='mesh/pmap')
     state, *_ = program.arguments()
     refuse_statistics(state.model_state, 'pmap')
 
     def one(state, batch):
-        return program.step(state, batch, across=lambda sums: jax.lax.psum(sums, AXIS))
+        return program.step(state, batch, reduce_fn=lambda sums: jax.lax.psum(sums, AXIS))
 
     return jax.pmap(one, AXIS, devices=devices, donate_argnums=0)
 

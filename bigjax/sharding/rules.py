@@ -1,11 +1,12 @@
-"""Which dimension of which array is split over which axis of the mesh: rules as data, resolved in one place.
+"""Partition rules: which dimension of which parameter is split over which axes of the mesh, as data, resolved in one place.
 
-A model's file names the dimensions of its parameters by regex on the path, once, in logical axes:
+A model's file names the dimensions of its parameters once, by regex on the path, in logical axes:
 
     PARTITION_RULES = (('.*/attn/(query|key|value)/kernel', ('embed', 'heads')), …)
 
-`bigjax.sharding.logical` says which axis of the mesh splits a logical axis; what that leaves whole, `fsdp` splits along the
-largest dimension that it divides. Activations are named the same way, by `constrain` there.
+The table of `bigjax.sharding.logical`, and an experiment's `axes` over it, map a logical axis to mesh axes. `fsdp` then splits
+a parameter along the largest dimension that is still whole and that it divides. `logical.constrain` names activations the same
+way.
 """
 import math
 import re
@@ -17,7 +18,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigjax.errors import UserError
+from bigjax.io.text import table
 from bigjax.sharding import logical
+from bigjax.sharding.mesh import AXES
 
 FSDP_SIZE = 2**10  # numbers; smaller tensors stay whole, their messages would cost more than their memory
 
@@ -32,7 +35,7 @@ class Placed(NamedTuple):
     spec: PartitionSpec
 
     def bytes_per_device(self, mesh: Mesh) -> int:
-        """On each device."""
+        """The bytes that each device holds."""
         return math.prod(self.shape) * self.dtype.itemsize // math.prod(logical.size(mesh, a) for a in self.spec)
 
 
@@ -42,32 +45,33 @@ def paths(tree) -> list[tuple[str, object]]:
     return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in flat]
 
 
-def resolve(params, rules: Sequence[tuple[str, tuple]], mesh: Mesh) -> list[Placed]:
-    """Where each parameter goes.
+def resolve(params, rules: Sequence[tuple[str, tuple]], mesh: Mesh, axes: Mapping | None = None) -> list[Placed]:
+    """The placement of each parameter.
 
     Args:
       params: the parameters, or their shapes.
       rules: ((regex on the whole path, logical axes), …), the first match wins. Without any, nothing is split by name.
+      axes: logical axis -> mesh axes, over the defaults of `bigjax.sharding.logical`.
 
     Raises:
       UserError: no rule matches, a rule has other dimensions than the tensor, names one axis twice, or its axis does not
         divide; the tensor is named.
     """
-    by_name = [axis for axis in ('tensor', 'expert', 'stage') if mesh.shape.get(axis, 1) > 1]
-    named = {logical.LOGICAL.get((name or '').rstrip('?')) for _, names in rules for name in names}
-    for axis in by_name:
-        if axis not in named:
-            raise UserError(f"config.mesh: '{axis}' splits nothing of this model: its partition rules name no such "
-                            'dimension; use data, zero1 or fsdp')
-    return [_place(path, leaf, rules, mesh) for path, leaf in paths(params)]
+    by_name = logical.table(axes, AXES)
+    named = {axis for _, names in rules for name in names for axis in logical.names(logical.mesh_axes(mesh, name, by_name))}
+    for axis in mesh.axis_names:
+        if mesh.shape[axis] > 1 and axis not in (*logical.WITHOUT_RULES, *named):
+            raise UserError(f"config.mesh: got '{axis}', which splits nothing of this model, expected an axis of its partition "
+                            'rules; fix: use data, zero1 or fsdp', code='mesh/splits-nothing')
+    return [_place(path, leaf, rules, mesh, by_name) for path, leaf in paths(params)]
 
 
-def _place(path, leaf, rules, mesh) -> Placed:
+def _place(path, leaf, rules, mesh, by_name) -> Placed:
     shape = tuple(leaf.shape)
     names = _names(path, shape, rules)
-    axes = _by_name(path, shape, names, mesh)
+    axes = _by_name(path, shape, names, mesh, by_name)
     layers = tuple(i for i, name in enumerate(names) if name == 'layers')
-    if 'fsdp' in mesh.axis_names:
+    if 'fsdp' in mesh.axis_names and not any('fsdp' in logical.names(axis) for axis in axes):
         axes = _along_the_largest(shape, axes, 'fsdp', mesh, but=layers)
     return Placed(path, shape, np.dtype(leaf.dtype), names, PartitionSpec(*axes))
 
@@ -78,31 +82,33 @@ def _names(path, shape, rules) -> tuple:
         return (None,) * len(shape)
     names = next((names for regex, names in rules if re.fullmatch(regex, path)), None)
     if names is None:
-        raise UserError(f"partition rules: none matches '{path}' {list(shape)}; add one for it")
+        raise UserError(f"partition rules: got '{path}' {list(shape)}, expected a rule that matches it; fix: add one",
+                        code='mesh/no-rule')
     if len(names) != len(shape):
-        raise UserError(f"partition rules: '{path}' is {list(shape)} and its rule has {len(names)} axes {names}; "
-                        'give one a dimension')
+        raise UserError(f"partition rules: got '{path}' {list(shape)} and a rule of {len(names)} axes {names}, expected one "
+                        'for each dimension; fix: the rule', code='mesh/rule-dimensions')
     return names
 
 
-def _by_name(path, shape, names, mesh) -> list:
+def _by_name(path, shape, names, mesh, table_of_axes) -> list:
     """The mesh axis of each dimension."""
-    axes = [logical.mesh_axes(mesh, name) for name in names]
+    axes = [logical.mesh_axes(mesh, name, table_of_axes) for name in names]
     for i, (axis, n) in enumerate(zip(axes, shape, strict=True)):
         parts = logical.size(mesh, axis)
         if n % parts and names[i].endswith('?'):
             axes[i] = None
         elif n % parts:
-            raise UserError(f"config.mesh: '{axis}' of {parts} does not divide a dimension of {n} of '{path}' "
-                            f'{list(shape)}; use a divisor of {n}')
-    used = [axis for axis in axes if axis is not None]
+            raise UserError(f"config.mesh: got {'+'.join(logical.names(axis))}:{parts}, expected a divisor of {n}, a dimension "
+                            f"of '{path}' {list(shape)}; fix: the size of the axis", code='mesh/does-not-divide')
+    used = [name for axis in axes for name in logical.names(axis)]
     if len(used) != len(set(used)):
-        raise UserError(f"partition rules: '{path}' {names} uses one mesh axis for two dimensions; name one of them None")
+        raise UserError(f"partition rules: got '{path}' {names}, expected a mesh axis to split one dimension of it; fix: name "
+                        'one of them None', code='mesh/axis-twice')
     return axes
 
 
 def _along_the_largest(shape, axes, axis, mesh, but=()) -> list:
-    """With `axis` on the largest dimension that is whole and that it divides, unless the tensor is small."""
+    """The axes with `axis` added at the largest dimension that is whole and divides, unless the tensor is small."""
     free = [i for i, n in enumerate(shape) if axes[i] is None and n % mesh.shape[axis] == 0 and i not in but]
     axes = list(axes)
     if free and math.prod(shape) >= FSDP_SIZE:
@@ -117,9 +123,9 @@ class Layout(NamedTuple):
     optimizer: dict[str, Placed]
 
 
-def layout(params, rules, mesh: Mesh) -> Layout:
-    """`zero1` splits the optimizer's part alone, `fsdp` both."""
-    placed = resolve(params, rules, mesh)
+def layout(params, rules, mesh: Mesh, axes: Mapping | None = None) -> Layout:
+    """The layout of a model: `zero1` splits the optimizer's state alone, `fsdp` both."""
+    placed = resolve(params, rules, mesh, axes)
     ours = placed
     if 'zero1' in mesh.axis_names:
         ours = [p._replace(spec=PartitionSpec(*_along_the_largest(p.shape, p.spec, 'zero1', mesh))) for p in placed]
@@ -146,11 +152,11 @@ def follow(tree, placed: Mapping[str, Placed], mesh: Mesh, members: bool = False
     return jax.tree.unflatten(jax.tree.structure(tree), [one(path, leaf) for path, leaf in paths(tree)])
 
 
-LARGE = 10 << 20  # bytes; a replicated tensor over this is pointed out
+LARGE = 10 << 20  # bytes; the table marks a replicated tensor over this
 
 
 def show(placed: Layout, mesh) -> str:
-    """A table of every parameter: path, shape, what splits it, bytes a device holds, of it and of one optimizer moment."""
+    """A table of every parameter: path, shape, the axes that split it, and its bytes and those of one moment per device."""
     rows, held, moments = [], 0, 0
     for path, p in placed.params.items():
         mine, moment = p.bytes_per_device(mesh), placed.optimizer[path].bytes_per_device(mesh)
@@ -160,11 +166,9 @@ def show(placed: Layout, mesh) -> str:
         rows.append([path, ' x '.join(map(str, p.shape)), ' · '.join(_axes(axis) for axis in p.spec) or '–', f'{mine:,}',
                      f'{moment:,}', note])
     rows.append(['all', f'{sum(math.prod(p.shape) for p in placed.params.values()):,}', '', f'{held:,}', f'{moments:,}', ''])
-    titles = ['parameter', 'shape', 'split by', 'bytes a device', 'a moment', '']
-    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
-    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [titles, *rows]]
-    return f"{', '.join(f'{a}:{n}' for a, n in mesh.shape.items())}\n" + '\n'.join(lines)
+    titles = ['parameter', 'shape', 'split by', 'bytes per device', 'a moment', '']
+    return f"{', '.join(f'{a}:{n}' for a, n in mesh.shape.items())}\n{table(titles, rows)}"
 
 
 def _axes(axis) -> str:
-    return '–' if axis is None else axis if isinstance(axis, str) else '+'.join(axis)
+    return '+'.join(logical.names(axis)) or '–'

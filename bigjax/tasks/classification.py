@@ -2,91 +2,69 @@
 
 Glossary: B examples · K classes.
 """
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from bigjax.tasks import Aux, Confusion, Task, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, weighted
 
-TARGET = 'target'  # [B, K] soft targets in a batch, as mixup and cutmix write them; they take the place of the label
+TARGET = 'target'  # [B, K] soft targets in a batch, as mixup and cutmix write them; they replace the label
 
 
-def softmax(image: str = 'image', label: str = 'label', label_smoothing: float = 0.0) -> Task:
+def softmax(inputs: str = 'image', label: str = 'label', label_smoothing: float = 0.0) -> Task:
     """Softmax cross entropy; the model gives [B, K] logits.
 
-    Metrics: accuracy (against the label, also where there are soft targets). Predictions: logits [B, K], float32.
+    Metrics: accuracy (against the label, also with soft targets). Predictions: logits [B, K], float32.
 
     Args:
-      image: key of the input, 'x' for series and tables.
-      label: key of the int32 classes [B].
-      label_smoothing: the share of the target spread evenly over all classes (Szegedy et al. 2016, section 7); in
-        training only, so that the evaluated loss is the likelihood.
+      inputs: the key of the model's input, 'x' for series and tables.
+      label: the key of the int32 classes [B].
+      label_smoothing: the share of the target spread evenly over all classes (Szegedy et al. 2016, section 7); in training
+        only, so that the evaluated loss is the likelihood.
     """
-
-    def inputs(batch):
-        return (batch[image],)
-
     def loss(apply, variables, batch, rng, train):
-        logits, state = apply(variables, batch[image], train=train, rng=rng)
-        logits = logits.astype(jnp.float32)
+        logits, state = apply(variables, batch[inputs], train=train, rng=rng)
+        logits, weights = logits.astype(jnp.float32), mask(batch)
+        check_shape(f"'{label}'", batch[label], weights.shape)
+        check_shape("the model's output", logits, (len(weights), logits.shape[-1]))
         if TARGET in batch:
             target = batch[TARGET].astype(jnp.float32)
+            check_shape(f"'{TARGET}'", target, logits.shape)
         else:
             target = jax.nn.one_hot(batch[label], logits.shape[-1])
         if label_smoothing and train:
             target = optax.smooth_labels(target, label_smoothing)
-        weights = mask(batch)
         hits = (jnp.argmax(logits, axis=-1) == batch[label]).astype(jnp.float32)
-        return optax.softmax_cross_entropy(logits, target), weights, Aux(state, {'accuracy': weighted(hits, weights)})
+        terms = {'cross_entropy': Term(optax.softmax_cross_entropy(logits, target), weights)}
+        return terms, Aux(state, {'accuracy': weighted(hits, weights)})
 
-    def predict(apply, variables, batch):
-        return apply(variables, batch[image])[0].astype(jnp.float32)
+    def predict(apply, variables, batch, rng):
+        return apply(variables, batch[inputs], rng=rng)[0].astype(jnp.float32)
 
-    return Task(inputs, loss, predict)
+    return Task(lambda batch: (batch[inputs],), loss, predict, unit='images' if inputs == 'image' else 'examples',
+                ranges=lambda logits: {label: Range(logits.shape[-1])})
 
 
-def binary(x: str = 'x', label: str = 'label') -> Task:
-    """Sigmoid cross entropy; the model gives one logit [B, 1] or [B], the label is 0 or 1.
+def binary(inputs: str = 'x', label: str = 'label') -> Task:
+    """Sigmoid cross entropy; the model gives one logit [B, 1] or [B], the label [B] is 0 or 1.
 
     Metrics: accuracy at a probability of one half. Predictions: logits [B], float32.
     """
-
-    def inputs(batch):
-        return (batch[x],)
+    def one_logit(logits):
+        logits = logits.astype(jnp.float32)
+        return logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
 
     def loss(apply, variables, batch, rng, train):
-        logits, state = apply(variables, batch[x], train=train, rng=rng)
-        logits = logits.astype(jnp.float32).reshape(-1)
-        truth = batch[label].reshape(-1).astype(jnp.float32)
-        weights = mask(batch)
+        logits, state = apply(variables, batch[inputs], train=train, rng=rng)
+        logits, weights = one_logit(logits), mask(batch)
+        check_shape(f"'{label}'", batch[label], weights.shape)
+        check_shape("the model's output", logits, weights.shape)
+        truth = batch[label].astype(jnp.float32)
         hits = ((logits > 0) == (truth > 0.5)).astype(jnp.float32)
-        per_example = optax.sigmoid_binary_cross_entropy(logits, truth)
-        return per_example, weights, Aux(state, {'accuracy': weighted(hits, weights)})
+        terms = {'cross_entropy': Term(optax.sigmoid_binary_cross_entropy(logits, truth), weights)}
+        return terms, Aux(state, {'accuracy': weighted(hits, weights)})
 
-    def predict(apply, variables, batch):
-        return apply(variables, batch[x])[0].astype(jnp.float32).reshape(-1)
+    def predict(apply, variables, batch, rng):
+        return one_logit(apply(variables, batch[inputs], rng=rng)[0])
 
-    return Task(inputs, loss, predict)
-
-
-def counts(outputs, labels, classes: int) -> np.ndarray:
-    """counts[true, predicted] of logits [N, K], or of one binary logit [N]; int64 [classes, classes]."""
-    outputs = np.asarray(outputs)
-    predicted = outputs.argmax(axis=-1) if outputs.ndim == 2 else (outputs > 0).astype(np.int64)
-    cells = np.asarray(labels).reshape(-1).astype(np.int64) * classes + predicted
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-
-
-def confusion(outputs, examples, classes: Sequence[str], label: str = 'label') -> dict:
-    """{'confusion': `Confusion`} of the logits of a whole split, for an evaluator's `compute`."""
-    return {'confusion': Confusion(counts(outputs, examples[label], len(classes)), tuple(classes))}
-
-
-def error(outputs, examples, classes: Sequence[str], label: str = 'label') -> dict:
-    """As `confusion`, and {'error': wrong answers in percent}, the unit in which papers on images print it."""
-    found = confusion(outputs, examples, classes, label)
-    cells = found['confusion'].counts
-    return {'error': 100.0 * (1.0 - np.trace(cells) / cells.sum()), **found}
+    return Task(lambda batch: (batch[inputs],), loss, predict, ranges=lambda logits: {label: Range(2)})

@@ -1,4 +1,4 @@
-"""Durations: how long, in whatever unit a paper states it, as a number of optimizer steps."""
+"""Durations in the unit in which a paper states them, as a number of optimizer steps."""
 import math
 import re
 
@@ -30,20 +30,20 @@ def steps(duration, *, total_steps: int | None = None, steps_per_epoch: float | 
     if unit == 'percent':
         if total_steps is None:
             raise UserError(f"the duration {shown}: a percentage is taken of `steps`, so `steps` itself needs "
-                            "another unit, such as '10 epochs' or '5000 steps'")
+                            "another unit, such as '10 epochs' or '5000 steps'", code='duration/unit')
         value *= total_steps / 100
     elif unit == 'epochs':
         if not steps_per_epoch:
             raise UserError(f'the duration {shown}: the length of an epoch is not known here; '
-                            "give it in steps, such as '200 steps'")
+                            "fix: give it in steps, such as '200 steps'", code='duration/unit')
         value *= steps_per_epoch
     elif unit == 'examples':
         if not batch_size:
             raise UserError(f'the duration {shown}: the batch size is not known here; '
-                            "give it in steps, such as '200 steps'")
+                            "fix: give it in steps, such as '200 steps'", code='duration/unit')
         value /= batch_size
     elif value != int(value):
-        raise UserError(f'the duration {shown}: a number of steps must be whole')
+        raise UserError(f'the duration {shown}: a number of steps must be whole', code='duration/form')
     return max(1, math.floor(value + 0.5)) if value > 0 else 0
 
 
@@ -58,4 +58,4 @@ def _parse(duration) -> tuple[float, str]:
             raise ValueError
         return value, unit
     except (TypeError, ValueError, KeyError):
-        raise UserError(f'the duration {printable(repr(duration))} is not understood; give {FORMS}') from None
+        raise UserError(f'the duration: got {printable(repr(duration))}, expected {FORMS}', code='duration/form') from None

@@ -1,4 +1,4 @@
-"""What the step is fed with: batch t of every member, from arrays on the device or from the host pipeline.
+"""The input of the train step: batch t of every member, from arrays on the device or from the host pipeline.
 
 Members of a population see the batches that they would see alone: each has its own seed and, where the population is
 over something else than the seed, its own examples.
@@ -10,49 +10,50 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from bigjax.data import order, pipeline
+from bigjax.data import order, pipeline, sources
+from bigjax.data.batches import shapes as batch_shapes
 from bigjax.errors import UserError
 from bigjax.experiment import Data
 from bigjax.sharding import mesh as meshes
 
-LIMIT = 2 << 30  # bytes of data that 'auto' keeps on the device
-BLOCK = 64  # steps whose order is computed at once
+__all__ = ['Feed', 'Resident', 'batch_shapes', 'fits_on_device', 'repeats', 'stack']
+
+RESIDENT_BYTES = 2 << 30  # the most data that resident='auto' keeps on the device
 
 
-def keeps(source, data: Data, resident: str) -> bool:
-    """Whether a source lives on the device.
+def fits_on_device(source, data: Data, resident: str) -> bool:
+    """Whether a source is kept on the device; a source that opens late stays closed.
 
     Raises:
-      UserError: it was asked to and cannot.
+      UserError: `resident` is 'yes' and it cannot be.
     """
-    able = hasattr(source, 'arrays') and hasattr(source, 'take') and data.transform is None
-    longest = max([len(source), *map(len, source.arrays.values())]) if able else 0
+    plain = data.transform is None and data.collate is None
+    arrays = sources.array_shapes(source) if plain else None
+    if arrays is None:
+        if resident == 'yes':
+            raise UserError(f'config.resident: got yes, expected auto: {source!r} is read example by example and cannot live '
+                            'on the device; fix: --config.resident=auto', code='data/not-resident')
+        return False
+    longest = max([len(source), *(shape.shape[0] for shape in arrays.values())])
     if longest > order.FITS_INT32:
         if resident == 'yes':
-            raise UserError(f'config.resident: {source!r} counts to {longest:,}, and devices to {order.FITS_INT32:,}; '
-                            'write --config.resident=auto')
+            raise UserError(f'config.resident: got yes, expected auto: {source!r} counts to {longest:,}, and devices to '
+                            f'{order.FITS_INT32:,}; fix: --config.resident=auto', code='data/not-resident')
         return False
-    if resident == 'yes' and not able:
-        raise UserError(f'config.resident: {source!r} is read example by example and cannot live on the device; '
-                        "write --config.resident=auto")
-    return able and (resident == 'yes' or (resident == 'auto' and sum(a.nbytes for a in source.arrays.values()) <= LIMIT))
+    size = sum(shape.size * shape.dtype.itemsize for shape in arrays.values())
+    return resident == 'yes' or (resident == 'auto' and size <= RESIDENT_BYTES)
 
 
-def batch_shapes(data: Data, rows: int) -> dict:
-    """Shapes of a batch of `rows` as it comes from the data, before `preprocess`; no device is touched."""
-    source = data.train
-    if data.transform is None and hasattr(source, 'take'):
-        batch = source.take(source.arrays, np.zeros(rows, np.int32))
-        return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
-    example = source[0]
-    if data.transform is not None:
-        example = data.transform(example, np.random.default_rng(0), True)
-    example = {k: np.asarray(v) for k, v in example.items()}
-    return {k: jax.ShapeDtypeStruct((rows, *v.shape), v.dtype) for k, v in example.items()}
+def repeats(data: Data, batch_size: int) -> str:
+    """A warning where a batch holds more examples than there are, else ''."""
+    if batch_size <= data.size:
+        return ''
+    return (f'config.batch_size: {batch_size} is more than the {data.size} training examples, so every batch holds each of '
+            f'them {batch_size / data.size:.3g} times; --config.batch_size={data.size} is one epoch per step')
 
 
 class Resident:
-    """The arrays of sources, put on the device once each.
+    """The arrays of sources, transferred to the device once each.
 
     `arrays(sources)` gives one tree for members that share their examples, and one with a leading member axis for
     members that do not.
@@ -77,10 +78,17 @@ def stack(sources: Sequence) -> dict:
       UserError: their shapes differ.
     """
     shapes = [{k: a.shape for k, a in s.arrays.items()} for s in sources]
-    if any(s != shapes[0] for s in shapes) or any(len(s) != len(sources[0]) for s in sources):
-        raise UserError(f'config.population: the members hold data of different shapes, {shapes[0]} and '
-                        f'{next((s for s in shapes if s != shapes[0]), shapes[0])}; train them one by one')
+    other = next((s for s, source in zip(shapes, sources, strict=True)
+                  if s != shapes[0] or len(source) != len(sources[0])), None)
+    if other is not None:
+        raise UserError(f'config.population: got members whose data has the shapes {shapes[0]} and {other}, expected equal '
+                        'shapes; fix: train the members one by one', code='data/members-differ')
     return {k: np.stack([s.arrays[k] for s in sources]) for k in sources[0].arrays}
+
+
+def _rows(block: jax.Array) -> tuple[jax.Array, ...]:
+    """[n, …] as n arrays [1, …]."""
+    return tuple(block[i:i + 1] for i in range(block.shape[0]))
 
 
 class Feed:
@@ -88,13 +96,15 @@ class Feed:
 
     Args:
       datas: the data of each member, or of all (length 1).
-      seeds: one a member.
+      seeds: one per member.
       members: None for a plain run, else the size of the population.
       start, steps: the first step and the end.
 
     Attributes:
-      arrays: what stays on the device, {} where batches come from the pipeline.
+      arrays: the arrays that stay on the device, {} where batches come from the pipeline.
       shared: whether members share `arrays`.
+      resident: whether the data is on the device.
+      stages: the seconds that reading and transforming took.
     """
 
     def __init__(self, datas: Sequence[Data], seeds: Sequence[int], *, members: int | None, batch_size: int, mesh,
@@ -103,21 +113,23 @@ class Feed:
         self._sources = [d.train for d in datas]
         self._seeds, self._batch_size, self._steps = list(seeds), batch_size, steps
         self.shared = len(datas) == 1
-        self.resident = keeps(self._sources[0], self._data, resident)
-        self._waited = 0.0
-        self._block = (None, None)
+        self.resident = fits_on_device(self._sources[0], self._data, resident)
+        self._waited_s, self._start, self._rows = 0.0, start, (None, ())
         self.arrays = cache.arrays(self._sources) if self.resident else {}
         self._iterators, self._next, self.stages = [], None, pipeline.Stages()
-        if not self.resident:
-            self._open(start, threads, workers)
+        if self.resident:
+            self._orders = [order.Blocks(seed, batch_size, len(self._sources[0]), self._data.shuffle, start)
+                            for seed in self._seeds]
+        else:
+            part, parts = meshes.process_part(mesh)
+            for i, seed in enumerate(self._seeds):
+                elements = self._batches(self._sources[0 if self.shared else i], seed, start, steps, part, parts)
+                self._iterators.append(pipeline.read(elements, threads=threads, workers=workers))
 
-    def _open(self, start, threads, workers):
-        part, parts = meshes.process_part(self._mesh)
-        for i, seed in enumerate(self._seeds):
-            records = pipeline.Ordered(
-                self._sources[0 if self.shared else i], seed, self._batch_size, self._data.shuffle, start, self._steps,
-                part, parts, self._data.transform, self.stages)
-            self._iterators.append(pipeline.train_batches(records, threads=threads, workers=workers))
+    def _batches(self, source, seed, start, steps, part=0, parts=1):
+        data = self._data
+        return pipeline.TrainBatches(source, seed, self._batch_size, data.shuffle, start, steps, part, parts, data.transform,
+                                     data.collate, data.spec if data.collate else None, self.stages)
 
     def _pull(self, waiting=contextlib.nullcontext):
         """The next batch, already on its way to the device."""
@@ -126,51 +138,45 @@ class Feed:
         batch = parts[0] if self._members is None else jax.tree.map(lambda *x: np.stack(x), *parts)
         return meshes.put_local(batch, meshes.split(self._mesh, 0 if self._members is None else 1))
 
-    def _indices(self, step: int, count: int) -> np.ndarray:
-        """[count, (members,) B] int32."""
-        first, block = self._block
-        if first is None or not first <= step <= step + count <= first + len(block):
-            size = max(BLOCK, count)
-            per = [order.batch_indices(seed, step, size, self._batch_size, len(self._sources[0]), self._data.shuffle)
-                   for seed in self._seeds]
-            block = per[0] if self._members is None else np.stack(per, 1)
-            first = step
-            self._block = (first, block)
-        return block[step - first:step - first + count]
+    def _indices(self, step: int, count: int) -> jax.Array:
+        """[count, (members,) B] on the device."""
+        indices = [each.at(step, count) for each in self._orders]
+        indices = indices[0] if self._members is None else np.stack(indices, 1)
+        return meshes.put(indices, meshes.replicated(self._mesh))
+
+    def _block(self, step: int) -> jax.Array:
+        """The same as `_indices(step, 1)` with one transfer per block: a transfer alone can take longer than a small step."""
+        number, offset = divmod(step - self._start, order.BLOCK)
+        if self._rows[0] != number:
+            split = jax.jit(_rows, out_shardings=meshes.replicated(self._mesh))
+            self._rows = number, split(self._indices(step - offset, order.BLOCK))
+        return self._rows[1][offset]
 
     def at(self, step: int, count: int):
         """Indices [count, (members,) B] of batches step … step + count - 1, or the next batch of the pipeline itself."""
         started = time.perf_counter()
         if self.resident:
-            items = self._indices(step, count)
-            if jax.process_count() > 1:
-                items = meshes.put(items, meshes.replicated(self._mesh))
+            items = self._block(step) if count == 1 else self._indices(step, count)
         else:
             items, self._next = self._next or self._pull(), None
-        self._waited += time.perf_counter() - started
+        self._waited_s += time.perf_counter() - started
         return items
 
     def ahead(self, step: int, waiting=contextlib.nullcontext) -> None:
-        """Fetches batch `step` to the device while the one before it is being computed; waits for it within `waiting()`."""
+        """Transfers batch `step` while the one before it is being computed; waits for its data within `waiting()`."""
         if not self.resident and step < self._steps:
             started = time.perf_counter()
             self._next = self._pull(waiting)
-            self._waited += time.perf_counter() - started
+            self._waited_s += time.perf_counter() - started
 
     def host_batch(self, step: int, member: int):
-        """Batch `step` of one member as NumPy arrays, for keeping."""
+        """Batch `step` of one member as NumPy arrays, to be kept."""
         source, seed = self._sources[0 if self.shared else member], self._seeds[member]
-        if self.resident:
-            index = order.batch_indices(seed, step, 1, self._batch_size, len(source), self._data.shuffle)[0]
-            return jax.tree.map(np.asarray, source.take(source.arrays, index))
-        records = pipeline.Ordered(source, seed, self._batch_size, self._data.shuffle, step, step + 1,
-                                   transform=self._data.transform)
-        rows = [records[k] for k in range(len(records))]
-        return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+        return {name: np.asarray(x) for name, x in self._batches(source, seed, step, step + 1)[0].items()}
 
     def taken(self) -> float:
-        """Seconds that the loop has stood still for data since it last asked."""
-        seconds, self._waited = self._waited, 0.0
+        """The seconds that the loop waited for data since the last call."""
+        seconds, self._waited_s = self._waited_s, 0.0
         return seconds
 
     def close(self) -> None:

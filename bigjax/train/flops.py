@@ -1,8 +1,8 @@
-"""The work of a step: what it has to compute at least, counted in the program as it is written, and on how many of what.
+"""The cost of a step: the FLOPs that its program needs at least as it is written, and the units that it processes.
 
 Model FLOPs are those of the loss and of its gradient, two for every multiplication of a product or convolution: the loss
 once, and once more for each of the two operands that a parameter reaches (for a dense layer three times the forward pass;
-Kaplan et al. 2020, section 2.1). Recomputation is no model work. Causal attention counts whole, as it is computed.
+Kaplan et al. 2020, section 2.1). Recomputation is not counted. Causal attention counts whole, as it is computed.
 """
 import functools
 import math
@@ -15,7 +15,9 @@ from jax.extend import core
 
 from bigjax.distributed import hardware
 from bigjax.nn import cpu
+from bigjax.nn.cost_hints import CostHints
 from bigjax.sharding import logical
+from bigjax.tasks import loss_metrics, mean
 from bigjax.train.feed import batch_shapes
 from bigjax.train.step import prepare
 
@@ -40,8 +42,8 @@ def _loss(program):
 
     def loss(params, model_state, batch, key):
         batch = prepare(batch, key, e.data.preprocess, e.data.augment)
-        per_example, weights, _ = e.task.loss(program.apply, {'params': params, **model_state}, batch, key, True)
-        return jnp.sum(per_example * weights)
+        terms, _ = e.task.loss(program.apply, {'params': params, **model_state}, batch, key, True)
+        return mean(loss_metrics(terms)['loss'])
 
     return loss
 
@@ -161,30 +163,29 @@ def taps(out: int, kernel: int, data: int, stride: int, pad: tuple, lhs_dilate: 
     return total
 
 
-def sequence(program) -> int | None:
-    """Positions of one example inside the model: tokens, or patches of a picture; None where it has neither."""
-    data = program.experiment.data
-    first = jax.eval_shape(lambda batch: program.experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch),
-                           batch_shapes(data, 1))[0]
-    shape = first.shape
-    if jnp.issubdtype(first.dtype, jnp.integer) and len(shape) == 2:
-        return shape[1]
-    patch = getattr(program.experiment.model, 'patch', 0)
-    if patch and len(shape) == 4:
-        return (shape[1] // patch) * (shape[2] // patch)
-    return None
+def cost_hints(program) -> CostHints | None:
+    """What the model says of its sizes, or None."""
+    own, data = getattr(program.experiment.model, 'cost_hints', None), program.experiment.data
+    if own is None:
+        return None
+    inputs = lambda batch: program.experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch)
+    return own(*jax.eval_shape(inputs, batch_shapes(data, 1)))
 
 
-def unit(program) -> tuple[str, int]:
-    """What throughput counts: ('tokens', positions of an example), ('images', 1) or ('examples', 1)."""
-    positions = sequence(program)
-    if positions and not getattr(program.experiment.model, 'patch', 0):
-        return 'tokens', positions
-    return ('images' if 'image' in batch_shapes(program.experiment.data, 1) else 'examples'), 1
+def positions(program) -> int:
+    """Tokens or patches of one example; 0 where the model does not say."""
+    hints = cost_hints(program)
+    return hints.positions if hints else 0
 
 
-class Work(NamedTuple):
-    """Of one step of all members: model FLOPs, how many `unit`s, and the peak FLOP/s of its devices (None: unknown).
+def units(program, examples: int) -> int:
+    """How many of the task's `unit` a batch of so many examples holds."""
+    size = program.experiment.task.size
+    return examples if size is None else int(size(batch_shapes(program.experiment.data, examples)))
+
+
+class StepCost(NamedTuple):
+    """One step of all members: model FLOPs, how many `unit`s, and the peak FLOP/s of its devices (None where it is not known).
 
     MFU (model FLOPs utilisation; Chowdhery et al. 2022, appendix B) = model FLOPs / seconds / peak.
     """
@@ -195,13 +196,13 @@ class Work(NamedTuple):
     peak: float | None
 
     def rates(self, steps_per_second: float) -> dict[str, float]:
-        """{'tokens_per_second', 'tflops', 'mfu'}; no MFU where the peak is unknown."""
+        """{'tokens_per_second', 'tflops', 'mfu'}; no MFU where the peak is not known."""
         found = {f'{self.unit}_per_second': self.amount * steps_per_second, 'tflops': self.flops * steps_per_second / 1e12}
         return found | ({'mfu': self.flops * steps_per_second / self.peak} if self.peak else {})
 
 
-def of(program) -> Work:
-    """The work of a program's step."""
-    name, each = unit(program)
+def step_cost(program) -> StepCost:
+    """The cost of a program's step."""
     s = program.settings
-    return Work(model_flops(program), s.batch_size * s.population * each, name, hardware.peak(program.mesh.devices.flatten()))
+    return StepCost(model_flops(program), s.population * units(program, s.batch_size), program.experiment.task.unit,
+                    hardware.peak(program.mesh.devices.flatten()))

@@ -1,7 +1,7 @@
-"""All processes of a run have the same data, or none of them begins.
+"""A check that all processes of a run have the same data.
 
-Each process reads its own part of a batch by the numbers of the examples, and works out itself which these are: with other
-files on one host it would, without a word, train on other batches than were meant, and wait for ever where it has fewer.
+Each process picks its examples by index. With other files on one host it would silently train on other batches than were
+meant, or hang in a collective where its data ends earlier.
 """
 import json
 import socket
@@ -20,47 +20,50 @@ from bigjax.sharding import mesh as meshes
 SHOWN = 8  # processes that a message names
 
 
-def same_data(datas: Sequence[Data]) -> None:
-    """To be called by all processes once the data is open, before anything is compiled or written.
+def check(datas: Sequence[Data]) -> None:
+    """Compares the data of all processes, which call it together before anything is compiled or written.
 
     Args:
       datas: the data of each member, or of all (length 1).
 
     Raises:
-      UserError: a split has another length on one of them, or other examples (`bigjax.runs.sources.sample`).
+      UserError: a split has another length or other examples (`sources.sample`) on one of them; all raise the same one.
     """
     if jax.process_count() == 1:
         return
-    has = {name + (f' of member {m}' if m else ''): f'{len(split):,} records (sample {sources.sample(split)})'
-           for m, data in enumerate(datas) for name, split in {'train': data.train, **data.evals}.items()}
-    difference = compare(_of_all({'host': socket.gethostname(), 'has': has}))
+    splits = {name + (f' of member {m}' if m else ''): f'{len(split):,} records (sample {sources.sample(split)})'
+              for m, data in enumerate(datas) for name, split in {'train': data.train, **data.evals}.items()}
+    difference = compare(_gathered({'host': socket.gethostname(), 'splits': splits}))
     if difference:
-        raise UserError(f'config.data: the processes do not have the same data: {difference}; put the same files on every '
-                        'host, or name a folder that all of them share')
+        raise UserError(f'config.data: got different data: {difference}; expected the same on every process; fix: the same '
+                        'files on every host, or a folder that all of them share', code='data/hosts-differ')
 
 
-def compare(told: Sequence[Mapping[str, Any]]) -> str:
-    """What each process has of the first split that is not the same on all, '' where all are.
+same_data = check
+
+
+def compare(processes: Sequence[Mapping[str, Any]]) -> str:
+    """The first split that is not the same on all processes, with who has what; '' where all are.
 
     Args:
-      told: process by process {'host': its name, 'has': {split: what it has of it, in words}}.
+      processes: for each process {'host': its name, 'splits': {split: its length and sample}}.
     """
-    for split in dict.fromkeys(name for one in told for name in one['has']):
+    for split in dict.fromkeys(name for one in processes for name in one['splits']):
         groups = {}
-        for process, one in enumerate(told):
-            groups.setdefault(one['has'].get(split, 'nothing'), []).append(f"process {process} on {one['host']}")
+        for process, one in enumerate(processes):
+            groups.setdefault(one['splits'].get(split, 'nothing'), []).append(f"process {process} on {one['host']}")
         if len(groups) > 1:
-            return f'of {split} there are ' + ', and '.join(f'{what} for {_some(who)}' for what, who in groups.items())
+            return f'{split}: ' + ', and '.join(f'{what} on {_some(who)}' for what, who in groups.items())
     return ''
 
 
-def _some(who: Sequence[str]) -> str:
-    more = f' and {len(who) - SHOWN} more' if len(who) > SHOWN else ''
-    return ', '.join(who[:SHOWN]) + more
+def _some(names: Sequence[str]) -> str:
+    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+    return ', '.join(names[:SHOWN]) + more
 
 
-def _of_all(mine: Mapping[str, Any]) -> list[dict]:
-    """The JSON that each process has, process by process; all processes have to ask for it."""
-    text = json.dumps(mine).encode()
+def _gathered(facts: Mapping[str, Any]) -> list[dict]:
+    """The JSON facts of every process, in the order of the processes; a collective."""
+    text = json.dumps(facts).encode()
     text = text.ljust(max(meshes.everywhere(len(text))))
     return [json.loads(bytes(row)) for row in multihost_utils.process_allgather(np.frombuffer(text, np.uint8))]

@@ -18,12 +18,14 @@ import numpy as np
 from bigjax.checkpoint.manager import Checkpoints
 from bigjax.errors import NonFinite, Preempted, UserError
 from bigjax.io import storage
+from bigjax.nn import rng
 from bigjax.sharding import mesh as meshes
+from bigjax.tasks import mean
 from bigjax.train import nonfinite, optimizers, stuck_params
 from bigjax.train.compile_cache import METER, told
 from bigjax.train.evaluate import Stopped
-from bigjax.train.flops import Work
-from bigjax.train.in_flight import Ahead
+from bigjax.train.flops import StepCost
+from bigjax.train.in_flight import InFlight
 from bigjax.train.profile import Profile
 from bigjax.train.program import Program, abstract, member
 from bigjax.watchdog.watchdog import Asked, Guard
@@ -57,7 +59,7 @@ class Loop:
       guard: watches over the process (`bigjax.watchdog.watchdog`).
     """
 
-    def __init__(self, program: Program, workdir, records, progress, *, init_from: str = '', work: Work | None = None,
+    def __init__(self, program: Program, workdir, records, progress, *, init_from: str = '', work: StepCost | None = None,
                  profile: tuple[int, int] | None = None, guard: Guard | None = None):
         self._program, self._settings = program, program.settings
         self._workdir, self._records, self._progress = workdir, records, progress
@@ -117,14 +119,14 @@ class Loop:
         steps = self._checkpoints.steps()
         step = steps[-1] if steps else 0
         unjudged = bool(steps) and self._checkpoints.unjudged(step)
-        self._unmoved = None if self._init_from else stuck_params.Unmoved(self._program, carry['state'].params, 0)
+        self._unmoved = None if self._init_from else stuck_params.StuckParams(self._program, carry['state'].params, 0)
         if steps:
             carry = self._checkpoints.restore(step, jax.tree.map(abstract, carry))
             self._progress.say(f'resuming from step {step}')
         elif self._init_from:
             carry = self._program.load_weights(carry, self._init_from)
             self._progress.say(f'starting from the weights of {self._init_from}')
-        self._unmoved = self._unmoved or stuck_params.Unmoved(self._program, carry['state'].params, step)
+        self._unmoved = self._unmoved or stuck_params.StuckParams(self._program, carry['state'].params, step)
         found = meshes.everywhere(step)
         if len(set(found)) > 1:
             raise UserError(f'{self._workdir}: the processes find different checkpoints there (of steps {found[:8]}); the '
@@ -139,7 +141,7 @@ class Loop:
         many, total = program.steps_per_call, s.steps
         self._progress.start(step, total)
         self._clock, self._since, status = time.perf_counter(), step, 'done'
-        phase, flying = 'compile', Ahead()
+        phase, flying = 'compile', InFlight()
         try:
             if unjudged:
                 carry = self._judge(carry, step, self._evaluators(step))
@@ -166,7 +168,7 @@ class Loop:
                 self._flush(feed)
                 if self._unmoved.due(step):
                     _check(halted)  # what was not applied has moved nothing
-                    self._unmoved.look(carry['state'].params, step)
+                    self._unmoved.warn(carry['state'].params, step)
                 carry = self._boundary(carry, step, halted, feed, self._asked() or asked)
                 early = self._early(carry, step)
             if early:
@@ -230,8 +232,8 @@ class Loop:
         if self._due(step, s.log_every):
             self._pending = (step, carry['totals'], halted, optimizers.plateau_factor(carry['state'].opt_state) + 0)
             if s.best.startswith('train/'):
-                total, count = carry['totals'][s.best.removeprefix('train/')]
-                carry = {**carry, 'best': program.keep_best(carry['best'], total / count, carry['state'])}
+                value = mean(carry['totals'][s.best.removeprefix('train/')])
+                carry = {**carry, 'best': program.keep_best(carry['best'], value, carry['state'])}
             carry = {**carry, 'totals': program.zero_totals(carry)}
         if evaluators or save or asked:
             _check(halted)
@@ -323,7 +325,7 @@ class Loop:
             variables = meshes.whole(variables)
             if jax.process_index() > 0:
                 return {}
-        return dict(samples(self._program.apply, variables, jax.random.key(self._settings.seed)))
+        return dict(samples(self._program.apply, variables, rng.key(self._settings.seed)))
 
 
 def evaluate(program: Program, variables, names=None, stop=None, waiting=contextlib.nullcontext) -> tuple[dict, list]:
@@ -357,5 +359,4 @@ def _check(halted) -> None:
 
 def _means(totals) -> dict[str, list[float]]:
     """{'train/name': [one value a member]} of sums and counts."""
-    return {f'train/{k}': [float(x) for x in np.atleast_1d(t) / np.maximum(np.atleast_1d(c), 1e-8)]
-            for k, (t, c) in jax.device_get(totals).items()}
+    return {f'train/{name}': [float(x) for x in np.atleast_1d(mean(metric))] for name, metric in jax.device_get(totals).items()}

@@ -1,7 +1,7 @@
-"""A loss that was not finite: what is kept of it, and how it is looked at again.
+"""Evidence of a step that was not finite, and its replay, which names the first array that is not.
 
-Kept in `workdir/nonfinite/`: `info.json` (step, member, config; parts, the number of devices that each drew random numbers of
-their own), `batch.npz` (the batch as it came from the data) and `state/` (the state before the step).
+`workdir/nonfinite/` holds `info.json` (step, member, config; parts, the number of devices that each drew their own random
+numbers), `batch.npz` (the batch as it came from the data) and `state/` (the state before the step).
 """
 import collections
 import io
@@ -20,7 +20,7 @@ from bigjax.io import storage
 from bigjax.io.safe_read import archive, parsed
 from bigjax.io.text import first_line
 from bigjax.nn.cpu import global_norm
-from bigjax.tasks import LOSSES
+from bigjax.tasks import FROZEN, LOSSES, loss_metrics, mean
 from bigjax.train import step
 from bigjax.train.state import TrainState
 
@@ -28,7 +28,7 @@ FOLDER = 'nonfinite'
 
 
 def keep(workdir, state: TrainState, batch, *, member: int, facts: dict):
-    """Writes the state before the step and the batch that broke it."""
+    """Writes the state before the step, and the batch whose step was not finite."""
     folder = storage.place(workdir) / FOLDER
     storage.make(folder)
     manager.write(folder / 'state', state)
@@ -50,25 +50,27 @@ def read(folder) -> tuple[dict, dict]:
     folder = storage.place(folder)
     for name in ('info.json', 'batch.npz', 'state'):
         if not storage.exists(folder / name):
-            raise UserError(f'--replay={folder}: {name} is missing; name the {FOLDER}/ folder of a run that exited 3')
+            raise UserError(f'--replay={folder}: got no {name}; fix: name the {FOLDER}/ folder of a run that exited 3',
+                            code='replay/no-evidence')
     try:
         info = parsed(storage.read(folder / 'info.json').decode())
     except (OSError, ValueError) as error:
-        raise UserError(f'--replay={folder}: info.json cannot be read ({first_line(error)}); run the command of that run '
-                        'again') from None
+        raise UserError(f'--replay={folder}: info.json cannot be read ({first_line(error)}); fix: run the command of that run '
+                        'again', code='replay/damaged') from None
     kinds = {'step': int, 'variant': str, 'config': dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(info, dict) or not isinstance(info.get(key), kind)]
     wrong += [key for key in ('member', 'parts') if not wrong and not isinstance(info.setdefault(key, 0), int)]
     if wrong:
-        raise UserError(f'--replay={folder}: info.json says no {wrong[0]}; name the {FOLDER}/ folder of a run that exited 3')
+        raise UserError(f'--replay={folder}: got info.json without {wrong[0]}; fix: name the {FOLDER}/ folder of a run that '
+                        'exited 3', code='replay/no-evidence')
     return info, archive(storage.fetched(folder / 'batch.npz'))
 
 
 def first_nonfinite(call) -> str | None:
     """Runs `call()` and returns the path of the first linen module whose output is not finite, or None.
 
-    Loops run in Python, one pass after the other, so that the layers of a scan are looked at one by one; where a module is
-    traced nevertheless (under remat, vmap), the look at its output is traced with it.
+    Loops run in Python, one iteration after the other, so that each layer of a scan is checked by itself. Where a module is
+    traced nevertheless (under remat, vmap), the check of its output is traced with it.
     """
     found, calls = [], collections.Counter()  # calls: {path: how often, within the present call of the module around it}
 
@@ -81,7 +83,7 @@ def first_nonfinite(call) -> str | None:
         for inner in [p for p in calls if len(p) > len(path) and p[:len(path)] == path]:
             del calls[inner]
 
-    def look(next_fun, args, kwargs, context):
+    def check_output(next_fun, args, kwargs, context):
         out = next_fun(*args, **kwargs)
         leaves = [x for x in jax.tree.leaves(out) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)]
         path, method = context.module.path, context.method_name
@@ -94,30 +96,31 @@ def first_nonfinite(call) -> str | None:
                 note(path, method, name, bool(finite))
         return out
 
-    with jax.disable_jit(), nn.intercept_methods(look):
+    with jax.disable_jit(), nn.intercept_methods(check_output):
         call()
         jax.effects_barrier()
     return found[0] if found else None
 
 
 def _which(path: tuple, calls) -> str:
-    """Which layer of a stack it was, or which call of a module that is called again and again."""
+    """The layer of a stack, or the number of the call of a module that is called repeatedly."""
     if STACKED in path:
         return f' in layer {calls[path[:path.index(STACKED) + 1]]}'
     return f' in its call {calls[path] + 1}' if calls[path] else ''
 
 
 def explain(state: TrainState, batch, *, apply, loss, preprocess=None, augment=None, accumulate: int = 1, parts: int = 0,
-            reduce_dtype: str = '', tx: optax.GradientTransformation | None = None) -> str:
-    """In one line, what is not finite first: the batch, a parameter, a module's output, the loss, a gradient, their norm or
-    the update. The step is taken as it was then: the same micro-batches and the same random numbers.
+            reduce_dtype: str = '', frozen=None, tx: optax.GradientTransformation | None = None) -> str:
+    """Returns one line that names the first array that is not finite: the batch, a parameter, a module's output, the loss, a
+    gradient, their norm or the update. The step is repeated with the same micro-batches and the same random numbers.
 
     Args:
       accumulate: the number of micro-batches.
-      parts: of how many devices each took a part of the batch and drew its own random numbers
-        (`bigjax.sharding.explicit_reduce`), and `reduce_dtype` in which the gradients were summed; 0 where the compiler
-        divided the work.
-      tx: the optimizer, to look at the update.
+      parts: the number of devices that each took a part of the batch and drew their own random numbers
+        (`bigjax.sharding.explicit_reduce`); 0 where the compiler divided the work.
+      reduce_dtype: the dtype in which the gradients were summed over those devices.
+      frozen: the experiment's frozen trees.
+      tx: the optimizer; without it the update is not checked.
     """
     shares = list(_shares(state, jax.tree.map(jnp.asarray, batch), parts, preprocess, augment))
     for first_row, _, ready in shares:
@@ -128,18 +131,19 @@ def explain(state: TrainState, batch, *, apply, loss, preprocess=None, augment=N
                     f'{len(ready[names[0]])} rows)')
     if names := _bad(state.params):
         return f'the parameters before the step: {names[0]}'
+    collections = {**state.model_state, **({FROZEN: frozen} if frozen else {})}
     for share, (_, rng, ready) in enumerate(shares):
         where = f' on device {share}' if parts > 1 else ''
-        if what := _forward(state, ready, rng, apply, loss, accumulate, where):
+        if what := _forward(state.params, collections, ready, rng, apply, loss, accumulate, where):
             return what
-    value, grads = _summed(state, shares, apply, loss, accumulate, reduce_dtype)
+    value, grads = _summed(state.params, collections, shares, apply, loss, accumulate, reduce_dtype)
     if not jnp.isfinite(value):
         return 'the loss, of finite outputs'
     return _backward(state, value, grads, tx)
 
 
 def _bad(tree) -> list[str]:
-    """The paths of what is not finite."""
+    """The paths of the arrays that are not finite."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return [jax.tree_util.keystr(p, simple=True, separator='/') for p, x in leaves
             if jnp.issubdtype(x.dtype, jnp.floating) and not bool(jnp.isfinite(x).all())]
@@ -154,39 +158,43 @@ def _shares(state, batch, parts, preprocess, augment):
         yield i * rows, rng, step.prepare(own, rng, preprocess, augment)
 
 
-def _forward(state, batch, rng, apply, loss, accumulate, where) -> str | None:
-    """What is not finite on the way to the loss, micro-batch by micro-batch."""
-    rows, model_state = len(jax.tree.leaves(batch)[0]) // accumulate, state.model_state
+def _forward(params, collections, batch, rng, apply, loss, accumulate, where) -> str | None:
+    """The first part on the way to the loss that is not finite, micro-batch by micro-batch."""
     for micro in range(accumulate):
         out = []
         here = f'{where} in micro-batch {micro}' if accumulate > 1 else where
-        own = jax.tree.map(lambda x, micro=micro: x[micro * rows:(micro + 1) * rows], batch)
+        own = jax.tree.map(lambda x, micro=micro: x[micro::accumulate], batch)  # the rows that `step.deal` gives it
         key = jax.random.fold_in(rng, micro) if accumulate > 1 else rng
-        variables = {'params': state.params, **model_state}
+        variables = {'params': params, **collections}
         name = first_nonfinite(lambda v=variables, own=own, key=key, out=out: out.append(loss(apply, v, own, key, True)))
         if name:
             return f'the output of {name}{here}'
-        per_example, weights, aux = out[0]
-        model_state = dict(aux.model_state)
-        if names := _bad(model_state.pop(LOSSES, {})):
+        terms, aux = out[0]
+        changed = dict(aux.model_state)
+        if names := _bad(changed.pop(LOSSES, {})):
             return f'the loss that a layer adds, {LOSSES}/{names[0]}{here}'
-        if not jnp.isfinite(jnp.where(weights > 0, per_example * weights, 0.0)).all():
+        collections = {name: changed.get(name, value) for name, value in collections.items()}
+        if not all(jnp.isfinite(x) for x in jax.tree.leaves(loss_metrics(terms)['loss'])):
             return f'the loss, of finite outputs{here}'
     return None
 
 
-def _summed(state, shares, apply, loss, accumulate, reduce_dtype) -> tuple:
+def _summed(params, collections, shares, apply, loss, accumulate, reduce_dtype) -> tuple:
     """(loss, gradient) of the step."""
-    gradients = jax.jit(lambda *own: step.gradients(loss, apply, *own, accumulate))
-    found = [gradients(state.params, state.model_state, batch, rng) for _, rng, batch in shares]
-    add = lambda *x: sum(a.astype(reduce_dtype or a.dtype) for a in x).astype(x[0].dtype)
-    grads = jax.tree.map(add, *(g for g, _ in found))
-    weight, total = (sum(sums[i] for _, sums in found) for i in range(2))
-    return total / jnp.maximum(weight, 1e-8), jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads)
+    add = lambda *x: sum(x[1:], x[0])
+    own = lambda rng, batch: (loss, apply, params, collections, batch, rng, accumulate)
+    weights = [step.term_weights(*own(rng, batch)) for _, rng, batch in shares]
+    divisors = None if weights[0] is None else jax.tree.map(add, *weights)
+    gradients = jax.jit(lambda rng, batch: step.gradients(*own(rng, batch), divisors)[:2])
+    found = [gradients(rng, batch) for _, rng, batch in shares]
+    total = jax.tree.map(add, *(metrics['loss'] for _, (metrics, _) in found))
+    narrow = lambda *x: sum(a.astype(reduce_dtype or a.dtype) for a in x).astype(x[0].dtype)
+    grads = jax.tree.map(narrow, *(g for g, _ in found))
+    return mean(total), step.normalized(grads, total)
 
 
 def _backward(state, value, grads, tx) -> str:
-    """What is not finite from the gradients on."""
+    """The first array that is not finite, from the gradients on."""
     if names := _bad(grads):
         return f'the gradient of {names[0]} (the loss is {float(value):.6g})'
     sizes = jax.tree_util.tree_flatten_with_path(jax.tree.map(lambda g: float(jnp.abs(g).max(initial=0.0)), grads))[0]

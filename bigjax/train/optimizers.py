@@ -10,29 +10,34 @@ order; a key that is absent or None does nothing:
 2. clip_value: each element to [-c, c]; then clip_norm: the whole gradient to that norm.
 3. the optimizer `name`, with `lr` times `schedule` (bigjax.train.schedules), which counts optimizer steps. Every other
    key of the spec is an argument of its optax constructor: b1, momentum, nesterov, eps, …
-4. weight_decay: `- lr(step) * weight_decay * w`, decoupled (Loshchilov and Hutter, 2019; SGDW, AdamW). Unless given it
-   is the optimizer's own default (adamw 1e-4, lion 1e-3). Optimizers whose own rule contains the decay (`DECAY_INSIDE`:
-   lamb, lars, prodigy, …) apply it there.
+4. weight_decay: `- lr(step) * weight_decay * w`, decoupled (Loshchilov and Hutter, 2019; SGDW, AdamW). The default is
+   the optimizer's own (adamw 1e-4, lion 1e-3). Optimizers whose own rule contains the decay (`DECAY_INSIDE`: lamb, lars,
+   prodigy, …) apply it there.
 5. lr_mults: ((regex, factor), …) on the update, so a factor on the parameter's learning rate, decay included.
 6. the plateau schedule's factor; its loss is the `value` of `update(grads, state, params, value=loss)`.
 7. max_norm: the incoming weights of each unit (a kernel's last axis) are projected onto a ball of this radius after the
    update (Srivastava et al., 2014, sec. 5.1); parameters of two or more dimensions.
+8. lookahead={'period': 6, 'step_size': 0.5}, swa={'start': '75%', 'every': '1 epoch'}: averaged parameters
+   (bigjax.train.averages); evaluation uses `eval_params`.
 
 Decay and penalties of 1 and 4 act on every parameter, unless wd_mask='kernels' (two or more dimensions: not biases, not
-norm scales) or wd_mults=((regex, factor), …) say otherwise.
+norm scales) or wd_mults=((regex, factor), …) restrict them. Dimensions and norms are those of one layer, also where layers
+or experts are stacked in one array (bigjax.train.layers).
 
 frozen=(regex, …) never change and have no optimizer state. groups=((regex, spec), …) gives each group of parameters an
 optimizer of its own, with its own clipping, schedule and state; keys beside `groups` are the groups' defaults.
 
-A regex must match the whole path of a parameter ('encoder/block_0/.*'). The first rule that matches wins, a rule that
-no parameter is left for is an error, and with groups every parameter needs one.
+A regex must match the whole path of a parameter ('encoder/block_0/.*'). The first rule that matches wins, a rule without
+parameters is an error, and with groups every parameter needs a rule.
+
+An own transformation: optimizer={'fn': function(rate) -> transformation, 'lr': …}, where `rate(step)` is `lr` times
+`schedule`, in the place of 3; or 'fn' is a transformation, whose updates `lr` times `schedule` multiplies (1 by default).
+The optimizer may be the transformation itself. It sees the arrays as they are; `layers.per_layer` maps it over stacks.
 """
-import difflib
 import functools
 import inspect
-import re
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,40 +45,48 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.errors import UserError
-from bigjax.train import durations, schedules
+from bigjax.io.text import nearest
+from bigjax.train import averages, durations, layers, penalties, schedules
+from bigjax.train.averages import eval_params as eval_params
+from bigjax.train.param_rules import assign, factors, flatten, map_leaves, regexes
 
-OWN_KEYS = ('name', 'lr', 'schedule', 'weight_decay', 'l2', 'l1', 'clip_norm', 'clip_value', 'max_norm', 'lr_mults',
-            'wd_mults', 'wd_mask', 'frozen', 'groups')
+OWN_KEYS = ('name', 'fn', 'lr', 'schedule', 'weight_decay', 'l2', 'l1', 'clip_norm', 'clip_value', 'max_norm', 'lr_mults',
+            'wd_mults', 'wd_mask', 'frozen', 'groups', 'lookahead', 'swa')
 
-# The decay stands inside the rule: under a trust ratio, in an averaged iterate, or in the distance that sets the rate.
+# The decay is inside the rule: under a trust ratio, in an averaged iterate, or in the distance that sets the rate.
 DECAY_INSIDE = ('cocob', 'dadapt_adamw', 'dog', 'dowg', 'lamb', 'lars', 'madgrad', 'momo', 'momo_adam', 'novograd',
                 'prodigy', 'schedule_free_adamw', 'schedule_free_sgd')
 
-# What a training step, which has one gradient and one loss, cannot give them.
+# The rule depends on the shape or the norm of each array, so it is mapped over stacked layers.
+PER_LAYER = ('adafactor', 'fromage', 'galore', 'lamb', 'lars', 'muon', 'novograd', 'sm3')
+
+# They need what a training step, which has one gradient and one loss, does not have.
 UNFIT = {
     'dpsgd': 'it needs the gradient of every example',
     'optimistic_adam': 'optax has replaced it by optimistic_adam_v2',
     'schedule_free': 'it wraps another optimizer: use schedule_free_sgd or schedule_free_adamw',
     'sophia': 'it needs the loss as a function, for the diagonal of the Hessian',
 }
-# What these take as their learning rate, of (schedule, lr), instead of a schedule.
+# name: what it takes as its learning rate, of (schedule, lr), where that is not the schedule.
 _ODD_RATES = {
     'rprop': lambda schedule, lr: lr,  # the size of its first step, no more
     'sm3': lambda schedule, lr: 1.0,  # a number; the schedule follows it
     'prodigy': lambda schedule, lr: lambda step: jnp.maximum(schedule(step), 1e-4 * lr),  # a rate of 0 is 0/0 in both
     'dadapt_adamw': lambda schedule, lr: lambda step: jnp.maximum(schedule(step), 1e-4 * lr),
 }
-_NOT_FROM_A_CONFIG = ('learning_rate', 'weight_decay', 'mask', 'weight_decay_mask', 'scaling', 'linesearch')
-_OWN_NAMES = {'learning_rate': 'lr', 'mask': 'wd_mask', 'weight_decay_mask': 'wd_mask'}
+_ELSEWHERE = {  # arguments of optax's constructors that are keys of the spec
+    'learning_rate': 'lr', 'mask': 'wd_mask', 'weight_decay_mask': 'wd_mask',
+    'warmup_steps': "schedule={'name': 'constant', 'warmup': …}"}
+_NOT_FROM_A_CONFIG = ('weight_decay', 'scaling', 'linesearch', *_ELSEWHERE)
 
 
-def make(spec: Mapping, params: Any, *, total_steps: int, steps_per_epoch: float | None = None,
+def make(spec: Any, params: Any, *, total_steps: int, steps_per_epoch: float | None = None,
          batch_size: int | None = None) -> tuple[optax.GradientTransformationExtraArgs, Callable]:
     """The optimizer of a spec, and its learning rate as a function of the step.
 
     Args:
-      spec: see above; a dict, a ConfigDict or any Mapping.
-      params: the parameters, or their shapes; only the paths are used, so a population may be given stacked.
+      spec: see above; a dict, a ConfigDict, any Mapping, or an optax transformation.
+      params: the parameters of one member, or their shapes.
       total_steps, steps_per_epoch, batch_size: the run, for durations.
 
     Returns:
@@ -84,51 +97,66 @@ def make(spec: Mapping, params: Any, *, total_steps: int, steps_per_epoch: float
     Raises:
       UserError: a key, a name or an argument is unknown, or a regex does not fit the parameters.
     """
-    paths = [path for path, _ in _flatten(params)]
+    spec = as_spec(spec)
+    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params)}
+    leads, paths = layers.leads(params), list(shapes)
     run = {'total_steps': total_steps, 'steps_per_epoch': steps_per_epoch, 'batch_size': batch_size}
-    rules = _rules(spec, 'optimizer', paths)
-    frozen, groups = spec.get('frozen') or (), spec.get('groups') or ()
-    if isinstance(frozen, str):
-        raise UserError(f"optimizer.frozen: give a tuple of regexes, such as ('{frozen}',)")
-    assigned = _assign([(regex, 'frozen') for regex in frozen], paths, 'optimizer.frozen')
+    rules = factors(spec, 'optimizer', paths)
+    rules['rank'] = {path: len(shape) - len(leads[path]) for path, shape in shapes.items()}
+    frozen, groups = regexes(spec, 'frozen', 'optimizer'), spec.get('groups') or ()
+    assigned = assign([(regex, 'frozen') for regex in frozen], paths, 'optimizer.frozen')
+    free = [path for path in paths if path not in assigned]
+    some = lambda members: {path: leads[path] for path in members}
     if not groups:
-        tx, lr = _single(spec, 'optimizer', rules, run)
+        tx, lr = _single(spec, 'optimizer', rules, some(free), run)
         labels, parts = {path: assigned.get(path, 'train') for path in paths}, {'train': tx}
     else:
-        free = [path for path in paths if path not in assigned]
-        chosen = _assign([(regex, i) for i, (regex, _) in enumerate(groups)], free, 'optimizer.groups')
+        chosen = assign([(regex, i) for i, (regex, _) in enumerate(groups)], free, 'optimizer.groups')
         for path in free:
             if path not in chosen:
-                raise UserError(f"optimizer.groups: no rule matches the parameter '{path}'; add ('.*', …) as the last "
-                                'rule, or freeze it')
+                raise UserError(f"optimizer.groups: no rule matches the parameter '{path}'; fix: add ('.*', …) as the last "
+                                'rule, or freeze it', code='optimizer/no-match')
         parts, rates = {}, []
         for i, (regex, group) in enumerate(groups):
             place = f'optimizer.groups[{i}]'
             members = [path for path in free if chosen[path] == i]
             for key in ('groups', 'frozen'):
                 if key in group:
-                    raise UserError(f'{place}.{key}: a group has no {key} of its own; give it beside `groups`')
-            own = _rules(group, place, members)
-            parts[f'{i}: {regex}'], rate = _single(ChainMap(group, _Without(spec, ('groups', 'frozen'))), place,
-                                                   {**rules, **own}, run)
+                    raise UserError(f'{place}.{key}: a group has no {key} of its own; fix: write it beside `groups`',
+                                    code='optimizer/conflict')
+            own = factors(group, place, members)
+            parts[f'{i}: {regex}'], rate = _single(ChainMap(group, spec), place, {**rules, **own}, some(members), run)
             rates.append(rate)
         labels = {path: assigned.get(path) or f'{chosen[path]}: {groups[chosen[path]][0]}' for path in paths}
         lr = rates[0]
     if len(parts) == 1 and not assigned:
         return optax.with_extra_args_support(*parts.values()), lr
-    tx = optax.partition({**parts, 'frozen': optax.set_to_zero()}, functools.partial(_map_paths, labels.__getitem__))
+    tx = optax.partition({**parts, 'frozen': optax.set_to_zero()},
+                         functools.partial(map_leaves, lambda path, _: labels[path]))
     return optax.with_extra_args_support(tx), lr
 
 
-def still(spec: Mapping, params: Any) -> set[str]:
-    """The paths of parameters that a spec means to leave as they are: frozen, or with a rate of zero."""
-    paths = [path for path, _ in _flatten(params)]
-    groups = spec.get('groups') or ()
-    frozen = set(_assign([(regex, True) for regex in spec.get('frozen') or ()], paths, 'optimizer.frozen'))
-    mults = _rules(spec, 'optimizer', paths).get('lr_mults', {})
-    for regex, group in groups:
-        if group.get('lr', spec.get('lr')) == 0:
-            frozen |= {path for path in paths if re.fullmatch(regex, path)}
+def wrap(tx: optax.GradientTransformation, transforms: Sequence[Callable]) -> optax.GradientTransformationExtraArgs:
+    """`tx` in the wrappers of `Experiment.transforms`, the first one innermost.
+
+    Raises:
+      UserError: a wrapper does not return a gradient transformation.
+    """
+    for i, transform in enumerate(transforms):
+        tx = transform(optax.with_extra_args_support(tx))
+        if not isinstance(tx, optax.GradientTransformation):
+            raise UserError(f'Experiment.transforms[{i}]: got {type(tx).__name__}, expected a gradient transformation of optax',
+                            code='optimizer/transform')
+    return optax.with_extra_args_support(tx)
+
+
+def frozen_paths(spec: Any, params: Any) -> set[str]:
+    """The paths of the parameters that a spec leaves as they are: frozen, or with a rate of zero."""
+    spec, paths = as_spec(spec), [path for path, _ in flatten(params)]
+    frozen = set(assign([(regex, True) for regex in regexes(spec, 'frozen', 'optimizer')], paths, 'optimizer.frozen'))
+    if not spec.get('groups') and spec.get('lr') == 0:  # one member of a population
+        return set(paths)
+    mults = factors(spec, 'optimizer', paths).get('lr_mults', {})
     return frozen | {path for path, factor in mults.items() if factor == 0}
 
 
@@ -137,89 +165,135 @@ def names() -> list[str]:
     return sorted(name for name in {*vars(optax), *vars(optax.contrib)} if name not in UNFIT and _constructor(name))
 
 
-def eval_params(opt_state: Any, params: Any) -> Any:
-    """The parameters to evaluate with: schedule-free's averaged iterate, else `params`. (Population: under vmap.)"""
-    masked = lambda x: isinstance(x, optax.MaskedNode)
-    for state in _states(opt_state, optax.contrib.ScheduleFreeState):
-        average = lambda z, y, b1=state.b1: y if masked(z) else ((y - (1 - b1) * z) / b1).astype(y.dtype)
-        params = jax.tree.map(average, state.z, params, is_leaf=masked)
-    return params
-
-
 def plateau_factor(opt_state: Any) -> jax.Array:
     """The plateau schedule's factor of the learning rate so far, [members] in a population; 1 where there is none."""
-    states = _states(opt_state, optax.contrib.ReduceLROnPlateauState)
-    return states[0].scale if states else jnp.float32(1)
+    found = averages.states(opt_state, optax.contrib.ReduceLROnPlateauState)
+    return found[0].scale if found else jnp.float32(1)
 
 
-def _states(opt_state, kind):
-    return [x for x in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind)) if isinstance(x, kind)]
+def as_spec(spec) -> Mapping:
+    """A spec as a mapping, an optax transformation too."""
+    return {'fn': spec} if isinstance(spec, optax.GradientTransformation) else spec
 
 
-def _single(spec, place, rules, run):
-    """The chain of one group: (transformation, schedule)."""
-    name, constructor = _find(spec.get('name'), place)
-    arguments = inspect.signature(constructor).parameters
-    lr_name = 'scaling' if name == 'polyak_sgd' else 'learning_rate'
-    lr = _number(spec, 'lr', place, default=arguments[lr_name].default)
-    schedule = schedules.make(spec.get('schedule'), lr, **run)
-    schedule_name, option = schedules.read(spec.get('schedule'))
-    if name == 'rprop' and (schedule_name != 'constant' or option('warmup')):
-        raise UserError(f'{place}.schedule: rprop sets its own step sizes and takes no schedule')
-    kwargs = _arguments(spec, name, arguments, place) | {lr_name: _ODD_RATES.get(name, lambda s, _: s)(schedule, lr)}
-    if name == 'lbfgs':
-        kwargs['linesearch'] = None  # it would need the loss as a function
-    if name == 'noisy_sgd':
-        kwargs.setdefault('key', 0)
-
-    factor = _decay_factor(rules.get('wd_mults', {}), spec.get('wd_mask'), place)
+def _single(spec, place, rules, leads, run):
+    """The chain of one group: (transformation, learning rate by step)."""
+    own = spec.get('fn')
+    if own is None:
+        name, constructor = _find(spec.get('name'), place)
+        arguments = inspect.signature(constructor).parameters
+    else:
+        name, constructor, arguments = 'fn', own, {}
+        if spec.get('name'):
+            raise UserError(f"{place}: got both name={spec['name']!r} and fn; fix: remove one", code='optimizer/conflict')
+    rate, lr = _rate(spec, name, own, arguments, run, place)
+    kwargs = _arguments(spec, name, arguments, place)
+    factor = penalties.decay_factor(rules.get('wd_mults', {}), rules['rank'], spec.get('wd_mask'), place)
     decay = _number(spec, 'weight_decay', place, default=_default(arguments, 'weight_decay'))
-    if name in DECAY_INSIDE and 'weight_decay' in arguments:
-        kwargs['weight_decay'] = decay
-        if _given(decay) and factor:
-            kwargs[_decay_mask(arguments, name, rules, place)] = lambda tree: _map_leaves(
-                lambda path, w: factor(path, w) > 0, tree)
-        decay = 0.0
-    elif 'weight_decay' in arguments:
-        kwargs['weight_decay'] = 0.0
+    if 'weight_decay' in arguments:
+        inside = name in DECAY_INSIDE
+        kwargs['weight_decay'] = decay if inside else 0.0
+        if inside and _given(decay) and factor:
+            kwargs[_mask_argument(arguments, name, rules, place)] = functools.partial(
+                map_leaves, lambda path, _: factor(path) > 0)
+        decay = 0.0 if inside else decay
 
     l2, l1 = _number(spec, 'l2', place), _number(spec, 'l1', place)
     chain = []
     if _given(l2) or _given(l1):
-        chain += [_add(lambda path, w, _: (l2 * w + l1 * jnp.sign(w)) * (factor(path, w) if factor else 1.0))]
+        chain += [penalties.add(lambda path, w, _: (l2 * w + l1 * jnp.sign(w)) * (factor(path) if factor else 1.0))]
     if _given(value := _number(spec, 'clip_value', place)):
         chain += [optax.clip(value)]
     if _given(norm := _number(spec, 'clip_norm', place)):
         chain += [optax.clip_by_global_norm(norm)]
-    chain += [constructor(**kwargs)]
-    if name == 'sm3':
-        chain += [optax.scale_by_schedule(schedule)]
+    chain += _rule(name, constructor, kwargs, rate, lr, leads, place)
     if _given(decay):
-        chain += [_add(lambda path, w, step: -schedule(step) * decay * (factor(path, w) if factor else 1.0) * w)]
+        chain += [penalties.add(lambda path, w, step: -rate(step) * decay * (factor(path) if factor else 1.0) * w)]
     last = []
     if mults := rules.get('lr_mults', {}):
-        last += [optax.stateless(lambda updates, _: _map_leaves(
-            lambda path, u: u * mults.get(path, 1.0), updates))]
+        last += [optax.stateless(lambda updates, _: map_leaves(lambda path, u: u * mults.get(path, 1.0), updates))]
+    schedule_name, option = schedules.read(spec.get('schedule'))
     if schedule_name == 'plateau':
         last += [_plateau(option, lr, run, place)]
     if _given(radius := _number(spec, 'max_norm', place)):
-        last += [_max_norm(radius)]
-    if last and name.startswith('schedule_free'):
-        raise UserError(f'{place}: {name} keeps two iterates in step, so it cannot be combined with lr_mults, max_norm '
-                        'or the plateau schedule')
-    return optax.chain(*chain, *last), schedule
+        last += [penalties.max_norm(radius, leads)]
+    average = _average(spec, run, place)
+    if (last or average) and name.startswith('schedule_free'):
+        raise UserError(f'{place}: {name} keeps two iterates in step, so it cannot be combined with lr_mults, max_norm, '
+                        'lookahead, swa or the plateau schedule', code='optimizer/conflict')
+    tx = optax.chain(*chain, *last)
+    return average(tx) if average else tx, rate
+
+
+def _rate(spec, name, own, arguments, run, place):
+    """(learning rate by step, `lr`)."""
+    schedule = spec.get('schedule')
+    default = arguments['scaling' if name == 'polyak_sgd' else 'learning_rate'].default if arguments else None
+    if callable(schedule) or isinstance(own, optax.GradientTransformation):
+        default = 1.0
+    lr = _number(spec, 'lr', place, default=default)
+    if not isinstance(lr, jax.Array) and lr == 0:
+        raise UserError(f"{place}.lr: got 0, which trains nothing, expected a rate above 0; fix: write frozen=('.*',) for "
+                        'parameters that must not change', code='optimizer/zero-rate')
+    schedule_name, option = schedules.read(schedule)
+    if name == 'rprop' and (schedule_name != 'constant' or option('warmup')):
+        raise UserError(f'{place}.schedule: rprop sets its own step sizes and takes no schedule', code='optimizer/conflict')
+    return schedules.make(schedule, lr, **run), lr
+
+
+def _rule(name, constructor, kwargs, rate, lr, leads, place) -> list[optax.GradientTransformation]:
+    """The optimizer's own rule, with its learning rate."""
+    if name == 'fn':
+        if isinstance(constructor, optax.GradientTransformation):
+            return [constructor, optax.scale_by_schedule(rate)]
+        tx = constructor(rate) if callable(constructor) else constructor
+        if not isinstance(tx, optax.GradientTransformation):
+            raise UserError(f'{place}.fn: got {type(tx).__name__}, expected a gradient transformation of optax, or a function '
+                            'that makes one of a schedule', code='optimizer/transform')
+        return [tx]
+    kwargs['scaling' if name == 'polyak_sgd' else 'learning_rate'] = _ODD_RATES.get(name, lambda s, _: s)(rate, lr)
+    if name == 'lbfgs':
+        kwargs['linesearch'] = None  # it would need the loss as a function
+    if name == 'noisy_sgd':
+        kwargs.setdefault('key', 0)
+    tx = constructor(**kwargs)
+    tx = layers.per_layer(tx, leads) if name in PER_LAYER else tx
+    return [tx, optax.scale_by_schedule(rate)] if name == 'sm3' else [tx]
+
+
+def _average(spec, run, place) -> Callable | None:
+    """The wrapper of `lookahead` or `swa`, where the spec has one."""
+    slow, mean = spec.get('lookahead'), spec.get('swa')
+    if slow and mean:
+        raise UserError(f'{place}: got both lookahead and swa, each of which averages; fix: remove one',
+                        code='optimizer/conflict')
+    for key, section, valid in (('lookahead', slow, ('period', 'step_size')), ('swa', mean, ('start', 'every'))):
+        if section and not isinstance(section, Mapping) and not hasattr(section, 'keys'):
+            raise UserError(f'{place}.{key}: got {section!r}, expected a mapping with {", ".join(valid)}',
+                            code='optimizer/number')
+        for name in section or ():
+            if name not in valid:
+                raise UserError(f'{place}.{key}.{name}: no such key; it has {", ".join(valid)}', code='optimizer/unknown-key')
+    span = lambda section, key, default: max(1, durations.steps(section.get(key, default), **run))
+    if slow:
+        period, step = span(slow, 'period', 6), _number(slow, 'step_size', f'{place}.lookahead', default=0.5)
+        return lambda tx: averages.lookahead(tx, period, step)
+    if mean:
+        start, every = span(mean, 'start', '75%'), span(mean, 'every', 1)
+        return lambda tx: averages.swa(tx, start, every)
+    return None
 
 
 def _find(name, place):
     """(name, constructor) of an optimizer by its name in optax or optax.contrib."""
     if not name:
-        raise UserError(f"{place}.name is missing: the optimizer's name in optax, such as 'adam'")
+        raise UserError(f"{place}.name is missing: the optimizer's name in optax, such as 'adam'", code='optimizer/missing')
     if name in UNFIT:
-        raise UserError(f'{place}.name: {name!r} cannot be used here: {UNFIT[name]}')
+        raise UserError(f'{place}.name: {name!r} cannot be used here: {UNFIT[name]}', code='optimizer/unfit')
     constructor = _constructor(name)
     if constructor is None:
-        raise UserError(f'{place}.name: optax has no optimizer {name!r}{schedules.nearest(name, names())}; '
-                        f'it has {", ".join(names())}')
+        raise UserError(f'{place}.name: optax has no optimizer {name!r}{_hint(name, names())}; it has {", ".join(names())}',
+                        code='optimizer/unknown-name')
     return name, constructor
 
 
@@ -230,6 +304,11 @@ def _constructor(name):
         return None
     arguments = inspect.signature(function).parameters
     return function if {'learning_rate', 'max_learning_rate'} & set(arguments) else None
+
+
+def _hint(word, valid) -> str:
+    found = nearest(word, valid)
+    return f'; the nearest is {found}' if found else ''
 
 
 def _default(arguments, key):
@@ -243,7 +322,7 @@ def _number(spec, key, place, default: Any = 0.0) -> float | jax.Array:
         return value
     if value is None:
         if default is inspect.Parameter.empty or default is None:
-            raise UserError(f'{place}.{key} is missing: a number, such as 1e-3')
+            raise UserError(f'{place}.{key} is missing: a number, such as 1e-3', code='optimizer/missing')
         return default
     try:
         number = float(value)
@@ -251,11 +330,12 @@ def _number(spec, key, place, default: Any = 0.0) -> float | jax.Array:
             raise ValueError
         return number
     except (TypeError, ValueError):
-        raise UserError(f'{place}.{key}: {value!r} is not a number of at least 0') from None
+        raise UserError(f'{place}.{key}: got {value!r}, expected a finite number of at least 0',
+                        code='optimizer/number') from None
 
 
 def _given(number) -> bool:
-    """Whether a number does anything; of one that is known only to the compiled step one cannot say that it does not."""
+    """Whether a number has an effect. A traced one may have, so its branch is always built."""
     return isinstance(number, jax.Array) or bool(number)
 
 
@@ -267,121 +347,22 @@ def _arguments(spec, name, arguments, place):
         if key in OWN_KEYS or spec[key] is None:
             continue
         if key not in valid:
-            near = schedules.nearest(_OWN_NAMES.get(key, key), [*valid, *OWN_KEYS])
-            raise UserError(f'{place}.{key}: {name} has no such argument{near}; it has {", ".join(valid) or "none"}, '
-                            f'and every optimizer has {", ".join(OWN_KEYS)}')
+            hint = f'; write {_ELSEWHERE[key]}' if key in _ELSEWHERE else _hint(key, [*valid, *OWN_KEYS])
+            raise UserError(f'{place}.{key}: {name} has no such argument{hint}; it has {", ".join(valid) or "none"}, '
+                            f'and every optimizer has {", ".join(OWN_KEYS)}', code='optimizer/unknown-key')
+        if isinstance(spec[key], float) and spec[key] != spec[key]:
+            raise UserError(f'{place}.{key}: got nan, expected a number', code='optimizer/number')
         kwargs[key] = tuple(spec[key]) if isinstance(spec[key], list) else spec[key]
     return kwargs
 
 
-def _rules(spec, place, paths) -> dict[str, dict[str, float]]:
-    """{'lr_mults' | 'wd_mults': {path: factor}} of the lists that the spec has."""
-    tables = {}
-    for key in ('lr_mults', 'wd_mults'):
-        if rules := spec.get(key):
-            try:
-                rules = [(regex, float(factor)) for regex, factor in rules]
-            except (TypeError, ValueError):
-                raise UserError(f'{place}.{key}: give pairs of a regex and a number, such as '
-                                "(('head/.*', 0.1),)") from None
-            tables[key] = _assign(rules, paths, f'{place}.{key}')
-    return tables
-
-
-def _assign(rules, paths, place) -> dict[str, Any]:
-    """{path: value} by the first rule whose regex matches the whole path; every rule must be used."""
-    assigned = {}
-    for regex, value in rules:
-        try:
-            matched = [path for path in paths if re.fullmatch(regex, path)]
-        except (re.error, TypeError) as error:
-            raise UserError(f'{place}: {regex!r} is not a regular expression: {error}') from None
-        if not matched:
-            near = sorted(paths, key=lambda path: -_likeness(regex, path))[:3]
-            raise UserError(f'{place}: no parameter matches {regex!r}, which must match the whole path; '
-                            f'near it are {", ".join(repr(path) for path in near) or "none"}')
-        fresh = [path for path in matched if path not in assigned]
-        if not fresh:
-            raise UserError(f'{place}: every parameter that {regex!r} matches is taken by a rule before it; '
-                            'put the narrower rule first')
-        assigned.update(dict.fromkeys(fresh, value))
-    return assigned
-
-
-def _likeness(regex, path):
-    return difflib.SequenceMatcher(None, re.sub(r'[^\w/]+', '', regex), path).ratio()
-
-
-def _flatten(tree):
-    return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def _map_leaves(function, tree, *rest):
-    return jax.tree_util.tree_map_with_path(
-        lambda path, *leaves: function(jax.tree_util.keystr(path, simple=True, separator='/'), *leaves), tree, *rest)
-
-
-def _map_paths(function, tree):
-    return _map_leaves(lambda path, _: function(path), tree)
-
-
-class _Without(Mapping):
-    """A mapping less some keys, reading the others only when asked."""
-
-    def __init__(self, mapping, keys):
-        self.mapping, self.keys_out = mapping, keys
-
-    def __getitem__(self, key):
-        if key in self.keys_out:
-            raise KeyError(key)
-        return self.mapping[key]
-
-    def __iter__(self):
-        return (key for key in self.mapping if key not in self.keys_out)
-
-    def __len__(self):
-        return sum(1 for _ in self)
-
-
-def _decay_factor(mults, mask, place):
-    """`factor(path, w)` on decay and penalties, or None where it is 1 everywhere."""
-    if mask not in (None, '', 'all', 'kernels'):
-        raise UserError(f"{place}.wd_mask: {mask!r} is neither 'all' nor 'kernels'")
-    if not mults and mask != 'kernels':
-        return None
-    return lambda path, w: 0.0 if mask == 'kernels' and w.ndim < 2 else mults.get(path, 1.0)
-
-
-def _decay_mask(arguments, name, rules, place):
+def _mask_argument(arguments, name, rules, place):
     """The constructor's own name for a mask of the decay."""
-    for key in ('mask', 'weight_decay_mask'):
-        if key in arguments and set(rules.get('wd_mults', {}).values()) <= {0.0, 1.0}:
-            return key
+    masks = [key for key in ('mask', 'weight_decay_mask') if key in arguments]
+    if masks and set(rules.get('wd_mults', {}).values()) <= {0.0, 1.0}:
+        return masks[0]
     raise UserError(f'{place}: {name} decays inside its own rule, where wd_mults and wd_mask '
-                    f'{"can only be 0 or 1" if {"mask", "weight_decay_mask"} & set(arguments) else "have no place"}')
-
-
-def _add(term):
-    """Adds `term(path, w, step)` to every update."""
-
-    def update(updates, step, params=None, **_):
-        new = _map_leaves(lambda path, w, u: u + term(path, w, step).astype(u.dtype), params, updates)
-        return new, optax.safe_increment(step)
-
-    return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros([], jnp.int32), update)
-
-
-def _max_norm(radius):
-    def project(updates, params):
-        def one(w, u):
-            if w.ndim < 2:
-                return u
-            new = w + u
-            norm = jnp.sqrt(jnp.sum(jnp.square(new), axis=tuple(range(w.ndim - 1)), keepdims=True))
-            return jnp.where(norm > radius, new * (radius / norm) - w, u)  # where it does not bind, the update is exact
-        return jax.tree.map(one, params, updates)
-    return optax.stateless(project)
+                    f'{"can only be 0 or 1" if masks else "have no place"}', code='optimizer/conflict')
 
 
 def _plateau(option, lr, run, place):
@@ -396,4 +377,4 @@ def _plateau(option, lr, run, place):
             accumulation_size=window, patience=max(1, round(spans['patience'])), cooldown=round(spans['cooldown']),
             min_scale=floor / lr if floor else 0.0)
     except (ValueError, ZeroDivisionError) as error:
-        raise UserError(f'{place}.schedule: {error}') from None
+        raise UserError(f'{place}.schedule: {error}', code='schedule/number') from None

@@ -9,16 +9,17 @@ import numpy as np
 import optax
 
 from bigjax.checkpoint import manager
+from bigjax.data.sources import array_shapes
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
-from bigjax.nn import cpu
+from bigjax.nn import cpu, rng
 from bigjax.sharding import explicit_reduce, logical, rules
 from bigjax.sharding import mesh as meshes
-from bigjax.tasks import bind
-from bigjax.train import flops, optimizers
+from bigjax.tasks import RNG_STREAMS, bind, check_data
+from bigjax.train import flops, optimizers, update_bound
 from bigjax.train.compile_cache import Watch
 from bigjax.train.evaluate import Evaluation
-from bigjax.train.feed import Feed, Resident, batch_shapes, keeps
+from bigjax.train.feed import Feed, Resident, batch_shapes, fits_on_device
 from bigjax.train.settings import Settings, check_devices
 from bigjax.train.state import count, init_state
 from bigjax.train.step import train_step
@@ -49,7 +50,9 @@ class Program:
         self.seeds = ([int(member.get('seed', settings.seed)) for member in settings.members] or
                       [settings.seed + (m if over_seed else 0) for m in range(settings.population)])
         self.apply = bind(self.experiment.model)
-        params = parameter_shapes(self.experiment)
+        params, output = initial_shapes(self.experiment)
+        for data in self.datas:
+            check_data(self.experiment.task, output, data)
         self.parameters, self._params = count(params), params
         self.values = {key.partition('.')[2]: np.asarray([member[key] for member in settings.members], np.float32)
                        for key in (settings.members or ({},))[0] if key != 'seed'}
@@ -57,9 +60,10 @@ class Program:
         check()
         self.mesh = meshes.make(settings.mesh, devices)
         check_devices(settings, meshes.data_size(self.mesh))
-        self.layout = rules.layout(params, self.experiment.partition_rules, self.mesh)
+        self.axes = logical.table(self.experiment.axes, meshes.AXES)
+        self.layout = rules.layout(params, self.experiment.partition_rules, self.mesh, self.experiment.axes)
         self.cache = Resident(self.mesh)
-        self.resident = keeps(self.datas[0].train, self.datas[0], settings.resident)
+        self.resident = fits_on_device(self.datas[0].train, self.datas[0], settings.resident)
         self.steps_per_call = self._steps_per_call()
 
     def _optimizer(self, values: dict) -> tuple:
@@ -103,7 +107,7 @@ class Program:
 
     def _tokens(self) -> int:
         """Positions that a step works on at a time."""
-        return self.settings.batch_size // self.settings.accumulate * (flops.sequence(self) or 0)
+        return self.settings.batch_size // self.settings.accumulate * flops.positions(self)
 
     def feed(self, start: int) -> Feed:
         """The training batches from step `start` on."""
@@ -116,23 +120,24 @@ class Program:
         """`fn` of one member, over all of them."""
         return fn if self.members is None else jax.vmap(fn, in_axes=in_axes)
 
-    def step(self, state, batch, values=None, across=None):
+    def step(self, state, batch, values=None, reduce_fn=None):
         """`(state, metrics)` of one member: the shared train step with this experiment bound.
 
         Args:
           values: the member's own numbers of the optimizer, {key: array}.
-          across: as `train_step` has it.
+          reduce_fn: see `train_step`.
         """
         e, s = self.experiment, self.settings
         step = functools.partial(
             train_step, apply=self.apply, loss=e.task.loss, tx=self._optimizer(values)[0] if values else self.tx,
-            accumulate=s.accumulate, ema=s.ema, preprocess=e.data.preprocess, augment=e.data.augment)
+            accumulate=s.accumulate, ema=s.ema, preprocess=e.data.preprocess, augment=e.data.augment,
+            bounded=not values and not e.transforms and update_bound.bounded(e.optimizer))
         if s.reduce_dtype:
-            own = lambda state, batch, across: step(state, batch, across=across)
-            return explicit_reduce.by_hand(own, self.mesh, s.reduce_dtype)(state, batch)
-        return step(state, batch, place=self._place, across=across)
+            own = lambda state, batch, reduce_fn: step(state, batch, reduce_fn=reduce_fn)
+            return explicit_reduce.explicit_reduce(own, self.mesh, s.reduce_dtype)(state, batch)
+        return step(state, batch, shard_grads=self._shard_grads, reduce_fn=reduce_fn)
 
-    def _place(self, grads):
+    def _shard_grads(self, grads):
         """Gradients go where the optimizer's state is, and are summed on the way (reduce-scatter, not all-reduce)."""
         if self.mesh.size == 1:
             return grads
@@ -158,7 +163,7 @@ class Program:
         def member(state, totals, arrays, item, values):
             batch = source.take(arrays, item) if resident else item
             batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), batch)
-            with logical.using(self.mesh):
+            with logical.using(self.mesh, self.axes):
                 state, metrics = self.step(state, batch, values)
             return state, jax.tree.map(jnp.add, totals, metrics)
 
@@ -205,7 +210,7 @@ class Program:
         if self.resident:
             own = () if len(self.datas) == 1 else lead
             arrays = {k: placed((*own, *a.shape), jax.dtypes.canonicalize_dtype(a.dtype), everywhere)
-                      for k, a in self.datas[0].train.arrays.items()}
+                      for k, a in array_shapes(self.datas[0].train).items()}
             items = placed((self.steps_per_call, *lead, self.settings.batch_size), np.dtype(np.int32), everywhere)
         else:
             arrays, rows = {}, meshes.split(self.mesh, len(lead))
@@ -225,7 +230,7 @@ class Program:
             state = init_state(model, example_inputs(self.experiment), tx, seed, ema=ema)
             return {'state': state, 'totals': self._zeros(state, values), 'best': self._no_best(state)}
 
-        with logical.using(self.mesh):
+        with logical.using(self.mesh, self.axes):
             return self._each(one)(seeds, self.values)
 
     def _zeros(self, state, values):
@@ -266,7 +271,8 @@ class Program:
                                 f"{', '.join(['train', *e.data.evals])}")
         return Evaluation(e.evaluators, self.datas, e.task, self.apply, members=self.members, mesh=self.mesh,
                           cache=self.cache, resident=s.resident, batch_size=s.eval_batch_size or max(s.batch_size, 256),
-                          seed=s.seed, watch=self.watch)
+                          seeds=self.seeds, watch=self.watch, threads=s.data_threads, workers=s.data_workers,
+                          axes=self.axes)
 
     def variables(self, carry) -> dict:
         """What is reported: the best weights where `config.best` asks for them, else the newest."""
@@ -307,10 +313,12 @@ def example_inputs(experiment: Experiment) -> tuple:
     return experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch)
 
 
-def parameter_shapes(experiment: Experiment):
-    """The parameters' shapes; nothing is computed."""
-    return jax.eval_shape(lambda: init_state(
-        experiment.model, example_inputs(experiment), optax.identity(), 0, ema=False).params)
+def initial_shapes(experiment: Experiment) -> tuple:
+    """(parameters, output of the model) of one example, as shapes; nothing is computed."""
+    rngs = {name: rng.key(0) for name in ('params', *RNG_STREAMS)}
+    output, variables = jax.eval_shape(
+        lambda: experiment.model.init_with_output(rngs, *example_inputs(experiment), train=False))
+    return variables['params'], output
 
 
 def abstract(x):

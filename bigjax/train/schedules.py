@@ -1,7 +1,8 @@
 """Learning rate schedules: the spec of a config as a function from the optimizer step to the learning rate.
 
-A spec is a name, or a mapping with the key `name` and the keys of that name below; a key that is None is not set.
-Steps count from 0. Every duration ('5 epochs', '10%', 200) may be in any unit of `bigjax.train.durations`.
+A spec is a name, a mapping with the key `name` and the keys of that name below, or a function of the step, whose value
+`lr` (1 unless given) multiplies, such as a schedule of optax. A key that is None is not set. Steps count from 0. Every
+duration ('5 epochs', '10%', 200) may be in any unit of `bigjax.train.durations`.
 
 Below, t is the step and u = (t - warmup - hold) / (total - warmup - hold), kept within 0..1.
 
@@ -31,7 +32,6 @@ one_cycle is Smith (2018).
   depends on the loss, so it is part of the optimizer's state (`bigjax.train.optimizers`), and the schedule here is what
   it multiplies.
 """
-import difflib
 import math
 from collections.abc import Callable, Mapping
 
@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.errors import UserError
+from bigjax.io.text import nearest
 from bigjax.train import durations
 
 KEYS = {
@@ -53,7 +54,11 @@ KEYS = {
 }
 
 
-def make(spec: str | Mapping | None, lr: float, *, total_steps: int, steps_per_epoch: float | None = None,
+POSITIVE = ('factor', 'div', 'final_div')  # keys that divide or multiply a rate
+NUMBERS = (*POSITIVE, 'end', 'min_lr', 'rtol', 'atol')
+
+
+def make(spec: str | Mapping | Callable | None, lr: float, *, total_steps: int, steps_per_epoch: float | None = None,
          batch_size: int | None = None) -> Callable:
     """`schedule(step) -> learning rate`, float32; `step` may be traced, batched, or a number.
 
@@ -61,6 +66,8 @@ def make(spec: str | Mapping | None, lr: float, *, total_steps: int, steps_per_e
       UserError: the name or a key is unknown, or a value is not understood.
     """
     name, get = read(spec)
+    if name == 'function':
+        return lambda step: jnp.asarray(lr * spec(jnp.asarray(step)), jnp.float32) + jnp.zeros(jnp.shape(step), jnp.float32)
 
     def span(duration):
         return durations.steps(duration, total_steps=total_steps, steps_per_epoch=steps_per_epoch,
@@ -89,7 +96,7 @@ def make(spec: str | Mapping | None, lr: float, *, total_steps: int, steps_per_e
     elif name == 'exponential':
         if not get('every'):
             raise UserError("optimizer.schedule.every is missing: the duration after which 'exponential' has "
-                            "multiplied the learning rate by `factor`")
+                            "multiplied the learning rate by `factor`", code='schedule/missing')
         main = optax.exponential_decay(lr, span(get('every')), float(get('factor', 0.1)))
     else:  # constant, plateau
         main = optax.constant_schedule(lr)
@@ -97,18 +104,22 @@ def make(spec: str | Mapping | None, lr: float, *, total_steps: int, steps_per_e
     return lambda step: jnp.asarray(joined(jnp.asarray(step)), jnp.float32) + jnp.zeros(jnp.shape(step), jnp.float32)
 
 
-def read(spec: str | Mapping | None) -> tuple[str, Callable]:
-    """(name, `get(key, default=None)`) of a schedule's spec, after its name and its keys have been checked."""
+def read(spec: str | Mapping | Callable | None) -> tuple[str, Callable]:
+    """(name, `get(key, default=None)`) of a schedule's spec, after its name, keys and numbers have been checked."""
+    if callable(spec) and not isinstance(spec, Mapping):
+        return 'function', lambda key, default=None: default
     if spec is None or isinstance(spec, str):
         spec = {'name': spec or 'constant'}
     name = spec.get('name', 'constant')
     if name not in KEYS:
-        raise UserError(f'optimizer.schedule.name: there is no schedule {name!r}{nearest(name, KEYS)}; '
-                        f'there are {", ".join(KEYS)}')
+        raise UserError(f'optimizer.schedule.name: there is no schedule {name!r}{_hint(name, KEYS)}; '
+                        f'there are {", ".join(KEYS)}', code='schedule/unknown-name')
     for key in spec:
         if key != 'name' and key not in KEYS[name] and spec[key] is not None:
             raise UserError(f'optimizer.schedule.{key}: the schedule {name!r} has no such key'
-                            f'{nearest(key, KEYS[name])}; it has {", ".join(KEYS[name])}')
+                            f'{_hint(key, KEYS[name])}; it has {", ".join(KEYS[name])}', code='schedule/unknown-key')
+        if key in NUMBERS and spec[key] is not None:
+            _check_number(key, spec[key])
 
     def get(key, default=None):
         value = spec.get(key)
@@ -117,16 +128,25 @@ def read(spec: str | Mapping | None) -> tuple[str, Callable]:
     return name, get
 
 
-def nearest(word: str, words) -> str:
-    """' (did you mean …?)', or nothing when no word is near."""
-    close = difflib.get_close_matches(str(word), [str(w) for w in words], 1)
-    return f' (did you mean {close[0]!r}?)' if close else ''
+def _check_number(key, value):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 <= number < math.inf or (number == 0 and key in POSITIVE):
+        raise UserError(f'optimizer.schedule.{key}: got {value!r}, expected a finite number '
+                        f'{"above" if key in POSITIVE else "of at least"} 0', code='schedule/number')
+
+
+def _hint(word, valid) -> str:
+    found = nearest(word, list(valid))
+    return f'; the nearest is {found}' if found else ''
 
 
 def _staircase(lr, warmup, total_steps, factor, boundaries, every, span):
     if (boundaries is None) == (every is None):
         raise UserError("optimizer.schedule: 'step' needs either `boundaries`, such as ('30 epochs', '60 epochs'), "
-                        "or `every`, such as '30 epochs'")
+                        "or `every`, such as '30 epochs'", code='schedule/missing')
     if every is not None:
         period = max(1, span(every))
         at = range(period, total_steps, period)

@@ -6,7 +6,9 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from bigjax.tasks import LOSSES, bind
+from bigjax.nn import rng
+from bigjax.tasks import LOSSES, RNG_STREAMS, bind
+from bigjax.train.averages import eval_params
 
 
 @flax.struct.dataclass
@@ -32,15 +34,17 @@ class TrainState:
     halted: jax.Array
 
     def variables(self, average: bool = True) -> dict:
-        """What the model is applied with; the averaged parameters where there are any, unless `average` is False."""
-        params = self.ema if average and self.ema is not None else self.params
+        """The model's variables; with averaged parameters (`ema`, or the optimizer's own) unless `average` is False."""
+        params = self.params
+        if average:
+            params = eval_params(self.opt_state, params) if self.ema is None else self.ema
         return {'params': params, **self.model_state}
 
 
 def init_variables(model, inputs: tuple, seed) -> dict:
     """The model's variables at step 0, a pure function of (model, seed)."""
-    names = ('params', 'dropout', 'sample')
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x1217), len(names))
+    names = ('params', *RNG_STREAMS)
+    keys = jax.random.split(jax.random.fold_in(rng.key(seed), 0x1217), len(names))
     variables = dict(model.init(dict(zip(names, keys, strict=True)), *inputs, train=False))
     variables.pop(LOSSES, None)
     return variables
@@ -51,7 +55,7 @@ def init_state(model, inputs: tuple, tx, seed, *, ema: bool) -> TrainState:
     variables = init_variables(model, inputs, seed)
     params = variables.pop('params')
     return TrainState(
-        step=jnp.int32(0), key=jax.random.key(seed), params=params, model_state=variables, opt_state=tx.init(params),
+        step=jnp.int32(0), key=rng.key(seed), params=params, model_state=variables, opt_state=tx.init(params),
         ema=jax.tree.map(jnp.copy, params) if ema else None, halted=jnp.int32(-1))
 
 

@@ -1,69 +1,118 @@
 """One step of training, for every model, task and optimizer: a pure function of (state, batch).
 
-    key   = fold_in(seed key, step)
-    g, l  = gradient and value of  sum_i w_i loss_i / sum_i w_i  over the global batch, accumulated over micro-batches;
-            g is also that of what layers have sown into 'losses', l is not
-    state = optimizer(g), moving average, model state — or the same state, where l, g or the update is not finite
+    key       = fold_in(seed key, step)
+    objective = Σ_terms scale · Σ_i w_i v_i / Σ_i w_i, sums over the global batch
+    gradient  = that of the objective, and of the auxiliary losses sown into 'losses', accumulated over micro-batches
+    state     = optimizer(gradient), moving average, model state; or the same state, where something is not finite
+
+A sum over the batch is exact under any split of it. One term is divided by its weights after the gradient, at no cost. With
+several terms each needs its own divisor inside the gradient: weights do not depend on parameters, so they are summed over the
+global batch first, by a pass of the loss of which the compiler keeps the weights alone.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax.nn.cpu import global_norm
-from bigjax.tasks import LOSSES
+from bigjax.nn import cpu
+from bigjax.sharding import logical
+from bigjax.tasks import FROZEN, LEAST_COUNT, LOSSES, loss_metrics, mean
 from bigjax.train.state import TrainState
 
-Metrics = dict  # name -> (sum, count)
+Metrics = dict  # name -> (sum, count); see `bigjax.tasks.loss_metrics`
 
 
-def _where(ok, new, old):
-    """`new` where ok, else `old`, leaf by leaf; typed keys pass through."""
-    return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
+def deal(batch, micro: int):
+    """{name: [B, …]} -> {name: [micro, B / micro, …]}: row r goes to micro-batch r % micro, as row r // micro of it.
+
+    Each device deals its own rows. Consecutive rows in a micro-batch would be those of a few devices: the compiler would gather
+    all rows on all devices, and each would compute every micro-batch whole.
+    """
+    def one(x):
+        dealt = x.reshape(x.shape[0] // micro, micro, *x.shape[1:]).swapaxes(0, 1)
+        return logical.constrain(dealt, None, 'batch', *[None] * (x.ndim - 1))
+
+    return jax.tree.map(one, batch)
 
 
-def _gradients(loss: Callable, apply: Callable, params, model_state, batch, rng):
-    """(gradient of the summed loss, (sum of weights, sum of losses, model state, metrics)) of one micro-batch."""
+def micro_gradients(loss: Callable, apply: Callable, params, collections: Mapping, batch, rng, divisors: Mapping | None = None):
+    """(gradient, (metrics, model state)) of one micro-batch.
 
+    The gradient is that of the summed loss of a single term, to be divided by the sum of all weights; of several terms it is
+    the micro-batch's part of the objective's gradient.
+
+    Args:
+      collections: the variables beside params; frozen among them stay out of the returned model state.
+      divisors: {term: sum of weights over the global batch} of several terms; None where this is the global batch.
+    """
     def objective(params):
-        per_example, weights, aux = loss(apply, {'params': params, **model_state}, batch, rng, True)
-        total, weight = jnp.sum(jnp.where(weights > 0, per_example * weights, 0.0)), jnp.sum(weights)
-        after = dict(aux.model_state)
-        sown = sum(jnp.sum(x) for x in jax.tree.leaves(after.pop(LOSSES, {})))
-        return total + weight * sown, (weight, total, after, dict(aux.metrics))
+        terms, aux = loss(apply, {'params': params, **collections}, batch, rng, True)
+        changed = dict(aux.model_state)
+        sown = sum(jnp.sum(x) for x in jax.tree.leaves(changed.pop(LOSSES, {})))
+        after = {name: changed.get(name, value) for name, value in collections.items() if name != FROZEN}
+        metrics = {**aux.metrics, **loss_metrics(terms)}
+        totals, weights = metrics['loss']
+        if len(terms) == 1:
+            value = totals + weights * sown
+        else:
+            by = weights if divisors is None else divisors
+            share = sum(weights.values()) / jnp.maximum(sum(by.values()), LEAST_COUNT)
+            value = sum(total / jnp.maximum(by[name], LEAST_COUNT) for name, total in totals.items()) + share * sown
+        return value, (metrics, after)
 
     return jax.grad(objective, has_aux=True)(params)
 
 
-def _accumulated(loss, apply, params, model_state, batch, rng, micro: int):
-    """As `_gradients`, by a scan over `micro` slices of the batch, each weighted by its examples."""
-    slices = jax.tree.map(lambda x: x.reshape(micro, x.shape[0] // micro, *x.shape[1:]), batch)
+def gradients(loss: Callable, apply: Callable, params, collections: Mapping, batch, rng, micro: int,
+              divisors: Mapping | None = None):
+    """`micro_gradients` summed over the `micro` micro-batches of a batch; micro-batch k has the key fold_in(rng, k)."""
+    if micro == 1:
+        return micro_gradients(loss, apply, params, collections, batch, rng, divisors)
+    frozen = {name: value for name, value in collections.items() if name == FROZEN}
 
     def body(carry, xs):
-        grads, weight, total, model_state, metrics = carry
+        sums, model_state = carry
         part, index = xs
-        g, (w, t, model_state, m) = _gradients(loss, apply, params, model_state, part, jax.random.fold_in(rng, index))
-        return jax.tree.map(jnp.add, (grads, weight, total), (g, w, t)) + (
-            model_state, jax.tree.map(jnp.add, metrics, m)), None
+        key = jax.random.fold_in(rng, index)
+        grads, (metrics, model_state) = micro_gradients(loss, apply, params, {**model_state, **frozen}, part, key, divisors)
+        return (jax.tree.map(jnp.add, sums, (grads, metrics)), model_state), None
 
-    first = jax.tree.map(lambda x: x[0], slices)
-    shape = jax.eval_shape(lambda: _gradients(loss, apply, params, model_state, first, rng))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
-    start = (zeros[0], zeros[1][0], zeros[1][1], model_state, zeros[1][3])
-    (grads, weight, total, model_state, metrics), _ = jax.lax.scan(body, start, (slices, jnp.arange(micro)))
-    return grads, (weight, total, model_state, metrics)
-
-
-def gradients(loss: Callable, apply: Callable, params, model_state, batch, rng, micro: int):
-    """(gradient of the summed loss, (sum of weights, sum of losses, model state, metrics)) of a batch in `micro` slices."""
-    parts = (loss, apply, params, model_state, batch, rng)
-    return _gradients(*parts) if micro == 1 else _accumulated(*parts, micro)
+    parts = deal(batch, micro)
+    first = jax.tree.map(lambda x: x[0], parts)
+    grads, (metrics, _) = jax.eval_shape(lambda: micro_gradients(loss, apply, params, collections, first, rng, divisors))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, metrics))
+    model_state = {name: value for name, value in collections.items() if name != FROZEN}
+    ((grads, metrics), model_state), _ = jax.lax.scan(body, (zeros, model_state), (parts, jnp.arange(micro)))
+    return grads, (metrics, model_state)
 
 
-def size(grads, updates) -> jax.Array:
+def term_weights(loss: Callable, apply: Callable, params, collections: Mapping, batch, rng, micro: int) -> dict | None:
+    """{term: sum of its weights over the micro-batches} where the loss has several terms, None where it has one."""
+    def weights(part, key):
+        terms, _ = loss(apply, {'params': params, **collections}, part, key, True)
+        return {name: jnp.sum(term[1]) for name, term in terms.items()}
+
+    first = jax.tree.map(lambda x: x[:x.shape[0] // micro], batch)
+    if len(jax.eval_shape(weights, first, rng)) == 1:
+        return None
+    if micro == 1:
+        return weights(batch, rng)
+    keys = jax.vmap(lambda k: jax.random.fold_in(rng, k))(jnp.arange(micro))
+    return jax.tree.map(jnp.sum, jax.lax.map(lambda xs: weights(*xs), (deal(batch, micro), keys)))
+
+
+def normalized(grads, loss_metric: tuple):
+    """The gradient of the objective, from what `gradients` returns: that of a single term is still to be divided."""
+    weight = loss_metric[1]
+    if isinstance(weight, Mapping):
+        return grads
+    return jax.tree.map(lambda g: g / jnp.maximum(weight, LEAST_COUNT), grads)
+
+
+def grad_norm_or_inf(grads, updates) -> jax.Array:
     """The norm of the gradients, infinite where an update is not finite: one pass over both, for the price of the norm."""
-    return global_norm(jax.tree.map(lambda g, u: jnp.where(jnp.isfinite(u), g, jnp.inf), grads, updates))
+    return cpu.global_norm(jax.tree.map(lambda g, u: jnp.where(jnp.isfinite(u), g, jnp.inf), grads, updates))
 
 
 def prepare(batch, rng, preprocess: Callable | None, augment: Callable | None):
@@ -72,11 +121,23 @@ def prepare(batch, rng, preprocess: Callable | None, augment: Callable | None):
     return augment(batch, jax.random.fold_in(rng, 0xA06)) if augment else batch
 
 
+def _applied(ok: jax.Array, update: Callable, old):
+    """`update()` where ok, else `old`.
+
+    On one CPU device it is a branch: a selection between old and new arrays makes the compiler copy every donated array first.
+    On accelerators a branch would wait for `ok` on the host, and selections are fused into the update.
+    """
+    mesh = logical.current()
+    if cpu.on_cpu() and (mesh is None or mesh.size == 1):
+        return jax.lax.cond(ok, update, lambda: old)
+    return jax.tree.map(lambda new, kept: jnp.where(ok, new, kept), update(), old)
+
+
 def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx: optax.GradientTransformation,
-               accumulate: int = 1, ema: float = 0.0, preprocess: Callable | None = None,
-               augment: Callable | None = None, place: Callable | None = None,
-               across: Callable | None = None) -> tuple[TrainState, Metrics]:
-    """One update. Keyword arguments are static; see `bigjax.experiment` for `loss`, `preprocess` and `augment`.
+               accumulate: int = 1, ema: float = 0.0, preprocess: Callable | None = None, augment: Callable | None = None,
+               frozen: Mapping | None = None, bounded: bool = False, shard_grads: Callable | None = None,
+               reduce_fn: Callable | None = None) -> tuple[TrainState, Metrics]:
+    """One update. Keyword arguments are static, `frozen` aside; see `bigjax.experiment` for `loss`, `preprocess` and `augment`.
 
     Args:
       state: the state before the step.
@@ -84,33 +145,52 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
       apply: the model, bound by `bigjax.tasks.bind`.
       tx: the optimizer; its `update` is given the loss as `value`.
       ema: decay of the moving average of the parameters, 0 for none.
-      place: `place(grads)`: the gradients, on the devices where the optimizer wants them.
-      across: `across(sums)`: sums over parts of the batch that other devices have, where the compiler does not know of them.
+      frozen: {name: tree}, given to the loss as variables['frozen'].
+      bounded: finite gradients of a finite norm are known to give a finite update (`bigjax.train.update_bound`), which is then
+        not looked at.
+      shard_grads: `shard_grads(grads)`: the gradients, on the devices where the optimizer wants them.
+      reduce_fn: `reduce_fn((grads, sums))`: sums over the parts of the batch that other devices have, where the compiler does
+        not insert them.
 
     Returns:
-      the state after it and the metrics as sums and counts. Where the loss, a gradient, their norm or the update is not
-      finite, the state is unchanged but for `halted`, and so it stays in every later step.
+      the state after it and the metrics as sums and counts. Where the loss, a gradient, their norm or the update is not finite,
+      the state is unchanged but for `halted`, and so it stays in every later step.
     """
     rng = jax.random.fold_in(state.key, state.step)
     batch = prepare(batch, rng, preprocess, augment)
-    grads, (weight, total, model_state, metrics) = gradients(
-        loss, apply, state.params, state.model_state, batch, rng, accumulate)
-    if across:
-        grads, weight, total, metrics = across((grads, weight, total, metrics))
-    grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-8), grads if place is None else place(grads))
-    value = total / jnp.maximum(weight, 1e-8)
+    collections = {**state.model_state, **({FROZEN: frozen} if frozen else {})}
+    parts = (loss, apply, state.params, collections, batch, rng, accumulate)
+    divisors = None
+    if accumulate > 1 or reduce_fn:
+        divisors = term_weights(*parts)
+        if divisors and reduce_fn:
+            _, divisors = reduce_fn(({}, divisors))
+    grads, (metrics, model_state) = gradients(*parts, divisors)
+    if reduce_fn:
+        grads, metrics = reduce_fn((grads, metrics))
+    grads = grads if shard_grads is None else shard_grads(grads)
+    grads = normalized(grads, metrics['loss'])
+    value = mean(metrics['loss'])
 
-    updates, opt_state = tx.update(grads, state.opt_state, state.params, value=value)
-    norm = size(grads, updates)
-    params = optax.apply_updates(state.params, updates)
-    average = optax.incremental_update(params, state.ema, 1.0 - ema) if ema else state.ema
+    def update():
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=value)
+        params = optax.apply_updates(state.params, updates)
+        average = optax.incremental_update(params, state.ema, 1.0 - ema) if ema else state.ema
+        return updates, (params, model_state, opt_state, average)
 
-    ok = jnp.isfinite(value) & jnp.isfinite(norm) & (state.halted < 0)
     old = (state.params, state.model_state, state.opt_state, state.ema)
-    params, model_state, opt_state, average = _where(ok, (params, model_state, opt_state, average), old)
+    finite = lambda norm: jnp.isfinite(value) & jnp.isfinite(norm) & (state.halted < 0)
+    if bounded:
+        norm = cpu.global_norm(grads)
+        ok = finite(norm)
+        params, model_state, opt_state, average = _applied(ok, lambda: update()[1], old)
+    else:
+        updates, new = update()
+        norm = grad_norm_or_inf(grads, updates)
+        ok = finite(norm)
+        params, model_state, opt_state, average = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
     after = TrainState(
         step=state.step + ok.astype(jnp.int32), key=state.key, params=params, model_state=model_state,
         opt_state=opt_state, ema=average,
         halted=jnp.where(ok | (state.halted >= 0), state.halted, state.step))
-    metrics = {'loss': (total, weight), **metrics, 'grad_norm': (norm, jnp.float32(1))}
-    return after, metrics
+    return after, {**metrics, 'grad_norm': (norm, jnp.float32(1))}

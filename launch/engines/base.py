@@ -1,15 +1,15 @@
-"""What an engine is: where a job's processes come from. One file each, named as --on names it.
+"""The interface of an engine, which starts and follows a job's processes. Each is a file or folder named as --on names it.
 
-A module of an engine has
-    Target            a dataclass of what --on says after the name (`launch.target`)
-    Engine            a subclass of the class here
-    find(name, on)    the `Job` of that name that another machine has started there, as that left it on the engine;
-                      UserError where there is none (detached engines only)
+The module of an engine has
+    Target            a dataclass of the values after the engine's name in --on (`launch.target`)
+    Engine            a subclass of `Engine`
+    find(name, on)    the `Job` of that name that another machine started, from its record on the engine; UserError if there
+                      is none (detached engines only)
 """
 import abc
 import dataclasses
 import importlib
-import importlib.util
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -21,18 +21,19 @@ from launch.job import Job
 from launch.outcome import End
 from launch.steps import Step
 
-ENGINES = ('local', 'ssh', 'tpu_vm', 'slurm', 'jobset', 'sky')
+ENGINES = {'local': 'launch.engines.local', 'ssh': 'launch.engines.ssh.ssh', 'tpu_vm': 'launch.engines.tpu_vm.tpu_vm',
+           'slurm': 'launch.engines.slurm.slurm', 'jobset': 'launch.engines.jobset.jobset', 'sky': 'launch.engines.sky.sky'}
 
 
 class Group(Protocol):
-    """Processes that run, as the restart loop sees them.
+    """Running processes, as the restart loop sees them.
 
     Attributes:
-      running: whether a process, or what it left behind, is still there.
-      idle: all that was written until now has been passed on.
-      stopped: somebody asked it to end ('launch kill', scancel): it is not started again.
-      only: the one process whose output is passed on; None for all.
-      again: where the engine itself starts the job again: (restarts, preemptions) until now.
+      running: whether a process, or one that it started, is still alive.
+      idle: whether all output so far has been printed.
+      stopped: whether another command ended it ('launch kill', scancel): it is not restarted.
+      only: the one process whose output is printed; None for all.
+      again: (restarts, preemptions) so far, if the engine itself restarts the job.
     """
 
     running: bool
@@ -41,32 +42,37 @@ class Group(Protocol):
     only: int | None
 
     def wait(self, seconds: float) -> list[End]:
-        """Passes output on for at most so long; the ends since the last call."""
+        """Prints output for at most that many seconds; returns the ends since the last call."""
 
     def signal(self, number: int) -> None:
-        """Sends SIGTERM or SIGKILL to the process groups of all that have not ended."""
+        """Sends SIGTERM or SIGKILL to the process groups of all processes that have not ended."""
 
     def stop(self) -> None:
-        """Leaves word, where all launchers see it, that it is not to be started again; ends nothing yet."""
+        """Leaves a mark, visible to all launchers, that the job is not to be restarted; ends no process yet."""
 
     def tail(self, process: int) -> list[str]:
-        """Its last lines."""
+        """The last lines of one process."""
 
     def close(self) -> None:
-        """A group of `local` is killed; that of a detached engine goes on, and only its logs are not followed any more."""
+        """Kills a group of `local`; a group of a detached engine keeps running and is no longer followed."""
 
 
 class Engine(abc.ABC):
     """One job on one engine.
 
     Attributes:
-      detached: the processes go on without the launcher; Ctrl-C leaves them alone, and `attach` finds them again.
-      restarts: the engine itself starts the job again (SLURM's requeue, JobSet's restarts); else the launcher does.
+      detached: the processes keep running without the launcher; Ctrl-C leaves them alone, and `attach` finds them again.
+      restarts: the engine itself restarts the job (SLURM's requeue, JobSet's restarts); otherwise the launcher does.
+      code, cost: for the summary of a dry run: which code runs; what costs money, and until when.
+      keeps_files: whether files on the processes' own disks outlive the job.
     """
 
     kind = ''
     detached = True
     restarts = False
+    keeps_files = True
+    code = 'this folder as it is, not copied'
+    cost = 'nothing'
     Target: type
 
     def __init__(self, job: Job):
@@ -74,81 +80,101 @@ class Engine(abc.ABC):
 
     @property
     def name(self) -> str:
-        """As --on writes it."""
+        """The engine as --on writes it."""
         return self.job.on
 
     @property
     @abc.abstractmethod
     def workers(self) -> int:
-        """How many processes there are, or machines where one cannot know."""
+        """The number of processes, or of machines if that is not known."""
 
     def shares(self, runs: int) -> int:
-        """How many workers of an array run that many runs; by default each has its own."""
+        """The number of workers of an array that share that many runs; by default one per run."""
         return runs
 
-    def check(self) -> None:  # noqa: B027  an engine that needs no look has none
-        """Raises UserError where it cannot be: a program is missing, an accelerator that this engine does not have."""
+    def warnings(self) -> list[str]:
+        """Reasons why the job would run and still be of no use, printed before it starts."""
+        workdir = self.job.workdir
+        if self.keeps_files or not workdir or '://' in workdir:
+            return []
+        return [f'--workdir={workdir}: is on the machines of {self.kind}, and the run is lost with them; fix: write a bucket, '
+                'gs://…, or a folder on a mounted disk that outlives them']
+
+    def check(self) -> None:  # noqa: B027  optional: not every engine needs one
+        """Raises UserError if the job cannot start: a program is missing, or the engine lacks the accelerator."""
 
     @abc.abstractmethod
     def plan(self) -> Sequence[Step]:
-        """Exactly what `start` does; needs no credentials, and touches nothing."""
+        """The exact steps of `start`; needs no credentials and changes nothing."""
 
     def files(self) -> dict[str, str]:
-        """{name: text} of what another tool is given (a script, a manifest), for `render`."""
+        """{name: text} of the files that the engine submits (a script, a manifest), for `render`."""
         return {}
 
     @abc.abstractmethod
     def start(self) -> Group:
-        """All of the processes, or none. KeyboardInterrupt while it waits leaves nothing behind that costs money."""
+        """Starts all of the processes, or none. A KeyboardInterrupt while it waits leaves nothing that costs money."""
 
     def attach(self, *, whole: bool = False) -> Group:
-        """The processes that `start` started, from any machine; `whole`: their logs from the beginning.
+        """The processes that `start` started, from any machine; with `whole` their logs from the beginning.
 
         Raises:
           UserError: there are none.
         """
-        raise UserError(f'{self.kind}: runs with its launcher, there is nothing to attach to')
+        raise UserError(f'{self.kind}: runs with its launcher, so there is nothing to attach to', code='launch/not-detached')
 
     def status(self) -> list[str]:
-        """A line for the job, then one for each worker."""
-        raise UserError(f'{self.kind}: runs with its launcher, whose terminal shows it')
+        """One line for the job, then one per worker."""
+        raise UserError(f'{self.kind}: runs with its launcher, whose terminal shows it', code='launch/not-detached')
 
     def finish(self) -> list[str]:
-        """When the job has ended and is not started again: removes what would go on to cost money; says what."""
+        """Removes what would still cost money after the job's last end; returns a line for each thing removed."""
         return []
 
     def down(self) -> list[str]:
-        """Removes all that the job has made and that costs money or space elsewhere; says what."""
+        """Removes all that the job has created elsewhere; returns a line for each thing removed."""
         return []
 
     def exists(self) -> list[str]:
-        """What the job has made that still exists and costs money, or '?…' where that cannot be found out."""
+        """The job's resources that still exist and cost money; '?…' if the engine does not answer."""
         return []
 
     def doctor(self) -> list['Check']:
-        """What must be so before a job can start, checked without starting one."""
+        """The conditions for a start, checked without starting a job."""
         return []
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One line of `doctor`: what was looked at, whether it is well, what was found, how it is mended."""
+    """One line of `doctor`: the thing checked, whether it passed, what was found, and the fix."""
 
     what: str
     ok: bool
     found: str
-    mend: str = ''
+    fix: str = ''
+
+
+def installed(name: str, install: str) -> Check:
+    """The check that a program is on PATH."""
+    path = shutil.which(name)
+    return Check(name, bool(path), path or 'no such program here', install)
+
+
+def require(name: str, install: str) -> None:
+    """Raises UserError unless the program is installed here; `install` is the fix."""
+    if shutil.which(name) is None:
+        raise UserError(f"'{name}': no such program here; fix: {install}", code='launch/no-program')
 
 
 def find(name: str, on: str) -> Job:
     """The job of that name on an engine, whichever machine started it.
 
     Raises:
-      UserError: there is none, or the engine keeps none.
+      UserError: there is none, or the engine keeps no records.
     """
     found = getattr(module(on.partition(':')[0], on), 'find', None)
     if found is None:
-        raise UserError(f'--on={on}: runs with its launcher, and is not found from elsewhere')
+        raise UserError(f'--on={on}: runs with its launcher, so other machines cannot find it', code='launch/not-detached')
     return found(name, on)
 
 
@@ -156,25 +182,24 @@ def engine(job: Job) -> Engine:
     """The engine that --on names.
 
     Raises:
-      UserError: there is none of that name, or it cannot be so.
+      UserError: there is none of that name, or its target is wrong.
     """
     if not job.on:
-        raise UserError('--on is missing; say where to run, for example --on=local:2')
+        raise UserError('--on is missing; fix: name an engine, for example --on=local:2', code='launch/no-engine')
     return module(job.kind, job.on).Engine(job)
 
 
 def module(kind: str, on: str = ''):
-    """The file of an engine."""
+    """The module of an engine."""
     if kind not in ENGINES:
         nearest = target.nearest(kind, ENGINES)
-        raise UserError(f"--on={on or kind}: no such engine{nearest}; the engines are {', '.join(ENGINES)}")
-    folder = f'launch.engines.{kind}'
-    is_folder = importlib.util.find_spec(folder).submodule_search_locations
-    return importlib.import_module(f'{folder}.{kind}' if is_folder else folder)
+        raise UserError(f"--on={on or kind}: no such engine{nearest}; fix: write one of {', '.join(ENGINES)}",
+                        code='launch/unknown-engine')
+    return importlib.import_module(ENGINES[kind])
 
 
 def stop(group: Group, grace: float) -> bool:
-    """SIGTERM, then after `grace` seconds SIGKILL; whether nothing is left. Output is passed on meanwhile."""
+    """Sends SIGTERM, then after `grace` seconds SIGKILL, printing output meanwhile; returns whether all have ended."""
     group.signal(signal.SIGTERM)
     for number, until in ((signal.SIGKILL, time.monotonic() + grace), (None, time.monotonic() + grace + 30.0)):
         while group.running and time.monotonic() < until:

@@ -1,7 +1,7 @@
 """The engine `local`: N processes of a command on this machine, which meet on a free port of the loopback address.
 
-Each runs under `launch/child.py` in a session and process group of its own, so that Ctrl-C in a terminal reaches the launcher
-alone, a signal reaches all that a process has started, and a launcher that is killed takes everything with it.
+Each runs under `launch/child.py` in a session and process group of its own: Ctrl-C in a terminal reaches the launcher alone, a
+signal reaches everything that a process has started, and the processes of a killed launcher are killed.
 """
 import contextlib
 import dataclasses
@@ -10,7 +10,6 @@ import os
 import pathlib
 import selectors
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,33 +21,35 @@ from typing import Any
 from bigjax.errors import UserError
 from launch.engines import base
 from launch.job import Job
-from launch.lines import Lines, Sink, prefix, say
+from launch.lines import Lines, Sink, log, prefix
 from launch.outcome import End
 from launch.steps import Run
 from launch.target import text
 
-CHILD = pathlib.Path(__file__).with_name('child.py')
-CHUNK, LEFT = 2**16, 2**20  # bytes read at once; and at most what a pipe can hold when nobody writes any more
+CHILD = pathlib.Path(__file__).parents[1] / 'child.py'
+READ_BYTES, PIPE_BYTES = 2**16, 2**20  # read at once; the most that a pipe holds after its last writer is gone
 VARIABLES = ('BIGJAX_COORDINATOR', 'BIGJAX_PROCESSES', 'BIGJAX_PROCESS')
 SHARE = 'BIGJAX_SHARE'
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What --on=local:… says."""
+    """The target of --on=local:…"""
 
-    processes: int = text('processes on this machine', 1)
+    processes: int = text('processes on this machine; of a sweep, runs side by side', 1)
 
 
 class Engine(base.Engine):
-    """`processes` of a command, with the launcher."""
+    """`processes` copies of a command, which end with the launcher."""
 
     kind, detached, Target = 'local', False, Target
+    cost = 'nothing; all processes end with this launcher'
 
     def __init__(self, job: Job):
         super().__init__(job)
         if self.target.processes < 1:
-            raise UserError(f'--on={job.on}: {self.target.processes} processes; write for example --on=local:2')
+            raise UserError(f'--on={job.on}: got {self.target.processes} processes, expected 1 or more; fix: write for example '
+                            '--on=local:2', code='launch/bad-value')
         self._logs = pathlib.Path(job.logs).expanduser() if job.logs else None
 
     @property
@@ -63,12 +64,11 @@ class Engine(base.Engine):
         return self.target.processes
 
     def check(self) -> None:
-        if shutil.which(self.job.command[0]) is None:
-            raise UserError(f"'{self.job.command[0]}': no such program here; check its name and PATH, or write its whole path")
+        base.require(self.job.command[0], 'check its name and PATH, or write its full path')
         self.job.values()
 
     def variables(self) -> list[dict[str, str]]:
-        """What each process finds in its environment, with a port that is free now; nothing for one process."""
+        """The extra environment of each process, with a port that is free now; empty for a single process."""
         if self.job.array:
             return [{SHARE: f'{process}/{self.workers}'} for process in range(self.workers)]
         if self.workers == 1:
@@ -82,10 +82,10 @@ class Engine(base.Engine):
                 for more in self.variables()]
 
     def start(self) -> 'Group':
-        """All of them, or none.
+        """Starts all processes, or none.
 
         Raises:
-          UserError: no log can be kept.
+          UserError: a log cannot be written.
         """
         own = (*VARIABLES, SHARE)
         group, inherited = Group(self.job.grace), {k: v for k, v in os.environ.items() if k not in own}
@@ -99,24 +99,25 @@ class Engine(base.Engine):
         except BaseException:
             group.close()
             raise
-        say(f"{self.name} runs in process group{'s' * (self.workers > 1)} {' '.join(map(str, group.numbers))}")
+        log(f"{self.name} runs in process group{'s' * (self.workers > 1)} {' '.join(map(str, group.numbers))}")
         return group
 
     def _open_log(self, process: int) -> Sink:
-        """The log, at its end, with a line for this start."""
+        """Opens a log to append to it, after a line for this start."""
         path = self._logs / f'{process}.log'
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
             sink = Sink(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), str(path))
         except OSError as error:
-            raise UserError(f'--logs={self._logs}: cannot be written ({error.strerror}); name another folder') from None
+            raise UserError(f'--logs={self._logs}: cannot be written ({error.strerror}); fix: name another folder',
+                            code='launch/not-writable') from None
         now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
         sink.write(f'--- {now} process {process} of {self.workers}: {shlex.join(self.job.command)}\n'.encode())
         return sink
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
+    """A free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return probe.getsockname()[1]
@@ -128,11 +129,11 @@ class Worker:
 
     Attributes:
       life: this side of the socket pair; closing it kills the group.
-      streams: file descriptor -> its lines, of stdout and stderr until nobody holds them any more.
+      streams: {file descriptor: its lines} of stdout and stderr, until every writer has closed them.
       stderr: the lines of stderr.
       files: file descriptors to close at the end.
-      end: set when the command has ended; what it started may still run.
-      gone: nothing is left, and its number is given back.
+      end: set when the command has ended; its children may still run.
+      gone: no process of the group is left, and the system may reuse its number.
     """
 
     number: int
@@ -145,24 +146,24 @@ class Worker:
     gone: bool = False
 
     def signal(self, number: int) -> None:
-        """To the whole group, as long as its number is its own."""
+        """Sends a signal to the whole group, unless its number may belong to another one by now."""
         if not self.gone and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, number)
 
 
 class Group:
-    """Processes that run."""
+    """The running processes of a job."""
 
     idle, stopped = False, False
 
     def __init__(self, grace: float):
         self._workers, self._selector, self._grace = [], selectors.DefaultSelector(), grace
-        self._sent = set()
+        self._sent: set[int] = set()
 
     def add(self, number: int, command: Sequence[str], env: Mapping[str, str], lines: Sequence[Lines],
             files: Sequence[int] = ()) -> None:
-        """Starts one; `lines` are those of stdout and stderr, `files` are closed when it has ended."""
+        """Starts a process; `lines` are those of stdout and stderr, `files` are closed when it has ended."""
         mine, its = socket.socketpair()
         with its:
             process = subprocess.Popen(
@@ -177,16 +178,16 @@ class Group:
 
     @property
     def numbers(self) -> list[int]:
-        """Of the process groups."""
+        """The numbers of the process groups."""
         return [worker.process.pid for worker in self._workers]
 
     @property
     def running(self) -> bool:
-        """Whether anything is left."""
+        """Whether any process is left."""
         return not all(worker.gone for worker in self._workers)
 
     def wait(self, seconds: float) -> list[End]:
-        """Passes output on for at most so long; the ends since the last call."""
+        """Prints output for at most that many seconds; returns the ends since the last call."""
         ends = []
         for key, _ in self._selector.select(seconds):
             worker: Any = key.data
@@ -197,46 +198,45 @@ class Group:
                 ends.append(worker.end)
         for worker in self._workers:
             if worker.end is not None and not worker.gone and self._over(worker):
-                self._bury(worker)
+                self._reap(worker)
         return ends
 
     def signal(self, number: int) -> None:
-        """To all groups."""
+        """Sends a signal to all groups."""
         self._sent.add(number)
         for worker in self._workers:
             worker.signal(number)
 
     def tail(self, process: int) -> list[str]:
-        """Its last lines of stderr."""
-        return [line.decode(errors='replace') for worker in self._workers if worker.number == process
-                for line in worker.stderr.tail]
+        """The last lines of one process's stderr."""
+        return next(worker.stderr.last() for worker in self._workers if worker.number == process)
 
     def close(self) -> None:
-        """Kills what is left; every line that was written is passed on."""
+        """Kills what is left; prints every line that was written before."""
         self.signal(signal.SIGKILL)
         for worker in self._workers:
             if not worker.gone:
-                self._bury(worker)
+                self._reap(worker)
         self._selector.close()
 
     def _read(self, worker: Worker, fd: int) -> int:
-        """Bytes that were there; a stream at its end is left."""
+        """The number of bytes read; drops a stream at its end."""
         try:
-            data = os.read(fd, CHUNK)
+            data = os.read(fd, READ_BYTES)
         except BlockingIOError:
             return 0
         if data:
             worker.streams[fd].feed(data)
         else:
-            self._leave(worker, fd)
+            self._drop(worker, fd)
         return len(data)
 
-    def _leave(self, worker: Worker, fd: int) -> None:
+    def _drop(self, worker: Worker, fd: int) -> None:
         self._selector.unregister(fd)
         worker.streams.pop(fd).end()
 
     def _ended(self, worker: Worker) -> End:
-        """What `child.py` reports, or that it was killed itself; what the command left running is asked to end."""
+        """The end that `child.py` reports, or its own death; sends SIGTERM to what the command left running."""
         self._selector.unregister(worker.life)
         report = worker.life.recv(100)
         if report:
@@ -250,19 +250,19 @@ class Group:
         return End(worker.number, worker.process.wait(), when)
 
     def _over(self, worker: Worker) -> bool:
-        """Whether nobody holds its output any more, or has had the time to let go."""
+        """Whether its output is closed, or the grace for closing it is over."""
         return not worker.streams or signal.SIGKILL in self._sent or time.monotonic() > worker.end.when + self._grace
 
-    def _bury(self, worker: Worker) -> None:
+    def _reap(self, worker: Worker) -> None:
         worker.signal(signal.SIGKILL)
         worker.gone = True
         worker.process.wait()
         for fd in list(worker.streams):
-            left = LEFT
+            left = PIPE_BYTES
             while left > 0 and (count := self._read(worker, fd)):
                 left -= count
-            if fd in worker.streams:  # somebody who left the group holds it
-                self._leave(worker, fd)
+            if fd in worker.streams:  # a process that left the group still holds it
+                self._drop(worker, fd)
         for file in (worker.process.stdout, worker.process.stderr, worker.life):
             file.close()
         for fd in worker.files:

@@ -73,9 +73,19 @@ def test_the_code_of_the_model_is_not_needed(run, command):
     """Nor Flax, nor optax."""
     argv = [command, str(run), *([str(run)] if command == 'diff' else [])]
     without = "import sys; sys.modules.update(dict.fromkeys(['bigjax.models', 'bigjax.tasks', 'flax', 'optax']))"
-    code = f'{without}; from bigjax import checkpoint; sys.exit(checkpoint.main({argv}))'
+    code = f'{without}; from bigjax.checkpoint import commands; sys.exit(commands.main({argv}))'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_verify_looks_at_every_row_of_a_table(run, tmp_path, capsys):
+    for row in ('a', 'b'):
+        shutil.copytree(run, tmp_path / 'table' / row)
+    assert verbs.main(['verify', str(tmp_path / 'table')]) == 0
+    assert {line.split('/checkpoints')[0].rsplit('/', 1)[-1] for line in capsys.readouterr().out.splitlines()} == {'a', 'b'}
+    broken = max((tmp_path / 'table/b/checkpoints').rglob('*'), key=lambda p: p.is_file() and p.stat().st_size)
+    broken.write_bytes(broken.read_bytes()[:-1] + b'?')
+    assert verbs.main(['verify', str(tmp_path / 'table')]) == 4
 
 
 def test_beside_a_run_that_goes_on(run, tmp_path, capsys, monkeypatch):

@@ -34,7 +34,7 @@ def damaged(path, change):
     (lambda f: damaged(f / IMAGES, lambda d: b'\0\0\x0d\3' + d[4:]), ['train-images', '00000d03']),
     (lambda f: damaged(f / LABELS, lambda d: b''), ['train-labels', 'nothing']),
     (lambda f: damaged(f / LABELS, lambda d: d[:8] + bytes([1, 2, 11, 0, 0, 0, 0])),
-     ['train-labels', 'record 2 has label 11', '10 classes']),
+     ['train-labels', 'record 2: got label 11', '0 to 9']),
     (lambda f: write_idx(f, shape=(28, 27)), ['train-images', '[28, 27, 1]', '[28, 28, 1]']),
     (lambda f: damaged(f / LABELS, lambda d: struct.pack('>BBBBi', 0, 0, 8, 1, 6) + d[8:14]),
      ['train-labels', '6 labels', '7 pictures'])])

@@ -4,7 +4,7 @@ import pytest
 
 from bigjax.data import pipeline
 from bigjax.data.sources import ArraySource
-from bigjax.errors import UserError
+from tests.refused import refused
 
 SOURCE = ArraySource({'x': np.arange(30, dtype=np.int32)})
 
@@ -14,8 +14,8 @@ def noisy(example, rng, train):
 
 
 def batches(first=0, steps=6, process=0, processes=1, threads=2, workers=0):
-    records = pipeline.Ordered(SOURCE, 5, 8, True, first, steps, process, processes, noisy)
-    return list(pipeline.train_batches(records, threads=threads, workers=workers))
+    elements = pipeline.TrainBatches(SOURCE, 5, 8, True, first, steps, process, processes, noisy)
+    return list(pipeline.read(elements, threads=threads, workers=workers))
 
 
 def same(a, b):
@@ -46,13 +46,14 @@ def test_batches_differ_and_their_noise_too():
 
 
 def test_uneven_processes_are_refused():
-    with pytest.raises(UserError, match='not divisible by 3 processes'):
+    with refused('data/uneven-batch', '8', '3 processes'):
         batches(processes=3)
 
 
 @pytest.mark.parametrize('size', [1, 4, 7, 30, 64])
 def test_evaluation_sees_every_example_once(size):
-    seen = [batch['x'][mask > 0] for batch, mask in pipeline.eval_batches(SOURCE, size, noisy)]
+    elements = pipeline.EvalBatches(SOURCE, size, transform=noisy)
+    seen = [batch['x'][mask > 0] for batch, mask in pipeline.read(elements, threads=2, workers=0)]
     assert np.array_equal(np.concatenate(seen), np.arange(30))
 
 

@@ -35,11 +35,11 @@ def noisy(example, rng, train):
 
 
 def records(first=0, steps=6, *, part=(0, 1), length=30, shuffle=True, transform=noisy):
-    return pipeline.Ordered(source(length), 5, BATCH, shuffle, first, steps, *part, transform)
+    return pipeline.TrainBatches(source(length), 5, BATCH, shuffle, first, steps, *part, transform)
 
 
 def read(made, threads=3, workers=0):
-    batches = pipeline.train_batches(made, threads=threads, workers=workers)
+    batches = pipeline.read(made, threads=threads, workers=workers)
     found = list(batches)
     batches.close()
     return found
@@ -127,7 +127,7 @@ def pipeline_of(tmp_path, monkeypatch):
         source = found.setdefault(kind, None) or shipped(kind, tmp_path)
         found[kind] = source
         assert type(source) is KINDS[kind] and len(source) >= 9
-        return pipeline.Ordered(source, 5, 4, True, first, 5, transform=LOOKS.get(look))
+        return pipeline.TrainBatches(source, 5, 4, True, first, 5, transform=LOOKS.get(look))
 
     found = {}
     return made
@@ -181,12 +181,11 @@ def test_another_number_of_processes_keeps_the_batches(length, each, seed, shuff
     batch = 12 * each
     step, found = 0, []
     for steps, processes in spans:
-        parts = [pipeline.Ordered(source(length), seed, batch, shuffle, step, step + steps, p, processes, noisy)
+        parts = [pipeline.TrainBatches(source(length), seed, batch, shuffle, step, step + steps, p, processes, noisy)
                  for p in range(processes)]
-        local = batch // processes
-        found += [part[t * local + i] for t in range(steps) for part in parts for i in range(local)]
+        found += [{k: np.concatenate([part[t][k] for part in parts]) for k in parts[0][t]} for t in range(steps)]
         step += steps
-    alone = pipeline.Ordered(source(length), seed, batch, shuffle, 0, step, transform=noisy)
+    alone = pipeline.TrainBatches(source(length), seed, batch, shuffle, 0, step, transform=noisy)
     same(found, [alone[k] for k in range(len(alone))])
 
 
@@ -199,7 +198,7 @@ def slow(example, rng, train):
 def working():
     """Batches of two worker processes that have begun, and the ids of these."""
     before = multiprocessing.active_children()
-    batches = pipeline.train_batches(records(steps=5000, transform=slow), threads=2, workers=2)
+    batches = pipeline.read(records(steps=5000, transform=slow), threads=2, workers=2)
     next(batches), next(batches)  # of one, and of the other
     yield batches, [child.pid for child in multiprocessing.active_children() if child not in before]
     batches.close()
@@ -270,8 +269,8 @@ def test_workers_leave_signals_to_the_main_process(working):
 def test_workers_end_with_a_killed_main_process():
     """They hold its standard output, which ends with the last of them."""
     code = ('import multiprocessing, os, signal; import numpy as np; from bigjax.data import pipeline, sources;'
-            'made = pipeline.Ordered(sources.ArraySource({"x": np.arange(30)}), 5, 8, True, 0, 10**6);'
-            'batches = pipeline.train_batches(made, threads=2, workers=2); next(batches);'
+            'made = pipeline.TrainBatches(sources.ArraySource({"x": np.arange(30)}), 5, 8, True, 0, 10**6);'
+            'batches = pipeline.read(made, threads=2, workers=2); next(batches);'
             'print(*[c.pid for c in multiprocessing.active_children()], flush=True); os.kill(os.getpid(), signal.SIGKILL)')
     run = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                            cwd=pipeline.__file__.rsplit('/', 3)[0])
@@ -348,5 +347,5 @@ def test_an_error_that_knows_its_record_says_it_once():
 
 def test_an_error_in_evaluation_says_of_which_record():
     with pytest.raises(ValueError, match='seventeen') as caught:
-        list(pipeline.eval_batches(source(), BATCH, wrong))
+        read(pipeline.EvalBatches(source(), BATCH, transform=wrong))
     assert 'record 17 of ArraySource' in ' '.join(caught.value.__notes__)

@@ -1,4 +1,5 @@
 """Accelerators that the system shows, in a folder that stands for its root; and no CPU beside one unless asked for."""
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -127,7 +128,7 @@ def test_an_error_that_is_not_jax_s_is_not_taken_for_an_answer(tmp_path):
 SCRIPT = """
 import pathlib, runpy, sys, time
 from bigjax import cli
-from bigjax.parallel import visible
+from bigjax.distributed import accelerators as visible
 from experiments import mnist1d
 root, hangs, *argv = sys.argv[1:]
 shown = visible.accelerators(pathlib.Path(root))
@@ -219,7 +220,7 @@ def test_the_verbs_that_compute_are_refused(capsys, tmp_path, monkeypatch, verb,
         monkeypatch.delenv(name, raising=False)
     shown = accelerators.accelerators(system(tmp_path, 'dev/nvidia0'))
     monkeypatch.setattr(accelerators, 'accelerators', lambda *_: shown)
-    monkeypatch.setitem(cli.VERBS, verb, lambda job: 77)
+    monkeypatch.setitem(cli.VERBS, verb, dataclasses.replace(cli.VERBS[verb], run=lambda job, **flags: 77))
     assert cli.run(None, 'experiments.tiny', [verb]) == (cli.USER if refused else 77)
     assert ('/dev/nvidia0 is there' in capsys.readouterr().err) == refused
     assert cli.run(None, 'experiments.tiny', [verb, '--platform=cpu']) == 77

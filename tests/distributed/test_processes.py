@@ -246,4 +246,4 @@ def test_hosts_with_as_many_files_need_the_same(tmp_path, same):
     results, _ = hosts(tmp_path, (12, 12), lambda folder, count: pictures(folder, count, next(seeds)))
     assert [code for code, _ in results] == [0 if same else 2] * 2, results
     if not same:
-        assert all('the processes do not have the same data: of train there are' in out for _, out in results)
+        assert all('config.data: got different data: train: ' in out for _, out in results)

@@ -42,7 +42,8 @@ def experiment():
     return Experiment(
         model=tiny.Net(), task=classification.softmax('x'),
         data=Data(source(53, 0), {'test': source(19, 1)}, transform=noise, augment=tiny.jitter),
-        optimizer={'name': 'sgd', 'lr': 0.1, 'momentum': 0.9}, evaluators={'test': Evaluator('test', compute=judge)})
+        optimizer={'name': 'sgd', 'lr': 0.1, 'momentum': 0.9},
+        evaluators={'test': Evaluator('test', compute=judge, keep=('id',))})
 
 
 def facts(workdir, mesh: str) -> dict:

@@ -185,8 +185,8 @@ def test_the_clocks_of_the_processes(times, said):
     (['doctor'], 10.0), (['doctor', '--start_timeout=77'], 77.0), (['train'], 300.0),
     (['doctor', '--start_timeout=300'], 300.0)])
 def test_the_doctor_does_not_wait_long_for_the_other_processes(argv, seconds):
-    options, verb, _ = cli._parse(SCRIPT, 'experiments.tiny', argv)
-    assert cli._patience(options, verb) == seconds
+    options, verb, *_ = cli.parse(SCRIPT, 'experiments.tiny', argv)
+    assert cli._start_timeout(options, verb) == seconds
 
 
 def commands(port, count, *argv, before=''):

@@ -6,7 +6,8 @@ import pytest
 
 from bigjax import config as configs
 from bigjax.data.datasets import open_data, standardize
-from bigjax.tasks import regression
+from bigjax.experiment import published
+from bigjax.metrics import regression
 from experiments import uci
 
 real = pytest.mark.skipif(not os.environ.get('BIGJAX_DATA'), reason='BIGJAX_DATA names no folder with data')
@@ -39,7 +40,7 @@ def test_metrics_are_in_the_unit_of_the_table():
 
 
 def test_the_tolerance_is_two_standard_errors():
-    rmse, likelihood = uci.published('bostonHousing', 'dropout')
+    rmse, likelihood = published(uci.get_config('bostonHousing,dropout'))
     assert rmse.tolerance / 2 == pytest.approx(0.1768, abs=1e-4)  # as the authors' log prints it
     assert likelihood.tolerance / 2 == pytest.approx(0.0417, abs=1e-4)
 

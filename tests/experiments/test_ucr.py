@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.errors import UserError
+from bigjax.experiment import published
 from bigjax.train import optimizers
 from experiments import ucr
+from tests.refused import refused
 
 
 @pytest.mark.parametrize('variant, batch, steps', [
@@ -49,9 +50,9 @@ def test_the_rate_falls_as_in_keras(network, lowest):
 
 
 def test_published_numbers_and_sets_without_them():
-    (row,) = ucr.published('BME', 'resnet')
+    (row,) = published(ucr.get_config('BME,resnet'))
     assert (row.value, row.std, row.runs) == (0.9987, 0.0027, 5)
     assert row.tolerance == pytest.approx(3 * 0.0027 + 0.01)
-    assert ucr.published('Wine', 'fcn') == ()
-    with pytest.raises(UserError, match='BME,fcn'):
+    assert published(ucr.get_config('Wine,fcn')) == ()
+    with refused('config/variant', 'BME,fcn'):
         ucr.get_config('BME')

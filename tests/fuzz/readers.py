@@ -60,7 +60,8 @@ eval --workdir x --strict
 --config.steps='10 epochs' --config.log_every=5% --config.eval_every='500 ex'
 --budgets=step:60,save:3e2 --grace=5
 --population=3 --config.population_over=seed
-bench --deterministic --platform=cpu --nostrict --against torch
+train --deterministic --platform=cpu --nostrict --init_from x
+bench --platform=cpu --out=x.json
 --config.population_over='optimizer.lr=0.1 seed=3; optimizer.lr=1e-3 seed=4'
 --help --variant=a
 --coordinator=a:1 --processes=2 --process=1 --start_timeout=1.5 --heartbeat=2
@@ -86,9 +87,9 @@ def _command(path):
     module = types.SimpleNamespace(__doc__='one', get_config=get_config)
     argv = path.read_bytes().decode(errors='surrogateescape').split('\n')
     with contextlib.redirect_stdout(io.StringIO()):
-        options, _, overrides = cli._parse(module, 'experiments.one', argv)
+        options, *_, overrides = cli.parse(module, 'experiments.one', argv)
     if options is not None:
-        phases.budgets(options.budgets)
+        phases.budgets(options.phase_timeouts)
         made = settings.read(config.Reader(config.override(get_config(''), overrides)), 1000)
         mesh.abstract(made.mesh)
         for text in filter(None, options.mesh.split(';')):

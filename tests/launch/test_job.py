@@ -1,4 +1,4 @@
-"""What --on says, what a job is, where it is kept, and what the launcher's verbs say where there is none."""
+"""A job, its record, the steps of a plan, secrets, and wrong use of the launcher's verbs."""
 import dataclasses
 import json
 import os
@@ -8,49 +8,10 @@ import subprocess
 
 import pytest
 
-from bigjax.errors import UserError
 from launch import __main__ as command_line
-from launch import job, steps, target
-from launch.engines import base
+from launch import job, steps
 from launch.engines.ssh import bundle
-
-
-@dataclasses.dataclass(frozen=True)
-class Hosts:
-    hosts: tuple[str, ...] = target.text('names', ())
-    port: int = target.text('of sshd', 22)
-    spot: bool = target.text('may be taken away', False)
-    setup: str = target.text('a line', '')
-
-
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    type: str = target.text('the accelerator')
-    zone: str = target.text('where', '')
-    hours: float = target.text('how long', 1.5)
-
-
-@pytest.mark.parametrize(('text', 'expected'), [
-    ('', Hosts()), ('a', Hosts(('a',))), ('a,b,c,port=2', Hosts(('a', 'b', 'c'), 2)), ('a,spot', Hosts(('a',), spot=True)),
-    ('a, spot=no', Hosts(('a',))), ('a,setup="x, y=1"', Hosts(('a',), setup='x, y=1')), ('hosts=a+b', Hosts(('a', 'b')))])
-def test_a_target_is_read(text, expected):
-    assert target.parse('kind', text, Hosts) == expected
-
-
-@pytest.mark.parametrize(('cls', 'text', 'words'), [
-    (Hosts, 'a,ports=2', "no 'ports'; the nearest is port; there are hosts, port, spot, setup"),
-    (Hosts, 'a,port=2,b', "'b' stands after key=value"),
-    (Hosts, 'port=x', 'port=x is not a whole number'), (Hosts, 'spot=perhaps', 'spot=perhaps is neither yes nor no'),
-    (Hosts, 'setup="a', 'the quote " is not closed'), (Slice, 'zone=a', 'type is missing (the accelerator)'),
-    (Slice, 'v5e-8,zon', "'zon' is not key=value; the nearest is zone"), (Slice, 'v5e-8,hours=long', 'is not a number')])
-def test_a_wrong_target_is_one_line(cls, text, words):
-    with pytest.raises(UserError) as error:
-        target.parse('kind', text, cls)
-    assert words in str(error.value) and str(error.value).startswith('--on=kind:')
-
-
-def test_a_target_describes_itself():
-    assert target.describe(Slice) == [('type', 'the accelerator'), ('zone', 'where'), ('hours=1.5', 'how long')]
+from tests.refused import refused
 
 
 @pytest.fixture
@@ -66,7 +27,7 @@ SOME = job.Job('some-job', 'ssh:a,b', COMMAND, ('TOKEN',), 3, created='2026-01-0
 def test_a_job_is_kept_whole_and_its_name_is_its_own(home):
     job.save(SOME, new=True)
     assert job.load('some-job') == SOME and job.known() == [SOME]
-    with pytest.raises(UserError, match=r'in use on this machine .ssh:a,b.; attach to it'):
+    with refused('launch/name-in-use', 'some-job', 'ssh:a,b'):
         job.save(dataclasses.replace(SOME, on='local'), new=True)
     job.save(dataclasses.replace(SOME, restarts=5), new=False)
     assert job.load('some-job').restarts == 5 and [path.name for path in (home / 'some-job').iterdir()] == ['job.json']
@@ -76,7 +37,7 @@ def test_a_job_is_kept_whole_and_its_name_is_its_own(home):
 def test_a_damaged_record_is_one_line(home, text):
     (home / 'some-job').mkdir(parents=True)
     (home / 'some-job' / 'job.json').write_text(text)
-    with pytest.raises(UserError):
+    with refused('launch/damaged-record', 'job.json'):
         job.load('some-job')
     assert job.known() == []
 
@@ -85,10 +46,10 @@ def test_fields_of_another_version_are_passed_over(home):
     assert job.parse({**json.loads(SOME.text()), 'later': 1}) == SOME
 
 
-@pytest.mark.parametrize('name', ['', 'A', '1a', 'a_b', 'a-', '../a', 'a' * 40, 'a\n'])
-def test_names_that_some_engine_would_not_take_are_refused(name):
-    with pytest.raises(UserError, match='a name has lower-case letters'):
-        job.checked(name)
+@pytest.mark.parametrize('text', ['', 'A', '1a', 'a_b', 'a-', '../a', 'a' * 40])
+def test_names_that_some_engine_would_not_take_are_refused(text):
+    with refused('launch/bad-name', f'--name={text}'):
+        job.checked(text)
 
 
 @pytest.mark.parametrize('command', ['python -m experiments.mnist1d', './Train_It.sh --x', '/1/2', 'python experiments/a_b.py'])
@@ -101,7 +62,7 @@ def test_values_come_from_here_and_are_in_no_record(home, monkeypatch):
     monkeypatch.setenv('TOKEN', 'sesame')
     assert SOME.values() == {'TOKEN': 'sesame'} and 'sesame' not in SOME.text()
     monkeypatch.delenv('TOKEN')
-    with pytest.raises(UserError, match='TOKEN is not set here'):
+    with refused('launch/env-not-set', 'TOKEN'):
         SOME.values()
 
 
@@ -111,9 +72,9 @@ def test_a_step_shows_names_and_runs_with_values(tmp_path):
     assert steps.execute(step, values={'TOKEN': "it's"}) == "it's\n"
     with pytest.raises(steps.Failed, match=r'no such thing .sh exited 3'):
         steps.execute(steps.Run(('sh', '-c', 'echo no such thing >&2; exit 3')))
-    with pytest.raises(steps.Failed, match='did not end within 0 s'):
+    with pytest.raises(steps.Failed, match='timeout'):
         steps.execute(steps.Run(('sleep', '9')), seconds=0.1)
-    with pytest.raises(UserError, match="'no-such': no such program here"):
+    with refused('launch/no-program', 'no-such'):
         steps.execute(steps.Run(('no-such',)))
 
 
@@ -137,7 +98,7 @@ def test_secrets_are_not_sent_which_is_said(tmp_path, capfd):
     sent = bundle.collect(root)
     said = capfd.readouterr().err
     assert [name for name, _ in sent.files] == sorted(CODE)
-    assert 'not sent, as a name for secrets: .env, ' in said and 'and 6 more; what a job needs goes by --env' in said
+    assert 'secret: .env, ' in said and 'and 6 more' in said and '--env' in said
     bundle.keep(sent, kept)
     everything = b''.join(path.read_bytes() for path in kept.rglob('*') if path.is_file())
     assert b'canary' not in everything and b'+y' in everything
@@ -148,31 +109,29 @@ def test_secrets_are_not_sent_which_is_said(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(('argv', 'words'), [
-    (['attach'], 'which job?'), (['kill', 'nothing'], "no job 'nothing' is known on this machine"),
-    (['status', 'x', '--on=local:2'], 'is not found from elsewhere'), (['logs', 'Bad_name'], 'a name has lower-case letters'),
-    (['run', '--detach', '--on=local', '--', 'true'], '--detach: local runs with its launcher'),
-    (['run', '--on=local', '--env=SURELY_NOT_SET', '--', 'true'], 'SURELY_NOT_SET is not set here'),
-    (['render', '--on=local'], 'no command after --'), (['kill', 'a', 'b'], "'b': the command to run stands after --")])
+    (['rum'], 'nearest is run'), ([], '--on=local:2'), (['attach'], 'launch status'), (['kill', 'nothing'], "'nothing'"),
+    (['status', 'x', '--on=local:2'], '--on=local:2'), (['logs', 'Bad_name'], '--name=Bad_name'),
+    (['run', '--detach', '--on=local', '--', 'true'], '--detach: local'), (['run', '--', 'true'], '--on=local:2'),
+    (['run', '--on=local', '--env=SURELY_NOT_SET', '--', 'true'], 'SURELY_NOT_SET'), (['run', '--on=local:2', '--'], '--'),
+    (['run', '--on=local:2'], '-- python'), (['run', '--on=local:2', 'true'], "'true'"), (['render', '--on=local'], '--'),
+    (['kill', 'a', 'b'], "'b'"), (['run', '--on=local:2', '--max_restarts=-1', '--', 'true'], '--max_restarts'),
+    (['run', '--on=local:2', '--max_restart=1', '--', 'true'], 'max_restart'),
+    (['run', '--on=local:2', '--logs=/dev/null/logs', '--', 'true'], '--logs=/dev/null/logs')])
 def test_wrong_use_is_one_line_and_exit_2(home, capfd, argv, words):
     assert command_line.main(argv) == 2
     out, err = capfd.readouterr()
-    assert not out and [line for line in err.splitlines() if 'note' not in line] == [err.splitlines()[-1]] and words in err
-
-
-def test_every_engine_can_be_described(capfd):
-    for kind in base.ENGINES:
-        assert command_line.main(['--help', f'--on={kind}']) == 0
-        assert f'--on={kind}:KEY=VALUE' in capfd.readouterr().out
+    lines = [line for line in err.splitlines() if 'note:' not in line]
+    assert not out and len(lines) == 1 and lines[0].startswith('launch: ') and words in lines[0], err
 
 
 def test_status_lists_the_jobs(home, capfd):
     assert command_line.main(['status']) == 0 and 'no jobs' in capfd.readouterr().out
     job.save(SOME, new=True)
     assert command_line.main(['status']) == 0
-    assert capfd.readouterr().out.split() == [*f"some-job 2026-01-02 ssh:a,b {shlex.join(SOME.command)}".split()]
+    assert capfd.readouterr().out.splitlines()[2].split() == f'some-job 2026-01-02 ssh:a,b {shlex.join(SOME.command)}'.split()
 
 
 def test_jobs_that_cannot_be_kept_are_refused(monkeypatch):
     monkeypatch.setenv('BIGJAX_JOBS', os.devnull)
-    with pytest.raises(UserError, match='set BIGJAX_JOBS to a folder that can'):
+    with refused('launch/not-writable', 'BIGJAX_JOBS'):
         job.save(SOME, new=True)

@@ -16,8 +16,8 @@ import textwrap
 import pytest
 import yaml
 
-from launch.engines import sky
 from launch.engines.jobset import jobset
+from launch.engines.sky import sky
 from launch.job import Job
 
 COMMAND = ('python', '-m', 'experiments.mnist1d', '--workdir=gs://b/exp7')

@@ -3,14 +3,8 @@ import signal
 
 import pytest
 
-from bigjax import cli
 from launch import outcome
 from launch.outcome import End
-
-
-def test_the_codes_are_those_of_experiments():
-    names = ('DONE', 'USER', 'NONFINITE', 'NO', 'PREEMPTED')
-    assert [getattr(outcome, name) for name in names] == [getattr(cli, name) for name in names]
 
 
 @pytest.mark.parametrize(('code', 'kind'), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (75, 75), (5, 1), (137, 1), (-9, 1)])

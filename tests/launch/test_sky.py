@@ -1,23 +1,21 @@
-"""The task that SkyPilot is given, and the launcher beside a SkyPilot that a fake sky plays."""
+"""The task for SkyPilot, and the launcher with a SkyPilot that a fake sky plays."""
 import importlib
 import json
 import os
-import pathlib
-import re
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from bigjax.errors import UserError
 from launch import __main__ as command_line
 from launch import steps
 from launch.engines import base as engines
-from launch.engines import sky
+from launch.engines.sky import managed_job, sky
 from launch.job import Job
+from tests.launch.conftest import Played
+from tests.refused import refused
 
-FAKE = pathlib.Path(__file__).with_name('fake_sky.py')
 COMMAND = ('python', '-m', 'experiments.mnist1d', '--workdir=gs://b/exp7')
 
 
@@ -71,57 +69,30 @@ def test_the_script_runs_the_command_and_tells_its_end(on, more, rank, processes
         'PATH': os.environ['PATH'], 'SKYPILOT_NODE_RANK': str(rank), 'SKYPILOT_NODE_IPS': '10.0.0.1\n10.0.0.2\n10.0.0.3'})
     found, said = done.stdout.splitlines()
     assert done.returncode == 3
-    assert said == f'bigjax: process {rank} ended with exit code 3' and sky.END.search(said.encode())
+    assert managed_job.END.fullmatch(said.encode()).groups() == (str(rank).encode(), b'3')
     start = importlib.import_module('bigjax.distributed.bootstrap').decide(json.loads(found))
     assert (start.processes, start.process) == (processes, process)
     assert start.coordinator == ('10.0.0.1:55527' if processes > 1 else '')
     assert json.loads(found).get('BIGJAX_SHARE') == ('3/4' if more else None)
 
 
-@pytest.mark.parametrize('on, words', [
-    ('', 'say what each machine has'), ('v9e-16', 'not the name of a TPU slice'), ('tpu7x-8', '--on=jobset:'),
-    ('v5e-16,nodes=2', 'does not join TPU slices'), ('A100:8,nodes=0', 'at least 1'), ('A100:x', 'no accelerator'),
-    ('A100:8,spt', 'nearest is spot')])
-def test_what_cannot_be_is_refused_in_one_line(on, words):
-    with pytest.raises(UserError, match=re.escape(words)) as caught:
-        make(on).plan()
-    assert '\n' not in str(caught.value) and 'tpu_vm:v' not in str(caught.value)
+class Queue(Played):
+    """SkyPilot's queue, whose statuses come one after the other; the last one stays."""
 
-
-class Sky:
-    """What the fake sky says, and what it was asked."""
-
-    def __init__(self, here):
-        self.here = here
-
-    def says(self, *statuses, log='', **more):
+    def statuses(self, *statuses, log='', **more):
         rows = [[] if status is None else [{'job_id': 7, 'job_name': 'exp7', 'status': status, 'recovery_count': 0, **more},
                                            {'job_id': 3, 'job_name': 'exp7', 'status': 'FAILED'}] for status in statuses]
         (self.here / 'queue.json').write_text(json.dumps(rows))
         (self.here / 'log.txt').write_text(log)
         (self.here / 'count').unlink(missing_ok=True)
 
-    @property
-    def calls(self):
-        return [json.loads(line) for line in (self.here / 'calls.jsonl').read_text().splitlines()]
-
-    def called(self, verb):
-        return [call for call in self.calls if call['argv'][:2] == ['jobs', verb]]
-
 
 @pytest.fixture
-def cloud(tmp_path, monkeypatch):
-    tools = tmp_path / 'tools'
-    tools.mkdir()
-    (tools / 'sky').write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {FAKE} "$@"\n')
-    (tools / 'sky').chmod(0o755)
-    monkeypatch.setenv('PATH', f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setenv('FAKE', str(tmp_path))
-    monkeypatch.setenv('BIGJAX_JOBS', str(tmp_path / 'jobs'))
-    for name, value in (('POLL', 0.1), ('DRAIN', 3.0), ('QUIET', 0.5)):
-        monkeypatch.setattr(sky, name, value)
-    found = Sky(tmp_path)
-    found.says(None)
+def cloud(play, monkeypatch):
+    for name, value in (('POLL_S', 0.1), ('DRAIN_S', 3.0), ('IDLE_S', 0.5)):
+        monkeypatch.setattr(managed_job, name, value)
+    found = Queue(play('sky'))
+    found.statuses(None)
     return found
 
 
@@ -137,9 +108,9 @@ def ended(*codes):
     ('SUCCEEDED', (0, 0), 0, 'done'), ('FAILED', (137, 3), 3, 'process 1 ended with exit code 3'),
     ('FAILED', (1, 137), 1, 'process 0 ended with exit code 1'), ('FAILED', (), 1, 'no room'),
     ('FAILED_PRECHECKS', (), 2, 'wrong input'), ('FAILED_NO_RESOURCE', (), 1, 'no room'),
-    ('CANCELLED', (75, 75), 1, 'by somebody')])
+    ('CANCELLED', (75, 75), 1, 'by another command')])
 def test_a_job_is_followed_to_its_end(cloud, capfd, status, codes, code, words):
-    cloud.says(None, 'STARTING', 'RUNNING', status, log='hello\n' + ended(*codes), failure_reason='no room')
+    cloud.statuses(None, 'STARTING', 'RUNNING', status, log='hello\n' + ended(*codes), failure_reason='no room')
     assert run() == code
     out, err = capfd.readouterr()
     assert 'hello' in out and words in err
@@ -152,7 +123,7 @@ def test_a_job_is_followed_to_its_end(cloud, capfd, status, codes, code, words):
 
 def test_values_of_env_reach_sky_through_its_environment_alone(cloud, monkeypatch, capfd):
     monkeypatch.setenv('TOKEN', 'tok$en')
-    cloud.says(None, 'SUCCEEDED')
+    cloud.statuses(None, 'SUCCEEDED')
     assert run('--env=TOKEN', '--detach') == 0
     launched = cloud.called('launch')[0]
     assert launched['TOKEN'] == 'tok$en' and launched['argv'][4:6] == ['--secret', 'TOKEN']
@@ -163,23 +134,23 @@ def test_values_of_env_reach_sky_through_its_environment_alone(cloud, monkeypatc
 
 @pytest.mark.parametrize('status, started', [('RUNNING', False), ('SUCCEEDED', True)])
 def test_a_name_is_free_when_its_job_has_ended(cloud, capfd, status, started):
-    cloud.says(status)
+    cloud.statuses(status)
     assert run('--detach') == (0 if started else 2)
     assert bool(cloud.called('launch')) == started
 
 
 def test_a_launch_that_fails_leaves_no_job(cloud):
     (cloud.here / 'launch.rc').write_text('1 no cloud is enabled')
-    cloud.says(None, 'PENDING')
+    cloud.statuses(None, 'PENDING')
     with pytest.raises(steps.Failed, match='no cloud is enabled'):
         make().start()
     assert cloud.called('cancel')[0]['argv'] == ['jobs', 'cancel', '--yes', '7']
 
 
 def test_kill_cancels_the_newest_job_of_the_name(cloud, capfd):
-    cloud.says('SUCCEEDED')
+    cloud.statuses('SUCCEEDED')
     assert run('--detach') == 0
-    cloud.says('RUNNING', 'CANCELLING', 'CANCELLED', log='')
+    cloud.statuses('RUNNING', 'CANCELLING', 'CANCELLED', log='')
     assert command_line.main(['kill', 'exp7', '--grace=20']) == 0
     assert cloud.called('cancel')[0]['argv'] == ['jobs', 'cancel', '--yes', '7']
     assert 'exp7: stopped' in capfd.readouterr().err
@@ -187,32 +158,22 @@ def test_kill_cancels_the_newest_job_of_the_name(cloud, capfd):
 
 def test_another_machine_finds_a_job_by_its_name(cloud, capfd):
     asked = yaml.dump(task(make(env=('TOKEN',), created='x' * 60)))  # as SkyPilot writes it again
-    cloud.says('RUNNING', user_yaml=asked, infra='GCP (us-central1)')
+    cloud.statuses('RUNNING', user_yaml=asked, infra='GCP (us-central1)')
     job = engines.find('exp7', 'sky:')
     assert (job.command, job.env, job.on) == (COMMAND, ('TOKEN',), 'sky:A100:8')
     assert command_line.main(['status', 'exp7', '--on=sky:']) == 0
     assert 'RUNNING, 0 restarts, job 7' in capfd.readouterr().out
     assert sky.Engine(job).exists() == ['job 7 of SkyPilot (RUNNING)']
-    cloud.says(None)
-    with pytest.raises(UserError, match='SkyPilot knows no job exp7'):
+    cloud.statuses(None)
+    with refused('launch/no-job', 'exp7'):
         engines.find('exp7', 'sky:')
 
 
 def test_a_log_ends_where_nobody_waits_for_more(cloud, capfd):
-    cloud.says('SUCCEEDED')
+    cloud.statuses('SUCCEEDED')
     assert run('--detach') == 0
-    cloud.says('RUNNING', log='one\ntwo\n')
+    cloud.statuses('RUNNING', log='one\ntwo\n')
     capfd.readouterr()
     assert command_line.main(['logs', 'exp7']) == 0
     assert capfd.readouterr().out == 'one\ntwo\n'
     assert cloud.called('logs')[-1]['argv'] == ['jobs', 'logs', '--follow', '--tail', '0', '7']
-
-
-def test_without_sky_it_says_how_to_install_it(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv('PATH', str(tmp_path))
-    monkeypatch.setenv('BIGJAX_JOBS', str(tmp_path / 'jobs'))
-    assert run() == 2
-    assert "sky: no such program here; install it" in capfd.readouterr().err
-    assert run('--dry_run') == 0
-    assert make().exists() == ['?whether SkyPilot still runs it']
-    assert [check.ok for check in make().doctor()] == [False]

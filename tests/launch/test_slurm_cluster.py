@@ -125,7 +125,7 @@ def test_scancel_stops_and_saves_and_nothing_starts_it_again(user, straight):
     until(lambda: 'SLURM job' in follower.stderr.readline(), 20)
     user.cluster.run('scancel', user.number('cancelled'))
     err = follower.communicate(timeout=60)[1]
-    assert follower.returncode == 75 and 'stopped by somebody; process' in err and 'exit code 75' in err, err
+    assert follower.returncode == 75 and 'stopped by another command; process' in err and 'exit code 75' in err, err
     assert user.cluster.show(user.number('cancelled'))['JobState'] == 'CANCELLED'
     assert 'SIGTERM: saving after this step' in user.log('cancelled') + user.log('cancelled', 1)
     assert len(user.numbers('cancelled')) < len(straight)
@@ -135,29 +135,20 @@ def test_scancel_stops_and_saves_and_nothing_starts_it_again(user, straight):
     assert user.numbers('cancelled') == straight
 
 
-def test_a_job_that_is_requeued_goes_on(user, straight):
-    process = user.start(*user.train('requeued'))
-    user.until_step('requeued', 40)
-    user.cluster.run('scontrol', 'requeue', user.number('requeued'))
-    user.at_once('requeued')
+@pytest.mark.parametrize('name, command', [('requeued', ('scontrol', 'requeue')), ('preempted', ('scancel', '--signal=TERM'))])
+def test_a_job_that_slurm_or_its_script_requeues_resumes(user, straight, name, command):
+    """SIGTERM from outside, as before a time limit, is the second: then only the script requeues the job."""
+    process = user.start(*user.train(name))
+    user.until_step(name, 40)
+    user.cluster.run(*command, user.number(name))
+    user.at_once(name)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0 and '0 restarts, 1 preemption · done' in err.splitlines()[-1], err
-    assert 'resuming from step' in user.log('requeued') and 'start 1' in user.log('requeued')
-    shown = user.cluster.show(user.number('requeued'))
+    assert 'resuming from step' in user.log(name) and 'start 1' in user.log(name)
+    assert name == 'requeued' or ('exit code 75' in err and 'preemption 1 of 100' in err)
+    shown = user.cluster.show(user.number(name))
     assert (shown['JobState'], shown['Restarts']) == ('COMPLETED', '1')
-    assert user.numbers('requeued') == straight
-
-
-def test_a_process_that_is_preempted_is_requeued_by_the_script(user, straight):
-    """SIGTERM from outside, as before a time limit: nobody but the script asks SLURM for another turn."""
-    process = user.start(*user.train('preempted'))
-    user.until_step('preempted', 40)
-    user.cluster.run('scancel', '--signal=TERM', user.number('preempted'))
-    user.at_once('preempted')
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and '0 restarts, 1 preemption · done' in err.splitlines()[-1], err
-    assert 'ended with exit code 75; SLURM starts it again' in err and 'preemption 1 of 100' in err
-    assert user.numbers('preempted') == straight
+    assert user.numbers(name) == straight
 
 
 def test_a_node_that_is_switched_off(user, straight):
@@ -220,7 +211,7 @@ def test_values_are_nowhere_but_where_they_are_wanted(user):
 
 def test_what_the_cluster_does_not_have(user):
     code, out, _ = user.launch('doctor', '--on=slurm:nodes=3,time=2:00:00')
-    assert code == 4 and 'FAIL  nodes: 2 of 2 that are up have cpus=1; 3 are asked for' in out and 'FAIL  time' in out, out
+    assert code == 4 and 'FAIL  nodes: 2 of 2 that are up have cpus=1; 3 are requested' in out and 'FAIL  time' in out, out
     assert user.launch('doctor', '--on=slurm:nodes=2,time=0:30:00')[0] == 0
     code, _, err = user.launch('run', '--on=slurm:extra=--nodelist=nobody', '--name=refused', '--', 'true')
-    assert code == 2 and 'sbatch refuses it: Batch job submission failed: Invalid node name' in err
+    assert code == 2 and 'rejected by sbatch: Batch job submission failed: Invalid node name' in err

@@ -133,7 +133,7 @@ def test_kill_from_another_machine_ends_it_for_good(shell):
     assert "no job 'three'" in shell('status', 'three', f'--on={shell.on}', machine='there', code=2)
     said = shell('kill', 'two', f'--on={shell.on}', '--grace=10', machine='there')
     assert 'two: stopped' in said
-    assert run.wait(SOON) == 75 and 'stopped by somebody' in run.said() and 'starts again' not in run.said()
+    assert run.wait(SOON) == 75 and 'stopped by another command' in run.said() and 'restarts:' not in run.said()
     assert not shell.listed('program.py') and run.said().count('saved') == 2
     assert 'in use on this machine' in shell('run', f'--on={shell.on}', '--name=two', '--', 'true', code=2)
 
@@ -145,7 +145,7 @@ def test_a_name_that_runs_is_refused_and_a_detached_job_is_followed(shell):
     follower = shell.start('attach', 'three')
     until(lambda: '[1 host2] line 2' in follower.said())
     follower.send_signal(signal.SIGINT)
-    assert follower.wait(SOON) == 130 and 'goes on without this launcher' in follower.said()
+    assert follower.wait(SOON) == 130 and 'keeps running without this launcher' in follower.said()
     assert len(shell.listed(r'^\S+\s+python program\.py')) == 2
     shell('kill', 'three', '--grace=5')
     assert not shell.listed('program.py')
@@ -182,7 +182,7 @@ def test_of_two_launchers_one_starts_it_again(shell):
     shell.inside(1, f"kill -TERM {shell.group(1, 'five')}")
     assert [first.wait(SOON), second.wait(SOON)] == [0, 0], first.said() + second.said()
     assert len(list(shell.seen.glob('*.start*'))) == 4
-    assert sum('another launcher starts it again' in launcher.said() for launcher in (first, second)) == 1
+    assert sum('another launcher restarts it' in launcher.said() for launcher in (first, second)) == 1
 
 
 def test_a_keeper_that_is_killed_is_a_lost_process_and_leaves_nobody(shell):
@@ -198,13 +198,13 @@ def test_a_keeper_that_is_killed_is_a_lost_process_and_leaves_nobody(shell):
 @pytest.mark.parametrize(('change', 'words'), [
     (lambda shell: shell.on.replace('host2', 'nohost'), 'nohost: no such host'),
     (lambda shell: shell.on.replace('host2', '198.51.100.99'), '198.51.100.99: cannot be reached'),
-    (lambda shell: f'{shell.on},identity={shell.key}', 'refuses our key'),
-    (lambda shell: f'ssh:host1,config={shell.nobody},path=/usr/bin', 'its host key is not known here'),
+    (lambda shell: f'{shell.on},identity={shell.key}', 'access denied'),
+    (lambda shell: f'ssh:host1,config={shell.nobody},path=/usr/bin', 'its host key is unknown here'),
     (lambda shell: f'{shell.on},setup=echo broken; exit 9', 'setup=echo broken; exit 9: failed (broken)'),
     (lambda shell: shell.on.replace('path=', 'path=/nowhere+'), "'python': no such program there"),
     (lambda shell: f'{shell.on},code=/proc/x', '/proc/x cannot be used'),
 ])
-def test_what_the_user_can_mend_is_one_line(shell, change, words):
+def test_an_error_that_the_user_can_fix_is_one_line(shell, change, words):
     shell.key, shell.nobody = shell.here / 'key', shell.here / 'config'
     subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', shell.key], check=True)
     text = pathlib.Path(shell.hosts.config).read_text()
@@ -253,7 +253,7 @@ def test_a_host_that_goes_away_and_comes_back_changes_no_number(shell, event):
         shell.hosts.power_on(1)
     else:
         shell.hosts.cut(1)
-        until(lambda: run.poll() is not None or 'starts again' in run.said(), 180)
+        until(lambda: run.poll() is not None or 'restarts' in run.said(), 180)
         shell.hosts.heal(1)
     assert run.wait(300) == 0, run.said()
     said = run.said()

@@ -1,4 +1,4 @@
-"""The engine `ssh` without hosts: its plan, what it sends, its script, and all of it with an ssh that stays on this machine."""
+"""The engine `ssh` without hosts: its plan, the copied code, its script, and all of it with an ssh that stays here."""
 import contextlib
 import dataclasses
 import hashlib
@@ -15,13 +15,14 @@ import time
 
 import pytest
 
-from bigjax.errors import UserError
 from launch import steps
 from launch.engines import base
-from launch.engines.ssh import bundle, follow, ssh
+from launch.engines.ssh import bundle, ssh
+from launch.engines.ssh.log_copies import Logs
 from launch.engines.ssh.transport import Hosts, Script, Unreachable
 from launch.job import Job
 from launch.outcome import LOST
+from tests.refused import refused
 
 SECRET = "s3cret'$(touch leaked)\nof two lines"
 REMOTE = pathlib.Path(ssh.__file__).with_name('remote.sh')
@@ -139,33 +140,16 @@ def test_what_each_process_is_told(project, on, more, wanted):
     assert [dict(re.findall(r"BIGJAX_(\w+)='?([^'\s]+)", text)) for text in starts] == wanted
 
 
-@pytest.mark.parametrize(('on', 'words'), [
-    ('ssh:', 'hosts is missing'), ('ssh:h1,h1', 'h1 is there twice'), ('ssh:h1,usr=me', 'nearest is user'),
-    ('ssh:h1,port=a', 'not a whole number'), ('ssh:h1,per_host=0', 'per_host=0 is too small'),
-    ('ssh:@nowhere.txt', 'nowhere.txt: cannot be read'), ('ssh:h1,identity=nokey', 'identity=nokey: no such file'),
-    ('ssh:-oProxyCommand=x', "no '-oProxyCommand'"), ('ssh:-v', "'-v' is no host"), ('ssh:h1,setup=a, b', "'b' stands after"),
+@pytest.mark.parametrize(('on', 'more', 'code', 'value'), [
+    ('ssh:h1,code=/a b', {}, 'launch/bad-folder', 'code=/a b'), ('ssh:h1,code=$(x)', {}, 'launch/bad-folder', 'code=$(x)'),
+    ('ssh:h1', {'env': ('NOT_SET_HERE',)}, 'launch/env-not-set', 'NOT_SET_HERE'),
+    ('ssh:h1,limit=0.00001', {}, 'launch/code-too-large', '.gitignore'),
 ])
-def test_wrong_targets_are_one_line_with_the_mend(project, on, words):
-    with pytest.raises(UserError, match=re.escape(words)) as error:
-        make(on)
-    assert '\n' not in str(error.value)
-
-
-@pytest.mark.parametrize(('on', 'more', 'words'), [
-    ('ssh:h1,code=/a b', {}, 'without spaces'), ('ssh:h1,code=$(x)', {}, 'without spaces'),
-    ('ssh:h1', {'env': ('NOT_SET_HERE',)}, 'NOT_SET_HERE is not set here'), ('ssh:h1,limit=0.00001', {}, 'would be sent'),
-])
-def test_what_cannot_be_is_refused_before_anybody_is_asked(project, on, more, words):
+def test_wrong_input_is_refused_before_any_connection(project, on, more, code, value):
     if not shutil.which('ssh') or not shutil.which('rsync'):
         pytest.skip('needs ssh and rsync')
-    with pytest.raises(UserError, match=re.escape(words)):
+    with refused(code, value):
         make(on, **more).check()
-
-
-def test_hosts_of_a_file(project, tmp_path):
-    (tmp_path / 'hosts.txt').write_text('# all\nn1\n\nme@n2  # the other\n')
-    made = make(f"ssh:@{tmp_path / 'hosts.txt'}")
-    assert made.hosts().addresses == ('n1', 'me@n2') and made.hosts().name(1) == 'n2' and made.workers == 2
 
 
 def test_what_is_sent(project, tmp_path):
@@ -212,47 +196,39 @@ def test_code_that_differs_has_another_hash(project, change):
 def test_too_much_names_the_largest_and_no_repository_is_said(project, tmp_path):
     (project / 'data.bin').write_bytes(b'x' * 3_000_000)
     (project / 'less.bin').write_bytes(b'x' * 1_000_000)
-    with pytest.raises(UserError, match=r'4 MB would be sent.*data\.bin \(3 MB\), less\.bin \(1 MB\).*\.gitignore'):
+    with refused('launch/code-too-large', '4 MB', 'data.bin (3 MB), less.bin (1 MB)', '.gitignore'):
         bundle.collect(project, 3.5)
-    with pytest.raises(UserError, match='git init'):
+    with refused('launch/no-repository', 'git init'):
         bundle.collect(tmp_path)
 
 
 def test_files_that_change_meanwhile_are_not_sent(project, tmp_path):
     found = bundle.collect(project)
     (project / 'tool.sh').write_text('exit 7\n')
-    with pytest.raises(UserError, match='run the same command again'):
+    with refused('launch/code-changed'):
         bundle.keep(found, tmp_path / 'job')
     assert not list((tmp_path / 'job' / 'code').iterdir())
 
 
-@pytest.mark.parametrize(('tool', 'code', 'said', 'kind', 'words'), [
-    ('ssh', 255, 'ssh: connect to host h1 port 22: Connection timed out', Unreachable, 'is it up'),
-    ('ssh', 255, 'ssh: connect to host h1 port 22: No route to host', Unreachable, 'is it up'),
-    ('ssh', 255, 'Connection closed by 10.0.0.1 port 22', Unreachable, 'is it up'),
-    ('rsync', 12, 'rsync: connection unexpectedly closed (0 bytes received so far)', Unreachable, 'is it up'),
-    ('ssh', None, '', Unreachable, 'no answer'),
-    ('ssh', 255, 'me@h1: Permission denied (publickey).', UserError, 'refuses our key'),
-    ('ssh', 255, 'ssh: Could not resolve hostname h1: Name or service not known', UserError, 'no such host'),
-    ('ssh', 255, 'No ED25519 host key is known for h1\nHost key verification failed.', UserError, 'ssh -l me h1'),
-    ('ssh', 255, '@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @', UserError, 'has changed'),
-    ('ssh', 127, 'rsync: not found', UserError, ''),
-    ('rsync', 12, 'bash: line 1: rsync: command not found\nrsync error: error in rsync protocol data stream', UserError,
-     'rsync is missing there'),
-    ('ssh', 7, 'its own', steps.Failed, 'its own'),
+@pytest.mark.parametrize(('tool', 'exit_code', 'output', 'code', 'value'), [
+    ('ssh', 255, 'ssh: connect to host h1 port 22: Connection timed out', 'launch/unreachable', 'timed out'),
+    ('ssh', 255, 'ssh: connect to host h1 port 22: No route to host', 'launch/unreachable', 'No route'),
+    ('ssh', 255, 'Connection closed by 10.0.0.1 port 22', 'launch/unreachable', 'closed'),
+    ('rsync', 12, 'rsync: connection unexpectedly closed (0 bytes received so far)', 'launch/unreachable', 'closed'),
+    ('ssh', None, '', 'launch/unreachable', 'h1'),
+    ('ssh', 255, 'me@h1: Permission denied (publickey).', 'launch/access-denied', 'ssh-add'),
+    ('ssh', 255, 'ssh: Could not resolve hostname h1: Name or service not known', 'launch/unknown-host', '~/.ssh/config'),
+    ('ssh', 255, 'No ED25519 host key is known for h1\nHost key verification failed.', 'launch/host-key', 'ssh -l me h1'),
+    ('ssh', 255, '@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @', 'launch/host-key', 'known_hosts'),
+    ('ssh', 127, 'rsync: not found', 'launch/no-program', 'rsync'),
+    ('rsync', 12, 'bash: line 1: rsync: command not found\nrsync error: error in rsync protocol data stream',
+     'launch/no-program', 'rsync'),
+    ('ssh', 7, 'its own', None, 'its own'),
 ])
-def test_what_ssh_says_and_what_it_means(tool, code, said, kind, words):
-    hosts = Hosts(('h1',), user='me')
-    error = hosts.explain(0, steps.Failed(steps.Run((tool,)), code, '', said))
-    if (tool, code) == ('ssh', 127):
-        kind, words = UserError, 'rsync is missing there; install it'
-    assert type(error) is kind and words in str(error) and '\n' not in str(error)
-
-
-@pytest.mark.parametrize('shell', SHELLS)
-def test_the_script_is_shell(shell):
-    done = subprocess.run([shell, '-n', REMOTE], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, '')
+def test_errors_of_ssh_are_classified(tool, exit_code, output, code, value):
+    error = Hosts(('h1',), user='me').explain(0, steps.Failed(steps.Run((tool,)), exit_code, '', output))
+    assert getattr(error, 'code', None) in (code, exit_code) and value in str(error) and '\n' not in str(error)
+    assert isinstance(error, Unreachable) == (code == 'launch/unreachable')
 
 
 class There:
@@ -312,11 +288,11 @@ def test_a_keeper_that_is_told_to_end_stays_until_the_command_has(there):
 def test_the_script_ends_a_group_and_only_that(there):
     there.start("trap 'echo saved; exit 75' TERM; while :; do sleep 0.1; done")
     there('start', '1', '1', '2', str(there.folder), 'sleep', '60')
-    there('tell', 'TERM', '0')
+    there('send', 'TERM', '0')
     assert there.said() == ['E75', 'G', 'Q'] and 'saved' in (there.folder / '0.log').read_text()
     assert there('show', '1').split()[1] == 'running'
     assert 'still there' in there('start', '1', '2', '2', str(there.folder), 'true', code=1)
-    there('tell', 'KILL', '1')
+    there('send', 'KILL', '1')
 
 
 @pytest.mark.slow
@@ -392,19 +368,19 @@ def test_a_name_in_use_and_one_that_is_free_again(near, project):
     first = make('ssh:h1', command=('sleep', '60'))
     group = first.start()
     other = base.engine(dataclasses.replace(first.job, command=('true',)))
-    with pytest.raises(UserError, match='in use on h1 by a job that runs'):
+    with refused('launch/name-in-use', 'h1'):
         other.start()
-    with pytest.raises(UserError, match='still runs'):
+    with refused('launch/still-running'):
         first.down()
-    assert first.status()[1].startswith('process 0 on h1: runs (process group')
+    assert first.status()[1].startswith('process 0 on h1: running (process group')
     group.stop()
     group.signal(signal.SIGTERM)
     assert ends(group)[0].code == -15
     group.close()
-    with pytest.raises(UserError, match='stopped by somebody'):
+    with refused('launch/stopped'):
         first.start()
     ends(other.start())
-    with pytest.raises(UserError, match='nothing of it is on'):
+    with refused('launch/no-job'):
         first.attach()
     assert [line.split()[1] for line in other.down()] == ['removed', 'removed']
     assert not list((near / 'h1/.bigjax/code').iterdir()) and not list((near / 'h1/.bigjax/jobs').iterdir())
@@ -416,24 +392,14 @@ def test_all_or_none_and_the_reason_in_one_line(near, project):
     (near / 'h1' / 'bin' / 'only-here').write_text('#!/bin/sh\nsleep 60\n')
     (near / 'h1' / 'bin' / 'only-here').chmod(0o755)
     made = make('ssh:h1,h2,path=~/bin', command=('only-here',))
-    with pytest.raises(UserError, match="'only-here': no such program there; name its folder with path=") as error:
+    with refused('launch/start-failed', "'only-here'", 'path='):
         made.start()
-    assert '\n' not in str(error.value)
     assert not lives(int((near / 'h1/.bigjax/jobs/e1/0.pid').read_text().split()[2]))
     in_the_way = near / 'h2/.bigjax/code' / bundle.collect(project).hash / 'tool.sh'
     in_the_way.unlink()
     (in_the_way / 'x').mkdir(parents=True)
-    with pytest.raises(UserError, match='h2: the code cannot be sent'):
+    with refused('launch/code-not-sent', 'h2'):
         make().start()
-
-
-@pytest.mark.slow
-def test_a_setup_that_fails_says_its_last_words(near, project):
-    made = make("ssh:h1,setup='echo building; echo no compiler >&2; false'")
-    with pytest.raises(UserError, match=r'h1: setup=.*failed \(.*no compiler\)'):
-        made.start()
-    group = make("ssh:h1,setup='touch made'", command=('cat', 'made')).start()
-    assert ends(group)[0].code == 0
 
 
 @pytest.mark.slow
@@ -444,9 +410,9 @@ def test_from_another_machine(near, project, tmp_path, monkeypatch, capfd):
     found = base.find('e1', 'ssh:h1,h2,user=me')
     assert (found.command, found.created) == (('sh', '-c', 'echo first; sleep 60'), '2026-01-01T00:00:00+00:00')
     assert base.engine(found).target == ssh.Target(('h1', 'h2'), user='me', per_host=2, wait=7.0)
-    with pytest.raises(UserError, match='name the same hosts'):
+    with refused('launch/other-hosts'):
         base.find('e1', 'ssh:h1')
-    with pytest.raises(UserError, match="no job 'e2'"):
+    with refused('launch/no-job', "'e2'"):
         base.find('e2', 'ssh:h1,h2')
     capfd.readouterr()
     followed = base.engine(found).attach()
@@ -481,7 +447,7 @@ def test_a_silent_host_is_lost_and_waited_for(near, project, capfd):
     subprocess.Popen(['sh', '-c', f"sleep 3; rm {near / 'h2.off'}"])
     again = made.start()
     assert not lives(left)  # what was cut off runs beside nobody
-    assert 'waits for h2' in capfd.readouterr().err and all('runs' in line for line in made.status()[1:])
+    assert 'waits for h2' in capfd.readouterr().err and all('running' in line for line in made.status()[1:])
     again.signal(signal.SIGKILL)
     assert {end.code for end in ends(again).values()} == {-9}
     again.close()
@@ -503,23 +469,23 @@ def test_logs_go_on_where_they_are(tmp_path, monkeypatch):
     job = Job('e1', 'ssh:h1', ('x',), logs=str(tmp_path / 'logs'), created='1')
     (tmp_path / 'logs').mkdir()
     (tmp_path / 'logs' / '0.log').write_text('of another job\n')
-    logs = follow.Logs(job)
+    logs = Logs(job)
     assert logs.offset(0) == 0
-    other = follow.Logs(job)  # of a second launcher, which is at the same place
+    other = Logs(job)  # of a second launcher, which is at the same place
     assert other.offset(0) == 0
     logs.write(0, b'one\n', 0)
     other.write(0, b'on', 0)
     other.close()
     logs.close()
-    logs = follow.Logs(job)
+    logs = Logs(job)
     assert logs.offset(0) == 4 and logs.first(0) == 15
     logs.renew(0)
     logs.write(0, b'two\n', 0)
     assert logs.offset(0) == 4 and logs.first(0) == 15
-    assert follow.Logs(dataclasses.replace(job, created='2')).offset(0) == 0
+    assert Logs(dataclasses.replace(job, created='2')).offset(0) == 0
     assert (tmp_path / 'logs' / '0.log').read_text() == 'of another job\none\ntwo\n'
     (tmp_path / 'logs' / '0.log').unlink()
-    assert follow.Logs(job).offset(0) == 0
+    assert Logs(job).offset(0) == 0
 
 
 def test_a_place_with_an_odd_name(tmp_path):

@@ -18,6 +18,7 @@ from bigjax.errors import UserError
 from launch import __main__ as command_line
 from launch import arms as workers
 from launch import sweep as verb
+from tests.refused import refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 MLP = 'python -m experiments.mnist1d --variant=mlp --config.data=fake --config.population=1 --config.steps=20'
@@ -44,10 +45,10 @@ def test_random_arms_repeat_and_grow():
     assert 0.25 < sum(arm['lr'] < 10**-3.0 for arm in many) / 400 < 0.42, 'a third of the orders of magnitude lie below'
 
 
-@pytest.mark.parametrize(('arm', 'name'), [
+@pytest.mark.parametrize(('arm', 'folder'), [
     ({'seed': 0, 'optimizer.lr': 0.1}, 'optimizer.lr=0.1,seed=0'), ({}, 'as-it-is'), ({'b': 1, 'a': 2}, 'a=2,b=1')])
-def test_an_arm_has_a_name_that_a_person_reads(arm, name):
-    assert sweep.name(arm) == sweep.name(dict(reversed(arm.items()))) == name
+def test_an_arm_has_a_name_that_a_person_reads(arm, folder):
+    assert sweep.name(arm) == sweep.name(dict(reversed(arm.items()))) == folder
 
 
 def test_no_two_arms_share_a_folder():
@@ -67,27 +68,48 @@ def test_arms_train_together_where_nothing_else_differs():
 
 
 @pytest.mark.parametrize(('words', 'argv'), [
-    ("no such key; the nearest is optimizer.lr", ['--grid=optimizer.l=1,2']), ('wants a number', ['--grid=optimizer.lr=big']),
-    ('write KEY=VALUE,VALUE', ['--grid=optimizer.lr']), ('is there twice', ['--grid=seed=1,1']),
-    ('write KEY=VALUE,VALUE', ['--grid=seed=1', '--grid=seed=2'])])
+    ('optimizer.lr', ['--grid=optimizer.l=1,2']), ('big', ['--grid=optimizer.lr=big']),
+    ('KEY=VALUE', ['--grid=optimizer.lr']), ('seed=1', ['--grid=seed=1,1']),
+    ('--grid=seed=2', ['--grid=seed=1', '--grid=seed=2'])])
 def test_a_wrong_sweep_is_refused_before_anything_runs(tmp_path, capfd, words, argv):
     argv = ['sweep', 'run', '--on=local:2', *argv, '--', *shlex.split(MLP), f'--workdir={tmp_path}/s']
     assert command_line.main(argv) == 2
     assert words in capfd.readouterr().err and not (tmp_path / 's').exists()
 
 
-@pytest.mark.parametrize(('command', 'words'), [
-    ('python -m experiments.mnist1d --variant=mlp', '--workdir is missing'),
-    ('sleep 1 --workdir=x', 'a sweep is of an experiment'),
-    ('python -m experiments.mnist1d --workdir=x', 'a sweep is of one row; name it with --variant, one of logistic'),
-    ('python -m experiments.nothing --workdir=x', 'experiments.nothing: cannot be imported')])
-def test_a_command_that_cannot_be_swept(command, words):
-    with pytest.raises(UserError, match=words):
+@pytest.mark.parametrize(('command', 'code', 'value'), [
+    ('python -m experiments.mnist1d --variant=mlp', 'sweep/no-workdir', '--workdir'),
+    ('sleep 1 --workdir=x', 'sweep/not-an-experiment', 'sleep 1'),
+    ('python -m experiments.mnist1d --workdir=x', 'sweep/several-rows', '--variant=…, one of logistic'),
+    ('python -m experiments.nothing --workdir=x', 'sweep/not-importable', 'experiments.nothing')])
+def test_a_command_that_cannot_be_swept(command, code, value):
+    with refused(code, value):
         workers.plan([{'seed': 1}], shlex.split(command), False)
 
 
+def test_a_python_without_bigjax_is_refused_before_anything_runs(tmp_path):
+    other = tmp_path / 'python'
+    other.write_text(f'#!/bin/sh\ncd / && exec {sys.executable} -I -S "$@"\n')
+    other.chmod(0o755)
+    for program in (str(other), 'echo'):
+        with refused('sweep/python', program, sys.executable):
+            verb.check_python(program)
+    verb.check_python(sys.executable)
+    command = [str(other), *shlex.split(MLP)[1:], f'--workdir={tmp_path}/s']
+    assert command_line.main(['sweep', 'run', '--on=local:2', '--grid=seed=0,1', '--', *command]) == 2
+    assert not (tmp_path / 's').exists()
+
+
+@pytest.mark.parametrize('flag', ['--jobs=2', '--parallel=2'])
+def test_runs_side_by_side(tmp_path, capfd, flag):
+    command = [*shlex.split(MLP), f'--workdir={tmp_path}/s']
+    assert command_line.main(['sweep', 'run', '--on=local', flag, '--grid=seed=0,1,2', '--dry_run', '--', *command]) == 0
+    assert [line.split()[1] for line in capfd.readouterr().out.splitlines() if line.startswith('env ')] == [
+        'BIGJAX_SHARE=0/2', 'BIGJAX_SHARE=1/2']
+
+
 def test_a_sweep_of_an_experiment_without_one():
-    with pytest.raises(UserError, match=r'scan offers no sweep\(\); say what to vary with --grid'):
+    with refused('sweep/no-arms', 'scan', '--grid='):
         verb.arms_of([], shlex.split('python -m experiments.scan'))
     assert len(verb.arms_of([], shlex.split(MLP))) == 5
 
@@ -103,7 +125,7 @@ def test_the_share_of_a_worker(monkeypatch, share, expected):
 @pytest.mark.parametrize('share', ['5/5', 'a/b', '-1/2', '3', '/'])
 def test_a_share_that_is_none(monkeypatch, share):
     monkeypatch.setenv('BIGJAX_SHARE', share)
-    with pytest.raises(UserError, match='is not i/N'):
+    with refused('sweep/bad-share', share):
         workers.share()
 
 
@@ -127,7 +149,7 @@ def test_how_an_arm_ends_decides_about_the_others(tmp_path, code, result, ran):
 
 def test_what_another_worker_holds_is_left_to_it(tmp_path):
     work = [workers.Work((0,), tmp_path / 'a', ('false',))]
-    with workers.held(tmp_path / '.locks' / 'a') as mine:
+    with workers.locked(tmp_path / '.locks' / 'a') as mine:
         assert mine and workers.run(work, tmp_path) == 0
     assert workers.run(work, tmp_path) == 1
 
@@ -135,7 +157,7 @@ def test_what_another_worker_holds_is_left_to_it(tmp_path):
 def test_a_signal_to_a_worker_reaches_the_run_and_is_75(tmp_path):
     script = 'import signal, time; signal.signal(15, lambda *_: exit(0)); print(1, flush=True); time.sleep(60)'
     inner = f'''import sys; sys.path.insert(0, {str(ROOT)!r})
-from launch import arms; sys.exit(arms._one([sys.executable, "-c", {script!r}]))'''
+from launch import arms; sys.exit(arms._run_one([sys.executable, "-c", {script!r}]))'''
     process = subprocess.Popen([sys.executable, '-c', inner], stdout=subprocess.PIPE)
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
@@ -147,10 +169,10 @@ def test_another_sweep_in_the_folder_is_refused_and_arms_may_be_added(tmp_path):
     workers.keep(tmp_path, [{'seed': 2}], ['a'], False)
     assert json.loads((tmp_path / 'sweep.json').read_text())['arms'] == [{'seed': 1}, {'seed': 2}]
     for command, together in ((['b'], False), (['a'], True)):
-        with pytest.raises(UserError, match='it holds a sweep of another command'):
+        with refused('sweep/another', str(tmp_path)):
             workers.keep(tmp_path, [{'seed': 1}], command, together)
     (tmp_path / 'sweep.json').write_text('{')
-    with pytest.raises(UserError, match='is damaged'):
+    with refused('sweep/damaged', 'sweep.json'):
         workers.keep(tmp_path, [{'seed': 1}], ['a'], False)
 
 
@@ -243,3 +265,13 @@ def test_the_table_puts_the_best_first_over_its_seeds(tmp_path, capfd):
     assert lines[4] == '3 of 4 arms done; missing: optimizer.lr=0.2,seed=1'
     assert '<svg' in (tmp_path / 'sweep.html').read_text()
     assert verb.verb(argparse.Namespace(metric='test/loss', to=str(tmp_path)), ['table', str(tmp_path)], []) == 4
+
+
+@pytest.mark.parametrize(('metric', 'best'), [
+    ('val/map', 'width=1'), ('val/rmse', 'width=0'), ('val/legible', ''), ('max val/legible', 'width=1'),
+    ('min val/legible', 'width=0')])
+def test_the_best_is_judged_by_the_metrics_direction(metric, best):
+    name = metric.split()[-1]
+    rows = [{'arm': {'width': width}, 'slice': None, 'run': {'status': 'done', 'final': {name: {'mean': width + 1.0}}}}
+            for width in (0, 1)]
+    assert verb.lines_of(rows, metric)[2].partition(', ')[0] == best

@@ -17,16 +17,15 @@ import time
 
 import pytest
 
-from bigjax.errors import UserError
-from launch import target
 from launch.engines.base import engine
 from launch.engines.tpu_vm import gcloud
-from launch.engines.tpu_vm.tpu_vm import Target, find
+from launch.engines.tpu_vm.tpu_vm import find
 from launch.job import Job
 from launch.outcome import LOST
 from launch.steps import Run
 from tests.launch.fake_tpu import Cloud, Error, serve
 from tests.launch.hosts import hosts  # noqa: F401, a fixture
+from tests.refused import refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 BIN = pathlib.Path(sys.executable).parent
@@ -77,37 +76,17 @@ def test_flags_of_the_plan():
                  '--internal-ips', '--runtime-version=r', '--accelerator-type=v5litepod-16', '--node-id=exp7'):
         assert flag in create
     assert {'--node-count=2', '--node-prefix=exp7'} < set(commands(WAYS['slices'][0])[0].argv)
+    queue, node = commands(WAYS['queued'][0]), commands(WAYS['now'][0])
+    assert not {'--spot', '--reserved', '--network='} & set(queue[0].argv) and '--reserved' in node[0].argv
+    assert any(word.startswith('--labels=bigjax-job=exp7,bigjax-id=') for word in queue[0].argv) and '--quiet' in queue[0].argv
+    assert {'--force', '--async'} < set(queue[-1].argv) and '--force' not in node[-1].argv and '--async' in node[-1].argv
+    assert {'--worker=all', '--command=true', '--strict-host-key-checking=no'} < set(queue[-2].argv)
 
 
 def test_each_process_is_told_how_they_meet():
     starts = [str(step) for step in make().plan() if 'BIGJAX_PROCESS=' in str(step)]
     assert len(starts) == 4 and 'BIGJAX_PROCESSES=4' in starts[0] and ':8482' in starts[3] and 'BIGJAX_PROCESS=3' in starts[3]
     assert not [step for step in make(f'{ON},slices=2').plan() if 'BIGJAX_PROCESS=' in str(step)]  # the cloud tells them
-
-
-@pytest.mark.parametrize('on, says', [
-    ('tpu_vm:', 'which slice'),
-    ('tpu_vm:v5e-16,project=p', 'zone is missing; add for example zone=us-west4-a'),
-    ('tpu_vm:tpu7x-64,zone=z', 'tpu7x is not to be had as tpu_vm; use --on=jobset'),
-    ('tpu_vm:v5e-17,zone=z', 'the nearest is v5e-16'),
-    ('tpu_vm:v5e-16,zone=z,sport', "'sport' is not key=value; the nearest is spot"),
-    ('tpu_vm:v5e-16,zone=z,spot,reserved', 'exclude each other'),
-    ('tpu_vm:v5e-16,zone=z,queued=no,slices=2', 'need the queue'),
-    ('tpu_vm:v5e-16,zone=z,slices=0', 'slices'),
-    ('tpu_vm:node=mine,zone=z,spot', 'node=mine is there already; leave out spot'),
-    ('tpu_vm:v5e-16,zone=z,wait=day', 'wait=day: not a duration'),
-    ('tpu_vm:v5e-16,zone=z,valid_until=6', 'valid_until=6: not a duration'),
-])
-def test_refused(on, says):
-    with pytest.raises(UserError, match=says):
-        make(on)
-
-
-def test_refused_for_arrays_and_without_a_project():
-    with pytest.raises(UserError, match='not 4 of their own; use slurm, ssh or jobset'):
-        make(array=4)
-    with pytest.raises(UserError, match=r'no such program|project is missing'):
-        make('tpu_vm:v5e-16,zone=z').check()
 
 
 def test_gcloud_s_own_settings(monkeypatch):
@@ -131,7 +110,7 @@ def test_attach_to_what_was_taken_away(monkeypatch):
     cloud.preempt()
     group = make().attach()
     assert group.running and [end.code for end in group.wait(0)] == [LOST] * 4 and not group.running
-    with pytest.raises(UserError, match=r'no machines to talk to \(nothing\); the job has ended'):
+    with refused('launch/no-machines', 'other', 'nothing'):
         make(name='other').attach()
 
 
@@ -139,17 +118,11 @@ def test_found_from_elsewhere_before_its_machines_answer(monkeypatch):
     cloud = Cloud(queue_path=['WAITING_FOR_RESOURCES'])
     monkeypatch.setattr(time, 'sleep', lambda seconds: None)
     monkeypatch.setattr(gcloud, 'execute', cloud.gcloud)
-    with pytest.raises(UserError, match="no job 'exp7' is in us-west4-a"):
+    with refused('launch/no-job', "'exp7'", 'us-west4-a'):
         find('exp7', ON)
     gcloud.do(commands()[0])
     found = engine(find('exp7', ON))
     assert found.exists() and found.down() == ['queued resource exp7 deleted'] and cloud.live == []
-
-
-@pytest.mark.parametrize('text', ['v5e-16,zone=z,spot=yes', "v5e-16,queued=no,slices=2,setup='a, b=c'", 'node=mine', ''])
-def test_written_as_it_is_read(text):
-    read = target.parse('tpu_vm', text, Target)
-    assert target.write(read) == text and target.parse('tpu_vm', target.write(read), Target) == read
 
 
 # From here on the real gcloud.
@@ -296,7 +269,7 @@ def test_taken_away_made_anew_and_resumed(world):
     world.cloud.preempt()
     assert run.wait(200) == 0, run.said()
     said = run.said()
-    assert 'starts again: preemption 1 of 100' in said and 'SUSPENDED' in said
+    assert 'preemption 1 of 100' in said and 'SUSPENDED' in said
     assert '0 restarts, 1 preemption · done' in said and 'nothing is left that costs money' in said
     assert 'resuming from step' in (world.tmp / 'jobs' / 'exp7' / 'logs' / '0.log').read_text()
     assert [line.split()[0] for line in world.cloud.log if 'queuedResources' in line] == ['POST', 'DELETE'] * 2
@@ -307,7 +280,7 @@ def test_taken_away_made_anew_and_resumed(world):
 SLOW = ['WAITING_FOR_RESOURCES'] * 1000
 PHASES = {  # what Google does, and when the launcher is stopped
     'first look': ([], [], 'plan.txt', signal.SIGINT),
-    'making': (SLOW, [], 'asks for v5litepod-16', signal.SIGINT),
+    'making': (SLOW, [], 'requests v5litepod-16', signal.SIGINT),
     'in the queue': (SLOW, [], 'queued resource WAITING_FOR_RESOURCES', signal.SIGTERM),
     'machines come up': (['ACTIVE'], ['CREATING'] * 1000, 'TPU VM exp7 CREATING', signal.SIGHUP),
     'keys': (['ACTIVE'], ['READY'], 'TPU VM exp7 READY', signal.SIGINT),

@@ -17,8 +17,8 @@ from bigjax import cli
 from bigjax import config as configs
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Experiment
-from bigjax.models import gpt
-from bigjax.plan import advice, compile, figures, report, rooflines, topology
+from bigjax.models import gpt, mlp
+from bigjax.plan import advice, compile, figures, report, rooflines, run, topology
 from bigjax.tasks import classification, language
 from bigjax.train import flops
 from bigjax.train import settings as settings_module
@@ -208,7 +208,7 @@ def test_several_meshes_in_one_table_and_what_does_not_fit_is_4_with_what_would_
 
 
 @pytest.mark.parametrize(('argv', 'words'), [
-    ([], '--topology is missing'), (['--topology=v5p-500'], 'the nearest is v5p-512'),
+    ([], 'no --topology'), (['--topology=v5p-500'], 'the nearest is v5p-512'),
     (['--topology=cpu:4', '--hbm=x'], 'hbm')])
 def test_wrong_input_is_one_line_and_exit_2(capsys, argv, words):
     script = types.SimpleNamespace(get_config=lambda variant: tiny.config(), __doc__='', __spec__=None, __file__='x.py')
@@ -224,6 +224,27 @@ def test_without_the_compiler_the_state_is_known_and_the_rest_is_said_not_to_be(
     text = report.full('gpt', f)
     assert f['fits'] is None and 'UNKNOWN' in text and "pip install 'bigjax[tpu]'" in text and 'temporaries' in text
     assert f['memory']['parameters'] > 0 and f['textbook'] and 'collectives' not in f
+
+
+def test_without_the_compiler_the_command_exits_2_after_what_is_known(monkeypatch, capsys):
+    monkeypatch.setattr(compile.importlib.util, 'find_spec', lambda name: None)
+    t = topology.parse('v5e-8')
+    known = figures.plan(language_model(mesh='fsdp:8'), t, t.hardware.hbm)
+    monkeypatch.setattr(run, 'outside', lambda *_: known)
+    script = types.SimpleNamespace(get_config=lambda variant: tiny.config(), __doc__='', __spec__=None, __file__='x.py')
+    assert cli.run(script, 'experiments.tiny', ['plan', '--topology=v5e-8']) == 2
+    out, err = capsys.readouterr()
+    assert 'UNKNOWN' in out and 'libtpu' in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize(('mesh', 'warned'), [('data:8', False), ('seq:8', True)])
+def test_devices_that_compute_the_same_are_warned_of(mesh, warned):
+    """A perceptron has no sequence to split, so that every device of 'seq' computes the whole batch."""
+    arrays = {'x': np.zeros((32, 64), np.float32), 'label': np.zeros(32, np.int32)}
+    p = program(mlp.MLP(features=(64,), num_classes=8), classification.softmax('x'), arrays, mesh=mesh)
+    f = figures.plan(p, CPU8, None)
+    assert any('more FLOPs than the model needs' in w for w in f['warnings']) == warned
+    assert (f['flops']['recomputed'] > 6) == warned
 
 
 def test_a_compiler_that_finds_no_room_says_what_it_needs():

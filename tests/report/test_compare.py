@@ -18,6 +18,12 @@ def runs(tmp_path_factory):
     return root
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """The plot goes to the folder in which the command runs."""
+    monkeypatch.chdir(tmp_path)
+
+
 def table(out):
     """{label: {column: cell}} of the printed table."""
     lines = [line for line in out.splitlines() if line.strip()]
@@ -66,6 +72,17 @@ def test_the_curves(runs):
     assert len({s.colour for s in series}) == 3
 
 
+def test_the_plot_is_written_and_named_without_a_flag(runs, tmp_path, capsys):
+    assert compare.main([str(runs)]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(str(tmp_path / 'compare.html')) and (tmp_path / 'compare.html').exists()
+
+
+def test_folders_of_tables_are_all_their_runs(tmp_path):
+    for name in ('one/a', 'one/b', 'two/c'):
+        workdirs.make(tmp_path / 'all' / name, artifacts=False, steps=400)
+    assert set(compare.load([tmp_path / 'all'])) == {'a', 'b', 'c'}
+
+
 @pytest.mark.parametrize('name', ['c.html', 'c.png'])
 def test_out(runs, tmp_path, capsys, name):
     assert compare.main([str(runs), '--metric=train/loss', f'--out={tmp_path / name}']) == 0
@@ -85,7 +102,7 @@ def test_out(runs, tmp_path, capsys, name):
     (['{}/empty'], 'no run in it'),
     (['{}/foreign'], 'no run record'),
     (['{}/run', '--metric=test/acuracy'], 'no run has it; there are'),
-    (['{}/run', '--out=x.pdf'], 'ends in .html or .png'),
+    (['{}/run', '--out=x.pdf'], '.html or .png'),
     (['{}/run', '--out={}/no/where.html'], 'cannot be written'),
     ([], 'RUN'),
     (['{}/run', '--metrik=x'], 'unrecognized'),

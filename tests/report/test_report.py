@@ -1,4 +1,4 @@
-"""The report: what it says, that it stands alone, and that it survives whatever records there are."""
+"""The report: its contents, that it is one file, and that it survives whatever records there are."""
 import html.parser
 import json
 import math
@@ -11,12 +11,12 @@ import pytest
 
 from bigjax.errors import UserError
 from bigjax.io import atomic
+from bigjax.metrics.confusion import Confusion
 from bigjax.report import charts
 from bigjax.report import html as report
 from bigjax.report.charts import Series
 from bigjax.report.spikes import spikes
 from bigjax.runs import artifacts, reader, summary, writer
-from bigjax.tasks import Confusion
 from tests import workdirs
 
 
@@ -225,10 +225,11 @@ def test_long_series_are_thinned_to_their_ends():
 
 def test_the_command_needs_neither_matplotlib_nor_a_device(tmp_path):
     workdirs.make(tmp_path, artifacts=False)
-    code = ('import sys; sys.modules["matplotlib"] = None; from bigjax import report; import jax._src.xla_bridge as b;'
+    code = ('import sys; sys.modules["matplotlib"] = None; from bigjax.report import html as report; '
+            'import jax._src.xla_bridge as b; '
             f'report.write({json.dumps(str(tmp_path))}); print(len(b._backends))')
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True,
-                         cwd=report.__file__.rsplit('/', 2)[0])
+                         cwd=report.__file__.rsplit('/', 3)[0])
     assert out.stdout.strip() == '0'
 
 
@@ -278,7 +279,7 @@ def test_what_is_usual_is_what_came_before_a_spike():
 
 
 @pytest.mark.parametrize('count', [0, 1, 10, 13])
-def test_spikes_are_marked_in_the_chart_and_told_under_it(tmp_path, count):
+def test_spikes_are_marked_in_the_chart_and_listed_under_it(tmp_path, count):
     run = writer.Records(tmp_path, experiment='x', variant='', config={}, command='c')
     jumps = [100 + 50 * i for i in range(count)]
     for step in range(800):

@@ -9,7 +9,7 @@ from bigjax.report import tables as results
 from bigjax.runs.reader import read_metrics, read_run
 from tests import workdirs
 
-ROOT = pathlib.Path(results.__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 ALL = '# Experiments\n\n<!-- results:begin -->\nold\n<!-- results:end -->\n\nafter\n'
 
 

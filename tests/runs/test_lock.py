@@ -15,7 +15,7 @@ from bigjax.runs import lock
 ROOT = pathlib.Path(__file__).parents[2]
 HOLD = """
 import os, pathlib, sys, time
-from bigjax.train import lock
+from bigjax.runs import lock
 held = lock.Lock(pathlib.Path(sys.argv[1]))
 worker = os.fork() if sys.argv[2] == 'forks' else 1
 if worker:

@@ -225,7 +225,7 @@ def test_a_full_disk_leaves_what_stood_there(tmp_path, monkeypatch):
 
 def test_a_kill_while_writing_leaves_a_whole_file(tmp_path):
     """A child is killed five times while it rewrites run.json; each time a whole record is there."""
-    code = ('import sys\nfrom pathlib import Path\nfrom bigjax.train import files\n'
+    code = ('import sys\nfrom pathlib import Path\nfrom bigjax.io import atomic as files\n'
             'n = 0\nprint("go", flush=True)\n'
             'while True:\n    n += 1\n    files.write_json(Path(sys.argv[1]), {"n": n, "pad": "x" * 20000})\n')
     path = tmp_path / 'run.json'

@@ -11,6 +11,7 @@ import pytest
 
 from bigjax.errors import UserError
 from tests import tiny
+from tests.refused import refused
 
 
 def trained(tmp_path, dtype, norm=False, dropout=0.0, augment=None, **changes):
@@ -66,9 +67,14 @@ def test_each_device_draws_for_its_part():
     assert len(set(seen)) == len(seen) == 2
 
 
-@pytest.mark.parametrize(('changes', 'says'), [
-    ({'mesh': 'data:2,fsdp:2'}, "over the axis 'fsdp' the compiler sums"), ({'mesh': 'fsdp:2'}, "over the axis 'fsdp'"),
-    ({'mesh': 'data:2', 'norm': True}, 'batch statistics'), ({'mesh': 'data:2', 'dtype': 'float16'}, "'float16' is none of")])
-def test_what_it_is_not_for(tmp_path, changes, says):
-    with pytest.raises(UserError, match=f'config.reduce_dtype: .*{says}'):
-        trained(tmp_path, changes.pop('dtype', 'float32'), **changes)
+@pytest.mark.parametrize(('changes', 'code', 'name'), [
+    ({'mesh': 'data:2,fsdp:2'}, 'mesh/reduce-dtype', 'fsdp'), ({'mesh': 'fsdp:2'}, 'mesh/reduce-dtype', 'fsdp'),
+    ({'mesh': 'data:2', 'norm': True}, 'mesh/batch-statistics', 'data:N')])
+def test_other_axes_and_batch_statistics_are_refused(tmp_path, changes, code, name):
+    with refused(code, 'config.reduce_dtype', name):
+        trained(tmp_path, 'float32', **changes)
+
+
+def test_an_unknown_dtype_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"config.reduce_dtype: .*'float16'"):
+        trained(tmp_path, 'float16', mesh='data:2')

@@ -3,8 +3,8 @@ import jax
 import numpy as np
 import pytest
 
-from bigjax.errors import UserError
 from bigjax.sharding import mesh as meshes
+from tests.refused import refused
 
 
 @pytest.mark.parametrize(('text', 'shape'), [
@@ -13,12 +13,14 @@ def test_sizes(text, shape):
     assert dict(meshes.make(text).shape) == shape
 
 
-@pytest.mark.parametrize(('text', 'words'), [
-    ('data:9', 'there are 8'), ('data:3,tensor:-1', 'multiples of 3'), ('data', 'axis:size'), ('', 'axis:size'),
-    ('data:-1,tensor:-1', 'at most one -1'), ('data:0', 'at most one -1'),
-    (f'data:{10 ** 10}', 'is not axis:size'), (','.join(f'{a}:{2 ** 31}' for a in ('data', 'fsdp', 'seq')), 'asks for')])
-def test_what_cannot_be(text, words):
-    with pytest.raises(UserError, match=words):
+@pytest.mark.parametrize(('text', 'code', 'name'), [
+    ('data:9', 'mesh/devices', '8 devices'), ('data:3,tensor:-1', 'mesh/devices', 'multiples of 3'),
+    ('data', 'mesh/not-axis-size', 'data'), ('', 'mesh/not-axis-size', 'data:-1'), ('dat:8', 'mesh/unknown-axis', 'dat'),
+    ('data:2,data:4', 'mesh/axis-twice', 'data'), ('data:-1,tensor:-1', 'mesh/not-axis-size', '-1'),
+    ('data:0', 'mesh/not-axis-size', 'data:0'), (f'data:{10 ** 10}', 'mesh/not-axis-size', str(10 ** 10)),
+    (','.join(f'{a}:{2 ** 31}' for a in ('data', 'fsdp', 'seq')), 'mesh/devices', 'data')])
+def test_meshes_that_cannot_be_are_refused(text, code, name):
+    with refused(code, 'config.mesh', name):
         meshes.make(text)
 
 

@@ -3,9 +3,9 @@ import jax
 import numpy as np
 import pytest
 
-from bigjax.errors import UserError
 from bigjax.sharding.pmapped import pmapped, replicate, shard
 from tests import tiny
+from tests.refused import refused
 
 
 def still(**changes):
@@ -31,11 +31,11 @@ def test_three_steps_on_four_devices_are_those_of_jit_on_one(accumulate):
 
 
 def test_batch_statistics_are_refused():
-    with pytest.raises(UserError, match='batch statistics'):
+    with refused('mesh/batch-statistics'):
         pmapped(tiny.program())
 
 
 @pytest.mark.parametrize('changes', [{'mesh': 'data:2'}, {'population': 2}])
 def test_only_one_device_and_one_member(changes):
-    with pytest.raises(UserError, match='data:1'):
+    with refused('mesh/pmap', 'data:1'):
         pmapped(still(**changes))

@@ -10,10 +10,10 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from bigjax.errors import UserError
 from bigjax.models import gpt, vit
 from bigjax.sharding import logical, rules
 from bigjax.sharding import mesh as meshes
+from tests.refused import refused
 
 PARAMS = {'up': {'kernel': jnp.zeros((64, 256)), 'bias': jnp.zeros(256)}, 'down': {'kernel': jnp.zeros((256, 64))}}
 RULES = (('up/kernel', ('embed', 'mlp')), ('up/bias', ('mlp',)), ('down/kernel', ('mlp', 'embed')))
@@ -37,14 +37,34 @@ def test_modes(mesh, up, down, moment):
     assert (params['up/kernel'], params['down/kernel'], optimizer['up/kernel']) == (up, down, moment)
 
 
-@pytest.mark.parametrize(('mesh', 'partition', 'words'), [
-    ('tensor:4', RULES[:2], "none matches 'down/kernel'"), ('tensor:4', (('.*', ('mlp',)),), 'has 1 axes'),
-    ('tensor:4', (('.*/kernel', ('mlp', 'heads')), ('.*', (None,))), 'one mesh axis for two'),
-    ('tensor:3', RULES, 'does not divide a dimension of 256'), ('tensor:2', (), 'splits nothing'),
-    ('stage:2', RULES, "'stage' splits nothing"), ('tensor:2', (('.*/kernel', ('mlp', 'width')), ('.*', ('mlp',))), 'width')])
-def test_refusals_name_the_tensor(mesh, partition, words):
-    with pytest.raises(UserError, match=words):
+@pytest.mark.parametrize(('mesh', 'partition', 'code', 'name'), [
+    ('tensor:4', RULES[:2], 'mesh/no-rule', 'down/kernel'),
+    ('tensor:4', (('.*', ('mlp',)),), 'mesh/rule-dimensions', '/kernel'),
+    ('tensor:4', (('.*/kernel', ('mlp', 'heads')), ('.*', (None,))), 'mesh/axis-twice', '/kernel'),
+    ('tensor:3', RULES, 'mesh/does-not-divide', '256'), ('tensor:2', (), 'mesh/splits-nothing', 'tensor'),
+    ('stage:2', RULES, 'mesh/splits-nothing', 'stage'),
+    ('tensor:2', (('.*/kernel', ('mlp', 'width')), ('.*', ('mlp',))), 'mesh/unknown-logical-axis', 'width')])
+def test_refusals_name_the_tensor(mesh, partition, code, name):
+    with refused(code, name):
         specs(mesh, partition)
+
+
+@pytest.mark.parametrize(('axes', 'up', 'down'), [
+    ({'mlp': None, 'embed': 'tensor'}, P('tensor', 'fsdp'), P('fsdp', 'tensor')),
+    ({'mlp': ('data', 'tensor')}, P('fsdp', ('data', 'tensor')), P(('data', 'tensor'), 'fsdp')),
+    ({'mlp': 'fsdp', 'embed': 'tensor'}, P('tensor', 'fsdp'), P('fsdp', 'tensor')),
+    ({}, P('fsdp', 'tensor'), P('tensor', 'fsdp'))], ids=str)
+def test_an_experiment_changes_what_splits_a_dimension(axes, up, down):
+    placed = rules.layout(PARAMS, RULES, meshes.abstract('data:2,fsdp:2,tensor:2'), axes).params
+    assert (placed['up/kernel'].spec, placed['down/kernel'].spec) == (up, down)
+
+
+@pytest.mark.parametrize(('axes', 'code', 'name'), [
+    ({'mlp': 'tensors'}, 'mesh/unknown-axis', 'tensor'), ({'mlp': ('data', 'x')}, 'mesh/unknown-axis', "'x'"),
+    ({'batch': 'data'}, 'mesh/fixed-axis', 'batch')])
+def test_axes_that_cannot_be(axes, code, name):
+    with refused(code, name):
+        rules.layout(PARAMS, RULES, meshes.abstract('tensor:2'), axes)
 
 
 def test_a_question_mark_leaves_whole_what_does_not_divide():

@@ -7,6 +7,7 @@ import pytest
 from bigjax.models.seq2seq import Seq2Seq
 from bigjax.tasks import MASK, bind
 from bigjax.tasks import sequence as tasks
+from tests.tasks.terms import objective, only
 
 SOURCE = np.array([[1, 5, 2, 0], [1, 3, 4, 2], [1, 2, 0, 0]], np.int32)
 TARGET = np.array([[1, 3, 4, 2, 0], [1, 5, 3, 3, 2], [1, 2, 0, 0, 0]], np.int32)
@@ -18,11 +19,6 @@ def variables():
     return jax.jit(lambda key: MODEL.init(key, SOURCE, TARGET, train=False))(jax.random.key(0))
 
 
-def mean(result):
-    values, weights, _ = result
-    return float((values * weights).sum() / weights.sum())
-
-
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
 def test_loss_equals_torch(variables, smoothing):
     torch = pytest.importorskip('torch', reason='torch is the reference')
@@ -32,8 +28,8 @@ def test_loss_equals_torch(variables, smoothing):
     expected = torch.nn.functional.cross_entropy(
         torch.tensor(logits).flatten(0, 1), torch.tensor(TARGET[:, 1:]).long().flatten(), ignore_index=0,
         label_smoothing=smoothing)
-    np.testing.assert_allclose(mean(result), float(expected), rtol=1e-5)
-    hits, count = result[2].metrics['accuracy']
+    np.testing.assert_allclose(objective(result), float(expected), rtol=1e-5)
+    hits, count = result[1].metrics['accuracy']
     assert count == 8
     np.testing.assert_allclose(hits, ((logits.argmax(-1) == TARGET[:, 1:]) & (TARGET[:, 1:] != 0)).sum(), rtol=1e-6)
 
@@ -44,27 +40,17 @@ def test_padding_changes_nothing(variables):
     more = {'source': np.pad(SOURCE, ((0, 0), (0, 2))), 'target': np.pad(TARGET, ((0, 0), (0, 3))),
             MASK: np.array([1, 1, 0], np.float32)}
     padded = task.loss(bind(MODEL), variables, more, None, True)
-    np.testing.assert_allclose(mean(alone), mean(padded), rtol=1e-6)
-    np.testing.assert_allclose(alone[2].metrics['accuracy'], padded[2].metrics['accuracy'], rtol=1e-6)
+    np.testing.assert_allclose(objective(alone), objective(padded), rtol=1e-6)
+    np.testing.assert_allclose(alone[1].metrics['accuracy'], padded[1].metrics['accuracy'], rtol=1e-6)
 
 
 def test_predictions_are_decoded(variables):
-    outputs = tasks.teacher_forcing().predict(bind(MODEL), variables, {'source': SOURCE, 'target': TARGET})
+    outputs = tasks.teacher_forcing().predict(bind(MODEL), variables, {'source': SOURCE, 'target': TARGET}, None)
     np.testing.assert_array_equal(outputs, MODEL.apply(variables, SOURCE, method='decode'))
     assert outputs.shape == (3, 3)
 
 
-@pytest.mark.parametrize('decoded, share', [
-    ([[3, 4, 2], [5, 3, 3], [2, 0, 0]], 2 / 3),  # the second does not end
-    ([[3, 4, 2, 0, 0, 0], [5, 3, 3, 2, 0, 0], [2, 0, 0, 0, 0, 0]], 1),
-    ([[3, 4, 2, 5, 5, 5], [5, 3, 3, 2, 1, 1], [2, 3, 3, 3, 3, 3]], 1),  # what follows the end is nothing
-    ([[3, 4, 5, 2, 0, 0], [5, 3, 2, 0, 0, 0], [0, 2, 0, 0, 0, 0]], 0),
-])
-def test_exact_match(decoded, share):
-    assert tasks.exact_match(np.array(decoded), {'target': TARGET})['exact_match'] == pytest.approx(share)
-
-
 def test_low_precision_logits_give_a_float32_loss():
     apply = lambda *args, **kwargs: (jnp.zeros((3, 4, 6), jnp.bfloat16), {})
-    values, weights, _ = tasks.teacher_forcing().loss(apply, {}, {'source': SOURCE, 'target': TARGET}, None, True)
+    values, weights, _ = only(tasks.teacher_forcing().loss(apply, {}, {'source': SOURCE, 'target': TARGET}, None, True))
     assert values.dtype == weights.dtype == jnp.float32

@@ -1,9 +1,9 @@
-"""Durations in every unit, their rounding, and the words of their errors."""
+"""Durations in every unit, their rounding, and their errors."""
 import numpy as np
 import pytest
 
-from bigjax.errors import UserError
 from bigjax.train import durations
+from tests.refused import refused
 
 RUN = {'total_steps': 1000, 'steps_per_epoch': 50, 'batch_size': 32}
 
@@ -27,22 +27,20 @@ def test_steps(duration, expected):
     'ten epochs', 'epochs', '5 minutes', '-1', -3, '-5%', 'nan', 'inf', float('nan'), float('inf'), True, [1], '%',
     '5 % epochs', '5e', 2.5, '2.5 steps', '1e', '1.2.3 epochs', '0x10'])
 def test_errors_name_the_value(duration):
-    with pytest.raises(UserError) as error:
+    with refused('duration/form', repr(duration)):
         durations.steps(duration, **RUN)
-    assert repr(duration) in str(error.value)
-    assert '\n' not in str(error.value)
 
 
 def test_an_error_lists_the_forms():
-    with pytest.raises(UserError, match=r"'5 minutes'.*200 steps.*10 epochs.*5000 examples.*5%"):
+    with refused('duration/form', '5 minutes', '200 steps', '10 epochs', '5000 examples', '5%'):
         durations.steps('5 minutes', **RUN)
 
 
 def test_units_that_have_no_meaning_here():
-    with pytest.raises(UserError, match=r"'5%'.*percentage.*`steps` itself"):
+    with refused('duration/unit', '5%'):
         durations.steps('5%', steps_per_epoch=50, batch_size=32)
-    with pytest.raises(UserError, match=r"'5 epochs'.*epoch"):
+    with refused('duration/unit', '5 epochs'):
         durations.steps('5 epochs', total_steps=10)
-    with pytest.raises(UserError, match=r"'5 ex'.*batch size"):
+    with refused('duration/unit', '5 ex'):
         durations.steps('5 ex', total_steps=10)
     assert durations.steps('50 steps') == 50

@@ -9,11 +9,11 @@ import pytest
 
 from bigjax.data import order, pipeline
 from bigjax.data.sources import ArraySource, Map, WindowSource
-from bigjax.errors import UserError
 from bigjax.experiment import Data
 from bigjax.sharding import mesh as meshes
 from bigjax.train import feed as feeds
-from bigjax.train.feed import BLOCK, Feed, Resident, keeps
+from bigjax.train.feed import Feed, Resident, fits_on_device
+from tests.refused import refused
 
 FAR = 10**6
 LENGTH, BATCH, SEED = 10_007, 8, 3
@@ -77,22 +77,22 @@ def test_a_far_step_takes_no_more_of_the_order_than_the_first(monkeypatch):
     for start in (0, 7, FAR):
         asked.clear()
         opened(SOURCES['resident'], start).at(start, 1)
-        assert [size for size in asked if size > 1] == [BLOCK * BATCH]  # threads of other tests ask for single examples
+        assert [size for size in asked if size > 1] == [order.BLOCK * BATCH]  # threads of other tests ask for single examples
 
 
 def test_streams_longer_than_devices_count_stay_with_the_host(monkeypatch):
     """2^32 windows, of a stream that takes no memory; its bytes alone would not keep it there."""
-    monkeypatch.setattr(feeds, 'LIMIT', 2**40)
+    monkeypatch.setattr(feeds, 'RESIDENT_BYTES', 2**40)
     source = WindowSource(np.broadcast_to(np.uint8(7), 2**32 + 64), 64)
     few = WindowSource(source.arrays['stream'], 64, stride=64)  # fewer windows; their places are as far
     for each in (source, few):
-        assert not keeps(each, Data(each, {}), 'auto')
-        with pytest.raises(UserError, match=r'^config.resident: WindowSource.* counts to .* write --config.resident=auto$'):
-            keeps(each, Data(each, {}), 'yes')
+        assert not fits_on_device(each, Data(each, {}), 'auto')
+        with refused('data/not-resident', 'WindowSource', '--config.resident=auto'):
+            fits_on_device(each, Data(each, {}), 'yes')
     feed = opened(source, 2**31 // BATCH)
     assert np.array_equal(feed.at(2**31 // BATCH, 1)['tokens'], np.full((BATCH, 64), 7))
     feed.close()
-    assert keeps(SOURCES['resident'], Data(SOURCES['resident'], {}), 'yes')
+    assert fits_on_device(SOURCES['resident'], Data(SOURCES['resident'], {}), 'yes')
 
 
 @pytest.mark.parametrize('start', [0, 7, FAR])
@@ -102,7 +102,7 @@ def test_nothing_before_the_start_is_read(start, transform):
     feed = opened(source, start, transform=transform)
     batch = feed.at(start, 1)
     feed.close()
-    ahead = order.batch_indices(SEED, start, pipeline.SPARE + 4, BATCH, LENGTH, True)
+    ahead = order.batch_indices(SEED, start, pipeline.PREFETCHED_BATCHES + 4, BATCH, LENGTH, True)
     assert np.array_equal(batch['x'], ahead[0])
     read = list(source.read)
     assert len(read) >= BATCH

@@ -17,11 +17,11 @@ def test_what_is_under_way_is_at_most_half_a_second_of_work_or_two_calls(monkeyp
 
     monkeypatch.setattr(in_flight, 'time', types.SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(in_flight, 'jax', types.SimpleNamespace(block_until_ready=wait))
-    flying, deepest = in_flight.Ahead(), 0
+    queue, deepest = in_flight.InFlight(), 0
     for _ in range(2000):
         clock.now += 0.00005
         device = max(device, clock.now) + seconds
         ends.append(device)
-        flying.add(device)
+        queue.add(device)
         deepest = max(deepest, sum(end > clock.now for end in ends[-200:]))
     assert least <= deepest <= most

@@ -16,7 +16,7 @@ import pytest
 from bigjax import cli
 from bigjax.checkpoint import convert, manager, manifest
 from bigjax.data import order
-from bigjax.errors import NonFinite, UserError
+from bigjax.errors import NonFinite
 from bigjax.experiment import Data
 from bigjax.models import gpt
 from bigjax.runs.progress import Progress
@@ -26,6 +26,7 @@ from bigjax.train.compile_cache import Watch
 from bigjax.train.program import member
 from bigjax.train.state import init_state
 from tests import tiers, tiny
+from tests.refused import refused
 
 
 class Broken(nn.Module):
@@ -262,7 +263,7 @@ def test_the_first_module_is_named():
 
 
 def test_a_folder_without_evidence_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r'info\.json is missing'):
+    with refused('replay/no-evidence', 'info.json'):
         nonfinite.read(tmp_path)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from bigjax.runs.progress import Progress
-from bigjax.tasks import Aux
 from bigjax.train import stuck_params
 from bigjax.train.compile_cache import StrictError, Watch
 from tests import tiers, tiny
@@ -25,7 +24,7 @@ class Idle(nn.Module):
 
 def test_a_fingerprint_knows_bits_and_places():
     x = np.arange(6, dtype=np.float32)
-    prints = [stuck_params.of({'x': jnp.asarray(v)})['x'] for v in (x, x[::-1], np.nextafter(x, 9), x)]
+    prints = [stuck_params.fingerprints({'x': jnp.asarray(v)})['x'] for v in (x, x[::-1], np.nextafter(x, 9), x)]
     assert len(set(prints[:3])) == 3 and prints[0] == prints[3]
 
 
@@ -93,10 +92,10 @@ def test_one_member_alone_that_stands_still_is_named():
     before = {'a': jnp.ones((3, 2)), 'b': jnp.ones((3, 2))}
     said, program = [], tiny.program(population=3, steps=24)
     program.watch = Watch(said.append)
-    look = stuck_params.Unmoved(program, before, 0)
-    assert not look.due(19) and look.due(20)
-    look.look({'a': before['a'].at[:2].add(1.0), 'b': before['b'] + 1}, 20)
-    assert len(said) == 1 and said[0].startswith('warning: a (member 2): not frozen') and not look.due(21)
+    stuck = stuck_params.StuckParams(program, before, 0)
+    assert not stuck.due(19) and stuck.due(20)
+    stuck.warn({'a': before['a'].at[:2].add(1.0), 'b': before['b'] + 1}, 20)
+    assert len(said) == 1 and said[0].startswith('warning: a (member 2): not frozen') and not stuck.due(21)
 
 
 def test_with_strict_it_is_an_error(tmp_path):
@@ -107,12 +106,12 @@ def test_with_strict_it_is_an_error(tmp_path):
 
 
 def test_a_run_that_can_be_repeated():
-    assert 'equal bit for bit' in stuck_params.prove(tiny.program(steps=24))
+    assert 'equal bit for bit' in stuck_params.check_deterministic(tiny.program(steps=24))
 
 
 def test_it_is_repeated_for_twenty_steps_at_least():
     options = dict(steps=42, steps_per_call=7, log_every=7, eval_every=42, checkpoint_every=42)
-    assert stuck_params.prove(tiny.program(**options)).startswith('deterministic: 21 steps done twice')
+    assert stuck_params.check_deterministic(tiny.program(**options)).startswith('deterministic: 21 steps done twice')
 
 
 def test_a_run_that_cannot_be_repeated():
@@ -121,9 +120,9 @@ def test_a_run_that_cannot_be_repeated():
     def loss(apply, variables, batch, rng, train):
         import jax
         noise = jax.pure_callback(lambda: np.float32(calls.append(0) or len(calls)), jax.ShapeDtypeStruct((), jnp.float32))
-        per_example, weights, aux = base.task.loss(apply, variables, batch, rng, train)
-        return per_example * (1 + 0.01 * jax.lax.stop_gradient(noise)), weights, Aux(*aux)
+        terms, aux = base.task.loss(apply, variables, batch, rng, train)
+        return {name: term._replace(scale=1 + 0.01 * noise) for name, term in terms.items()}, aux
 
     odd = dataclasses.replace(base, task=dataclasses.replace(base.task, loss=loss))
     with pytest.raises(stuck_params.NotDeterministic, match='gave other numbers in'):
-        stuck_params.prove(tiny.program([odd], steps=24))
+        stuck_params.check_deterministic(tiny.program([odd], steps=24))

@@ -65,11 +65,11 @@ def with_ids(experiment):
         return Stalls(arrays, int(count)) if split == name else ArraySource(arrays)
 
     def loss(apply, variables, batch, rng, train):
-        per_example, weights, aux = task.loss(apply, variables, batch, rng, train)
+        terms, aux = task.loss(apply, variables, batch, rng, train)
         place = jnp.arange(1, batch['id'].shape[0] + 1)
         sums = {'ids': jnp.sum(batch['id']), 'order': jnp.sum(batch['id'] * place % 8191)}
         more = {k: (v.astype(jnp.float32), jnp.float32(1)) for k, v in sums.items()}
-        return per_example, weights, aux._replace(metrics={**aux.metrics, **more})
+        return terms, aux._replace(metrics={**aux.metrics, **more})
 
     train = numbered(data.train, 'train', os.environ.get('TRUST_NAN'))
     evals = {name: numbered(source, name) for name, source in data.evals.items()}

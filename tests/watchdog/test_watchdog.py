@@ -8,7 +8,7 @@ import pytest
 
 STUCK = '''
 import time
-from bigjax.train import guard
+from bigjax.watchdog import watchdog as guard
 guard.LAST_WORDS = 0.5
 with guard.Guard(budgets={'step': 0.5}, name='process 0') as watch:
     watch.last_words = lambda error: time.sleep(1000)
@@ -17,7 +17,7 @@ with guard.Guard(budgets={'step': 0.5}, name='process 0') as watch:
 '''
 HANGS = '''
 import time
-from bigjax.train import guard
+from bigjax.watchdog import watchdog as guard
 with guard.Guard(grace=4, name='process 0') as watch:
     watch.last_words, watch.unsaved = lambda error: time.sleep(1000), True
     watch.clock.enter('step', 7)
@@ -26,7 +26,7 @@ with guard.Guard(grace=4, name='process 0') as watch:
 '''
 LOCKED = '''
 import ctypes
-from bigjax.train import guard
+from bigjax.watchdog import watchdog as guard
 guard.SLACK = 1
 with guard.Guard(budgets={'step': 0.5}) as watch:
     watch.clock.enter('step', 7)
@@ -35,7 +35,7 @@ with guard.Guard(budgets={'step': 0.5}) as watch:
 '''
 LEFT = '''
 import time
-from bigjax.train import guard
+from bigjax.watchdog import watchdog as guard
 guard.SLACK = 0.2
 with guard.Guard(budgets={'step': 0.5}) as watch:
     watch.clock.enter('step', 7)

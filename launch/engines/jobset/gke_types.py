@@ -1,4 +1,4 @@
-"""Accelerators as Kubernetes schedules them: labels of nodes, the name of the resource, how many of it a machine has.
+"""Accelerators as Kubernetes schedules them: node labels, the name of the resource, and the count per machine.
 
     v6e-16 -> cloud.google.com/gke-tpu-accelerator: tpu-v6e-slice, gke-tpu-topology: 4x4, google.com/tpu: 4 on 4 machines
     h100:8 -> cloud.google.com/gke-accelerator: nvidia-h100-80gb, nvidia.com/gpu: 8
@@ -26,15 +26,15 @@ XPK = {'a100': 'a100-40gb', 'h100': 'h100-80gb', 'h100-mega': 'h100-mega-80gb', 
 
 @dataclasses.dataclass(frozen=True)
 class Machines:
-    """What one process of a job runs on, and how many such machines belong together.
+    """The machine of one process, and the number of such machines in a slice.
 
     Attributes:
-      name: as --on writes it.
+      name: the type as --on writes it.
       kind: 'tpu', 'gpu' or 'cpu'.
-      labels: of the nodes.
-      resource, count: of a machine, as a pod asks for them.
+      labels: the node labels to select.
+      resource, count: the resource of a machine that a pod requests.
       hosts: machines of a TPU slice; 1 for others.
-      xpk: what xpk calls it; '' where it does not know it.
+      xpk: xpk's name of the type; '' if xpk does not support it.
     """
 
     name: str
@@ -47,26 +47,27 @@ class Machines:
 
 
 def parse(text: str, topology: str = '', chips: int = 0) -> Machines:
-    """'v6e-16', 'h100:8', 'gpu:8' (of any kind), 'cpu:4'.
+    """Parses 'v6e-16', 'h100:8', 'gpu:8' (of any kind) or 'cpu:4'.
 
     Args:
       text: a TPU product's name, or KIND:COUNT of each machine.
-      topology: of a TPU slice, where it is not the usual one.
-      chips: of each of its machines, where there are several kinds of them (v5e-8, v6e-8: 8, or 4).
+      topology: the topology of a TPU slice, '' for the usual one.
+      chips: chips per machine, for slices that exist with several kinds of machines (v5e-8, v6e-8: 8, or 4).
 
     Raises:
-      UserError: there is none of that name or size.
+      UserError: there is no machine of that name or size.
     """
     kind, colon, number = text.lower().partition(':')
     if not colon and kind not in ('gpu', 'cpu', *GPUS):
         return _tpu(text, topology, chips)
     if kind not in ('gpu', 'cpu', *GPUS):
         near = nearest(kind, GPUS)
-        raise UserError(f"--on=jobset:{text}: no '{kind}'{near}; there are {', '.join(GPUS)}, gpu (any) and cpu")
+        raise UserError(f"--on=jobset:{text}: no '{kind}'{near}; fix: write one of {', '.join(GPUS)}, gpu (any) or cpu",
+                        code='launch/unknown-machine')
     if not number.isdigit() or not int(number):
-        raise UserError(f'--on=jobset:{text}: say how many each machine has: {kind}:8')
+        raise UserError(f'--on=jobset:{text}: no count per machine; fix: write for example {kind}:8', code='launch/bad-value')
     if topology or chips:
-        raise UserError(f'--on=jobset:{text}: topology and chips are of TPUs; leave them out')
+        raise UserError(f'--on=jobset:{text}: only TPUs have topology and chips; fix: leave them out', code='launch/conflict')
     if kind == 'cpu':
         return Machines(text, 'cpu', {}, 'cpu', int(number))
     labels = {'cloud.google.com/gke-accelerator': GPUS[kind]} if kind in GPUS else {}
@@ -78,11 +79,13 @@ def _tpu(text: str, topology: str, chips: int) -> Machines:
     topology = topology or usual(found.generation, found.chips)
     flat = found.generation in ('v5e', 'v6e')
     if not re.fullmatch(r'\d+x\d+' if flat else r'\d+x\d+x\d+', topology) or size(topology) != found.chips:
-        raise UserError(f"--on=jobset:{text}: topology={topology} is not {found.chips} chips in {2 if flat else 3} dimensions; "
-                        f'the usual one is {usual(found.generation, found.chips)}')
+        raise UserError(f"--on=jobset:{text}: got topology={topology}, expected {found.chips} chips in {2 if flat else 3} "
+                        f'dimensions; fix: write for example {usual(found.generation, found.chips)}',
+                        code='launch/bad-topology')
     can = {1: (1,), 4: (4,), 8: (8, 4)}.get(found.chips, (4,)) if flat else (4,)
     if chips and chips not in can:
-        raise UserError(f"--on=jobset:{text}: chips={chips}: a machine of it has {' or '.join(map(str, can))}")
+        raise UserError(f"--on=jobset:{text}: got chips={chips}, expected {' or '.join(map(str, can))} per machine",
+                        code='launch/bad-value')
     count = chips or can[0]
     labels = {'cloud.google.com/gke-tpu-accelerator': TPUS[found.generation], 'cloud.google.com/gke-tpu-topology': topology}
     number = found.name.partition('-')[2]
@@ -103,5 +106,5 @@ def usual(generation: str, chips: int) -> str:
 
 
 def size(topology: str) -> int:
-    """'4x4x8' -> 128."""
+    """The number of chips: '4x4x8' -> 128."""
     return math.prod(map(int, topology.split('x')))

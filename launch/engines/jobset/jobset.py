@@ -3,26 +3,25 @@
     --on=jobset:v6e-16,image=REGION-docker.pkg.dev/P/R/bigjax:1,context=gke_P_us-east5_c1,queue=team-a
     --on=jobset:h100:8,nodes=2,image=…          --on=jobset:cpu:4,image=…,context=kind-kind
 
-The cluster starts the job again by itself, from a launcher that is gone, too (`launch.engines.jobset.jobset_manifest`). All
-is done with kubectl, which has its own configuration and credentials.
+The cluster restarts the job by itself, also after its launcher is gone (`launch.engines.jobset.jobset_manifest`). The engine
+uses kubectl alone, which has its own configuration and credentials.
 """
 import dataclasses
 import json
-import pathlib
 import re
 import shlex
-import shutil
 
 from bigjax.errors import UserError
+from bigjax.io.text import printable
 from launch import job as jobs
 from launch import steps
 from launch.engines import base
 from launch.engines.base import Check
 from launch.engines.jobset import gke_types, pods
 from launch.engines.jobset import jobset_manifest as manifest
-from launch.engines.jobset.manifest_yaml import dump
+from launch.engines.manifest import dump
 from launch.steps import Failed, Run
-from launch.target import parse, text
+from launch.target import parse, text, write
 
 KIND = 'jobsets.jobset.x-k8s.io'
 INSTALL = 'install kubectl (with gcloud: gcloud components install kubectl gke-gcloud-auth-plugin)'
@@ -31,43 +30,45 @@ CRD = 'https://github.com/kubernetes-sigs/jobset'
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What --on=jobset:… says."""
+    """The target of --on=jobset:…"""
 
-    type: str = text('a TPU slice (v5e-16, v5p-8, tpu7x-8), or what each machine has (h100:8, gpu:8 for any kind, cpu:4)', '')
+    type: str = text('a TPU slice (v5e-16, v5p-8, tpu7x-8), or one machine (h100:8, gpu:8 for any kind, cpu:4)', '')
     image: str = text('container image with bigjax, or with what setup needs', '')
-    context: str = text("of kubectl's configuration; by default the current one, or that of cluster, project and zone", '')
-    namespace: str = text("by default the context's", '')
+    context: str = text("kubectl's context; by default the current one, or that of cluster, project and zone", '')
+    namespace: str = text("Kubernetes namespace; by default the context's", '')
     slices: int = text('TPU slices that train together', 1)
     nodes: int = text('machines with GPUs or CPUs', 1)
-    topology: str = text('of a TPU slice, 4x4x8, where it is not the most cubic one', '')
-    chips: int = text('of one machine of a v5e-8 or v6e-8: 8, or 4', 0)
+    topology: str = text('topology of a TPU slice, 4x4x8; by default the most cubic one', '')
+    chips: int = text('chips per machine of a v5e-8 or v6e-8: 8, or 4', 0)
     queue: str = text('local queue of Kueue', '')
-    service_account: str = text('of Kubernetes, for access to buckets', '')
+    service_account: str = text("Kubernetes service account, for access to buckets", '')
     priority: str = text('priority class', '')
     spot: bool = text('nodes that the cloud may take away', False)
     selector: tuple[str, ...] = text('more labels of the nodes, KEY=VALUE+KEY=VALUE', ())
     setup: str = text('a line of shell that runs in each container before the command', '')
     path: str = text('the folder in the container where the command runs', '')
     cluster: str = text("GKE's name of the cluster", '')
-    project: str = text('its project', '')
-    zone: str = text('its zone or region', '')
+    project: str = text("the cluster's project", '')
+    zone: str = text("the cluster's zone or region", '')
     xpk: bool = text('render: also the command line of xpk', False)
 
 
 class Engine(base.Engine):
     """One JobSet, named as the job."""
 
-    kind, restarts, Target = 'jobset', True, Target
+    kind, restarts, keeps_files, Target = 'jobset', True, False, Target
+    cost = "the cluster's nodes until the job ends; nothing while it waits in a queue"
 
     def __init__(self, job: jobs.Job):
         super().__init__(job)
-        on = f'--on={job.on}'
+        on = f'--on={printable(job.on)}'
         for key in ('slices', 'nodes'):
             if getattr(self.target, key) < 1:
-                raise UserError(f'{on}: {key}={getattr(self.target, key)}; it is at least 1')
+                raise UserError(f'{on}: got {key}={getattr(self.target, key)}, expected 1 or more', code='launch/bad-value')
         for item in self.target.selector:
             if not re.fullmatch(r'[^=\s]+=[^=\s]*', item):
-                raise UserError(f"{on}: selector={item} is not KEY=VALUE; several stand with + between")
+                raise UserError(f"{on}: selector={item}: expected KEY=VALUE, several with + between",
+                                code='launch/bad-value')
         self._machines = None
         if self.target.type:
             self._machines = gke_types.parse(self.target.type, self.target.topology, self.target.chips)
@@ -76,26 +77,31 @@ class Engine(base.Engine):
     def _fits(self, machines: gke_types.Machines, on: str) -> None:
         tpu = machines.kind == 'tpu'
         if tpu and self.target.nodes > 1:
-            raise UserError(f'{on}: the machines of a TPU slice are as many as it has; leave nodes out, or say slices')
+            raise UserError(f'{on}: the type of a TPU slice fixes its number of machines; fix: leave nodes out, or use slices',
+                            code='launch/conflict')
         if not tpu and self.target.slices > 1:
-            raise UserError(f'{on}: slices are of TPUs; say nodes={self.target.slices}')
+            raise UserError(f'{on}: only TPUs have slices; fix: write nodes={self.target.slices}', code='launch/conflict')
         if self.target.slices > 1 and machines.hosts == 1:
-            raise UserError(f'{on}: GKE joins slices of several machines only, and {machines.name} is one; choose a larger one')
+            raise UserError(f'{on}: GKE joins slices of several machines, and {machines.name} is one; fix: take a larger type',
+                            code='launch/conflict')
         if self.job.array and (machines.hosts > 1 or self.target.slices > 1 or self.target.nodes > 1):
-            raise UserError(f'{on}: each process of an array has one machine; choose a type of one machine, without nodes')
+            raise UserError(f'{on}: each process of an array has one machine; fix: take a type of one machine, without nodes',
+                            code='launch/no-array')
         if self.target.xpk and not (self.target.cluster and self.target.project and self.target.zone and machines.xpk):
-            raise UserError(f'{on}: xpk needs cluster, project and zone, and a type that it knows (TPUs, and GPUs by name)')
+            raise UserError(f'{on}: xpk needs cluster, project, zone and a type that it supports (TPUs, and GPUs by name)',
+                            code='launch/missing-key')
 
     @property
     def machines(self) -> gke_types.Machines:
-        """What the job runs on.
+        """The machines of the job.
 
         Raises:
-          UserError: --on does not say it, or no image.
+          UserError: --on has no type, or no image.
         """
         for key, example in (('type', 'v6e-16'), ('image', 'REGISTRY/NAME:TAG')):
             if not getattr(self.target, key):
-                raise UserError(f'--on={self.job.on}: {key} is missing; write for example {key}={example}')
+                raise UserError(f'--on={self.job.on}: {key} is missing; fix: write for example {key}={example}',
+                                code='launch/missing-key')
         return self._machines
 
     @property
@@ -107,11 +113,11 @@ class Engine(base.Engine):
         return manifest.processes(self.job, self.target, self.machines)
 
     @property
-    def _logs(self) -> pathlib.Path:
-        return pathlib.Path(self.job.logs).expanduser() if self.job.logs else self.job.folder / 'logs'
+    def code(self) -> str:
+        return f"the image {self.target.image or '?'}"
 
     def kubectl(self, *words: str) -> tuple[str, ...]:
-        """The argument vector of a command for the job's cluster."""
+        """The argument vector of a kubectl command for the job's cluster."""
         named = self.target.cluster and self.target.project and self.target.zone
         context = self.target.context or (
             f'gke_{self.target.project}_{self.target.zone}_{self.target.cluster}' if named else '')
@@ -120,8 +126,7 @@ class Engine(base.Engine):
 
     def check(self) -> None:
         _ = self.machines
-        if shutil.which('kubectl') is None:
-            raise UserError(f'kubectl: no such program here; {INSTALL}')
+        base.require('kubectl', INSTALL)
         self.job.values()
 
     def yaml(self) -> str:
@@ -133,12 +138,12 @@ class Engine(base.Engine):
         return {**found, **manifest.xpk(self.job, self.target, self.machines)} if self.target.xpk else found
 
     def plan(self) -> list[Run]:
-        """The JobSet, and after it the Secret that it owns, so that one is never left without the other."""
+        """Creates the JobSet, then the Secret that it owns: neither can be left without the other."""
         made = [Run(self.kubectl('create', '--filename=-'), self.yaml())]
         return made + [self._secret()] if self.job.env else made
 
     def _secret(self) -> Run:
-        """The values reach kubectl through stdin alone, of the shell and of itself."""
+        """The step that creates the Secret; its values pass through stdin alone, of the shell and of kubectl."""
         name, kubectl = manifest.secret(self.job), shlex.join(self.kubectl())
         rows = ''.join(f"  {key}: '$(printf %s \"${key}\" | base64 | tr -d '\\n')'\n" for key in self.job.env)
         script = (f"uid=$({kubectl} get {KIND} {self.job.name} --output='jsonpath={{.metadata.uid}}') || exit 1\n"
@@ -146,14 +151,14 @@ class Engine(base.Engine):
                   f'apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  labels:\n    {manifest.LABEL}: {self.job.name}\n'
                   f'  ownerReferences:\n  - apiVersion: jobset.x-k8s.io/v1alpha2\n    kind: JobSet\n    name: {self.job.name}\n'
                   f'    uid: $uid\ndata:\n{rows}END\n')
-        return Run(('sh', '-s'), script, self.job.env, 'the values of --env, which go when the JobSet goes')
+        return Run(('sh', '-s'), script, self.job.env, 'the values of --env, deleted with the JobSet')
 
     def start(self) -> pods.Group:
-        """The JobSet exists when this returns; its pods may wait for nodes.
+        """Creates the JobSet, which exists when this returns; its pods may wait for nodes.
 
         Raises:
-          UserError: there is one of this name.
-          Failed: the cluster does not take it.
+          UserError: the name is in use.
+          Failed: the cluster rejects it.
         """
         values, made = self.job.values(), False
         try:
@@ -162,8 +167,9 @@ class Engine(base.Engine):
                 made = True
         except Failed as error:
             if not made and 'AlreadyExists' in error.stderr:
-                raise UserError(f"--name={self.job.name}: there is a JobSet of this name; attach to it, remove it with 'python "
-                                f"-m launch down {self.job.name}', or choose another name") from None
+                raise UserError(f"--name={self.job.name}: there is a JobSet of this name; fix: attach to it, remove it with "
+                                f"'python -m launch down {self.job.name}', or choose another name",
+                                code='launch/name-in-use') from None
             if made:
                 self.down()
             raise
@@ -173,19 +179,20 @@ class Engine(base.Engine):
         return self._group(whole=True)
 
     def _group(self, whole: bool) -> pods.Group:
-        return pods.Group(self.kubectl, self.job.name, self.workers, self._per_slice, self._logs, whole=whole)
+        return pods.Group(self.kubectl, self.job.name, self.workers, self._per_slice, self.job.log_folder, whole=whole)
 
     def attach(self, *, whole: bool = False) -> pods.Group:
-        if pods.ask(self.kubectl, self.job.name)[0] is None:
-            raise UserError(f'{self.job.name}: there is no such JobSet any more ({shlex.join(self.kubectl())})')
+        if pods.query(self.kubectl, self.job.name)[0] is None:
+            raise UserError(f'{self.job.name}: no such JobSet in the cluster ({shlex.join(self.kubectl())})',
+                            code='launch/no-job')
         return self._group(whole)
 
     def status(self) -> list[str]:
-        jobset, items = pods.ask(self.kubectl, self.job.name)
+        jobset, items = pods.query(self.kubectl, self.job.name)
         if jobset is None:
             return [f'{self.job.name} on {self.name}: there is no such JobSet']
         ended, status = pods.condition(jobset), jobset.get('status', {})
-        state = ended.get('type') or ('in its queue' if jobset['spec'].get('suspend') else 'goes on')
+        state = ended.get('type') or ('queued' if jobset['spec'].get('suspend') else 'running')
         words = f": {ended['message']}" if ended.get('message') else ''
         rows = [f"{self.job.name} on {self.name}: {state}, {status.get('restarts', 0)} restarts{words}"]
         for seen in sorted((pods.pod(item, self._per_slice) for item in items), key=lambda seen: (seen.process, seen.name)):
@@ -194,98 +201,92 @@ class Engine(base.Engine):
         return rows
 
     def down(self) -> list[str]:
-        """The JobSet, and with it its pods and Secret."""
+        """Deletes the JobSet, and with it its pods and Secret."""
         gone = steps.execute(Run(self.kubectl('delete', KIND, self.job.name, '--cascade=foreground', '--ignore-not-found',
                                               f'--timeout={self.job.grace + 60:.0f}s')), seconds=self.job.grace + 90)
-        return [gone.strip() or 'there is no JobSet of it any more']
+        return [gone.strip() or 'its JobSet was already gone']
 
     def exists(self) -> list[str]:
         try:
-            jobset, items = pods.ask(self.kubectl, self.job.name)
+            jobset, items = pods.query(self.kubectl, self.job.name)
         except (Failed, UserError):
             return ['?whether its JobSet is still there']
-        alive = sum(item.get('status', {}).get('phase') in ('Pending', 'Running') for item in items)
-        return [f'JobSet {self.job.name} with {alive} pods'] if alive or (jobset and not pods.condition(jobset)) else []
+        count = sum(item.get('status', {}).get('phase') in ('Pending', 'Running') for item in items)
+        return [f'JobSet {self.job.name} with {count} pods'] if count or (jobset and not pods.condition(jobset)) else []
 
     def doctor(self) -> list[Check]:
-        found = shutil.which('kubectl')
-        checks = [Check('kubectl', bool(found), found or 'no such program here', INSTALL)]
-        if not found:
+        checks = [base.installed('kubectl', INSTALL)]
+        if not checks[0].ok:
             return checks
-        answer = self._ask('version', '--output=json')
+        answer = self._query('version', '--output=json')
         version = json.loads(answer[1])['serverVersion'].get('gitVersion', '') if answer[0] else answer[1]
         checks.append(Check(f'cluster ({shlex.join(self.kubectl())})', answer[0], version,
-                            'name the context (kubectl config get-contexts), and log in: gcloud auth login'))
+                            'add context=… (kubectl config get-contexts), and log in: gcloud auth login'))
         if not answer[0]:
             return checks
         checks.append(self._crd())
         for verb, what in (('create', KIND), ('create', 'secrets'), ('delete', KIND), ('get', 'pods/log')):
-            good, words = self._ask('auth', 'can-i', verb, what)
-            checks.append(Check(f'right to {verb} {what}', good, words or 'no', 'ask the owner of the namespace for a role'))
+            good, words = self._query('auth', 'can-i', verb, what)
+            checks.append(Check(f'right to {verb} {what}', good, words or 'no', 'get a role from the owner of the namespace'))
         for kind, name in (('localqueues.kueue.x-k8s.io', self.target.queue), ('priorityclasses', self.target.priority),
                            ('serviceaccounts', self.target.service_account)):
             if name:
-                good, words = self._ask('get', kind, name, '--output=name')
-                checks.append(Check(kind.partition('.')[0], good, words, 'choose another name, or have it made'))
+                good, words = self._query('get', kind, name, '--output=name')
+                checks.append(Check(kind.partition('.')[0], good, words, 'choose another name, or have it created'))
         if self._machines:
             checks.append(self._nodes(self._machines))
         return checks
 
-    def _ask(self, *words: str) -> tuple[bool, str]:
-        """(it answered, what it said)."""
+    def _query(self, *words: str) -> tuple[bool, str]:
+        """Runs a kubectl command; returns (whether it succeeded, its output)."""
         try:
             return True, steps.execute(Run(self.kubectl(*words, '--request-timeout=10s')), seconds=30.0).strip()
         except Failed as error:
             return False, str(error)
 
     def _crd(self) -> Check:
-        good, words = self._ask('get', 'crd', KIND, '--output=json')
+        good, words = self._query('get', 'crd', KIND, '--output=json')
         if not good:
             return Check('JobSet', False, words, f'have its controller installed: {CRD}')
         versions = {v['name'] for v in json.loads(words)['spec']['versions'] if v.get('served')}
         needed = not self.job.restarts or 'onJobFailureMessagePatterns' in words
         return Check('JobSet', 'v1alpha2' in versions and needed, ', '.join(sorted(versions)),
-                     'JobSet 0.10 or later is needed for --max_restarts; have its controller updated, or leave that out')
+                     'update its controller: --max_restarts needs JobSet 0.10 or later; or leave --max_restarts out')
 
     def _nodes(self, machines: gke_types.Machines) -> Check:
         labels = ','.join(f'{key}={value}' for key, value in machines.labels.items())
-        good, words = self._ask('get', 'nodes', *((f'--selector={labels}',) if labels else ()), '--output=name')
+        good, words = self._query('get', 'nodes', *((f'--selector={labels}',) if labels else ()), '--output=name')
         count = len(words.split()) if good else 0
         needed = (machines.hosts if machines.kind == 'tpu' else self.target.nodes) * self.target.slices
         return Check(f'nodes for {machines.name}', good and count >= needed,
                      f'{count} of {needed} ({labels or "any"})' if good else words,
-                     'make a node pool of it; one that grows from nothing has none before a job asks')
+                     'create a node pool of it; an autoscaled pool has no nodes before a job needs them')
 
 
 def find(name: str, on: str) -> jobs.Job:
-    """The job that a JobSet of that name keeps in an annotation.
+    """The job whose record is an annotation of the JobSet of that name.
 
     Raises:
-      UserError: there is none, or it is not of a launcher's making.
+      UserError: there is none, or no launcher created it.
     """
     here = Engine(jobs.Job(name, on, ('true',)))
-    jobset = pods.ask(here.kubectl, name)[0]
+    jobset = pods.query(here.kubectl, name)[0]
     if jobset is None:
-        raise UserError(f'--on={on}: there is no JobSet {name} ({shlex.join(here.kubectl())})')
+        raise UserError(f'--on={on}: no JobSet {name} in the cluster ({shlex.join(here.kubectl())})', code='launch/no-job')
     try:
         job = jobs.parse(json.loads(jobset['metadata']['annotations'][manifest.RECORD]))
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f'--on={on}: the JobSet {name} has no record of a job ({error})') from None
+        raise UserError(f'--on={on}: the JobSet {name} has no record of a job ({error})',
+                        code='launch/damaged-record') from None
     return dataclasses.replace(job, on=_reached(job.on, on))
 
 
 def _reached(recorded: str, given: str) -> str:
-    """What was asked for, on the cluster as this machine reaches it."""
+    """The recorded target, with the cluster's address as this machine reaches it."""
     before = parse('jobset', recorded.partition(':')[2], Target)
     now = parse('jobset', given.partition(':')[2], Target)
     if not (now.context or now.namespace or now.cluster):
         return recorded
     merged = dataclasses.replace(before, context=now.context, namespace=now.namespace, cluster=now.cluster or before.cluster,
                                  project=now.project or before.project, zone=now.zone or before.zone)
-    items = []
-    for field in dataclasses.fields(merged):
-        value = getattr(merged, field.name)
-        if value != field.default:
-            shown = '+'.join(value) if isinstance(value, tuple) else str(value)
-            items.append(f'{field.name}={chr(39) + shown + chr(39) if "," in shown else shown}')
-    return f"jobset:{','.join(items)}"
+    return f'jobset:{write(merged)}'

@@ -1,41 +1,41 @@
 """The JobSet of a job (jobset.x-k8s.io/v1alpha2), and the same for xpk.
 
-    what happens to a process          the JobSet
+    end of a process                   the JobSet
     2, 3, 4                            fails
-    75, or its node is taken away      is started again, up to --max_preemptions; without end where --max_restarts is set, as
-                                       a JobSet counts only one of the two
-    anything else                      is started again, up to --max_restarts
+    75, or its node is taken away      restarts, up to --max_preemptions; without limit if --max_restarts is set, because a
+                                       JobSet counts only one of the two
+    anything else                      restarts, up to --max_restarts
 
-Of an array each process is started again by itself: failures up to --max_restarts each, preemptions without end.
+The processes of an array restart independently: failures up to --max_restarts each, preemptions without limit.
 """
 import json
 import math
 import shlex
 from typing import Any
 
+from bigjax.errors import NO, NONFINITE, PREEMPTED, USER
 from launch.engines.jobset.gke_types import Machines
 from launch.job import Job
 
-LABEL = 'bigjax/job'  # of everything that a job makes
+LABEL = 'bigjax/job'  # of every object that a job creates
 RECORD = 'bigjax/record'  # an annotation: the job, as `Job.text` writes it
 WORKER = 'w'  # the only replicatedJob; a pod's stable name is NAME-w-SLICE-INDEX.NAME
 CONTAINER = 'main'
-PORT = 55527  # of the coordinator, where the processes have addresses of their own
-KEPT = 7 * 24 * 3600  # seconds after its end in which its logs can still be read
-FINAL = [2, 3, 4]  # exit codes after which starting again does not help
-PREEMPTED = 75
+PORT = 55527  # of the coordinator; each pod has an address of its own
+KEPT_S = 7 * 24 * 3600  # after its end, for which its logs stay readable
+FINAL = [USER, NONFINITE, NO]  # a restart does not change these
 DISRUPTED = {'type': 'DisruptionTarget', 'status': 'True'}
 FINAL_MESSAGE = 'failed with exit code [234] matching'  # as the Job's controller words it
 
 
 def jobset(job: Job, target, machines: Machines) -> dict[str, Any]:
-    """The whole manifest; of the variables of --env it has the names alone.
+    """The whole manifest; it contains only the names of the variables of --env.
 
     Args:
       target: `launch.engines.jobset.jobset.Target`.
     """
     labels = {LABEL: job.name}
-    together = machines.hosts > 1  # a slice of several machines is one node pool, which is another job's or this one's
+    together = machines.hosts > 1  # a slice of several machines is one node pool, which belongs to one job at a time
     return {
         'apiVersion': 'jobset.x-k8s.io/v1alpha2',
         'kind': 'JobSet',
@@ -46,7 +46,7 @@ def jobset(job: Job, target, machines: Machines) -> dict[str, Any]:
                 RECORD: json.dumps(json.loads(job.text())),
                 **({'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'} if together else {})}},
         'spec': {
-            'ttlSecondsAfterFinished': KEPT,
+            'ttlSecondsAfterFinished': KEPT_S,
             'network': {'enableDNSHostnames': True, 'subdomain': job.name},
             'failurePolicy': failure_policy(job),
             'replicatedJobs': [{
@@ -59,12 +59,12 @@ def jobset(job: Job, target, machines: Machines) -> dict[str, Any]:
 
 
 def processes(job: Job, target, machines: Machines) -> int:
-    """Pods of one slice: one for each machine, or share of an array."""
+    """The number of pods in one slice: one per machine, or per share of an array."""
     return job.array or (machines.hosts if machines.kind == 'tpu' else target.nodes)
 
 
 def counts(job: Job, target, machines: Machines) -> dict[str, Any]:
-    """How many pods a Job has, and what their ends mean for it."""
+    """The Job's number of pods, and its policy on their ends."""
     number = processes(job, target, machines)
     same = {'completions': number, 'parallelism': number, 'completionMode': 'Indexed'}
     if job.array:
@@ -81,15 +81,15 @@ def counts(job: Job, target, machines: Machines) -> dict[str, Any]:
 
 
 def exits(codes: list[int]) -> dict[str, Any]:
-    """The process has ended with one of these."""
+    """The condition that the process ended with one of these codes."""
     return {'containerName': CONTAINER, 'operator': 'In', 'values': codes}
 
 
 def failure_policy(job: Job) -> dict[str, Any]:
-    """What the end of a Job means for the JobSet.
+    """The JobSet's policy on the end of a Job.
 
-    A Job says only whether a rule of its podFailurePolicy was met, and in words which. Without --max_restarts that is enough:
-    its rules are about preemptions. With it the words are read, which JobSet 0.10 can.
+    A Job reports whether a rule of its podFailurePolicy was met, and which one only in its message. Without --max_restarts the
+    first is enough, because all rules are about preemptions; with it the message is matched, which needs JobSet 0.10.
     """
     if job.array:
         return {'maxRestarts': 0}
@@ -103,7 +103,7 @@ def failure_policy(job: Job) -> dict[str, Any]:
 
 
 def pod(job: Job, target, machines: Machines) -> dict[str, Any]:
-    """One process and its machine."""
+    """The pod of one process."""
     labels = dict(machines.labels)
     for item in target.selector:
         key, _, value = item.partition('=')
@@ -122,7 +122,7 @@ def pod(job: Job, target, machines: Machines) -> dict[str, Any]:
         **({'envFrom': [{'secretRef': {'name': secret(job)}}]} if job.env else {}),
         'resources': {'requests': amount} if machines.kind == 'cpu' else {'limits': amount},
         'volumeMounts': [{'name': 'shm', 'mountPath': '/dev/shm'}]}
-    # Slices reach each other through the network of the data centre, which is faster without that of the pods between.
+    # Slices communicate over the data centre's network, which is faster without the pod network in between.
     host = {'hostNetwork': True, 'dnsPolicy': 'ClusterFirstWithHostNet'} if target.slices > 1 else {}
     return {
         'restartPolicy': 'Never',
@@ -133,15 +133,15 @@ def pod(job: Job, target, machines: Machines) -> dict[str, Any]:
         **({'nodeSelector': labels} if labels else {}),
         **({'tolerations': tolerations} if tolerations else {}),
         'containers': [container],
-        'volumes': [{'name': 'shm', 'emptyDir': {'medium': 'Memory'}}]}  # the usual 64 MiB are too little for input workers
+        'volumes': [{'name': 'shm', 'emptyDir': {'medium': 'Memory'}}]}  # input workers need more than the default 64 MiB
 
 
 def environment(job: Job, target, machines: Machines) -> list[dict[str, Any]]:
-    """How the processes find each other.
+    """The environment by which the processes find each other.
 
-    On TPUs of several machines GKE tells them; their number is said too, so that slices which have not heard of each other
-    wait for the others and say so, instead of training each for itself. Elsewhere process 0 is known by its name, and each
-    process reads its own number from JOB_COMPLETION_INDEX.
+    For TPUs of several machines GKE sets the addresses. Their number is set here as well: without it, slices that have not
+    found each other would each train alone instead of waiting for the others. Elsewhere the coordinator is the DNS name of
+    process 0, and each process reads its rank from JOB_COMPLETION_INDEX.
     """
     number = processes(job, target, machines)
     found = {'PYTHONUNBUFFERED': '1'}
@@ -160,18 +160,18 @@ def environment(job: Job, target, machines: Machines) -> list[dict[str, Any]]:
 
 
 def command(job: Job, target) -> list[str]:
-    """The program as the first process of its container, which hears SIGTERM itself; $ stands for itself."""
+    """The command as the first process of its container, which receives SIGTERM; $ is escaped from Kubernetes' expansion."""
     words = ['sh', '-c', f'set -e\n{target.setup}\nexec "$@"', 'sh', *job.command] if target.setup else list(job.command)
     return [word.replace('$', '$$') for word in words]
 
 
 def secret(job: Job) -> str:
-    """The name of what keeps the values of --env in the cluster."""
+    """The name of the Secret with the values of --env."""
     return f'{job.name}-env'
 
 
 def xpk(job: Job, target, machines: Machines) -> dict[str, str]:
-    """{name: text}: the command line of xpk that asks for the same, and the names of --env."""
+    """{name: text}: the equivalent command line of xpk, and the names of --env."""
     kind = f'--tpu-type={machines.xpk}' if machines.kind == 'tpu' else f'--device-type={machines.xpk}'
     line = shlex.join(job.command)
     words = ['xpk', 'workload', 'create', f'--cluster={target.cluster}', f'--project={target.project}', f'--zone={target.zone}',
@@ -182,4 +182,4 @@ def xpk(job: Job, target, machines: Machines) -> dict[str, str]:
     words += [f'--priority={target.priority}'] if target.priority else []
     words += ['--env-file=xpk.env'] if job.env else []
     names = {'xpk.env': ''.join(f'{name}\n' for name in job.env)} if job.env else {}
-    return {'xpk.sh': f'# xpk reports its use until told: xpk config set send-telemetry false\n{shlex.join(words)}\n', **names}
+    return {'xpk.sh': f'# to switch off usage reports: xpk config set send-telemetry false\n{shlex.join(words)}\n', **names}

@@ -1,4 +1,4 @@
-"""A job of SLURM, followed from anywhere that sees its folder: the logs from where they were, its state, its end."""
+"""A job of SLURM, followed from any machine that shares its folder: its logs, its state, its end."""
 import contextlib
 import os
 import pathlib
@@ -10,37 +10,37 @@ from launch import outcome
 from launch.engines.slurm import slurm_state
 from launch.engines.slurm.slurm_script import Attempt, read_ends
 from launch.job import Job
-from launch.lines import Lines, Sink, prefix, say
+from launch.lines import Lines, Sink, log, prefix
 from launch.outcome import End
 
-SOON, LATE = 1.0, 15.0  # seconds between two questions to SLURM: after something has happened, and when nothing has for long
-CHUNK = 2**16  # bytes of a log that are read at once
-LAST = 4096  # bytes of a log that are shown of what was written before
-KILLED = {'TIMEOUT': 'it did not end within the notice before its time limit', 'DEADLINE': 'it is past its deadline',
-          'OUT_OF_MEMORY': 'it used more memory than it asked for'}
-AGAIN = ('preempted', 'lost', 'failed')
-GONE = ('NODE_FAIL', 'BOOT_FAIL', 'PREEMPTED', 'REVOKED')
+MIN_POLL_S, MAX_POLL_S = 1.0, 15.0  # between two queries of SLURM: just after a change, and long after the last one
+READ_BYTES = 2**16  # of a log, read at once
+TAIL_BYTES = 4096  # of a log's earlier output that `attach` prints
+KILL_REASONS = {'TIMEOUT': 'it did not end within the notice before its time limit', 'DEADLINE': 'it is past its deadline',
+                'OUT_OF_MEMORY': 'it used more memory than it requested'}
+REQUEUED = ('preempted', 'lost', 'failed')
+LOST_STATES = ('NODE_FAIL', 'BOOT_FAIL', 'PREEMPTED', 'REVOKED')
 
 
 class Log:
-    """A file that grows: its new bytes go to `lines`."""
+    """A growing file, whose new bytes go to `lines`."""
 
     def __init__(self, path: pathlib.Path, lines: Lines, whole: bool):
         self._path, self._lines, self._at = path, lines, 0
         with contextlib.suppress(OSError):
             size = path.stat().st_size
-            if not whole and size > LAST:
+            if not whole and size > TAIL_BYTES:
                 with open(path, 'rb') as file:
-                    file.seek(size - LAST)
+                    file.seek(size - TAIL_BYTES)
                     file.readline()
                     self._at = file.tell()
 
     def read(self, shown: bool) -> bool:
-        """Passes on at most CHUNK bytes; whether there were any."""
+        """Prints at most READ_BYTES bytes; returns whether there were any."""
         try:
             with open(self._path, 'rb') as file:
                 file.seek(self._at)
-                data = file.read(CHUNK)
+                data = file.read(READ_BYTES)
         except OSError:
             return False
         self._at += len(data)
@@ -49,25 +49,25 @@ class Log:
         return bool(data)
 
     def end(self) -> None:
-        """What has no newline is a line."""
+        """Prints the last line, which has no newline."""
         self._lines.end()
 
     def tail(self) -> list[str]:
         """The last lines."""
-        return [line.decode(errors='replace') for line in self._lines.tail]
+        return self._lines.last()
 
 
 class Group:
     """See `launch.engines.base.Group`.
 
     Args:
-      number: SLURM's, of the job.
-      folder, logs: of the job.
-      processes: how many there are.
-      whole: the logs from their beginning, else their last lines.
+      number: SLURM's number of the job.
+      folder, logs: the job's folders.
+      processes: the number of processes.
+      whole: print the logs from their beginning, else their last lines.
 
     Attributes:
-      again: (after failures, after preemptions): how often SLURM has started it again.
+      again: SLURM's restarts so far (after failures, after preemptions).
     """
 
     def __init__(self, job: Job, number: str, folder: pathlib.Path, logs: pathlib.Path, processes: int, *, whole: bool):
@@ -81,24 +81,24 @@ class Group:
         self._left = set(range(job.array or 1))  # tasks of the array (0: the job) that are not over
         self._restarts = dict.fromkeys(self._left, 0)
         self._seen = {task: len(self._attempts(task)) for task in self._left}
-        self._state, self._pause, self._due, self._silent = '', SOON, 0.0, False
+        self._state, self._pause, self._next_query, self._silent = '', MIN_POLL_S, 0.0, False
 
     @property
     def running(self) -> bool:
-        """Whether it is not over, or not all of its output has been passed on."""
+        """Whether the job is not over, or its output not printed to the end."""
         return bool(self._left) or not self.idle
 
     def wait(self, seconds: float) -> list[End]:
         until = time.monotonic() + seconds
         ends = []
-        if self._left and time.monotonic() >= self._due:
-            ends = self._ask()
+        if self._left and time.monotonic() >= self._next_query:
+            ends = self._query()
         read = [log.read(self.only in (None, i)) for i, log in self._logs.items()]
         read += [log.read(self.only is None) for log in self._own]
         self.idle = not any(read)
         if self.idle and self._left:
             for task in self._left:
-                self._tell(task)
+                self._show_restarts(task)
             time.sleep(max(0.0, until - time.monotonic()))
         elif self.idle:
             for log in (*self._logs.values(), *self._own):
@@ -106,28 +106,28 @@ class Group:
         return ends
 
     def signal(self, number: int) -> None:
-        """SIGTERM: to the tasks of what runs, and what waits never runs. SIGKILL: srun's step is killed, and
-        the job is cancelled, which kills what else there is after SLURM's own KillWait."""
+        """At SIGTERM cancels pending jobs and sends it to the tasks of running ones; at SIGKILL kills srun's step and
+        cancels the job, which kills the rest after SLURM's own KillWait."""
         commands = {signal.SIGTERM: [('--state=PENDING', self._number), ('--signal=TERM', self._number)],
                     signal.SIGKILL: [('--signal=KILL', f'{self._number}.0'), (self._number,)]}
         for words in commands[number]:
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # what is over cannot be cancelled
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # scancel fails for a job that is over
                 subprocess.run(['scancel', '--quiet', *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, timeout=slurm_state.SECONDS, check=False)
+                               stderr=subprocess.DEVNULL, timeout=slurm_state.TIMEOUT_S, check=False)
         self._soon()
 
     def stop(self) -> None:
-        """The script looks for this file before it has a job started again."""
+        """Creates the file whose presence keeps the script from requeueing the job."""
         (self._folder / 'stop').touch()
 
     def tail(self, process: int) -> list[str]:
         return self._logs[process].tail() or [line for log in self._own for line in log.tail()]
 
     def close(self) -> None:
-        """The job goes on."""
+        """Does nothing: the job keeps running."""
 
     def _soon(self) -> None:
-        self._pause, self._due = SOON, 0.0
+        self._pause, self._next_query = MIN_POLL_S, 0.0
 
     def _attempts(self, task: int) -> list[Attempt]:
         try:
@@ -135,35 +135,35 @@ class Group:
         except OSError:
             return []
 
-    def _tell(self, task: int) -> None:
-        """What has happened to it meanwhile, from its file."""
+    def _show_restarts(self, task: int) -> None:
+        """Prints the restarts since the last call, from the script's record."""
         attempts = self._attempts(task)
         for count, attempt in enumerate(attempts[self._seen[task]:], self._seen[task] + 1):
-            if attempt.then in AGAIN:
+            if attempt.then in REQUEUED:
                 failed = attempt.then == 'failed'
-                done = sum(other.then in AGAIN and (other.then == 'failed') == failed for other in attempts[:count])
+                done = sum(other.then in REQUEUED and (other.then == 'failed') == failed for other in attempts[:count])
                 limit = self._job.restarts if failed else self._job.preemptions
                 cause = 'a node does not answer' if attempt.then == 'lost' else self._end(attempt, task)
-                say(f"{cause}; SLURM starts it again, in about two minutes: {'restart' if failed else 'preemption'} {done} of "
+                log(f"{cause}; SLURM restarts it in about two minutes: {'restart' if failed else 'preemption'} {done} of "
                     f'{limit}')
             self._soon()
         self._seen[task] = len(attempts)
 
-    def _ask(self) -> list[End]:
-        """Its state; the ends of what is over."""
-        self._due = time.monotonic() + self._pause
-        self._pause = min(LATE, 1.3 * self._pause)
+    def _query(self) -> list[End]:
+        """Queries the state; returns the ends of the tasks that are over."""
+        self._next_query = time.monotonic() + self._pause
+        self._pause = min(MAX_POLL_S, 1.3 * self._pause)
         states = slurm_state.queued(self._number)
         if (states is None) != self._silent:
             self._silent = states is None
-            say('SLURM does not answer (squeue); it is asked again' if self._silent else 'SLURM answers again')
+            log('no answer from SLURM (squeue), retrying' if self._silent else 'SLURM answers again')
         if states is None:
             return []
         words = [str(states[task]) for task in sorted(self._left & states.keys())]
         text = ', '.join(f'{words.count(word)} × {word}' if self._job.array else word for word in dict.fromkeys(words))
         if text and text != self._state:
-            self._state, self._pause = text, SOON
-            say(f'SLURM job {self._number}: {text}')
+            self._state, self._pause = text, MIN_POLL_S
+            log(f'SLURM job {self._number}: {text}')
         if not self._left - states.keys():
             return []
         found = slurm_state.over(self._number)
@@ -172,27 +172,27 @@ class Group:
         return ends
 
     def _over(self, task: int, last: slurm_state.Over | None) -> list[End]:
-        """How it has ended, from the script's record, and where there is none, from SLURM's."""
-        self._tell(task)
+        """The end of a task, from the script's record, or without one from SLURM's."""
+        self._show_restarts(task)
         attempts = self._attempts(task)
         failed = sum(attempt.then == 'failed' for attempt in attempts)
-        again = sum(attempt.then in AGAIN for attempt in attempts)
+        again = sum(attempt.then in REQUEUED for attempt in attempts)
         restarts = last.restarts if last and last.restarts is not None else again
         self.again = self.again[0] + failed, self.again[1] + max(0, restarts - failed)
         name = last.name if last else ''
         self.stopped = self.stopped or name == 'CANCELLED' or (self._folder / 'stop').exists()
         now = time.monotonic()
-        if attempts and attempts[-1].then in ('over', 'left') and name not in GONE:
+        if attempts and attempts[-1].then in ('over', 'left') and name not in LOST_STATES:
             end = self._end(attempts[-1], task)
-        elif name in KILLED:
-            say(f'SLURM job {self._number}: {name}: {KILLED[name]}')
+        elif name in KILL_REASONS:
+            log(f'SLURM job {self._number}: {name}: {KILL_REASONS[name]}')
             end = End(task, -signal.SIGKILL, now)
         elif name == 'CANCELLED':
             end = End(task, -signal.SIGTERM, now)
-        elif last is None or name in GONE:
+        elif last is None or name in LOST_STATES:
             if last is None and not attempts:
-                say(f'{self._folder}: the job has left nothing there; do all nodes see this folder? if not, set BIGJAX_JOBS to '
-                    'one that they see')
+                log(f'{self._folder}: the job wrote nothing there; fix: if the nodes do not share this folder, set BIGJAX_JOBS '
+                    'to one that they do')
             end = End(task, outcome.LOST, now)
         else:
             end = End(task, -last.signal if last.signal else last.code, now)
@@ -201,6 +201,6 @@ class Group:
         return [end]
 
     def _end(self, attempt: Attempt, task: int) -> End:
-        """As the launcher counts exit codes."""
-        code = 128 - attempt.code if 128 < attempt.code <= 192 else attempt.code
-        return End(task if self._job.array else min(attempt.task, self._processes - 1), code, time.monotonic(), attempt.where)
+        """The end of an attempt, with the exit code as Python writes it."""
+        process = task if self._job.array else min(attempt.task, self._processes - 1)
+        return End(process, outcome.from_shell(attempt.code), time.monotonic(), attempt.where)

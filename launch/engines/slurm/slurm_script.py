@@ -1,18 +1,18 @@
-"""The script that sbatch is given: what it asks SLURM for, the command under srun, and what is done with its end.
+"""The script for sbatch: the resources it requests from SLURM, the command under srun, and the decision about its end.
 
-SLURM starts a job again after the failure of a node by itself; the rest is decided here, on the first node of the job, so that
-no launcher has to be there. The script watches what srun says of each task: the first bad end is the cause, and the other
-tasks get SIGTERM (at once, or after COURTESY seconds where all reach such an end together), and after the grace SIGKILL; what
-srun has for this, --kill-on-bad-exit, would be SIGKILL at once, while the others save. Then
+SLURM itself restarts a job after the failure of a node; the rest is decided here, on the first node of the job, so that no
+launcher has to be present. The script reads srun's messages about each task: the first bad end is the cause, and the other
+tasks get SIGTERM (at once, or after JOINT_EXIT_S seconds for an exit that all reach together), and after the grace SIGKILL.
+srun's own --kill-on-bad-exit would send SIGKILL at once, while the others save. Then
 
-    0 2 3 4                             that is the job's end
+    0 2 3 4                             the job ends
     75, or a node that does not answer  `scontrol requeue`, while there are preemptions left
     anything else                       `scontrol requeue`, while there are restarts left
-    any, after scancel, `launch kill` or a requeue by somebody else: SLURM, or that person, decides
+    any, after scancel, `launch kill` or another user's requeue: left to SLURM
 
-SIGTERM comes to the tasks from SLURM itself: `notice` seconds before the time limit (--signal), at scancel, at a requeue. The
-script hears those of the last two as well, and outlives them until srun has ended. Each attempt leaves a line in the file
-`ends` of the job's folder (`read_ends` reads them), and what srun and the script say is in logs/batch.log.
+The tasks get SIGTERM from SLURM itself: `notice` seconds before the time limit (--signal), at scancel, at a requeue. The script
+gets those of the last two as well, and outlives them until srun has ended. Each attempt leaves a line in the file `ends` of the
+job's folder (`read_ends` reads them); the output of srun and of the script is in logs/batch.log.
 """
 import dataclasses
 import math
@@ -23,23 +23,23 @@ from collections.abc import Mapping
 
 from launch.job import Job, line
 
-COURTESY = 5  # seconds for the other tasks to reach an exit that all reach together
-QUICK, QUICK_IN_A_ROW = 10, 3  # a job that fails in so many seconds, so many times in a row, fails always
+JOINT_EXIT_S = 5  # time for the other tasks to reach an exit that all reach together
+QUICK_FAILURE_S, MAX_QUICK_FAILURES = 10, 3  # this many failures in a row, each so soon after the start, end the retries
 EXPORTED = ('HOME', 'USER', 'LOGNAME', 'SHELL', 'LANG', 'PATH', 'LD_LIBRARY_PATH', 'PYTHONPATH', 'VIRTUAL_ENV', 'CONDA_PREFIX',
             'BIGJAX_DATA')
-"""What the job finds as it is where it is submitted, beside --env: the code runs from a file system that is shared, so the
-programs do, too."""
+"""The variables that the job inherits from its submission, besides --env: the code runs from a shared file system, so the
+programs do as well."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """How one start of the job ended.
+    """The end of one start of the job.
 
     Attributes:
-      code: the exit code, as a shell writes it (137: signal 9).
-      seconds: how long it took.
-      then: 'over'; 'preempted', 'lost' (a node does not answer) or 'failed' where it was requeued because of that; 'left'
-        where SLURM decides.
+      code: the exit code of a shell (137: signal 9).
+      seconds: its duration.
+      then: 'over'; 'preempted', 'lost' (a node does not answer) or 'failed' if it was requeued for that reason; 'left' if
+        SLURM decides.
       task: the process that is the cause.
       where: its node.
     """
@@ -52,7 +52,7 @@ class Attempt:
 
 
 def read_ends(text: str) -> list[Attempt]:
-    """The attempts that the file `ends` tells of; a line that is not whole yet is left out."""
+    """The attempts recorded in the file `ends`, without an incomplete last line."""
     found = re.findall(r'^(\d+) (\d+) (over|preempted|lost|failed|left) (\d+) (\S*)\n', text, re.MULTILINE)
     return [Attempt(int(code), int(seconds), then, int(task), where) for code, seconds, then, task, where in found]
 
@@ -62,34 +62,35 @@ def script(job: Job, options: Mapping[str, str | None], *, folder: pathlib.Path,
     """The whole text.
 
     Args:
-      options: of sbatch, {name: value}; None for one without a value.
-      folder, logs: of the job, where all nodes see them.
-      tasks: processes in all, `devices` GPUs each where a process is told which are its own (0: it is not).
-      nodes, path, setup, extra, cpus: as the target says.
+      options: options of sbatch, {name: value}; None for one without a value.
+      folder, logs: the job's folders, which all nodes share.
+      tasks: the number of processes.
+      devices: GPUs per process to list in JAX_LOCAL_DEVICE_IDS; 0 to leave that unset.
+      nodes, path, setup, extra, cpus: the values of the target.
     """
     output = f"{_pattern(logs)}/batch{'.%a' if job.array else ''}.log"
     always = {'job-name': job.name, 'comment': f'bigjax:{folder}', 'output': output, 'open-mode': 'append',
               'export': ','.join(dict.fromkeys((*EXPORTED, *job.env))),
               ('requeue' if job.restarts or job.preemptions else 'no-requeue'): None}
-    asked = [f'#SBATCH --{name}' + ('' if value is None else f'={_quoted(value)}')
+    requested = [f'#SBATCH --{name}' + ('' if value is None else f'={_quoted(value)}')
              for name, value in {**always, **options}.items()]
-    asked += [f'#SBATCH {_quoted(word)}' for word in shlex.split(extra)]
+    requested += [f'#SBATCH {_quoted(word)}' for word in shlex.split(extra)]
     srun = [f'--nodes={nodes}', f'--ntasks={tasks}', f'--ntasks-per-node={tasks // nodes}', '--export=ALL',
             '--kill-on-bad-exit=0', '--open-mode=append', *([f'--cpus-per-task={cpus}'] if cpus else [])]
     lines = [f'export PATH={shlex.quote(path)}:"$PATH"'] if path else []
     lines += [f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(devices)))}"] if devices else []
     lines += [f'export BIGJAX_SHARE="$SLURM_ARRAY_TASK_ID/{job.array}"'] if job.array else []
     values = {
-        'ASKED': '\n'.join(asked), 'FOLDER': shlex.quote(str(folder)), 'LOGS': shlex.quote(str(logs)),
+        'ASKED': '\n'.join(requested), 'FOLDER': shlex.quote(str(folder)), 'LOGS': shlex.quote(str(logs)),
         'PATTERN': shlex.quote(_pattern(logs)), 'COMMAND': line(job.command), 'SRUN': line(srun), 'SETUP': setup or ':',
         'ENVIRONMENT': '\n'.join(lines), 'TASKS': tasks, 'COUNT': job.array or tasks, 'RESTARTS': job.restarts,
-        'PREEMPTIONS': job.preemptions, 'GRACE': math.ceil(job.grace), 'COURTESY': COURTESY, 'QUICK': QUICK,
-        'ROW': QUICK_IN_A_ROW}
+        'PREEMPTIONS': job.preemptions, 'GRACE': math.ceil(job.grace), 'COURTESY': JOINT_EXIT_S, 'QUICK': QUICK_FAILURE_S,
+        'ROW': MAX_QUICK_FAILURES}
     return re.sub(r'@([A-Z]+)@', lambda match: str(values[match[1]]), TEMPLATE)
 
 
 def _quoted(value: str) -> str:
-    """As sbatch reads a value in a script."""
+    """A value as sbatch reads it in a script."""
     if re.fullmatch(r'[\w@%+=:,./\[\]|&*()-]+', value):
         return value
     escaped = value.replace('\\', '\\\\').replace('"', '\\"')
@@ -97,14 +98,14 @@ def _quoted(value: str) -> str:
 
 
 def _pattern(path: pathlib.Path) -> str:
-    """As SLURM reads names of output files."""
+    """A path as SLURM reads names of output files."""
     return str(path).replace('%', '%%')
 
 
 TEMPLATE = r'''#!/bin/bash
 @ASKED@
 #
-# Starts the command on all nodes, and sees to its end: requeued after a preemption or a failure, or left as it is.
+# Starts the command on all nodes; after its end requeues the job (preemption, failure) or lets it end.
 
 folder=@FOLDER@
 logs=@LOGS@
@@ -114,19 +115,19 @@ share=${SLURM_ARRAY_TASK_ID:-}
 me=${share:+${SLURM_ARRAY_JOB_ID}_}${share:-$SLURM_JOB_ID}  # the number alone may mean the whole array
 ends=$folder/ends${share:+.$share}
 
-say() { printf 'launch: %s\n' "$*"; }
+log() { printf 'launch: %s\n' "$*"; }
 
-# CODE NEXT: a line for this attempt. NEXT is over, preempted, lost or failed (requeued because of that), or left (to SLURM).
+# CODE NEXT: records this attempt. NEXT is over, preempted, lost or failed (requeued for that reason), or left (to SLURM).
 record() {
     printf '%s %s %s %s %s\n' "$1" "$SECONDS" "$2" "$task" "$where" >> "$ends"
 }
 
-# CODE: what is done with an end, in words.
+# CODE: prints the decision about an end.
 decide() {
     local state
     case $1 in 0) echo over; return;; esac
     state=$(squeue --noheader --jobs="$me" --format=%T 2>/dev/null)
-    if [[ ${state:-RUNNING} != RUNNING || ( -z $state && -n $told ) ]]; then  # cancelled, or requeued by somebody
+    if [[ ${state:-RUNNING} != RUNNING || ( -z $state && -n $terminated ) ]]; then  # cancelled or requeued by another user
         echo left
     elif [[ -e $folder/stop ]]; then
         echo over
@@ -144,20 +145,20 @@ decide() {
 # CODE: never returns.
 finish() {
     local next
-    [[ -z $lost || $1 == [234] ]] || set -- 75  # the others have failed because of that
+    [[ -z $lost || $1 == [234] ]] || set -- 75  # the other tasks failed because the node is lost
     next=$(decide "$1")
     record "$1" "$next"
     if [[ $next == preempted || $next == lost || $next == failed ]]; then
-        say "$next: requeued"
+        log "$next: requeued"
         scontrol requeue "$me" && exit "$1"
-        say 'SLURM does not requeue it, or has done so already'
+        log 'SLURM does not requeue it, or has done so already'
         record "$1" left
     fi
     exit "$1"
 }
 
-task=${share:-0} where=${SLURMD_NODENAME:-$(hostname)} told= lost= failures=0 quick=0
-trap 'told=yes' TERM  # the tasks get their own: this shell has to see how they end
+task=${share:-0} where=${SLURMD_NODENAME:-$(hostname)} terminated= lost= failures=0 quick=0
+trap 'terminated=yes' TERM  # the tasks get their own SIGTERM; this shell has to outlive them
 if [[ -e $ends ]]; then
     while read -r _ seconds next _; do
         case $next in
@@ -168,12 +169,12 @@ if [[ -e $ends ]]; then
 fi
 mkdir -p "$logs"
 if [[ -e $folder/stop ]]; then
-    say 'it is not to be started again'
+    log 'stopped: not restarted'
     record 75 over
     exit 75
 fi
 if ((${SLURM_RESTART_COUNT:-0} - failures > @PREEMPTIONS@)); then
-    say '--max_preemptions are used up'
+    log '--max_preemptions is used up'
     record 75 over
     exit 75
 fi
@@ -182,28 +183,28 @@ for ((i = 0; i < tasks; i++)); do
     printf -- '--- %s job %s, start %s, process %s of %s: %s\n' "$(date +%FT%T%z)" "$SLURM_JOB_ID" \
         "${SLURM_RESTART_COUNT:-0}" "${share:-$i}" @COUNT@ "$(printf '%q ' "${command[@]}")" >> "$logs/${share:-$i}.log"
 done
-say "start ${SLURM_RESTART_COUNT:-0} on ${SLURM_JOB_NODELIST:-}"
+log "start ${SLURM_RESTART_COUNT:-0} on ${SLURM_JOB_NODELIST:-}"
 export PYTHONUNBUFFERED=${PYTHONUNBUFFERED-1}
 @ENVIRONMENT@
 {
 @SETUP@
-} || { say "setup ended with exit code $?"; finish 1; }
+} || { log "setup ended with exit code $?"; finish 1; }
 
-said=$(mktemp -u) && mkfifo "$said" || finish 1
-srun @SRUN@ --output=@PATTERN@/"${share:-%t}.log" "${command[@]}" > "$said" 2>&1 < /dev/null &
+messages=$(mktemp -u) && mkfifo "$messages" || finish 1
+srun @SRUN@ --output=@PATTERN@/"${share:-%t}.log" "${command[@]}" > "$messages" 2>&1 < /dev/null &
 srun=$!
-exec 3< "$said"
-rm -f "$said"
+exec 3< "$messages"
+rm -f "$messages"
 
 # 'srun: error: node2: tasks 1,3: Exited with exit code 3': the first such line is the cause
 pattern='^srun: error: ([^ :]+): tasks? ([0-9]+)[0-9,-]*: (.*)$'
-code= due= asked= part=
+code= due= signalled= part=
 while true; do
     IFS= read -r -t 1 line <&3
-    heard=$?
-    ((heard == 0 || heard > 128)) || break
+    status=$?
+    ((status == 0 || status > 128)) || break
     part+=$line
-    if ((heard == 0)); then
+    if ((status == 0)); then
         printf '%s\n' "$part"
         if [[ -z $code && $part =~ $pattern ]]; then
             where=${BASH_REMATCH[1]} task=${share:-${BASH_REMATCH[2]}}
@@ -221,9 +222,9 @@ while true; do
         part=
     fi
     if [[ -n $due ]] && ((tasks > 1 && SECONDS >= due)); then  # the other tasks
-        if [[ -z $asked ]]; then
+        if [[ -z $signalled ]]; then
             scancel --quiet --signal=TERM "$me"
-            asked=yes
+            signalled=yes
             ((due = SECONDS + @GRACE@))
         else
             kill -TERM "$srun" 2>/dev/null  # which kills them

@@ -1,24 +1,24 @@
-"""What SLURM says of a job: squeue while it is there, then scontrol, then sacct where accounting is kept."""
+"""The state of a job in SLURM: from squeue while it lasts, then from scontrol, then from sacct if accounts are kept."""
 import dataclasses
 import re
 
 from bigjax.errors import UserError
 from launch.steps import Failed, Run, execute
 
-SECONDS = 30.0  # for an answer
+TIMEOUT_S = 30.0  # of one command
 WAITS = ('PENDING', 'CONFIGURING', 'REQUEUED', 'REQUEUE_HOLD', 'REQUEUE_FED', 'SPECIAL_EXIT', 'RESV_DEL_HOLD')
 FIELDS = '%i|%T|%r|%N|%M|%L'
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A job, or a task of an array, as squeue has it.
+    """A job, or a task of an array, as squeue reports it.
 
     Attributes:
-      name: 'RUNNING'.
-      reason: why it waits.
-      nodes: as SLURM writes them, 'gpu[1-2]'.
-      elapsed, left: of its time, '1:02:03'.
+      name: the state, 'RUNNING'.
+      reason: why it is pending.
+      nodes: SLURM's list of nodes, 'gpu[1-2]'.
+      elapsed, left: elapsed and remaining time, '1:02:03'.
     """
 
     name: str
@@ -28,14 +28,13 @@ class State:
     left: str = ''
 
     def __str__(self) -> str:
-        """'PENDING (Resources)', 'RUNNING on gpu[1-2]'."""
+        """The state in words: 'PENDING (Resources)', 'RUNNING on gpu[1-2]'."""
         return self.name + (f' on {self.nodes}' if self.nodes else f' ({self.reason})' if self.reason != 'None' else '')
 
 
 @dataclasses.dataclass(frozen=True)
 class Over:
-    """A job that squeue has no more: its last state, exit code, the signal that ended it, how often SLURM started it again
-    (None where nothing tells)."""
+    """A job that is over: its last state, exit code, the signal that ended it, and SLURM's restarts (None if unknown)."""
 
     name: str
     code: int
@@ -44,9 +43,9 @@ class Over:
 
 
 def queued(number: str) -> dict[int, State] | None:
-    """{task of the array, or 0: its state} of what is not over; None where SLURM does not answer."""
+    """{task of the array, or 0: its state} of the tasks that are not over; None if SLURM does not answer."""
     try:
-        text = execute(Run(('squeue', '--noheader', '--array', f'--jobs={number}', f'--format={FIELDS}')), seconds=SECONDS)
+        text = execute(Run(('squeue', '--noheader', '--array', f'--jobs={number}', f'--format={FIELDS}')), seconds=TIMEOUT_S)
     except Failed as error:
         return {} if 'Invalid job id' in error.stderr else None
     found = {}
@@ -58,10 +57,10 @@ def queued(number: str) -> dict[int, State] | None:
 
 
 def over(number: str) -> dict[int, Over]:
-    """{task, or 0: how it ended}; what nothing tells of is left out."""
+    """{task, or 0: its end}, without tasks of which SLURM has no record."""
     found = {}
     try:
-        text = execute(Run(('scontrol', '--oneliner', 'show', 'job', number)), seconds=SECONDS)
+        text = execute(Run(('scontrol', '--oneliner', 'show', 'job', number)), seconds=TIMEOUT_S)
     except (Failed, UserError):
         text = ''
     for row in text.splitlines():
@@ -74,10 +73,10 @@ def over(number: str) -> dict[int, Over]:
 
 
 def _accounted(number: str) -> dict[int, Over]:
-    """The same, from the accounts; {} where none are kept."""
+    """The same from the accounts; {} if none are kept."""
     try:
         text = execute(Run(('sacct', '--noheader', '--allocations', '--parsable2', f'--jobs={number}',
-                            '--format=JobID,State,ExitCode')), seconds=SECONDS)
+                            '--format=JobID,State,ExitCode')), seconds=TIMEOUT_S)
     except (Failed, UserError):
         return {}
     found = {}
@@ -91,19 +90,19 @@ def _accounted(number: str) -> dict[int, Over]:
 
 
 def numbers(name: str) -> list[str]:
-    """The jobs of that name, of this user, that are not over; the newest last.
+    """This user's pending and running jobs of that name, newest last.
 
     Raises:
-      UserError: there is no squeue here.
+      UserError: squeue is not installed.
       Failed: SLURM does not answer.
     """
-    text = execute(Run(('squeue', '--noheader', '--me', f'--name={name}', '--format=%A')), seconds=SECONDS)
+    text = execute(Run(('squeue', '--noheader', '--me', f'--name={name}', '--format=%A')), seconds=TIMEOUT_S)
     return sorted(set(text.split()), key=int)
 
 
 def folder(number: str) -> str:
-    """Where a job of ours keeps its record, '' where it is none of ours."""
-    text = execute(Run(('scontrol', '--oneliner', 'show', 'job', number)), seconds=SECONDS)
+    """The folder of a job's record, '' if no launcher submitted it."""
+    text = execute(Run(('scontrol', '--oneliner', 'show', 'job', number)), seconds=TIMEOUT_S)
     found = re.search(r' Comment=bigjax:(.*?)(?= \w+=| *$)', text, re.MULTILINE)
     return found[1].strip() if found else ''
 
@@ -120,14 +119,14 @@ class Node:
 
     @property
     def up(self) -> bool:
-        """Whether a job may get it, now or later."""
+        """Whether a job may be placed on it, now or later."""
         return not re.match(r'down|drain|drng|fail|maint|unk|.*\*', self.state)
 
 
 def nodes(partition: str) -> list[Node]:
-    """Of a partition."""
+    """The nodes of a partition."""
     text = execute(Run(('sinfo', '--noheader', '--Node', f'--partition={partition}', '--format=%N|%t|%c|%m|%G')),
-                   seconds=SECONDS)
+                   seconds=TIMEOUT_S)
     found = []
     for row in text.splitlines():
         name, state, cpus, memory, gres = row.strip().split('|')
@@ -138,7 +137,7 @@ def nodes(partition: str) -> list[Node]:
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """Its name, whether it is the default, whether it is up, and its time limit in seconds (None: none)."""
+    """A partition: its name, whether it is the default, whether it is up, its time limit in seconds (None: unlimited)."""
 
     name: str
     default: bool
@@ -147,8 +146,8 @@ class Partition:
 
 
 def partitions() -> list[Partition]:
-    """Of the cluster."""
-    text = execute(Run(('sinfo', '--noheader', '--format=%P|%a|%l')), seconds=SECONDS)
+    """The partitions of the cluster."""
+    text = execute(Run(('sinfo', '--noheader', '--format=%P|%a|%l')), seconds=TIMEOUT_S)
     found = {}
     for row in text.splitlines():
         name, up, limit = row.strip().split('|')
@@ -157,10 +156,10 @@ def partitions() -> list[Partition]:
 
 
 def seconds(text: str) -> int | None:
-    """Of a time as SLURM writes it: MIN, MIN:SEC, H:M:S, D-H, D-H:M, D-H:M:S; None for 'infinite'.
+    """The seconds of a time in SLURM's form: MIN, MIN:SEC, H:M:S, D-H, D-H:M, D-H:M:S; None for 'infinite'.
 
     Raises:
-      ValueError: it is none.
+      ValueError: the text has another form.
     """
     if text.lower() in ('infinite', 'unlimited', 'n/a'):
         return None

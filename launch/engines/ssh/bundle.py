@@ -1,11 +1,10 @@
-"""The code that a job is sent: what git tracks, and what it does not ignore, as it is now in the working tree.
+"""The code that is copied for a job: the files that git tracks or does not ignore, as they are now in the working tree.
 
-A copy of it is kept with the job, so that a restart days later runs the same code, whatever is edited meanwhile; its name is
-a hash of its content. Files that hold secrets by their names stay where they are. Beside it lie the commit and what
-differs from it:
+A copy is kept with the job, named by a hash of its content, so that a restart days later runs the same code. Files whose names
+suggest secrets are left out. Beside the copy are the commit and the differences from it:
 
-    JOB/code/HASH/…    with .commit.json, from which a run's record takes its commit where there is no git
-    JOB/changes.diff   against the commit, of tracked files
+    JOB/code/HASH/…    with .commit.json, from which a run's record takes its commit on machines without the repository
+    JOB/changes.diff   the diff of tracked files against the commit
 """
 import dataclasses
 import fnmatch
@@ -19,12 +18,12 @@ import subprocess
 
 from bigjax.errors import UserError
 from bigjax.io.text import printable
-from launch.lines import say
+from launch.lines import log
 
-LIMIT = 200.0  # MB
+LIMIT_MB = 200.0
 COMMIT = '.commit.json'
 SECRET = ('.env*', '*.pem', '*.key', '*.p12', '*.pfx', 'id_rsa*', 'id_dsa*', 'id_ecdsa*', 'id_ed25519*', '.netrc', '.pypirc',
-          '.git-credentials', 'kaggle.json')  # names of files, in any folder
+          '.git-credentials', 'kaggle.json')  # file names, in any folder
 HARMLESS = ('*.example', '*.sample', '*.template', '*.pub')
 
 
@@ -33,12 +32,12 @@ class Bundle:
     """A working tree.
 
     Attributes:
-      root: its top.
-      within: the current folder below it, where the command runs: 'sub/folder', or '.'.
-      files: (path below the root, bytes), sorted.
-      commit: '' before the first one.
-      changed: whether tracked files differ from it, or there are others.
-      hash: of all that is sent.
+      root: its top folder.
+      within: the current folder relative to `root`, where the command runs: 'sub/folder', or '.'.
+      files: (path relative to `root`, bytes), sorted.
+      commit: the commit's hash, '' before the first commit.
+      changed: whether tracked files differ from the commit, or there are untracked ones.
+      hash: the hash of everything that is copied.
     """
 
     root: pathlib.Path
@@ -50,38 +49,40 @@ class Bundle:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The total size in bytes."""
         return sum(size for _, size in self.files)
 
     def __str__(self) -> str:
         at = f"commit {self.commit[:10]}{' with changes' if self.changed else ''}" if self.commit else 'no commit yet'
-        return f'{len(self.files)} files, {self.size / 1e6:.1f} MB, of {self.root} ({at})'
+        return f'{len(self.files)} files, {self.size / 1e6:.1f} MB, from {self.root} ({at})'
 
 
-def collect(folder: pathlib.Path, limit: float = LIMIT) -> Bundle:
-    """What would be sent from a folder.
+def collect(folder: pathlib.Path, limit: float = LIMIT_MB) -> Bundle:
+    """The bundle of the repository that contains a folder.
 
     Raises:
-      UserError: it is in no git repository, or there is more than `limit` MB.
+      UserError: there is no git repository, or the bundle exceeds `limit` MB.
     """
     try:
         root = pathlib.Path(_git(folder, 'rev-parse', '--show-toplevel').strip())
     except FileNotFoundError:
-        raise UserError('git: no such program here; install it: it says which files are sent') from None
+        raise UserError("'git': no such program here; fix: install it: it lists the files to copy",
+                        code='launch/no-program') from None
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines()[0].removeprefix('fatal: ')
-        raise UserError(f"{folder}: {said}; what is sent is what git tracks: change to the project's folder, or "
-                        "begin one there with 'git init'") from None
+        reason = error.stderr.strip().splitlines()[0].removeprefix('fatal: ')
+        raise UserError(f"{folder}: {reason}; fix: change to the project's folder, or run 'git init' there: only files that "
+                        'git lists are copied', code='launch/no-repository') from None
     listed = sorted(_listed(root))
     if kept := [path for path in listed if secret(path)]:
         more = f' and {len(kept) - 3} more' if len(kept) > 3 else ''
-        say(f"not sent, as a name for secrets: {', '.join(map(printable, kept[:3]))}{more}; what a job needs goes by --env")
+        log(f"not copied, as its name suggests a secret: {', '.join(map(printable, kept[:3]))}{more}; fix: pass what the job "
+            'needs by --env')
     files = tuple((path, (root / path).lstat().st_size) for path in listed if not secret(path))
     total = sum(size for _, size in files) / 1e6
     if total > limit:
         largest = ', '.join(f'{path} ({size / 1e6:.0f} MB)' for path, size in sorted(files, key=lambda file: -file[1])[:3])
-        raise UserError(f'{root}: {total:.0f} MB would be sent, more than limit={limit:.0f}; the largest are {largest}; put '
-                        'what is no code into .gitignore, or raise limit=…')
+        raise UserError(f'{root}: got {total:.0f} MB to copy, expected at most limit={limit:.0f}, largest {largest}; fix: add '
+                        'files that are not code to .gitignore, or raise limit=…', code='launch/code-too-large')
     try:
         commit = _git(root, 'rev-parse', '--verify', '--quiet', 'HEAD').strip()
     except subprocess.CalledProcessError:
@@ -93,10 +94,10 @@ def collect(folder: pathlib.Path, limit: float = LIMIT) -> Bundle:
 
 
 def keep(bundle: Bundle, job: pathlib.Path) -> pathlib.Path:
-    """Copies it into a job's folder; the folder of the copy.
+    """Copies a bundle into a job's folder; returns the folder of the copy.
 
     Raises:
-      UserError: it cannot be written, or a file has been changed since `collect`.
+      UserError: it cannot be written, or a file has changed since `collect`.
     """
     to = job / 'code' / bundle.hash
     if to.exists():
@@ -109,40 +110,41 @@ def keep(bundle: Bundle, job: pathlib.Path) -> pathlib.Path:
             shutil.copy2(bundle.root / path, draft / path, follow_symlinks=False)
         record = _record(bundle.commit, bundle.changed)
         if _hash(draft, [path for path, _ in bundle.files], record) != bundle.hash:
-            raise UserError(f'{bundle.root}: files were changed while they were copied; run the same command again')
+            raise UserError(f'{bundle.root}: files changed while they were copied; fix: run the same command again',
+                            code='launch/code-changed')
         (draft / COMMIT).write_text(record)
         if bundle.commit:
             (job / 'changes.diff').write_bytes(_bytes(bundle.root, 'diff', 'HEAD', '--binary', '--', '.', *(
                 f':(exclude,glob,icase)**/{pattern}' for pattern in SECRET)))
         draft.rename(to)
     except OSError as error:
-        raise UserError(f'{error.filename or draft}: cannot be copied ({error.strerror})') from None
+        raise UserError(f'{error.filename or draft}: cannot be copied ({error.strerror})', code='launch/not-writable') from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return to
 
 
 def secret(path: str) -> bool:
-    """Whether a file is, by its name, one that is nobody else's business: keys, and variables with passwords."""
+    """Whether a file's name suggests a secret: a key, or variables with passwords."""
     name = path.rsplit('/', 1)[-1].lower()
     matches = lambda patterns: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     return matches(SECRET) and not matches(HARMLESS)
 
 
 def _listed(root: pathlib.Path) -> list[str]:
-    """Paths of files and links, also of submodules."""
+    """The paths of all files and links, including submodules."""
     found = []
     for path in _git(root, 'ls-files', '-z', '--cached', '--others', '--exclude-standard').split('\0'):
         place = root / path
         if path and place.is_dir() and not place.is_symlink():  # a submodule, or a repository in the repository
             found += [f"{path.rstrip('/')}/{inner}" for inner in _listed(place)] if (place / '.git').exists() else []
-        elif path and (place.is_file() or place.is_symlink()):  # and not deleted, nor a socket
+        elif path and (place.is_file() or place.is_symlink()):  # neither deleted nor a socket
             found.append(path)
     return sorted(set(found))
 
 
 def _hash(root: pathlib.Path, paths: list[str], record: str) -> str:
-    """Of names, content, and whether it may be executed; and of the commit, which a run's record shows."""
+    """A hash of names, contents, permission to execute, and the commit, which a run's record shows."""
     total = hashlib.sha256(record.encode())
     for path in paths:
         place = root / path

@@ -1,11 +1,10 @@
 """Engines whose processes run detached on machines that ssh reaches (`ssh`, `tpu_vm`).
 
-A subclass says which machines (`hosts`) and, where it knows better, what each process finds in its environment (`variables`);
-the rest is here: the code is sent (`launch.engines.ssh.bundle`), a script there starts each process in a session of its own
-and keeps its log and exit code (`remote.sh`), a group follows them (`launch.engines.ssh.follow`). On a machine all is below
-one folder:
+A subclass defines the machines (`hosts`) and, if it can do better, the environment of each process (`variables`). The rest is
+here: the code is copied (`launch.engines.ssh.bundle`), a script there starts each process in a session of its own and keeps its
+log and exit code (`remote.sh`), a group follows them (`launch.engines.ssh.follow`). Each machine has one folder:
 
-    ~/.bigjax/code/HASH/        what was sent
+    ~/.bigjax/code/HASH/        the copied code
     ~/.bigjax/jobs/NAME/        job.json  remote.sh  id  code  stop  claims/  0.log  0.pid  0.rc
 """
 import abc
@@ -13,7 +12,6 @@ import contextlib
 import json
 import pathlib
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -24,45 +22,53 @@ from launch.engines import base
 from launch.engines.base import Check
 from launch.engines.local import SHARE, VARIABLES
 from launch.engines.ssh import bundle, remote_checks
-from launch.engines.ssh.follow import Group, Logs
+from launch.engines.ssh.follow import Group
+from launch.engines.ssh.log_copies import Logs
 from launch.engines.ssh.remote_steps import IN_USE, STOPPED, Settings, Steps
 from launch.engines.ssh.transport import Hosts, Unreachable
 from launch.job import Job
-from launch.lines import say
+from launch.lines import log
 from launch.steps import Failed, Run, Step
 
 T = TypeVar('T')
-AGAIN = 5.0  # seconds between two attempts to reach a machine
-LONG = 3600.0  # seconds for sending code and for the user's setup
+RETRY_S = 5.0  # between two attempts to reach a machine
+SEND_TIMEOUT_S = 3600.0  # for copying the code, and for the user's setup
 ALIVE = ('running', 'ended')
 
 
 class RemoteEngine(base.Engine):
-    """Base. To be overridden: `hosts`, `settings`; where others tell the processes how they meet, `variables`; where a machine
-    that does not answer can be asked about elsewhere, `gone`; around them `check`, `start` (allocate, then super().start()),
-    `plan` (its own steps, then super().plan()), `down`, `exists`, `doctor`."""
+    """The base of engines over ssh.
+
+    A subclass overrides `hosts` and `settings`; `variables` if the cloud sets the meeting point; `gone` if a cloud can be
+    queried about a silent machine; and may extend `check`, `start` (allocate, then super().start()), `plan` (its own steps,
+    then super().plan()), `down`, `exists` and `doctor`.
+    """
 
     def __init__(self, job: Job):
         super().__init__(job)
-        self._begun, self._starts = False, 0  # started or attached before; how many starts this launcher knows of
+        self._begun, self._starts = False, 0  # whether started or attached before; number of the last start
         self._bundle: bundle.Bundle | None = None
         self._place = '', '.'
 
     @abc.abstractmethod
     def hosts(self) -> Hosts:
-        """The machines as they are now; may ask a cloud. Asked again at each start and attach."""
+        """The machines as they are now; may query a cloud. Called again at each start and attach."""
 
     @abc.abstractmethod
     def settings(self) -> Settings:
-        """Made of the target."""
+        """The settings, from the target."""
 
     def planned(self) -> Hosts:
-        """The machines as a plan writes them; asks nobody."""
+        """The machines as a plan shows them; makes no query."""
         return self.hosts()
 
     def gone(self, host: int) -> bool:
-        """Whether a machine that does not answer is known to be gone, so that nobody waits for it."""
+        """Whether a machine that does not answer is known to be gone, so that waiting for it is useless."""
         return False
+
+    @property
+    def code(self) -> str:
+        return f'a copy of {self._collected()}'
 
     @property
     def workers(self) -> int:
@@ -72,25 +78,24 @@ class RemoteEngine(base.Engine):
         return len(self.planned()) * self.settings().per_host
 
     def placed(self, hosts: Hosts) -> dict[int, int]:
-        """The number of each process -> that of its machine."""
+        """{rank of a process: number of its machine}."""
         if self.job.array:
             return {process: process % len(hosts) for process in range(self.job.array)}
         each = self.settings().per_host
         return {process: process // each for process in range(len(hosts) * each)}
 
     def variables(self, process: int, coordinator: str) -> dict[str, str]:
-        """What a process finds in its environment; nothing of it is secret. `coordinator` is '' where nobody has to meet."""
+        """The extra environment of a process, without secrets. `coordinator` is '' for independent processes."""
         if self.job.array:
             return {SHARE: f'{process}/{self.workers}'}
         return dict(zip(VARIABLES, (coordinator, str(self.workers), str(process)), strict=True)) if coordinator else {}
 
     def check(self) -> None:
         for program, package in (('ssh', 'openssh-client'), ('rsync', 'rsync')):
-            if shutil.which(program) is None:
-                raise UserError(f"'{program}': no such program here; install it (apt install {package})")
+            base.require(program, f'install it (apt install {package})')
         if not re.fullmatch(r'(~/|/)?[\w.+-]+(/[\w.+-]+)*/?', self.settings().code):
-            raise UserError(f'--on={self.job.on}: code={self.settings().code}: write a folder without spaces, in the home '
-                            'folder (~/.bigjax) or from the root')
+            raise UserError(f'--on={self.job.on}: code={self.settings().code}: expected a folder without spaces; fix: '
+                            'write one in the home folder (~/.bigjax), or an absolute one', code='launch/bad-folder')
         self.job.values()
         self._collected()
 
@@ -104,7 +109,7 @@ class RemoteEngine(base.Engine):
                 steps.script.step(0, 'claim', '1', why='of several launchers that follow this job, one starts it again'),
                 *(steps.clear(host) for host in numbers),
                 *(steps.setup(host) for host in numbers if self.settings().setup),
-                *([steps.script.step(0, 'port', why='says a free PORT')] if port else []),
+                *([steps.script.step(0, 'port', why='prints a free PORT')] if port else []),
                 *(steps.start(p, 1, self.variables(p, self._coordinator(hosts, port))) for p in steps.placed),
                 *(steps.follow(host) for host in numbers if steps.on(host))]
 
@@ -117,10 +122,10 @@ class RemoteEngine(base.Engine):
         for file in steps.files():
             pathlib.Path(file.path).parent.mkdir(parents=True, exist_ok=True)
             pathlib.Path(file.path).write_text(file.text)
-        whole = (self.job.folder / 'code' / steps.place[0]).exists()  # another machine's launcher has sent it, where it is not
+        whole = (self.job.folder / 'code' / steps.place[0]).exists()  # else another machine's launcher has copied it
         self._reached(hosts, again, lambda host: self._send(steps, host, whole))
         self._starts += 1
-        if 'mine' not in steps.script.ask(0, 'claim', str(self._starts)).split():
+        if 'mine' not in steps.script.query(0, 'claim', str(self._starts)).split():
             return self._others(steps)
         logs = Logs(self.job)
         for process, host in steps.placed.items():
@@ -130,34 +135,34 @@ class RemoteEngine(base.Engine):
             self._reached(hosts, again, lambda host: self._clear(steps, host))
             if self.settings().setup:
                 hosts.each(lambda host: self._set_up(steps, host, values))
-            port = steps.script.ask(0, 'port').split()[-1] if self._meets else ''
+            port = steps.script.query(0, 'port').split()[-1] if self._meets else ''
             place = self._coordinator(hosts, port)
             hosts.each(lambda host: [hosts.execute(host, steps.start(p, self._starts, self.variables(p, place)), values=values)
                                      for p in steps.on(host)])
         except BaseException as error:
             with contextlib.suppress(UserError, Failed):
-                self._ask_all(hosts, lambda host: self._clear(steps, host))
+                self._query_all(hosts, lambda host: self._clear(steps, host))
             if isinstance(error, Failed):
-                raise UserError(f"{self.name}: {' '.join(error.stderr.split()) or error}") from None
+                raise UserError(f"{self.name}: {' '.join(error.stderr.split()) or error}", code='launch/start-failed') from None
             raise
         self._begun = True
-        say(f'{self.name} runs {self.job.name} in {steps.folder}' + (f'; its processes meet at {place}' if place else ''))
+        log(f'{self.name} runs {self.job.name} in {steps.folder}' + (f'; its processes meet at {place}' if place else ''))
         return self._group(steps, logs)
 
     def attach(self, *, whole: bool = False) -> base.Group:
         hosts = self.hosts()
         steps = self._steps(hosts)
-        found = self._ask_all(hosts, lambda host: self._look(steps, host))
+        found = self._query_all(hosts, lambda host: self._look(steps, host))
         silent = [answer for answer in found if isinstance(answer, Unreachable)]
         if len(silent) == len(found):
             raise silent[0]
         if not any(isinstance(answer, list) for answer in found):
-            raise UserError(f'{self.job.name}: nothing of it is on {self.name}; forget it with '
-                            f"'python -m launch down {self.job.name}'")
+            raise UserError(f'{self.job.name}: nothing of it is on {self.name}; fix: remove its record with '
+                            f"'python -m launch down {self.job.name}'", code='launch/no-job')
         for error in silent:
-            say(f'{error}; goes on without it for now')
+            log(f'{error}; continues without it for now')
         with contextlib.suppress(Unreachable, ValueError):
-            self._starts = int(steps.script.ask(0, 'claimed') or 0)
+            self._starts = int(steps.script.query(0, 'claimed') or 0)
         self._begun = True
         return self._group(steps, Logs(self.job), show='whole' if whole else 'last')
 
@@ -165,35 +170,36 @@ class RemoteEngine(base.Engine):
         hosts = self.hosts()
         steps = self._steps(hosts)
         lines = [f'{self.job.name}: {jobs.line(self.job.command)} on {self.name}, since {self.job.created}']
-        found = self._ask_all(hosts, lambda host: self._look(steps, host))
+        found = self._query_all(hosts, lambda host: self._look(steps, host))
         for process, host in steps.placed.items():
-            answer, said = found[host], 'was not started'
+            answer, words = found[host], 'not started'
             if isinstance(answer, Unreachable):
-                said = f'? ({answer})'
+                words = f'? ({answer})'
             for number, state, group, code, size, _ in answer if isinstance(answer, list) else ():
                 if number == str(process):
-                    said = {'running': f'runs (process group {group})', 'none': said,
-                            'ended': f'ended with exit code {code}, and what it started still runs',
-                            'elsewhere': 'is on another machine that shares this folder',
-                            'gone': f'ended with exit code {code}' if code != '-' else 'is lost'}[state]
-                    said += f', {int(size):,} bytes of log'
-            lines.append(f'process {process} on {hosts.name(host)}: {said}')
+                    words = {'running': f'running (process group {group})', 'none': words,
+                             'ended': f'ended with exit code {code}; its children still run',
+                             'elsewhere': 'on another machine that shares this folder',
+                             'gone': f'ended with exit code {code}' if code != '-' else 'lost'}[state]
+                    words += f', {int(size):,} bytes of log'
+            lines.append(f'process {process} on {hosts.name(host)}: {words}')
         return lines
 
     def down(self) -> list[str]:
         hosts = self.hosts()
         steps, done = self._steps(hosts), []
-        found = self._ask_all(hosts, lambda host: self._look(steps, host))
+        found = self._query_all(hosts, lambda host: self._look(steps, host))
         for host, answer in enumerate(found):
             for row in answer if isinstance(answer, list) else ():
                 if row[1] in ALIVE:
-                    raise UserError(f'{hosts.name(host)}: process {row[0]} still runs; stop it first with '
-                                    f"'python -m launch kill {self.job.name}'")
-        there = [host for host, answer in enumerate(found) if isinstance(answer, list)]
-        for host, said in zip(there, self._ask_all(hosts, lambda host: steps.script.ask(host, 'down'), there), strict=True):
-            found[host] = said if isinstance(said, Unreachable) else []
-            done += [] if isinstance(said, Unreachable) else [f'{hosts.name(host)}: {line}' for line in said.splitlines()]
-        done += [f'{answer}; what is there stays' for answer in found if isinstance(answer, Unreachable)]
+                    raise UserError(f'{hosts.name(host)}: process {row[0]} still runs; fix: stop it first with '
+                                    f"'python -m launch kill {self.job.name}'", code='launch/still-running')
+        holders = [host for host, answer in enumerate(found) if isinstance(answer, list)]
+        removed = self._query_all(hosts, lambda host: steps.script.query(host, 'down'), holders)
+        for host, output in zip(holders, removed, strict=True):
+            found[host] = output if isinstance(output, Unreachable) else []
+            done += [] if isinstance(output, Unreachable) else [f'{hosts.name(host)}: {line}' for line in output.splitlines()]
+        done += [f'{answer}; its files are left there' for answer in found if isinstance(answer, Unreachable)]
         return done or [f'nothing of it is on {self.name}']
 
     def doctor(self) -> list[Check]:
@@ -201,7 +207,7 @@ class RemoteEngine(base.Engine):
 
     @property
     def _meets(self) -> bool:
-        """Whether processes need a place to meet that is asked for at each start."""
+        """Whether the processes need a coordinator whose port is found at each start."""
         return self.workers > 1 and not self.job.array and type(self).variables is RemoteEngine.variables
 
     def _steps(self, hosts: Hosts) -> Steps:
@@ -217,51 +223,54 @@ class RemoteEngine(base.Engine):
         return f'[{address}]:{port}' if ':' in address else f'{address}:{port}'
 
     def _collected(self) -> bundle.Bundle:
-        """What is sent; looked at once, so that what was planned is what is done."""
+        """The code to copy, collected once, so that the plan and the start agree."""
         if self._bundle is None:
             self._bundle = bundle.collect(pathlib.Path.cwd(), self.settings().limit)
             self._place = self._bundle.hash, self._bundle.within
         return self._bundle
 
     def _prepared(self, steps: Steps, host: int) -> bool:
-        """Whether the job is new there."""
+        """Makes the folders; returns whether the job is new there."""
         name, where = self.job.name, steps.hosts.name(host)
         try:
             return 'new' in steps.hosts.execute(host, steps.prepare(host)).split()
         except Failed as error:
             if error.code == IN_USE:
-                raise UserError(f'--name={name}: in use on {where} by a job that runs; look at it with '
-                                f"'python -m launch status {name} --on={self.job.on}', or choose another name") from None
+                raise UserError(f'--name={name}: in use on {where} by a running job; fix: see '
+                                f"'python -m launch status {name} --on={self.job.on}', or choose another name",
+                                code='launch/name-in-use') from None
             if error.code == STOPPED:
-                raise UserError(f'{name}: stopped by somebody; it is not started again') from None
-            raise UserError(f'{where}: {self.settings().code} cannot be used ({error}); name another folder with '
-                            'code=…') from None
+                raise UserError(f'{name}: stopped by another command, and not restarted', code='launch/stopped') from None
+            raise UserError(f'{where}: {self.settings().code} cannot be used ({error}); fix: name another folder with '
+                            'code=…', code='launch/bad-folder') from None
 
     def _send(self, steps: Steps, host: int, whole: bool) -> None:
         try:
             for step in steps.send(host, 'code' if whole else ''):
-                steps.hosts.execute(host, step, seconds=LONG)
+                steps.hosts.execute(host, step, seconds=SEND_TIMEOUT_S)
         except Failed as error:
-            raise UserError(f'{steps.hosts.name(host)}: the code cannot be sent ({error}); is the disk full?') from None
+            raise UserError(f'{steps.hosts.name(host)}: the code cannot be copied ({error}); fix: check that the disk is not '
+                            'full', code='launch/code-not-sent') from None
 
     def _clear(self, steps: Steps, host: int) -> None:
         steps.hosts.execute(host, steps.clear(host), seconds=self.job.grace + 60.0)
 
     def _set_up(self, steps: Steps, host: int, values: dict[str, str]) -> None:
         try:
-            steps.hosts.execute(host, steps.setup(host), values=values, seconds=LONG)
+            steps.hosts.execute(host, steps.setup(host), values=values, seconds=SEND_TIMEOUT_S)
         except Failed as error:
-            last = ' · '.join(error.stderr.strip().splitlines()[-3:]) or 'it said nothing'
-            raise UserError(f'{steps.hosts.name(host)}: setup={self.settings().setup}: failed ({last})') from None
+            last = ' · '.join(error.stderr.strip().splitlines()[-3:]) or 'no output'
+            raise UserError(f'{steps.hosts.name(host)}: setup={self.settings().setup}: failed ({last})',
+                            code='launch/setup-failed') from None
 
     def _reached(self, hosts: Hosts, again: bool, do: Callable[[int], T]) -> list[T]:
-        """What `do` returns for each; at a restart, machines that do not answer are waited for."""
-        until, told = time.monotonic() + (self.settings().wait if again else 0.0), []
+        """The results of `do` for all hosts; at a restart, waits for machines that do not answer."""
+        until, reported = time.monotonic() + (self.settings().wait if again else 0.0), []
         found: dict[int, T] = {}
         while True:
             left = [host for host in range(len(hosts)) if host not in found]
             missing, error = [], None
-            for host, answer in zip(left, self._ask_all(hosts, do, left), strict=True):
+            for host, answer in zip(left, self._query_all(hosts, do, left), strict=True):
                 if isinstance(answer, Unreachable):
                     missing, error = [*missing, host], error or answer
                 else:
@@ -270,58 +279,59 @@ class RemoteEngine(base.Engine):
                 return [found[host] for host in range(len(hosts))]
             if time.monotonic() >= until or any(self.gone(host) for host in missing):
                 raise error
-            if missing != told:
-                say(f"waits for {', '.join(map(hosts.name, missing))}, for at most {until - time.monotonic():.0f} s")
-                told = missing
-            time.sleep(AGAIN)
+            if missing != reported:
+                log(f"waits for {', '.join(map(hosts.name, missing))}, for at most {until - time.monotonic():.0f} s")
+                reported = missing
+            time.sleep(RETRY_S)
 
-    def _ask_all(self, hosts: Hosts, do: Callable[[int], T], numbers: Sequence[int] | None = None) -> list[T | Unreachable]:
-        """What `do` returns for each, or that the machine does not answer."""
-        def ask(host: int) -> T | Unreachable:
+    def _query_all(self, hosts: Hosts, do: Callable[[int], T], numbers: Sequence[int] | None = None) -> list[T | Unreachable]:
+        """The result of `do` for each host, or its Unreachable."""
+        def attempt(host: int) -> T | Unreachable:
             try:
                 return do(host)
             except Unreachable as error:
                 return error
-        return hosts.each(ask, numbers)
+        return hosts.each(attempt, numbers)
 
     def _look(self, steps: Steps, host: int) -> list[list[str]] | None:
-        """What `remote.sh show` says of each process; None where the job is not there."""
-        said = steps.hosts.execute(host, steps.look(host), seconds=30.0).splitlines()
-        if steps.id() not in said:
+        """The rows of `remote.sh show`, one per process; None if the job is not there."""
+        lines = steps.hosts.execute(host, steps.look(host), seconds=30.0).splitlines()
+        if steps.id() not in lines:
             return None
-        code, *rows = said[said.index(steps.id()) + 1:]
-        if not self._place[0]:  # what this launcher has not sent itself
+        code, *rows = lines[lines.index(steps.id()) + 1:]
+        if not self._place[0]:  # another launcher has copied the code
             hash_, _, within = code.partition(' ')
             self._place = hash_, within
         return [row.split() for row in rows if int(row.split()[0]) in steps.on(host)]
 
     def _others(self, steps: Steps) -> base.Group:
-        """Another launcher is starting it: its group, as soon as there is one."""
-        say('another launcher starts it again; follows that one')
+        """The group that another launcher is starting, as soon as it exists."""
+        log('another launcher restarts it; follows that start')
         until = time.monotonic() + self.settings().wait
         while time.monotonic() < until:
-            answers = self._ask_all(steps.hosts, lambda host: self._look(steps, host))
+            answers = self._query_all(steps.hosts, lambda host: self._look(steps, host))
             begun = [int(row[5]) for rows in answers if isinstance(rows, list) for row in rows if row[1] != 'none']
             if len(begun) == len(steps.placed) and min(begun) >= self._starts:
                 return self._group(steps, Logs(self.job))
-            time.sleep(AGAIN)
-        raise UserError(f'{self.job.name}: another launcher was to start it again, and did not; attach to it again')
+            time.sleep(RETRY_S)
+        raise UserError(f'{self.job.name}: another launcher claimed the restart and did not make it; fix: attach to it again',
+                        code='launch/not-restarted')
 
 
-def find(asked: RemoteEngine) -> Job:
-    """The job of that name as the machine that started it has left it on the first machine that answers.
+def find(engine: RemoteEngine) -> Job:
+    """The job of that name, from its record on the first machine that answers.
 
     Raises:
-      UserError: none answers, or there is none of that name.
+      UserError: no machine answers, or there is no job of that name.
     """
-    hosts, silent = asked.hosts(), None
-    path = f'{asked.settings().base}/jobs/{asked.job.name}/job.json'
+    hosts, silent = engine.hosts(), None
+    path = f'{engine.settings().base}/jobs/{engine.job.name}/job.json'
     for host in range(len(hosts)):
         try:
-            said = hosts.execute(host, Run(hosts.ssh(host, f'cat {path} 2>/dev/null || true')), seconds=30.0)
+            output = hosts.execute(host, Run(hosts.ssh(host, f'cat {path} 2>/dev/null || true')), seconds=30.0)
         except Unreachable as error:
             silent = error
             continue
-        if '{' in said:
-            return jobs.parse(json.loads(said[said.index('{'):]))
-    raise silent or UserError(f"{asked.name}: no job '{asked.job.name}' there ({path})")
+        if '{' in output:
+            return jobs.parse(json.loads(output[output.index('{'):]))
+    raise silent or UserError(f"{engine.name}: no job '{engine.job.name}' there ({path})", code='launch/no-job')

@@ -1,22 +1,21 @@
 #!/bin/sh
-# The launcher's hand on a machine that ssh reaches: starts processes that go on without it, keeps what they write and how they
-# end, and tells it. POSIX shell and Linux's /proc; nothing is installed. It lies in the folder of its job and works there:
+# The launcher's script on a machine that ssh reaches: it starts processes that outlive the connection, keeps their output and
+# exit codes, and reports them. It needs a POSIX shell and Linux's /proc. It is in the folder of its job and works there:
 #
-#   N.log     what process N has written, of all its starts, each after a line with its time
-#   N.pid     of its keeper and of its own group: number and start time of each; the boot and the name of the machine; which
-#             start of the job it is
+#   N.log     the output of process N over all its starts, each after a line with its time
+#   N.pid     number and start time of its keeper and of its own group; boot id and name of the machine; number of the start
 #   N.rc      its exit code, and the machine's uptime in seconds when it ended
-#   stop      somebody has asked for the end: no launcher starts it again
-#   claims/   a folder for each start, made by the launcher that may start it
+#   stop      present once a command has ended the job: no launcher restarts it
+#   claims/   one folder per start, made by the launcher that may make it
 #
-# Exit codes: 0 done, 1 it could not be done, 2 wrong use. Never 255, by which ssh says that it has lost the connection.
+# Exit codes: 0 done, 1 failed, 2 wrong use. Never 255, by which ssh reports a lost connection.
 
 cd "$(dirname "$0")" || exit 1
 job=$(pwd)
 
 fail() { echo "$*" >&2; exit 1; }
 
-# started PID: sets `since` to when the process was started, in ticks after the boot; '' where there is none, or a dead one
+# started PID: sets `since` to the process's start time in ticks after the boot; '' if there is no such process or it is dead
 started() {
   since=
   { read -r stat < "/proc/$1/stat"; } 2>/dev/null || return 0
@@ -27,8 +26,8 @@ started() {
 
 uptime_now() { read -r now _ < /proc/uptime; }
 
-# look N: sets `state` to none (never started), running, ended (it, or what it has started, may still be going), gone, or
-# elsewhere (another machine that shares this folder has it); and keeper, group: the numbers
+# look N: sets `state` to none (never started), running, ended (its children may still run), gone, or elsewhere (on another
+# machine that shares this folder); and the numbers keeper, group
 look() {
   state=none keeper= group= its_start=
   { read -r keeper keeper_since group group_since its_boot its_name its_start < "$1.pid"; } 2>/dev/null || return 0
@@ -45,16 +44,16 @@ look() {
     return 0
   fi
   state=gone
-  started "$group"  # its keeper was killed, and it was not
+  started "$group"  # its keeper was killed alone
   [ "$since" != "$group_since" ] || state=running
 }
 
 numbers() { for file in *.pid; do [ ! -f "$file" ] || echo "${file%.pid}"; done; }
 
-# keep N START GRACE FOLDER COMMAND…: the process that stays; it has a session of its own, and so has the command
+# keep N START GRACE FOLDER COMMAND…: the keeper, which stays; it has a session of its own, and so has the command
 keep() {
   me=$1 its_start=$2 grace=$3
-  trap 'told=1' TERM INT HUP  # a handler and no 'ignore', which the command would inherit
+  trap 'interrupted=1' TERM INT HUP  # a handler, because the command would inherit 'ignore'
   cd "$4" || exit 1
   shift 4
   echo "--- $(date +%Y-%m-%dT%H:%M:%S%z) process $me on $(hostname): $*"
@@ -68,12 +67,12 @@ keep() {
   mv "$job/$me.pid.new" "$job/$me.pid"
   code=
   while :; do
-    told=
+    interrupted=
     wait "$child"
     new=$?
-    [ "$new" != 127 ] || [ -z "$code" ] || break  # some shells forget a child once they have told of it
+    [ "$new" != 127 ] || [ -z "$code" ] || break  # some shells drop a child after the first wait that reports it
     code=$new
-    [ -n "$told" ] || break
+    [ -n "$interrupted" ] || break
   done
   uptime_now
   echo "$code $now" > "$job/$me.rc.new"
@@ -81,7 +80,7 @@ keep() {
   end_group "$child" "$grace"
 }
 
-# end_group NUMBER GRACE: what is left of it gets SIGTERM, and SIGKILL after so many seconds
+# end_group NUMBER GRACE: sends SIGTERM to the rest of the group, and SIGKILL after that many seconds
 end_group() {
   kill -s TERM -- "-$1" 2>/dev/null || return 0
   tenths=$(($2 * 10))
@@ -90,13 +89,13 @@ end_group() {
   return 0
 }
 
-# start N START GRACE FOLDER COMMAND…: returns when it runs, in FOLDER; its environment is the one that this is called with
+# start N START GRACE FOLDER COMMAND…: returns once it runs in FOLDER, with the environment of this call
 start() {
   look "$1"
   case $state in running|ended) fail "process $1 is still there" ;; esac
   rm -f "$1.pid" "$1.rc"
   cd "$4" || exit 1
-  command -v "$5" >/dev/null || fail "'$5': no such program there; name its folder with path=…"
+  command -v "$5" >/dev/null || fail "'$5': no such program there; fix: name its folder with path=…"
   cd "$job" || exit 1
   setsid sh "$job/remote.sh" keep "$@" </dev/null >> "$1.log" 2>&1 &
   tenths=100
@@ -104,7 +103,7 @@ start() {
   [ -f "$1.pid" ] || fail "process $1 did not start within 10 s"
 }
 
-# clear GRACE [N…]: ends what is left of earlier starts (of all processes that this machine knows)
+# clear GRACE [N…]: ends the processes left of earlier starts (by default all that have a record here)
 clear() {
   grace=$1
   shift
@@ -125,8 +124,8 @@ clear() {
   done
 }
 
-# tell TERM|KILL N…: a signal to all that each has started
-tell() {
+# send TERM|KILL N…: sends a signal to the group of each process
+send() {
   signal=$1
   shift
   for each in "$@"; do
@@ -136,7 +135,7 @@ tell() {
   return 0
 }
 
-# show N…: a line each: N STATE GROUP CODE, the size of its log, which start it is
+# show N…: prints one line per process: N STATE GROUP CODE, the size of its log, the number of its start
 show() {
   [ $# -gt 0 ] || set -- $(numbers)
   for each in "$@"; do
@@ -149,11 +148,11 @@ show() {
   done
 }
 
-# follow N:OFFSET…: what each writes from there on, and how it ends, until all have; a line, then what it announces:
-#   D N OFFSET LENGTH   so many bytes of the log      T N           the log is shorter than that; it goes on from 0
-#   E N CODE THEN NOW   it ended; uptimes             G N           nothing of it is left
-#   L N                 it is gone without a code     S             somebody has asked for the end
-#   I                   nothing new                   Q             that was all
+# follow N:OFFSET…: the output of each process from there on, and its end, until all have ended; messages of one line each:
+#   D N OFFSET LENGTH   that many bytes of log follow    T N    the log is shorter than its offset; it resumes from 0
+#   E N CODE THEN NOW   it ended; two uptimes            G N    none of its processes is left
+#   L N                 it is gone without a code        S      a command has ended the job
+#   I                   nothing new                      Q      the end of the messages
 follow() {
   echo bigjax-follow
   list=
@@ -202,7 +201,7 @@ follow() {
   done
 }
 
-# port: one that nobody here listens on, outside of the range from which connections get theirs
+# port: prints a port without a listener, outside of the range of ephemeral ports
 port() {
   used=" $(awk '$4 == "0A" { split($2, place, ":"); printf "%s ", place[2] }' /proc/net/tcp /proc/net/tcp6 2>/dev/null)"
   from=$(($(date +%s) + $$ * 7))
@@ -215,13 +214,13 @@ port() {
   fail 'no free port between 20000 and 30000'
 }
 
-# claim NUMBER: whether this is the first launcher that asks for that start
+# claim NUMBER: prints mine for the first launcher that claims that start, taken for the others
 claim() { mkdir -p claims && if mkdir "claims/$1" 2>/dev/null; then echo mine; else echo taken; fi; }
 
-# claimed: the number of the last start
+# claimed: prints the number of the last start
 claimed() { ls claims 2>/dev/null | sort -n | tail -n 1; }
 
-# down: removes this folder, and sent code that no other job names
+# down: removes this folder, and copied code that no other job uses
 down() {
   for each in $(numbers); do
     look "$each"
@@ -239,7 +238,7 @@ down() {
 verb=$1
 [ $# -gt 0 ] && shift
 case $verb in
-  keep|start|clear|tell|show|follow|port|claim|claimed|down) "$verb" "$@" ;;
+  keep|start|clear|send|show|follow|port|claim|claimed|down) "$verb" "$@" ;;
   stop) : > stop ;;
   *) echo "remote.sh: '$verb': no such verb" >&2; exit 2 ;;
 esac

@@ -1,4 +1,4 @@
-"""What `doctor` asks machines that ssh reaches; one connection each."""
+"""The checks of `doctor` on machines that ssh reaches, over one connection each."""
 import pathlib
 import shlex
 import time
@@ -9,10 +9,10 @@ from launch.engines.base import Check
 from launch.engines.ssh.transport import Hosts, shell_path
 from launch.steps import Failed, Run
 
-SKEW = 5.0  # seconds
-NEEDED = 5.0  # GB of disk
+MAX_SKEW_S = 5.0  # of the clock
+MIN_DISK_GB = 5.0
 PACKAGES = ('jax', 'flax', 'optax', 'orbax', 'absl', 'ml_collections', 'numpy')
-ASK = """\
+SCRIPT = """\
 export PATH={path}"$PATH"
 echo begin
 echo "time $(date +%s)"
@@ -28,25 +28,25 @@ PROGRAM = ('import importlib.util, sys; '
 
 
 def checks(hosts: Hosts, base: str, path: str, command: Sequence[str]) -> list[Check]:
-    """Of each machine: it answers, what is needed is there, its clock is right."""
+    """The checks of each machine: it answers, has what a job needs, and its clock is right."""
     python = command[0] if 'python' in pathlib.PurePath(command[0]).name else 'python'
-    text = ASK.format(path=f'{shell_path(path)}:' if path else '', base=base, command=shlex.quote(command[0]),
+    text = SCRIPT.format(path=f'{shell_path(path)}:' if path else '', base=base, command=shlex.quote(command[0]),
                       python=shlex.quote(python), program=shlex.quote(PROGRAM.format(names=PACKAGES)))
 
-    def ask(host: int) -> list[Check]:
+    def check(host: int) -> list[Check]:
         began = time.time()
         try:
-            said = hosts.execute(host, Run(hosts.ssh(host, 'sh -s'), text), seconds=60.0)
+            output = hosts.execute(host, Run(hosts.ssh(host, 'sh -s'), text), seconds=60.0)
         except (UserError, Failed) as error:
-            found, _, mend = str(error).partition('; ')
-            return [Check(hosts.name(host), False, found.removeprefix(f'{hosts.name(host)}: '), mend)]
-        return _read(hosts.name(host), said, (began + time.time()) / 2, base, command[0], python)
+            found, _, fix = str(error).partition('; fix: ')
+            return [Check(hosts.name(host), False, found.removeprefix(f'{hosts.name(host)}: '), fix)]
+        return _read(hosts.name(host), output, (began + time.time()) / 2, base, command[0], python)
 
-    return [check for found in hosts.each(ask) for check in found]
+    return [found for checks in hosts.each(check) for found in checks]
 
 
-def _read(name: str, said: str, now: float, base: str, command: str, python: str) -> list[Check]:
-    lines = said[said.index('begin'):].splitlines() if 'begin' in said else []
+def _read(name: str, output: str, now: float, base: str, command: str, python: str) -> list[Check]:
+    lines = output[output.index('begin'):].splitlines() if 'begin' in output else []
     values = {key: value.strip() for key, _, value in (line.partition(' ') for line in lines)}
     skew = float(values.get('time') or 'nan') - now
     free = float(values.get('folder') or 0) / 1e6
@@ -58,9 +58,9 @@ def _read(name: str, said: str, now: float, base: str, command: str, python: str
         Check(f'{name}: system', bool(values.get('setsid') and values.get('proc')),
               'Linux, with setsid' if values.get('setsid') and values.get('proc') else 'no /proc, or no setsid',
               'it must be Linux, with util-linux'),
-        Check(f'{name}: disk', free >= NEEDED, f'{free:.0f} GB free' if 'folder' in values else f'{base}: no such place',
+        Check(f'{name}: disk', free >= MIN_DISK_GB, f'{free:.0f} GB free' if 'folder' in values else f'{base}: no such folder',
               'remove old code and jobs there with launch down, or name another folder with code=…'),
-        Check(f'{name}: clock', abs(skew) <= SKEW, f'{skew:+.1f} s from here', 'set it: timedatectl set-ntp true'),
+        Check(f'{name}: clock', abs(skew) <= MAX_SKEW_S, f'{skew:+.1f} s from here', 'set it: timedatectl set-ntp true'),
         Check(f'{name}: {command}', bool(values.get('command')), values.get('command') or 'is not on PATH there',
               'name its folder with path=…, for example path=~/venv/bin'),
         Check(f'{name}: packages', works and not missing,

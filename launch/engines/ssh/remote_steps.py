@@ -1,4 +1,4 @@
-"""What is done on machines that ssh reaches to start a job, step by step: the same data is printed, and run."""
+"""The steps that start a job on machines that ssh reaches, as data: printed by a dry run and executed as printed."""
 import dataclasses
 import math
 import pathlib
@@ -30,17 +30,17 @@ exit 0
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is the same for all engines of this kind.
+    """The settings common to all engines over ssh.
 
     Attributes:
-      path: put before PATH there.
-      setup: a line of shell that runs in the code's folder before each start, once a machine.
-      code: the folder there, in the home folder ('~/…') or absolute.
-      wait: seconds to wait for a machine that does not answer, at a restart.
+      path: prepended to PATH there.
+      setup: a line of shell that runs in the code's folder before each start, once per machine.
+      code: the remote folder, in the home folder ('~/…') or absolute.
+      wait: seconds to wait at a restart for a machine that does not answer.
       lost: seconds of silence after which a machine counts as lost.
       per_host: processes on each machine.
-      coordinator: the address of the first machine as the others reach it; '' for what ssh connects to.
-      limit: MB that may be sent.
+      coordinator: the address of the first machine as the others reach it; '' for the one that ssh connects to.
+      limit: MB that may be copied.
     """
 
     path: str = ''
@@ -50,21 +50,21 @@ class Settings:
     lost: float = 90.0
     per_host: int = 1
     coordinator: str = ''
-    limit: float = bundle.LIMIT
+    limit: float = bundle.LIMIT_MB
 
     @property
     def base(self) -> str:
-        """The folder `code` relative to the home folder, where commands begin; or from the root."""
+        """The folder `code` relative to the home folder, in which commands start; or absolute."""
         return self.code.removeprefix('~/').rstrip('/')
 
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """Of one job on its machines.
+    """The steps of one job on its machines.
 
     Attributes:
-      place: the hash of the code, and the folder within it where the command runs.
-      placed: the number of each process -> that of its machine.
+      place: (hash of the code, folder within it in which the command runs).
+      placed: {rank of a process: number of its machine}.
     """
 
     job: Job
@@ -75,67 +75,67 @@ class Steps:
 
     @property
     def folder(self) -> str:
-        """The job's there."""
+        """The job's remote folder."""
         return f'{self.settings.base}/jobs/{self.job.name}'
 
     @property
     def script(self) -> Script:
-        """What is in it."""
+        """The job's `remote.sh`."""
         return Script(self.hosts, self.folder)
 
     @property
     def grace(self) -> str:
-        """Whole seconds."""
+        """The grace in whole seconds."""
         return str(math.ceil(self.job.grace))
 
     def on(self, host: int) -> list[int]:
-        """Its processes."""
+        """The ranks of the processes on a machine."""
         return [process for process, at in self.placed.items() if at == host]
 
     def id(self) -> str:
-        """What tells this job from another one of its name."""
+        """A hash that distinguishes this job from another of the same name."""
         return jobs.digest(self.job.name, self.job.created, jobs.line(self.job.command))
 
     def files(self) -> list[Write]:
-        """What is put into the job's folder there, beside `remote.sh`."""
+        """The files for the job's remote folder, beside `remote.sh`."""
         own = self.job.folder / 'sent'
         return [Write(f'{own}/job.json', self.job.text()), Write(f'{own}/code', f"{' '.join(self.place)}\n")]
 
     def prepare(self, host: int) -> Run:
-        """Makes the folders; says 'new' where the job was not there; ends with IN_USE or STOPPED where it must not start."""
+        """Makes the folders; prints 'new' if the job was not there; exits with IN_USE or STOPPED if it must not start."""
         text = PREPARE.format(base=self.settings.base, name=self.job.name, id=self.id(), in_use=IN_USE, stopped=STOPPED)
         return Run(self.hosts.ssh(host, 'sh -s'), text, why='refuses where another job of this name runs')
 
     def send(self, host: int, code: str) -> list[Run]:
-        """The job's folder; and the code, where `code` says in words what that is."""
+        """Copies the job's folder; also the code, if `code` describes it."""
         own, to = self.job.folder, f'{self.settings.base}/code/{self.place[0]}/'
         return [*([Run(self.hosts.rsync(host, to, f'{own}/code/{self.place[0]}/'), why=code)] if code else []),
                 Run(self.hosts.rsync(host, f'{self.folder}/', str(REMOTE), f'{own}/sent/'))]
 
     def clear(self, host: int) -> Run:
-        """Ends what is left of an earlier start."""
-        return self.script.step(host, 'clear', self.grace, why='ends what is left of an earlier start')
+        """Ends the processes that are left of an earlier start."""
+        return self.script.step(host, 'clear', self.grace, why='ends the processes left of an earlier start')
 
     def setup(self, host: int) -> Run:
-        """The user's line, in the folder of the code."""
+        """Runs the user's line in the folder of the code."""
         code = f'{self.settings.base}/code/{self.place[0]}/{self.place[1]}'
         text = ''.join(f'export {name}={value}\n' for name, value in self._path())
         text += f'cd {shlex.quote(code)} || exit 1\n( {self.settings.setup}\n) </dev/null >&2 || exit 1\n'
         return Run(self.hosts.ssh(host, 'sh -s'), text, self.job.env, 'setup')
 
-    def start(self, process: int, number: int, told: Mapping[str, str]) -> Run:
-        """One process, detached, for the start of that number; `told` is what it finds in its environment."""
-        env = [*self._path(), *((name, shlex.quote(value)) for name, value in told.items())]
+    def start(self, process: int, number: int, variables: Mapping[str, str]) -> Run:
+        """Starts one process, detached, for the start of that number, with `variables` in its environment."""
+        env = [*self._path(), *((name, shlex.quote(value)) for name, value in variables.items())]
         folder = f"../../code/{self.place[0]}{'' if self.place[1] == '.' else '/' + self.place[1]}"
         return self.script.step(self.placed[process], 'start', str(process), str(number), self.grace, folder,
                                 *self.job.command, env=env, secret=self.job.env)
 
     def follow(self, host: int) -> Run:
-        """From the first byte."""
+        """Follows the processes from their first byte."""
         return self.script.step(host, 'follow', *(f'{process}:0' for process in self.on(host)))
 
     def look(self, host: int) -> Run:
-        """The id, the code and the processes of what is there under this name."""
+        """Prints the id, the code and the processes of the job of this name."""
         return Run(self.hosts.ssh(host, 'sh -s'), LOOK.format(folder=self.folder))
 
     def _path(self) -> list[tuple[str, str]]:

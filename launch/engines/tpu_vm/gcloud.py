@@ -1,11 +1,10 @@
-"""Google's command line, as far as TPU VMs need it: its commands as data, its answers as dictionaries, its errors in words."""
+"""The part of Google's command line that TPU VMs need: its commands as data, its output as dictionaries, its errors."""
 import configparser
 import contextlib
 import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -14,19 +13,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bigjax.errors import UserError
+from launch.engines import base
 from launch.engines.base import Check
-from launch.lines import say
+from launch.lines import log
 from launch.steps import Run
 
 INSTALL = "install it with 'curl https://sdk.cloud.google.com | bash', then 'gcloud auth login'"
 QUOTAS = 'https://console.cloud.google.com/iam-admin/quotas'
-SECONDS = 120.0  # for a command that only asks
-LONGEST_CREATE = 1800.0  # seconds: one that waits for machines
+QUERY_TIMEOUT_S = 120.0  # of a command that only reads
+CREATE_TIMEOUT_S = 1800.0  # of one that waits for machines
 ABSENT, TAKEN, QUOTA = 'NOT_FOUND', 'ALREADY_EXISTS', 'RESOURCE_EXHAUSTED'
 LOGIN = re.compile(r'active account|gcloud auth login|UNAUTHENTICATED|invalid_grant|[Rr]eauthenticat')
 
-# States of a queued resource and of a node (the API's enumerations). What is in neither set is waited for: a new name for
-# waiting came before (WAITING_FOR_RESOURCES for ACCEPTED).
+# States of a queued resource and of a node (the API's enumerations). The launcher waits in all others: the API has added names
+# for waiting before (WAITING_FOR_RESOURCES for ACCEPTED).
 QUEUE_DEAD = {'SUSPENDING', 'SUSPENDED', 'FAILED', 'DELETING'}
 QUEUE_READY = 'ACTIVE'
 NODE_DEAD = {'STOPPING', 'STOPPED', 'DELETING', 'PREEMPTED', 'TERMINATED', 'HIDING', 'HIDDEN'}
@@ -34,61 +34,61 @@ NODE_READY = 'READY'
 
 
 class Refused(UserError):
-    """Google has said no.
+    """Google's refusal, or a timeout.
 
     Attributes:
-      status: the API's word for it, 'RESOURCE_EXHAUSTED'; '' where there is none.
-      said: the API's message.
+      status: the API's status, 'RESOURCE_EXHAUSTED'; '' if it gives none.
+      message: the API's message.
     """
 
-    def __init__(self, status: str, said: str, mend: str):
-        super().__init__(f'{said}; {mend}' if mend else said)
-        self.status, self.said = status, said
+    def __init__(self, status: str, message: str, fix: str):
+        super().__init__(f'{message}; fix: {fix}' if fix else message, code='launch/google-refused')
+        self.status, self.message = status, message
 
 
 def create(name: str, where: dict[str, str], type: str, runtime: str, *, queued: bool, slices: int = 1,
            flags: dict[str, str | bool], labels: dict[str, str]) -> Run:
-    """The command that asks for a slice, or for several.
+    """The command that requests one slice, or several.
 
     Args:
       where: 'zone' and 'project'.
-      flags: name with hyphens -> value, as `queued-resources create` has them; `tpu-vm create` has them, too.
-      labels: how it is known again as one's own.
+      flags: {name with hyphens: value}, common to `queued-resources create` and `tpu-vm create`.
+      labels: the labels by which the job recognizes its own slice.
     """
     own = {'accelerator-type': type, 'runtime-version' if queued else 'version': runtime,
            'labels': ','.join(f'{key}={value}' for key, value in labels.items())}
     if queued:
         own |= {'node-id': name} if slices == 1 else {'node-count': str(slices), 'node-prefix': name}
     return _run('create', 'queued-resources' if queued else 'tpu-vm', name, where | own | flags,
-                'costs money from the time when it is there')
+                'costs money from its creation')
 
 
 def delete(name: str, where: dict[str, str], *, queued: bool) -> Run:
-    """The command that deletes it, a queued resource with its machines; it does not wait for the end."""
+    """The command that deletes it, a queued resource with its machines, without waiting for the end of the deletion."""
     return _run('delete', 'queued-resources' if queued else 'tpu-vm', name,
                 where | ({'force': True} if queued else {}) | {'async': True})
 
 
 def queue(name: str, where: dict[str, str]) -> Run:
-    """The command that shows a queued resource, in a list that is empty where there is none."""
+    """The command that lists the queued resource of that name, if there is one."""
     return _run('list', 'queued-resources', '', where | {'filter': f'name~/queuedResources/{name}$', 'format': 'json'})
 
 
 def nodes(name: str, where: dict[str, str]) -> Run:
-    """The command that lists the machines of a name, which is also the beginning of the names of several slices."""
-    # A filter with parentheses that are not quoted finds nothing, and says nothing.
+    """The command that lists the nodes of a name, which is also the prefix of the names of several slices."""
+    # gcloud matches nothing, without an error, if a filter has unquoted parentheses.
     return _run('list', 'tpu-vm', '', where | {'filter': f'name~/nodes/{name}', 'format': 'json'})
 
 
 def keys(node: str, user: str, where: dict[str, str], *, internal: bool) -> Run:
-    """The command that gives all machines of a node this machine's SSH key: gcloud does so whenever it connects."""
+    """The command that copies this machine's SSH key to all machines of a node: gcloud does so whenever it connects."""
     return _run('ssh', 'tpu-vm', f'{user}@{node}' if user else node,
                 where | {'worker': 'all', 'command': 'true', 'strict-host-key-checking': 'no', 'internal-ip': internal},
-                'makes ~/.ssh/google_compute_engine where it is missing, and brings it to every machine')
+                'makes ~/.ssh/google_compute_engine if it is missing, and copies it to every machine')
 
 
 def types(where: dict[str, str]) -> Run:
-    """The command that lists what a zone has."""
+    """The command that lists the accelerator types of a zone."""
     return _run('list', 'tpu-vm accelerator-types', '', where | {'format': 'json(type)'})
 
 
@@ -98,7 +98,7 @@ def _run(verb: str, kind: str, name: str, flags: dict[str, str | bool], why: str
 
 
 def settings() -> dict[str, str]:
-    """'project', 'zone' and 'account' as gcloud's own configuration here has them; read, as it may not be installed."""
+    """'project', 'zone' and 'account' of gcloud's own configuration, read from its files: gcloud may not be installed."""
     folder = pathlib.Path(os.environ.get('CLOUDSDK_CONFIG') or pathlib.Path.home() / '.config' / 'gcloud')
     found = configparser.ConfigParser(interpolation=None)
     try:
@@ -111,17 +111,11 @@ def settings() -> dict[str, str]:
             for name, (section, key) in places.items()}
 
 
-def installed() -> None:
-    """Raises UserError where there is no gcloud here."""
-    if shutil.which('gcloud') is None:
-        raise UserError(f"'gcloud': no such program on the path; {INSTALL}")
-
-
-def do(step: Run, seconds: float = SECONDS) -> str:
-    """What a command writes to stdout.
+def do(step: Run, seconds: float = QUERY_TIMEOUT_S) -> str:
+    """Runs a command; returns its stdout.
 
     Raises:
-      Refused: it ended with another code than 0.
+      Refused: it exited with a code other than 0.
     """
     code, out, errors = execute(step, seconds)
     if code:
@@ -129,36 +123,36 @@ def do(step: Run, seconds: float = SECONDS) -> str:
     return out
 
 
-def ask(step: Run, seconds: float = SECONDS) -> Any:
-    """What a command answers in JSON; None where it answers nothing.
+def query(step: Run, seconds: float = QUERY_TIMEOUT_S) -> Any:
+    """Runs a command; returns its JSON output, None if there is no output.
 
     Raises:
-      Refused: it ended with another code than 0, or answered otherwise.
+      Refused: it exited with a code other than 0, or its output is not JSON.
     """
     out = do(step, seconds)
     try:
         return json.loads(out) if out.strip() else None
     except ValueError:
-        raise Refused('', f'gcloud answered with what is no JSON: {out.strip()[:200]}', f'try it by hand: {step}') from None
+        raise Refused('', f'gcloud: expected JSON, got {out.strip()[:200]}', f'try it by hand: {step}') from None
 
 
 def execute(step: Run, seconds: float, until: Callable[[], bool] | None = None) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command; 124 where it was stopped after its time.
+    """Runs a command; returns (exit code, stdout, stderr), with code 124 after a timeout.
 
-    It is in a session of its own, so that Ctrl-C in a terminal does not end it half way; one that is interrupted is killed.
+    It runs in a session of its own, so that Ctrl-C in a terminal does not end it half way; the launcher kills it instead.
 
     Args:
-      until: of a command that makes something. After Ctrl-C it is killed only when this says that what it makes is there (and
-        can be deleted), or after a minute.
+      until: for a command that creates something, whether that exists and can be deleted. After Ctrl-C the command is killed
+        only once this returns True, or after a minute.
     """
-    installed()
+    base.require('gcloud', INSTALL)
     process = None
     try:
-        with deferred() as heard:  # an interrupt between fork and assignment would leave a command that nobody knows of
+        with deferred() as received:  # an interrupt between fork and assignment would leave an unknown command running
             process = subprocess.Popen(step.argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                        start_new_session=True)
             if until:
-                out, errors = _outlast(process, seconds, heard, until)
+                out, errors = _outlast(process, seconds, received, until)
         if not until:
             out, errors = process.communicate(timeout=seconds)
         return process.returncode, out.decode(errors='replace'), errors.decode(errors='replace')
@@ -173,27 +167,27 @@ def execute(step: Run, seconds: float, until: Callable[[], bool] | None = None) 
                 pipe.close()
 
 
-def _outlast(process: subprocess.Popen, seconds: float, heard: list[int], until: Callable[[], bool]) -> tuple[bytes, bytes]:
-    """What the command says; nothing, where a signal was heard and `until` says yes before it ended."""
-    deadline, told = time.monotonic() + seconds, False
+def _outlast(process: subprocess.Popen, seconds: float, received: list[int], until: Callable[[], bool]) -> tuple[bytes, bytes]:
+    """The command's output; empty if a signal was received and `until` returned True before its end."""
+    deadline, reported = time.monotonic() + seconds, False
     while True:
         try:
             return process.communicate(timeout=0.2)
         except subprocess.TimeoutExpired:
             if time.monotonic() > deadline:
                 raise
-        if heard:
-            if not told:
-                told, deadline = True, min(deadline, time.monotonic() + 60.0)
-                say('waits for gcloud, so that what it makes can be deleted')
-            with contextlib.suppress(UserError, KeyboardInterrupt):  # nobody tells: its end comes, or the deadline
+        if received:
+            if not reported:
+                reported, deadline = True, min(deadline, time.monotonic() + 60.0)
+                log('waits for gcloud, so that what it creates can be deleted')
+            with contextlib.suppress(UserError, KeyboardInterrupt):  # without an answer, its end or the deadline decides
                 if until():
                     return b'', b''
 
 
 @contextlib.contextmanager
 def signals(handler: Any, only: Any = None) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP are handled so inside; where `only` is given, those alone that have that handler now."""
+    """Handles SIGINT, SIGTERM and SIGHUP so inside; with `only`, just those that have that handler now."""
     changed = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -210,28 +204,28 @@ def signals(handler: Any, only: Any = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[list[int]]:
-    """Signals that would end the program do so when this ends; yields the list of those that came."""
-    heard = []
-    with signals(lambda number, frame: heard.append(number)):
-        yield heard
-    for number in heard[:1]:
+    """Defers signals that would end the program to the end of the block; yields the list of those received."""
+    received = []
+    with signals(lambda number, frame: received.append(number)):
+        yield received
+    for number in received[:1]:
         signal.raise_signal(number)
 
 
 def refused(step: Run, code: int, text: str) -> Refused:
-    """What Google has said, first, and how that is mended."""
-    said = ' '.join(_message(text).split()) or f'{step.argv[0]} ended with exit code {code} and said nothing'
-    words = re.match(r'([A-Z_]{6,}):', said)
+    """The error of a failed command: Google's message, then the fix."""
+    message = ' '.join(_message(text).split()) or f'{step.argv[0]} exited with {code} and no output'
+    words = re.match(r'([A-Z_]{6,}):', message)
     status = words[1] if words else ''
-    if QUOTA in said or 'uota' in said:
+    if QUOTA in message or 'uota' in message:
         status = QUOTA
-    return Refused(status, said, _mend(step, code, status, said))
+    return Refused(status, message, _fix(step, code, status, message))
 
 
 def _message(text: str) -> str:
-    """The error among progress, warnings and details in YAML."""
+    """The error in an output that also has progress, warnings and details in YAML."""
     _, error, rest = text.partition('ERROR: ')
-    if not error:  # 'tpu-vm ssh' ends with what ssh has said, ten times, and a traceback
+    if not error:  # 'tpu-vm ssh' ends with ssh's message, ten times, and a traceback
         lines = [line for line in text.splitlines() if line.strip()]
         ssh = [line for line in lines if re.match(r'ssh: |\S+: Permission denied|Host key', line)]
         rest = '\n'.join(ssh[-1:] or lines[-2:])
@@ -239,39 +233,39 @@ def _message(text: str) -> str:
     return re.sub(r'^\(gcloud[\w.-]*\)\s*', '', text)
 
 
-def _mend(step: Run, code: int, status: str, said: str) -> str:
+def _fix(step: Run, code: int, status: str, message: str) -> str:
     given = dict(word[2:].partition('=')[::2] for word in step.argv if word.startswith('--'))
-    if LOGIN.search(said):
+    if LOGIN.search(message):
         return "log in with 'gcloud auth login'"
     if status == QUOTA:
-        return (f"ask for more at {QUOTAS}?project={given.get('project', '')}, or name a smaller type, another zone=, or spot "
+        return (f"request more at {QUOTAS}?project={given.get('project', '')}, or take a smaller type, another zone=, or spot "
                 '(which has a quota of its own)')
     if status == 'PERMISSION_DENIED':
         return (f"switch the API on with 'gcloud services enable tpu.googleapis.com --project={given.get('project', '')}', or "
-                'ask its owner for the role TPU Admin')
+                'get the role TPU Admin from its owner')
     if code == 124:
-        return 'look at the network, and at https://status.cloud.google.com'
+        return 'check the network, and https://status.cloud.google.com'
     if code == 2:
-        return "this gcloud does not know that; 'gcloud components update' brings the newest"
+        return "update gcloud, which does not support that: 'gcloud components update'"
     return ''
 
 
 def doctor(where: dict[str, str], type: str) -> list[Check]:
-    """Whether gcloud could create a slice of that accelerator type, without creating one; stops at the first that fails."""
-    path = shutil.which('gcloud')
-    checks = [Check('gcloud', bool(path), path or 'not on the path', INSTALL)]
-    account = settings()['account']
-    if path:
-        checks.append(Check('account', bool(account), account or 'nobody is logged in', "log in with 'gcloud auth login'"))
-        checks.append(Check('project', bool(where.get('project')), where.get('project') or 'none is set',
-                            "name it, project=ID, or 'gcloud config set project ID'"))
-    if not all(check.ok for check in checks[:1] + checks[2:]) or not path:
+    """The checks that gcloud could create a slice of that accelerator type, up to the first that fails."""
+    checks = [base.installed('gcloud', INSTALL)]
+    if not checks[0].ok:
+        return checks
+    account, project = settings()['account'], where.get('project')
+    checks.append(Check('account', bool(account), account or 'not logged in', "log in with 'gcloud auth login'"))
+    checks.append(Check('project', bool(project), project or 'none is set',
+                        "add project=ID, or run 'gcloud config set project ID'"))
+    if not project:
         return checks
     try:
-        there = sorted(str(entry.get('type')) for entry in ask(types(where)) or [])
+        offered = sorted(str(entry.get('type')) for entry in query(types(where)) or [])
     except UserError as error:
         return [*checks, Check(f"API in {where.get('zone')}", False, str(error), '')]
-    near = [name for name in there if name.split('-')[0] == type.split('-')[0]]
-    return [*checks, Check(f"API in {where['zone']}", True, f'answers, with {len(there)} accelerator types'),
-            Check(type, type in there, f"{'is' if type in there else 'is not'} in {where['zone']}",
-                  f"there {'is ' + ', '.join(near[:8]) if near else 'is none of its generation'}; name another zone=")]
+    near = [name for name in offered if name.split('-')[0] == type.split('-')[0]]
+    return [*checks, Check(f"API in {where['zone']}", True, f'answers, with {len(offered)} accelerator types'),
+            Check(type, type in offered, f"{'' if type in offered else 'not '}in {where['zone']}",
+                  f"choose another zone=, or one of {', '.join(near[:8]) or 'another generation'}")]

@@ -1,18 +1,18 @@
-"""TPU slices by their product's name: what gcloud calls them, on how many machines they are, which engine can have them.
+"""TPU slices by their product's name: gcloud's accelerator type, number of machines, and the engines that offer them.
 
     v5e-16 -> v5litepod-16, 16 chips on 4 machines, v2-alpha-tpuv5-lite
 
-The one table of it (Cloud TPU documentation, 2026). What it says of a generation can be changed for a job: --on=…,runtime=…
+This is the only such table (Cloud TPU documentation, 2026). A job can override the runtime version: --on=…,runtime=…
 """
 import dataclasses
 import re
 
 from bigjax.errors import UserError
-from launch.target import nearest
+from bigjax.io.text import nearest
 
 UBUNTU = 'tpu-ubuntu2204-base'
 SQUARE = (1, 4, 8, 16, 32, 64, 128, 256)  # chips of the slices of v5e and v6e
-CUBE = 64  # chips: from here on every side of a v4 or v5p slice is a multiple of four
+CUBE = 64  # chips; every side of a v4 or v5p slice of at least this size is a multiple of four
 GPUS = ('a100', 'b200', 'gb200', 'h100', 'h200', 'l4', 't4', 'v100')
 
 
@@ -21,12 +21,12 @@ class Generation:
     """A kind of TPU.
 
     Attributes:
-      type: what stands before the hyphen of gcloud's accelerator type; '' where there are no TPU VMs of it.
-      cores: what the number in the name counts of each chip: 2 for TensorCores, 1 for chips.
-      largest: chips of one slice.
-      runtime: the version of the software on a TPU VM.
-      also: other names that people use.
-      engines: which can have it, beside 'sky', that can have what its clouds have.
+      type: the prefix of gcloud's accelerator type; '' if there are no TPU VMs of it.
+      cores: units per chip in a name's number: 2 if it counts TensorCores, 1 if it counts chips.
+      largest: chips of the largest slice.
+      runtime: the software version of a TPU VM.
+      also: other names of it.
+      engines: the engines that offer it, besides 'sky', which offers what its clouds do.
     """
 
     type: str
@@ -56,10 +56,10 @@ class Slice:
     Attributes:
       name: the product's, 'v5e-16'.
       generation: 'v5e'.
-      chips: of it.
-      workers: machines, each with one process; the cloud has the last word.
+      chips: its number of chips.
+      workers: its number of machines, one process each; the cloud's own number takes precedence.
       type: gcloud's accelerator type.
-      runtime: the version of the software on its machines.
+      runtime: the software version of its machines.
     """
 
     name: str
@@ -71,34 +71,38 @@ class Slice:
 
 
 def parse(text: str, engine: str) -> Slice:
-    """The slice of a product's name, as an engine can have it.
+    """The slice of a product's name, if the engine offers it.
 
     Raises:
-      UserError: there is none of that name or size, or the engine cannot have it; the one that can is named.
+      UserError: there is none of that name or size, or only another engine, which is named, offers it.
     """
     where = f'--on={engine}:{text}'
     match = re.fullmatch(r'([a-z0-9]+)-(\d{1,6})', text.lower())
     word = match[1] if match else re.split('[-:]', text.lower())[0]
     if word in GPUS:
-        raise UserError(f'{where}: {word} is a GPU, and {engine} has none; use --on=slurm:…, --on=ssh:… or --on=jobset:…')
+        raise UserError(f'{where}: {word} is a GPU, and {engine} has none; fix: use --on=slurm:…, --on=ssh:… or --on=jobset:…',
+                        code='launch/other-engine')
     if word not in NAMES or not match:
-        near = nearest(word, NAMES) if word not in NAMES else ''
-        near = re.sub(r'\S+$', lambda alias: NAMES[alias[0]], near)
-        raise UserError(f'{where}: not the name of a TPU slice{near}; write for example v5e-16, v5p-8, v4-32 or v6e-8')
+        alias = '' if word in NAMES else nearest(word, NAMES)
+        near = f'; the nearest is {NAMES[alias]}' if alias else ''
+        raise UserError(f'{where}: not the name of a TPU slice{near}; fix: write for example v5e-16, v5p-8, v4-32 or v6e-8',
+                        code='launch/unknown-machine')
     name, number = NAMES[word], int(match[2])
     found = GENERATIONS[name]
     if engine not in found.engines:
-        raise UserError(f"{where}: {name} is not to be had as {engine}; use --on={found.engines[0]}:…")
+        raise UserError(f'{where}: {engine} does not offer {name}; fix: use --on={found.engines[0]}:…',
+                        code='launch/other-engine')
     chips = sorted(sizes(name), key=lambda size: abs(size * found.cores - number))[0]
     if chips * found.cores != number:
         counts = 'chips' if found.cores == 1 else 'TensorCores, two a chip'
-        raise UserError(f'{where}: there is no slice of {number} ({counts}); the nearest is {name}-{chips * found.cores}')
+        raise UserError(f'{where}: no slice has {number} ({counts}); fix: write for example {name}-{chips * found.cores}',
+                        code='launch/no-such-size')
     return Slice(f'{name}-{number}', name, chips, workers(name, chips), f'{found.type}-{number}' if found.type else '',
                  found.runtime)
 
 
 def sizes(name: str) -> list[int]:
-    """The chips of the slices of a generation, the smallest first."""
+    """The sizes of a generation's slices in chips, smallest first."""
     if name in ('v5e', 'v6e'):
         return list(SQUARE)
     largest = GENERATIONS[name].largest
@@ -108,5 +112,5 @@ def sizes(name: str) -> list[int]:
 
 
 def workers(name: str, chips: int) -> int:
-    """Machines of a slice: of v5e and v6e one has up to eight chips where it is alone, and four where there are several."""
+    """The number of machines of a slice: a single machine of v5e or v6e has up to eight chips, one of several has four."""
     return 1 if name in ('v5e', 'v6e') and chips <= 8 else max(1, chips // 4)

@@ -1,11 +1,11 @@
-"""The engine `tpu_vm`: a slice of TPUs at Google is made, the job runs on its machines by ssh, and it is deleted.
+"""The engine `tpu_vm`: creates a slice of Cloud TPUs, runs the job on its machines over ssh, and deletes the slice.
 
-    --on=tpu_vm:v5e-16,zone=us-west4-a,spot             a slice of its own, asked for with a queued resource
-    --on=tpu_vm:node=mine,zone=us-west4-a               a TPU VM that is there already, and stays
+    --on=tpu_vm:v5e-16,zone=us-west4-a,spot             a slice of its own, requested by a queued resource
+    --on=tpu_vm:node=mine,zone=us-west4-a               an existing TPU VM, which is never deleted
 
-gcloud makes, shows and deletes it, and brings this machine's SSH key to its machines; nothing that lasts runs in a gcloud
-command, as that runs a command anew that has died. One process a machine. A slice that is taken away while the job runs counts
-as a preemption: it is deleted, made anew, and the job resumes.
+gcloud creates, shows and deletes the slice, and copies this machine's SSH key to its machines. The job itself runs over plain
+ssh, because `gcloud … ssh` runs a command again after it has died. There is one process per machine. A slice that is taken away
+while the job runs counts as a preemption: it is deleted, created again, and the job resumes.
 """
 import dataclasses
 import math
@@ -28,48 +28,48 @@ from launch.engines.ssh.transport import Hosts, Unreachable
 from launch.engines.tpu_vm import gcloud, tpu_slice, tpu_types
 from launch.engines.tpu_vm.tpu_slice import ABSENT, DEAD, READY, Allocation, Found
 from launch.job import Job, digest
-from launch.lines import say
+from launch.lines import log
 from launch.outcome import LOST, End
 from launch.steps import Step, Wait
 from launch.target import text
 
-PORT = 8482  # where JAX, too, meets on TPU VMs
-ANSWER = 300.0  # seconds: machines that do not answer for so long are given up, and the slice is made anew
-ROUNDS = 3  # slices that one start may give up
-ASK = 10.0  # seconds between two questions after a machine that does not answer
-# Another process may be killed before it gives its lock on the TPU back; one that somebody holds stays.
+PORT = 8482  # JAX's own coordinator port on TPU VMs
+SSH_TIMEOUT_S = 300.0  # without an answer of its machines, after which a slice is created again
+MAX_SLICES = 3  # that one start may create
+RETRY_S = 10.0  # between two queries about a machine that does not answer
+# A killed process can leave its lock on the TPU behind; a lock that a process holds is not removed.
 UNLOCK = ('if command -v lsof >/dev/null && [ -z "$(lsof -t /tmp/libtpu_lockfile /dev/accel* /dev/vfio/[0-9]* 2>/dev/null)" ]; '
           'then rm -f /tmp/libtpu_lockfile; fi')
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What --on=tpu_vm:… says."""
+    """The target of --on=tpu_vm:…"""
 
     type: str = text("the slice: v5e-16, v5p-8, v4-32, v6e-8, …", '')
-    zone: str = text("where; gcloud's own setting where it has one", '')
-    project: str = text("who pays; gcloud's own setting where it has one", '')
+    zone: str = text("zone; by default gcloud's own setting", '')
+    project: str = text("project to charge; by default gcloud's own setting", '')
     spot: bool = text('cheaper, and may be taken away at any time', False)
     reserved: bool = text('from a reservation', False)
-    queued: bool = text('wait in the queue for it; queued=no has it now or not at all', True)
-    node: str = text('use the TPU VM of this name, which is there; it is never deleted', '')
-    slices: int = text('so many slices, joined by the network of the data centre', 1)
-    runtime: str = text("the version of the machines' software, where the generation's is not wanted", '')
-    network: str = text("of Google's cloud, where 'default' is not wanted", '')
-    subnetwork: str = text('of that network', '')
-    service_account: str = text('what the machines are, to other services of Google', '')
-    internal_ips: bool = text('no addresses outside; ssh goes to those inside', False)
-    valid_until: str = text('give it up where it has not come after so long: 6h', '')
-    wait: str = text('how long to wait for it at most', '24h')
+    queued: bool = text('wait in the queue for it; with queued=no now or not at all', True)
+    node: str = text('use the existing TPU VM of this name, and never delete it', '')
+    slices: int = text("number of slices, joined by the data centre's network", 1)
+    runtime: str = text("software version of the machines; by default the generation's", '')
+    network: str = text("network of Google's cloud; by default 'default'", '')
+    subnetwork: str = text('subnetwork of that network', '')
+    service_account: str = text('service account of the machines', '')
+    internal_ips: bool = text('no external addresses; ssh uses the internal ones', False)
+    valid_until: str = text('give up if it is not there after that long: 6h', '')
+    wait: str = text('longest time to wait for it', '24h')
     keep: bool = text('do not delete it at the end', False)
-    user: str = text('on the machines; with OS Login as Google writes it, me_example_com', '')
-    identity: str = text("a private SSH key, where gcloud's own is not wanted", '~/.ssh/google_compute_engine')
-    path: str = text('put before PATH there: ~/venv/bin', '')
+    user: str = text("login name on the machines; with OS Login in Google's form, me_example_com", '')
+    identity: str = text("a private SSH key; by default gcloud's own", '~/.ssh/google_compute_engine')
+    path: str = text('prepended to PATH there: ~/venv/bin', '')
     setup: str = text("a line of shell, run in the code's folder before each start", '')
 
 
 class Engine(RemoteEngine):
-    """One process a machine of a slice."""
+    """One process per machine of a slice."""
 
     kind, Target = 'tpu_vm', Target
 
@@ -77,27 +77,31 @@ class Engine(RemoteEngine):
         super().__init__(job)
         target, on = self.target, f'--on={job.on}'
         if job.array:
-            raise UserError(f'{on}: a slice runs one program on all its machines, not {job.array} of their own; use '
-                            'slurm, ssh or jobset for them')
+            raise UserError(f'{on}: a slice runs one program on all its machines, not {job.array} independent ones; fix: use '
+                            'slurm, ssh or jobset', code='launch/no-array')
         if not target.type and not target.node:
-            raise UserError(f'{on}: which slice? write for example --on=tpu_vm:v5e-16,zone=us-west4-a')
+            raise UserError(f'{on}: no slice; fix: write for example --on=tpu_vm:v5e-16,zone=us-west4-a',
+                            code='launch/missing-key')
         self._slice = tpu_types.parse(target.type, self.kind) if target.type else None
         if self._slice and target.runtime:
             self._slice = dataclasses.replace(self._slice, runtime=target.runtime)
         alone = [key for key in ('spot', 'reserved', 'valid_until', 'runtime') if getattr(target, key)]
         if target.node and (alone or target.slices != 1):
-            raise UserError(f"{on}: node={target.node} is there already; leave out {', '.join(alone) or 'slices'}")
+            raise UserError(f"{on}: node={target.node} exists already; fix: leave out {', '.join(alone) or 'slices'}",
+                            code='launch/conflict')
         if target.spot and target.reserved:
-            raise UserError(f'{on}: spot and reserved exclude each other; leave one out')
+            raise UserError(f'{on}: spot and reserved exclude each other; fix: leave one out', code='launch/conflict')
         if target.slices < 1 or (not target.queued and (target.slices > 1 or target.valid_until)):
-            raise UserError(f'{on}: several slices, and valid_until, need the queue; leave out queued=no, and let slices '
-                            'be 1 or more')
+            raise UserError(f'{on}: several slices, and valid_until, need the queue; fix: leave out queued=no, and write '
+                            'slices=1 or more', code='launch/conflict')
         if target.valid_until:
             tpu_slice.seconds(target.valid_until, 'valid_until')
         before, now = tpu_slice.load(job), gcloud.settings()
         self._where = {key: getattr(target, key) or before.get(key) or now[key] for key in ('zone', 'project')}
         if not self._where['zone']:
-            raise UserError(f"{on}: zone is missing; add for example zone=us-west4-a, or 'gcloud config set compute/zone ZONE'")
+            raise UserError(f"{on}: zone is missing; fix: add for example zone=us-west4-a, or run 'gcloud config set "
+                            "compute/zone ZONE'",
+                            code='launch/missing-key')
         flags = {key.replace('_', '-'): getattr(target, key)
                  for key in ('spot', 'reserved', 'network', 'subnetwork', 'service_account', 'internal_ips')}
         named = dataclasses.replace(job, name=target.node) if target.node else job
@@ -105,7 +109,19 @@ class Engine(RemoteEngine):
             named, self._where, self._slice, slices=target.slices, queued=target.queued and not target.node,
             flags=flags | {'valid-until-duration': target.valid_until}, wait=tpu_slice.seconds(target.wait, 'wait'))
         self._found: Found | None = None
-        self._asking, self._asked, self._gone = threading.Lock(), -math.inf, False
+        self._gone_lock, self._gone_checked, self._gone = threading.Lock(), -math.inf, False
+
+    @property
+    def keeps_files(self) -> bool:
+        """Whether the machines, and the files on them, outlive the job."""
+        return bool(self.target.node or self.target.keep)
+
+    @property
+    def cost(self) -> str:
+        if self.target.node:
+            return f'{self.target.node}, which is neither created nor deleted'
+        slices = f"{self.target.slices} x {self._slice.type} in {self._where['zone']}" + (' (spot)' if self.target.spot else '')
+        return f"{slices}, from its creation until {'you delete it (keep)' if self.target.keep else 'the job ends'}"
 
     @property
     def workers(self) -> int:
@@ -114,26 +130,28 @@ class Engine(RemoteEngine):
         return self._slice.workers * self.target.slices if self._slice else 1
 
     def check(self) -> None:
-        gcloud.installed()
+        base.require('gcloud', gcloud.INSTALL)
         if not self._where['project']:
-            raise UserError(f"--on={self.job.on}: project is missing; add project=ID, or 'gcloud config set project ID'")
+            raise UserError(f"--on={self.job.on}: project is missing; fix: add project=ID, or run 'gcloud config set project "
+                            "ID'", code='launch/missing-key')
         super().check()
 
     def settings(self) -> Settings:
         setup = f'{UNLOCK}; {self.target.setup}' if self.target.setup else UNLOCK
-        return Settings(path=self.target.path, setup=setup, wait=ANSWER)
+        return Settings(path=self.target.path, setup=setup, wait=SSH_TIMEOUT_S)
 
     def hosts(self) -> Hosts:
         """The machines of the slice.
 
         Raises:
-          UserError: there is none, or it is not ready.
+          UserError: there is no slice, or it is not ready.
         """
         if self._found is None:
             self._found = self._allocation.look()
         if self._found.state != READY:
             state, self._found = self._found, None
-            raise UserError(f'{self._name}: there are no machines to talk to ({state}); {self._hint(state)}')
+            raise UserError(f'{self._name}: no machines ({state}); {self._hint(state)}',
+                            code='launch/no-machines')
         places = [(f'{tpu_slice.short(node)}:{number}', inside if self.target.internal_ips else outside or inside)
                   for node in self._found.nodes for number, (inside, outside) in enumerate(tpu_slice.endpoints(node))]
         return self._machines(tuple(address for _, address in places), tuple(name for name, _ in places))
@@ -144,13 +162,13 @@ class Engine(RemoteEngine):
         return self._machines(tuple(f"ADDRESS-OF-{name.replace(':', '-')}" for name in names), names)
 
     def _machines(self, addresses: tuple[str, ...], names: tuple[str, ...]) -> Hosts:
-        # Addresses are given to somebody else's machine tomorrow: every slice has known hosts of its own.
+        # The cloud reuses addresses for other machines, so every slice has a file of known hosts of its own.
         options = 'StrictHostKeyChecking=accept-new', f'UserKnownHostsFile={self._known}'
         return Hosts(addresses, user=self.target.user, identity=self.target.identity, options=options, names=names)
 
     @property
     def _known(self) -> pathlib.Path:
-        """The file of this slice's known hosts; it is there when they know our key."""
+        """The file of this slice's known hosts; it exists once its machines accept our key."""
         made = [str((node.get('id'), node.get('createTime'))) for node in self._found.nodes] if self._found else []
         return self.job.folder / f'known_hosts.{digest(*made)}'
 
@@ -159,9 +177,9 @@ class Engine(RemoteEngine):
         return self.target.node or self.job.name
 
     def variables(self, process: int, coordinator: str) -> dict[str, str]:
-        """One slice: what its machines would find out themselves from a metadata server, which may not answer at once.
+        """The meeting point within one slice, so that nothing depends on a metadata server that may not answer at once.
 
-        Several: nothing, since only the cloud knows which number it has given to each.
+        Empty for several slices, whose numbers only the cloud's metadata has.
         """
         if self.target.slices > 1 or self.workers == 1:
             return {}
@@ -169,13 +187,13 @@ class Engine(RemoteEngine):
         return {'BIGJAX_COORDINATOR': f'{first}:{PORT}', 'BIGJAX_PROCESSES': str(self.workers), 'BIGJAX_PROCESS': str(process)}
 
     def gone(self, host: int) -> bool:
-        with self._asking:  # one answer for all machines that are silent
-            if time.monotonic() > self._asked + ASK:
+        with self._gone_lock:  # one query serves all silent machines
+            if time.monotonic() > self._gone_checked + RETRY_S:
                 try:
                     self._gone = self._allocation.look().state in (DEAD, ABSENT)
                 except UserError:
                     self._gone = False
-                self._asked = time.monotonic()
+                self._gone_checked = time.monotonic()
             return self._gone
 
     def plan(self) -> Sequence[Step]:
@@ -184,71 +202,71 @@ class Engine(RemoteEngine):
         first: list[Step] = [self._allocation.command()] if own else []
         if own and self.target.queued:
             first += [gcloud.queue(name, self._where), Wait(f'repeated until it is ACTIVE, at most {self.target.wait}')]
-        first += [gcloud.nodes(name, self._where), Wait(f'until {name} is READY; this tells the addresses')]
+        first += [gcloud.nodes(name, self._where), Wait(f'until {name} is READY; the output has the addresses')]
         first += [gcloud.keys(node, user, self._where, internal=self.target.internal_ips) for node in self._allocation.nodes]
         last: list[Step] = []
         if own and not self.target.keep:
-            last = [Wait('until the job has ended, for good'),
+            last = [Wait('until the last end of the job'),
                     dataclasses.replace(self._allocation.deletion(), why='also after Ctrl-C before it runs, and any error')]
         return [*first, *super().plan(), *last]
 
     def start(self) -> base.Group:
-        self._found, self._asked = None, -math.inf
+        self._found, self._gone_checked = None, -math.inf
         if self.target.node:
             self.hosts()
-            self._bring_key()
+            self._copy_key()
             return super().start()
         with self._allocation.or_nothing(self.target.keep):
-            rounds, until = 1, time.monotonic() + ANSWER
+            rounds, until = 1, time.monotonic() + SSH_TIMEOUT_S
             while True:
                 self._found = self._allocation.ensure()
                 try:
-                    self._bring_key()
+                    self._copy_key()
                     group = super().start()
-                    say(f'{self.job.name}: {self._slice.type} costs money ' + (
-                        'until you delete it (keep)' if self.target.keep else 'until the job has ended and a launcher sees it'))
+                    log(f'{self.job.name}: {self._slice.type} costs money until ' + (
+                        'you delete it (keep)' if self.target.keep else "the job has ended under a launcher, or 'launch down'"))
                     return group
                 except Unreachable as error:
                     if time.monotonic() > until:
-                        if rounds == ROUNDS:
+                        if rounds == MAX_SLICES:
                             raise
-                        say(f'{error}; the slice is deleted, and made anew')
+                        log(f'{error}; deletes the slice and creates it again')
                         self._allocation.delete()
-                        rounds, until = rounds + 1, time.monotonic() + ANSWER
+                        rounds, until = rounds + 1, time.monotonic() + SSH_TIMEOUT_S
                     else:
-                        say(f'{error}; tries again')
-                        time.sleep(ASK)
+                        log(f'{error}; retries')
+                        time.sleep(RETRY_S)
 
     def attach(self, *, whole: bool = False) -> base.Group:
         found = self._allocation.look()
         if found.state == DEAD and self._allocation.mine(found):
-            say(f'{self._name}: was taken away ({found})')
+            log(f'{self._name}: was taken away ({found})')
             return Taken(self.workers)
         self._found = found
         self.hosts()
-        self._bring_key()
+        self._copy_key()
         return super().attach(whole=whole)
 
-    def remembered(self) -> Job:
-        """The job as its machines have it; by its name alone, where they cannot be asked, so that it can be deleted."""
+    def recorded(self) -> Job:
+        """The job from the record on its machines; with its name alone if they do not answer, so that it can be deleted."""
         self._found = found = self._allocation.look(whole=True)
         if found.state == ABSENT or not (self.target.node or self._allocation.mine(found)):
-            raise UserError(f"--on={self.job.on}: no job '{self.job.name}' is in {self._where['zone']}")
+            raise UserError(f"--on={self.job.on}: no job '{self.job.name}' is in {self._where['zone']}", code='launch/no-job')
         if found.state != READY:
             return self.job
-        self._bring_key()
+        self._copy_key()
         theirs = remote.find(self)
-        # What was said then holds, where this machine says nothing else (it may have another user, or key).
-        before, asked = dataclasses.asdict(target_.parse(self.kind, theirs.target, Target)), dataclasses.asdict(self.target)
+        # This machine's keys override the recorded ones: it may have another user or SSH key.
+        before, now = dataclasses.asdict(target_.parse(self.kind, theirs.target, Target)), dataclasses.asdict(self.target)
         default = dataclasses.asdict(Target())
-        both = Target(**{key: value if value != default[key] else before[key] for key, value in asked.items()})
+        both = Target(**{key: value if value != default[key] else before[key] for key, value in now.items()})
         return dataclasses.replace(theirs, on=f'{self.kind}:{target_.write(both)}')
 
-    def _bring_key(self) -> None:
-        """Once a slice; all its machines answer then.
+    def _copy_key(self) -> None:
+        """Copies the SSH key to the machines, once per slice; afterwards all of them answer.
 
         Raises:
-          Unreachable: they do not, yet.
+          Unreachable: they do not answer yet.
         """
         if self._known.exists():
             return
@@ -257,10 +275,10 @@ class Engine(RemoteEngine):
             try:
                 gcloud.do(gcloud.keys(node, self.target.user, self._where, internal=self.target.internal_ips), 600.0)
             except gcloud.Refused as error:
-                if error.status or any(word in error.said for word in (
+                if error.status or any(word in error.message for word in (
                         'not present in the SSH agent', 'gcloud auth', 'crashed', 'Permission denied')):
                     raise
-                raise Unreachable(f'{node}: does not answer to ssh ({error.said})') from None
+                raise Unreachable(f'{node}: does not answer to ssh ({error.message})') from None
         for old in self.job.folder.glob('known_hosts.*'):
             old.unlink()
         self._known.touch()
@@ -272,20 +290,20 @@ class Engine(RemoteEngine):
 
     def _hint(self, found: Found) -> str:
         if self.target.node:
-            return (f"start it with 'gcloud compute tpus tpu-vm start {self._name} --zone={self._where['zone']}'"
-                    if found.state == DEAD else 'check node=, zone= and project=')
+            return (f"fix: start it with 'gcloud compute tpus tpu-vm start {self._name} --zone={self._where['zone']}'"
+                    if found.state == DEAD else 'fix: check node=, zone= and project=')
         if found.state == ABSENT:
-            logs = self.job.logs or self.job.folder / 'logs'
-            return f'the job has ended, or was never started; what it wrote is in {logs}, as far as a launcher followed it'
+            return (f'the job has ended, or was never started; its output, as far as a launcher followed it, is in '
+                    f'{self.job.log_folder}')
         if found.state == DEAD:
-            return f"'python -m launch attach {self.job.name}' makes it anew and goes on"
+            return f"fix: 'python -m launch attach {self.job.name}' creates it again and resumes the job"
         return 'it is not there yet'
 
     def finish(self) -> list[str]:
-        """Deletes what is paid for, unless `keep`."""
+        """Deletes the slice, unless `keep`."""
         if self.target.node or self.target.keep:
             return []
-        with gcloud.signals(lambda *_: say('is deleting what costs money; wait')):
+        with gcloud.signals(lambda *_: log('still deleting what costs money; please wait')):
             return self._allocation.delete()
 
     def down(self) -> list[str]:
@@ -302,7 +320,7 @@ class Engine(RemoteEngine):
 
 
 class Taken:
-    """The group of a slice that is gone: all its processes are lost."""
+    """The group of a slice that is gone, whose processes are all lost."""
 
     idle, stopped, only, running = True, False, None, True
 
@@ -310,45 +328,44 @@ class Taken:
         self._workers = workers
 
     def wait(self, seconds: float) -> list[End]:
-        """That they are lost, once."""
+        """Reports every process as LOST on the first call; afterwards returns []."""
         ends = [End(process, LOST, time.monotonic()) for process in range(self._workers)] if self.running else []
         self.running = False
         return ends
 
     def signal(self, number: int) -> None:
-        """There is nobody."""
+        """Does nothing: no process is left."""
 
     def stop(self) -> None:
-        """There is nobody."""
+        """Does nothing: no process is left."""
 
     def tail(self, process: int) -> list[str]:
-        """Nothing."""
+        """An empty list: the logs are gone with the machines."""
         return []
 
     def close(self) -> None:
-        """There is nothing."""
+        """Does nothing."""
 
 
 def find(name: str, on: str) -> Job:
-    """The job of that name, which another machine has started.
+    """The job of that name that another machine started.
 
     Raises:
       UserError: there is no slice of that name.
     """
-    asked = Engine(Job(name, on, ('python',)))
-    return asked.remembered()
+    return Engine(Job(name, on, ('python',))).recorded()
 
 
 def _key_check(path: str) -> Check:
-    """Whether ssh can use a private key without asking."""
+    """The check that ssh can use a private key without a prompt."""
     what = f'SSH key {path}'
     if not os.path.exists(path):
-        return Check(what, True, 'is not there yet; gcloud makes it')
+        return Check(what, True, 'does not exist yet; gcloud makes it')
     run: Any = lambda *argv: subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False,
                                             stdin=subprocess.DEVNULL)
     if run('ssh-keygen', '-y', '-P', '', '-f', path).returncode == 0:
         return Check(what, True, 'has no passphrase')
-    print_ = run('ssh-keygen', '-l', '-f', path).stdout.split()
-    loaded = len(print_) > 1 and print_[1] in run('ssh-add', '-l').stdout
+    fingerprint = run('ssh-keygen', '-l', '-f', path).stdout.split()
+    loaded = len(fingerprint) > 1 and fingerprint[1] in run('ssh-add', '-l').stdout
     return Check(what, loaded, 'has a passphrase, and is ' + ('' if loaded else 'not ') + 'in the agent',
                  f"load it with 'ssh-add {path}'")

@@ -1,0 +1,1 @@
+"""The verb that judges the newest checkpoint of a run."""

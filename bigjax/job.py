@@ -1,0 +1,362 @@
+"""One command as data: a `Verb` that was chosen, the `Job` that it works on, and `build`, which assembles an experiment.
+
+`build(module, config)` is the only place where a script becomes something that runs:
+
+    config -> Reader -> get_experiment -> wrappers -> settings -> Build -> Program
+"""
+import dataclasses
+import functools
+import importlib
+import pkgutil
+import shlex
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import bigjax
+from bigjax import config as configs
+from bigjax import models
+from bigjax.distributed.bootstrap import Start
+from bigjax.errors import UserError
+from bigjax.experiment import KEYS, OPTIONAL, Experiment, base_config, choose
+from bigjax.io import storage
+from bigjax.io.text import first_line, printable
+from bigjax.runs.reader import read_run
+
+PROCESS = ('--coordinator', '--processes', '--process', '--start_timeout', '--heartbeat', '--grace', '--phase_timeouts',
+           '--budgets')
+"""Flags of one process, which may differ between the processes of a run and are no part of the command that repeats it."""
+
+# Keys that change where a run computes, what it writes and how many seeds it has, and not what the paper describes.
+ANY_SETUP = ('seed', 'population', 'eval_batch_size', 'accumulate', 'data_dir', 'data_threads', 'data_workers', 'resident',
+             'reduce_dtype', 'mesh', 'steps_per_call', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_keep',
+             'sinks')
+ANY_SECTION = ('sample', configs.PUBLISHED)  # sections of which the same is true
+NEVER_BUILT = (TypeError, ValueError, ZeroDivisionError, OverflowError, IndexError)  # of a model whose sizes cannot be
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag that one verb or several have: its type is that of its default, 'float' or 'int' where the default is None."""
+
+    name: str
+    default: Any
+    help: str
+    kind: str = 'text'  # text, switch, float, int
+    lower: float | None = None
+
+
+CHECK = Flag('check', False, 'exit 4 where a result misses what the paper reports', 'switch')
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """One thing that an experiment can do; `bigjax/NAME/verb.py` holds it as `VERB`.
+
+    Attributes:
+      run: `run(job, *, flag=value, …) -> exit code`, called with the verb's own flags.
+      flags: the flags that it has beside those of every verb.
+      needs_devices: it computes, so a CPU beside an accelerator is refused.
+      needs_workdir: it reads a run: the config.json of --workdir is its config.
+      joins_processes: it is one program on all processes of the job.
+      watched: it has phases, with timeouts, and all processes leave it together.
+      inputs: the name of the words after the verb, '' where it takes none.
+      start_timeout: seconds to wait for the other processes, None for the flag's default.
+    """
+
+    name: str
+    run: Callable[..., int]
+    help: str
+    flags: tuple[Flag, ...] = ()
+    needs_devices: bool = True
+    needs_workdir: bool = False
+    joins_processes: bool = True
+    watched: bool = False
+    inputs: str = ''
+    start_timeout: float | None = None
+
+
+def scanned(name: str, attribute: str) -> list:
+    """`bigjax.X.<name>.<attribute>` of every room X that has such a module, in the order of the rooms' names."""
+    found = []
+    for room in pkgutil.iter_modules(bigjax.__path__):
+        place = f'bigjax.{room.name}'
+        if room.ispkg and name in {m.name for m in pkgutil.iter_modules([f'{p}/{room.name}' for p in bigjax.__path__])}:
+            found.append(getattr(importlib.import_module(f'{place}.{name}'), attribute))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """An experiment that was assembled, and what it was assembled from.
+
+    Attributes:
+      experiment: with every wrapper applied; without `expected` where the data is not the paper's.
+      settings: the shared keys, resolved to numbers.
+      reader: which keys were read so far.
+      differs: {key: (value here, value of the paper)}: () of these and the run has the paper's setup.
+    """
+
+    module: Any
+    config: Any
+    experiment: Experiment
+    settings: Any
+    reader: configs.Reader
+    differs: Mapping[str, tuple]
+
+    def program(self, devices=None, watch=None):
+        """The compiled functions on some devices (None: all); every key has been read when it returns.
+
+        Raises:
+          UserError: the model cannot have the sizes that the command line gave it; what `Program` refuses.
+        """
+        from bigjax.train.program import Program
+        resized = [key for key in self.differs if key.startswith('model.')]
+        try:
+            return Program([self.experiment, *self._members()], self.settings, check=self.reader.check, devices=devices,
+                           watch=watch)
+        except NEVER_BUILT as error:
+            if not resized:
+                raise  # a fault of the script, with its traceback
+            got, paper = self.differs[resized[0]]
+            raise UserError(f'config.{resized[0]}: got {got!r}, and no such model can be built ({first_line(error)}); '
+                            f'the script has {paper!r}', code='model/size') from None
+
+    def _members(self) -> list[Experiment]:
+        """The members of a population beside the first, where they differ in more than the seed and the optimizer's numbers."""
+        over, population = self.settings.population_over, self.settings.population
+        if over == 'seed' or self.settings.members or population == 1:
+            return []
+        known = configs.leaves(self.config)
+        if isinstance(known.get(over), bool) or not isinstance(known.get(over), int):
+            raise UserError(f"config.population_over: '{printable(over)}' is not an integer key of the config"
+                            f'{configs.nearest(over, list(known))}', code='config/population-over')
+        members = []
+        for number in range(1, population):
+            config = configs.override(self.config, {over: str(known[over] + number)})
+            members.append(_assembled(self.module, configs.Reader(config)))
+            part = 'settings' if over in KEYS else _other_than_data(self.experiment, members[-1])
+            if part:
+                raise UserError(f"config.population_over: members that differ in '{over}' differ in their {part}, and one "
+                                'compiled step trains members that differ in their data alone; fix: train them one by one '
+                                '(python -m launch sweep)', code='config/population-over')
+        return members
+
+
+def build(module, config: Mapping, paper: Mapping | None = None) -> Build:
+    """The experiment of a script under a config: the only assembly.
+
+    Args:
+      module: the script, with `get_experiment(config)`.
+      config: the resolved config; keys of `base_config` that it lacks are added with their defaults.
+      paper: the script's own config of this row, to tell what differs from it.
+
+    Raises:
+      UserError: a value that a key cannot have; what the script or its data refuse.
+    """
+    from bigjax.train import settings as settings_module  # the verbs' heads import this file, and no layer of training
+    paper = config if paper is None else paper
+    config = configs.complete(config, base_config())
+    for key, entry in KEYS.items():
+        if entry.choices and config[key] not in entry.choices:
+            raise UserError(f"config.{key}: got {printable(repr(config[key]))}, expected one of "
+                            f"{', '.join(map(repr, entry.choices))}", code='config/choice')
+    changed = configs.difference(config, configs.complete(paper, base_config()))
+    untouched = [key for key in KEYS if config[key] == KEYS[key].default and key not in changed]
+    reader = configs.Reader(config, untouched=untouched)
+    experiment = _assembled(module, reader)
+    if 'data' in changed:  # the paper has no result for other data
+        experiment = dataclasses.replace(experiment, expected=())
+    differs = {key: pair for key, pair in changed.items() if key not in ANY_SETUP and key.partition('.')[0] not in ANY_SECTION}
+    return Build(module, config, experiment, settings_module.read(reader, len(experiment.data.train)), reader, differs)
+
+
+def _assembled(module, reader) -> Experiment:
+    """The script's experiment under a config, in the wrappers that `config.wrap` names."""
+    experiment = module.get_experiment(reader)
+    if not (wanted := [part.strip() for part in reader['wrap'].split(';') if part.strip()]):
+        return experiment
+    known = {name: function for table in scanned('wrap', 'WRAPPERS') for name, function in table.items()}
+    known |= getattr(module, 'WRAPPERS', {})
+    for part in wanted:
+        name, _, argument = part.partition(':')
+        experiment = choose('config.wrap', name, known)(experiment, *([argument] if argument else []))
+    return experiment
+
+
+def _other_than_data(one: Experiment, other: Experiment) -> str:
+    """The name of a part in which two members differ, beside their data; '' where there is none."""
+    return next((field.name for field in dataclasses.fields(Experiment) if field.name not in ('data', 'expected', 'samples',
+                 'interface') and not _same(getattr(one, field.name), getattr(other, field.name))), '')
+
+
+def _same(a, b) -> bool:
+    """Whether two values, or two functions with what they enclose, are the same."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, types.FunctionType):
+        cells = lambda f: [cell.cell_contents for cell in f.__closure__ or ()]
+        return a.__code__ is b.__code__ and _same(cells(a), cells(b)) and _same(a.__defaults__, b.__defaults__)
+    if isinstance(a, functools.partial):
+        return _same((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
+    if dataclasses.is_dataclass(a):
+        return all(_same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a)
+                   if f.compare and f.name not in ('parent', 'name'))
+    if isinstance(a, Mapping):
+        return set(a) == set(b) and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    return a == b or (a != a and b != b)
+
+
+@dataclasses.dataclass
+class Job:
+    """One command: what a verb works on.
+
+    Attributes:
+      module, name: the script, and its short name.
+      overrides: {config key: text} of the command line.
+      argv: the command's arguments, without the program.
+      variant: the row that was asked for, '' for the whole table.
+      folder: what --workdir names, '' where it is not given.
+      leads: whether this is process 0, which alone prints and writes reports.
+      guard: `bigjax.watchdog.watchdog.Guard` of this process; None keeps no watch.
+      joined: how this process takes part.
+      platform: what --platform names.
+      grace: seconds after a signal in which the state must be saved.
+      stored: whether the runs of --workdir are read, so that their config.json is the config.
+    """
+
+    module: Any
+    name: str
+    overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    argv: Sequence[str] = ()
+    variant: str = ''
+    folder: str = ''
+    leads: bool = True
+    guard: Any = None
+    joined: Start = dataclasses.field(default_factory=Start)
+    platform: str = ''
+    grace: float = 30.0
+    stored: bool = False
+    _runs: dict | None = None
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The variants to work on: the one that was asked for, or the whole table; of stored runs, those that are there."""
+        return tuple(self.runs) if self.stored else variants(self.module, self.variant)
+
+    @property
+    def root(self):
+        """The folder that --workdir names."""
+        if not self.folder:
+            raise UserError('--workdir is missing; name a folder for the run, for example --workdir=/tmp/run',
+                            code='cli/no-workdir')
+        return storage.place(self.folder)
+
+    @property
+    def runs(self) -> dict:
+        """{variant: (workdir, run.json, config.json)} of the runs in --workdir that --variant does not leave out.
+
+        Raises:
+          UserError: there is none, or it is another experiment's.
+        """
+        if self._runs is None:
+            self._runs = self._find_runs()
+        return self._runs
+
+    def _find_runs(self) -> dict:
+        there = storage.exists(self.root / 'run.json')
+        names = [''] if there else [n for n in storage.children(self.root) if storage.exists(self.root / n / 'run.json')]
+        found = {}
+        for name in names:
+            workdir = self.root / name if name else self.root
+            run = read_run(workdir)
+            found[run.get('variant') or ''] = (workdir, run)
+            if run['experiment'].rsplit('.', 1)[-1] != self.name:
+                raise UserError(f"--workdir={workdir}: got a run of {printable(run['experiment'])}, expected one of "
+                                f'{self.name}', code='cli/other-experiment')
+        if self.variant and found:
+            if self.variant not in found:
+                raise UserError(f"--variant={printable(self.variant)}: --workdir={self.root} holds "
+                                f"{', '.join(map(repr, found))}", code='cli/other-variant')
+            found = {self.variant: found[self.variant]}
+        if not found:
+            raise UserError(f'{self.root}: no checkpoint there, nor run.json; name the --workdir of a run',
+                            code='checkpoint/none')
+        return found
+
+    def workdir(self, row: str):
+        """The folder of one row: a sub-folder where there are several."""
+        if self.stored:
+            return self.runs[row][0]
+        return self.root / row.replace(',', '_').replace('/', '_') if len(self.rows) > 1 else self.root
+
+    @property
+    def program(self) -> list[str]:
+        """The script as Python's arguments."""
+        spec = getattr(self.module, '__spec__', None)
+        if spec is None and getattr(self.module, '__file__', None):
+            return [self.module.__file__]
+        return ['-m', spec.name if spec else f'experiments.{self.name}']
+
+    def command(self, row: str) -> str:
+        """The command that repeats one row."""
+        rest = [a for a in without(self.argv, '--workdir', '--variant', '--jobs', *PROCESS) if a != 'train']
+        return ' '.join(['python', *map(shlex.quote, self.program), *([f'--variant={row}'] if row else []),
+                         f'--workdir={self.workdir(row)}', *map(shlex.quote, rest)])
+
+    def paper(self, row: str):
+        """The script's own config of one row."""
+        try:
+            return self.module.get_config(row)
+        except (TypeError, AttributeError) as error:
+            if isinstance(error, TypeError) and 'override field' not in str(error):
+                raise
+            raise UserError(f'get_config({row!r}) of {self.name}: {error}', code='config/script') from None
+
+    def config(self, row: str, stored: Mapping | None = None):
+        """The resolved config of one row: the script's, under that of a stored run, under the command line's."""
+        config = configs.complete(self.paper(row), base_config())
+        if stored is None and self.stored:
+            stored = self.runs[row][1]['config']
+        if stored is not None:
+            config = configs.restore(config, stored)
+        optional = {key: entry.default for key, entry in OPTIONAL.items()} | models.optional(config)
+        return configs.override(config, self.overrides, optional)
+
+    def build(self, row: str, config: Mapping | None = None) -> Build:
+        """The experiment of one row, assembled."""
+        return build(self.module, self.config(row) if config is None else config, self.paper(row))
+
+
+def variants(module, variant: str) -> tuple[str, ...]:
+    """The rows that a command works on: the one that it names, or the whole table of the experiment."""
+    return (variant,) if variant else tuple(getattr(module, 'TABLE', ())) or ('',)
+
+
+def without(argv: Sequence[str], *names: str) -> list[str]:
+    """The arguments less some flags, written as --flag=value or --flag value."""
+    kept, queue = [], list(argv)
+    while queue:
+        arg = queue.pop(0)
+        flag, equals, _ = arg.partition('=')
+        if f"--{flag.lstrip('-')}" not in names or not flag.startswith('-'):
+            kept.append(arg)
+        elif not equals:
+            queue = queue[1:]
+    return kept
+
+
+def say_overrides(job: Job, say: Callable[[str], None] = print) -> None:
+    """Prints the keys in which the command line differs from the stored config of a run."""
+    for row, (workdir, run) in job.runs.items():
+        for key, (ours, stored) in configs.difference(job.config(row), configs.restore(job.paper(row), run['config'])).items():
+            if key in job.overrides:
+                say(f'{workdir}: config.{key} = {ours!r}, and the run has {stored!r}')
+
+

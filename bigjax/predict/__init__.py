@@ -1,0 +1,1 @@
+"""The verb that applies a trained model to files, folders and texts."""

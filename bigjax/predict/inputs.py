@@ -1,0 +1,100 @@
+"""The words after `predict` as single inputs: files, folders, tables with one row per line, and rows written out."""
+import csv
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bigjax.errors import UserError
+from bigjax.io.text import first_line, printable
+
+TABLES = ('.csv', '.tsv', '.json', '.jsonl')
+
+
+def expanded(words: Sequence[str], accepts: Sequence[str]) -> list[tuple[str, Any]]:
+    """[(name, raw)] of every input: raw is a path, {column: text}, a list of numbers as text, or what JSON holds.
+
+    Args:
+      words: paths, a JSON row ('[1, 2]', '{"age": 3}'), or numbers with commas ('1,2').
+      accepts: `Interface.accepts`.
+
+    Raises:
+      UserError: a file that is not there, of an ending that the model does not take, or that holds no rows.
+    """
+    return [pair for word in words for pair in _one(word, accepts)]
+
+
+def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    path = pathlib.Path(word).expanduser()
+    if 'row' in accepts and (row := _written_out(word)) is not None:
+        yield printable(word)[:40], row
+    elif path.is_dir():
+        found = [p for p in sorted(path.rglob('*')) if p.is_file() and p.suffix.lower() in accepts
+                 and not any(part.startswith('.') for part in p.relative_to(path).parts)]
+        if not found:
+            raise UserError(f'{path}: got a folder without {_shown(accepts)}', code='predict/empty-folder')
+        for file in found:
+            yield from _file(file, accepts)
+    elif not path.exists():
+        raise UserError(f'{printable(word)}: there is no such file or folder', code='predict/no-file')
+    else:
+        yield from _file(path, accepts)
+
+
+def _file(path: pathlib.Path, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    ending = path.suffix.lower()
+    if ending not in accepts:
+        raise UserError(f'{path}: got a file of the kind {ending or "(none)"}, expected {_shown(accepts)}', code='predict/kind')
+    if ending not in TABLES:
+        yield str(path), path
+        return
+    try:
+        rows = list(_rows(path, ending))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f'{path}: it cannot be read as {ending} ({first_line(error)})', code='predict/unreadable') from None
+    if not rows:
+        raise UserError(f'{path}: got no rows', code='predict/empty-file')
+    for number, row in enumerate(rows, 1):
+        yield (f'{path}:{number}' if len(rows) > 1 else str(path)), row
+
+
+def _rows(path: pathlib.Path, ending: str) -> Iterator[Any]:
+    with open(path, encoding='utf-8-sig', newline='') as file:
+        if ending == '.json':
+            found = json.load(file)
+            yield from found if isinstance(found, list) and found and isinstance(found[0], list | dict) else [found]
+        elif ending == '.jsonl':
+            yield from (json.loads(line) for line in file if line.strip())
+        else:
+            lines = [row for row in csv.reader(file, delimiter='\t' if ending == '.tsv' else ',') if any(map(str.strip, row))]
+            if lines and not all(map(_is_number, lines[0])):
+                head = [name.strip() for name in lines[0]]
+                for row in lines[1:]:
+                    if len(row) != len(head):
+                        raise ValueError(f'a row of {len(row)} cells under {len(head)} names')
+                    yield dict(zip(head, row, strict=True))
+            else:
+                yield from lines
+
+
+def _written_out(word: str) -> Any:
+    """A row that is the word itself, or None."""
+    if word.lstrip()[:1] in ('[', '{'):
+        try:
+            return json.loads(word)
+        except ValueError as error:
+            raise UserError(f'{printable(word)[:60]}: it is no JSON ({first_line(error)})', code='predict/json') from None
+    cells = word.split(',')
+    return cells if len(cells) > 1 and all(map(_is_number, cells)) else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(accepts: Sequence[str]) -> str:
+    return ', '.join(a for a in accepts if a.startswith('.')) or 'no files'

@@ -1,0 +1,204 @@
+"""Ready-made interfaces: what an experiment page needs to be used on a photograph, a row of a table or a prompt.
+
+    interface=interfaces.classification(splits)        images, series and tables, by what the examples of the data hold
+    interface=interfaces.regression(splits)            tables
+    interface=interfaces.characters(vocabulary, length)
+
+Classes, columns and fills are those of `splits.info`, which the run has recorded; nothing is decided anew from an input.
+What an interface assumes about an input (a resize, an inversion) is in words under `NOTES` of the example.
+"""
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bigjax.data.sources import Splits
+from bigjax.errors import UserError
+from bigjax.experiment import Interface
+from bigjax.io.text import printable
+
+NOTES = '_notes'  # a key of a parsed example, which is no part of a batch
+TOP = 3  # classes that an answer names
+LIGHT, DARK = 192, 64  # mean grey levels of a border above and below which the ground of a drawing is light or dark
+SAMPLE = 64  # training images whose ground is looked at
+
+
+def classification(splits: Splits) -> Interface:
+    """The classes of `splits.info`, for images where an example has one, else for rows of numbers or of a table."""
+    answer = functools.partial(classes, names=tuple(map(str, splits.info['classes'])))
+    return images(splits, answer) if 'image' in splits.train[0] else rows(splits, answer)
+
+
+def regression(splits: Splits) -> Interface:
+    """A number per row, in the unit of the target: `splits.info['standardized']` holds what was subtracted and divided out."""
+    unit = splits.info.get('standardized', {})
+    mean, std = unit.get('target', (0.0, 1.0))
+
+    def answer(outputs) -> dict[str, Any]:
+        values = np.asarray(outputs, np.float64).ravel() * std + mean
+        spread = {'std': float(values.std())} if values.size > 1 else {}  # several draws of one prediction
+        return {'value': float(values.mean()), **spread}
+
+    return rows(splits, answer)
+
+
+def classes(outputs, names: Sequence[str]) -> dict[str, Any]:
+    """The most probable class, its probability, and the `TOP` classes; logits [K], or one logit of the second class of two."""
+    logits = np.asarray(outputs, np.float64).ravel()
+    if logits.size == 1:
+        logits = np.array([0.0, logits[0]])
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    top = [{'class': names[k], 'probability': float(p[k])} for k in np.argsort(-p)[:TOP]]
+    return {**top[0], 'top': top}
+
+
+def images(splits: Splits, answer: Callable) -> Interface:
+    """Image files. They become what a training image is: grey where those are grey, resized where those are of one size."""
+    from bigjax.data import images as files
+    shape, dark = _shape(splits), _ground(splits)
+
+    def parse(raw) -> Mapping[str, Any]:
+        path = pathlib.Path(str(raw))
+        image, notes = files.decode(path.read_bytes(), str(path)), []
+        height, width = image.shape[:2]
+        if shape and shape[-1] == 1:
+            if np.ptp(image, axis=-1).any():
+                notes.append('colours became grey')
+            image = np.rint(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[..., None]
+            if dark is not None and (light := _border(image) > LIGHT) != (not dark) and (light or _border(image) < DARK):
+                image = 255 - image
+                notes.append(f"inverted, as training images have a {'dark' if dark else 'light'} ground")
+        if shape and (height, width) != shape[:2]:
+            image = np.stack([_resized(image[..., c], shape[:2]) for c in range(image.shape[-1])], -1)
+            notes.append(f'{width} x {height} resized to {shape[1]} x {shape[0]}')
+        return {'image': image, NOTES: notes}
+
+    return Interface(parse, answer, tuple(files.EXTENSIONS))
+
+
+def _shape(splits: Splits) -> tuple[int, ...] | None:
+    """The shape of every training image, None where they are decoded one by one and may differ."""
+    arrays = getattr(splits.train, 'arrays', {})
+    return tuple(arrays['image'].shape[1:]) if 'image' in arrays else None
+
+
+def _ground(splits: Splits) -> bool | None:
+    """Whether training images are drawn on a dark ground (True), on a light one (False), or on none that is uniform (None)."""
+    if (shape := _shape(splits)) is None or shape[-1] != 1:
+        return None
+    borders = [_border(np.asarray(splits.train.arrays['image'][i])) for i in range(min(SAMPLE, len(splits.train)))]
+    dark = np.mean([b < DARK for b in borders])
+    return True if dark > 0.9 else False if np.mean([b > LIGHT for b in borders]) > 0.9 else None
+
+
+def _border(image: np.ndarray) -> float:
+    """The mean grey level of the outermost pixels."""
+    return float(np.concatenate([image[0].ravel(), image[-1].ravel(), image[:, 0].ravel(), image[:, -1].ravel()]).mean())
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W] -> [h, w]: each axis by area averaging where it shrinks, by interpolation where it grows."""
+    out = image.astype(np.float64)
+    for axis, new in enumerate(size):
+        out = np.moveaxis(_stretch(np.moveaxis(out, axis, 0), new), 0, axis)
+    return np.rint(out).clip(0, 255).astype(np.uint8)
+
+
+def _stretch(x: np.ndarray, new: int) -> np.ndarray:
+    """[N, …] -> [new, …]."""
+    old = len(x)
+    if new < old:  # the mean over [i, i + 1) * old / new, from the running integral
+        total = np.concatenate([np.zeros((1, *x.shape[1:])), np.cumsum(x, 0)])
+        edges = np.linspace(0, old, new + 1)
+        low = np.minimum(edges.astype(int), old - 1)
+        integral = total[low] + (edges - low).reshape(-1, *[1] * (x.ndim - 1)) * x[low]
+        return np.diff(integral, axis=0) * new / old
+    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    low = np.minimum(at.astype(int), max(old - 2, 0))
+    part = (at - low).reshape(-1, *[1] * (x.ndim - 1))
+    return x[low] * (1 - part) + x[np.minimum(low + 1, old - 1)] * part
+
+
+def rows(splits: Splits, answer: Callable) -> Interface:
+    """Rows of numbers ([D], in the order of training), or {column: value} of the table that the run was trained on."""
+    schema, unit = splits.info.get('schema'), splits.info.get('standardized', {})
+    shape = np.shape(splits.train[0]['x'])
+    columns = splits.info.get('features') or splits.info.get('columns')
+
+    def parse(row) -> Mapping[str, Any]:
+        if isinstance(row, Mapping) and schema:
+            from bigjax.data.schema import Schema
+            x = Schema.from_json(schema).example(row)['x']
+        elif isinstance(row, Mapping) and set(row) == {'x'}:
+            x = _numbers(row['x'], shape)
+        elif isinstance(row, Mapping):
+            x = _numbers(_named(row, columns, shape), shape)
+        else:
+            x = _numbers(row, shape)
+        if unit:
+            x = ((x - np.asarray(unit['mean'])) / np.asarray(unit['std'])).astype(np.float32)
+        return {'x': x}
+
+    return Interface(parse, answer, ('row', '.csv', '.tsv', '.jsonl', '.json'))
+
+
+def _named(row: Mapping, columns: Sequence[str] | None, shape) -> list:
+    """The values of a row in the order of training; without names in the record, in the order in which they stand."""
+    if not columns:
+        return [value for name, value in row.items() if name.strip().lower() not in ('label', 'target')]
+    if missing := [name for name in columns if name not in row]:
+        raise UserError(f"a row: got no {printable(missing[0])!r}, expected {printable(', '.join(columns))}; fix: add it",
+                        code='data/missing-column')
+    return [row[name] for name in columns]
+
+
+def _numbers(values, shape) -> np.ndarray:
+    """float32 of the shape of a training example.
+
+    Raises:
+      UserError: another number of values, or one that is no finite number.
+    """
+    try:
+        x = np.asarray([float(v) for v in np.ravel(np.asarray(values, object))], np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'a row: got {printable(error)}, expected numbers', code='data/column-kind') from None
+    if x.size != int(np.prod(shape)):
+        raise UserError(f'a row: got {x.size} numbers, expected {int(np.prod(shape))} as in training', code='data/row-length')
+    if not np.isfinite(x).all():
+        place = int(np.argmin(np.isfinite(x)))
+        raise UserError(f'a row: got {x[place]} as number {place}, expected finite numbers', code='data/column-kind')
+    return x.reshape(shape)
+
+
+def characters(vocabulary, length: int) -> Interface:
+    """A language model of characters, which continues a prompt.
+
+    Args:
+      vocabulary: `bigjax.data.text.CharVocabulary`.
+      length: the longest window of the model.
+    """
+    def sample(apply, variables, rng, prompt: str, *, tokens: int, temperature: float) -> Iterator[str]:
+        import jax
+        import jax.numpy as jnp
+
+        @jax.jit
+        def following(variables, window, last, key):
+            logits = apply(variables, window[None])[0][0, last].astype(jnp.float32)
+            drawn = jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6))
+            return jnp.where(temperature > 0, drawn, jnp.argmax(logits))
+
+        known = list(vocabulary.encode(prompt or '\n'))
+        for i in range(tokens):
+            part = known[-length:]
+            window = np.zeros(length, np.int32)  # the rest is to the right, where a causal model does not look
+            window[:len(part)] = part
+            known.append(int(following(variables, window, len(part) - 1, jax.random.fold_in(rng, i))))
+            yield vocabulary.decode(known[-1:])
+
+    def none(raw):
+        raise UserError('predict: this model continues text; fix: sample --prompt=TEXT', code='predict/no-inputs')
+
+    return Interface(none, dict, (), sample)

@@ -1,0 +1,75 @@
+"""The verb `predict`: applies the model of the run in --workdir to files, folders and rows; one line per input."""
+import json
+import sys
+from collections.abc import Sequence
+
+from bigjax.errors import DONE, UserError
+from bigjax.job import Flag, Job, Verb, say_overrides
+
+MEMBER = Flag('member', 0, 'which member of a population', 'int', 0)
+
+
+def predict(job: Job, *, inputs: Sequence[str], json: bool, member: int) -> int:
+    """Prints an answer per input; every input is read before the first answer is given."""
+    import jax
+    import numpy as np
+
+    from bigjax.nn import rng
+    from bigjax.predict import inputs as readers
+    from bigjax.predict import interfaces, weights
+    if not inputs:
+        raise UserError('predict: no input; fix: name files, folders or rows after the verb', code='predict/nothing')
+    say_overrides(job, lambda text: print(text, file=sys.stderr))
+    trained = weights.load(job, member)
+    experiment, interface = trained.experiment, trained.experiment.interface
+    if interface is None:
+        raise UserError(f'predict: {job.name} states no interface, so its model takes no inputs from outside; fix: give its '
+                        'Experiment an interface (bigjax.predict.interfaces)', code='predict/no-interface')
+    names, examples, notes = [], [], []
+    for name, raw in readers.expanded(inputs, interface.accepts):
+        try:
+            example = dict(interface.parse(raw))
+        except UserError as error:
+            raise UserError(f'{name}: {str(error).removeprefix(f"{name}: ")}', code=error.code) from None
+        notes.append(example.pop(interfaces.NOTES, []))
+        names.append(name)
+        if experiment.data.transform:
+            example = experiment.data.transform(example, np.random.default_rng(0), False)
+        examples.append(example)
+    if trained.members > 1:
+        print(f'member {member} of {trained.members} answers (--member)', file=sys.stderr)
+
+    @jax.jit
+    def outputs(variables, batch):
+        batch = experiment.data.preprocess(batch) if experiment.data.preprocess else batch
+        return experiment.task.predict(trained.apply, variables, batch, rng.key(0))
+
+    for name, example, note in zip(names, examples, notes, strict=True):
+        batch = (experiment.data.collate or _stacked)([example])
+        found = jax.tree.map(lambda x: np.asarray(x)[0], outputs(trained.variables, batch))
+        print(_json(name, interface.answer(found), note) if json else line(name, interface.answer(found), note), flush=True)
+    return DONE
+
+
+def _stacked(examples):
+    import numpy as np
+    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+def _json(name: str, answer, notes) -> str:
+    return json.dumps({'input': name, **answer, **({'assumed': notes} if notes else {})}, ensure_ascii=False)
+
+
+def line(name: str, answer, notes: Sequence[str] = ()) -> str:
+    """'photo.png  7 98.2 % · 1 1.1 % · 9 0.4 %  (resized)'."""
+    if 'top' in answer:
+        text = ' · '.join(f"{entry['class']} {entry['probability']:.1%}" for entry in answer['top'])
+    else:
+        short = lambda value: f'{value:.4g}' if isinstance(value, float) else str(value)
+        text = ' · '.join(f'{key} {short(value)}' for key, value in answer.items())
+    return f"{name}  {text}{'  (' + '; '.join(notes) + ')' if notes else ''}"
+
+
+VERB = Verb('predict', predict, 'applies the model of the run in --workdir to files, folders and rows', inputs='INPUT…',
+            needs_workdir=True, joins_processes=False, flags=(
+                Flag('json', False, 'one JSON object per line', 'switch'), MEMBER))

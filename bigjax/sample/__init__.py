@@ -1,0 +1,1 @@
+"""The verb that continues a prompt with a trained model."""

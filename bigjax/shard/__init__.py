@@ -1,0 +1,1 @@
+"""The verb that prints where each parameter goes on a mesh."""

@@ -1,0 +1,41 @@
+"""`--replay=DIR/nonfinite`: repeats the step that was not applied, and names the first value that is not finite."""
+from bigjax import config as configs
+from bigjax.checkpoint import manager
+from bigjax.errors import DONE, UserError
+from bigjax.io import storage
+from bigjax.job import Job
+from bigjax.train import nonfinite
+
+
+def explain(job: Job, folder: str) -> int:
+    """Prints what was not finite; returns the exit code."""
+    place = storage.place(folder)
+    info, batch = nonfinite.read(place)
+    row = info['variant']
+    config = _member_alone(job, row, job.config(row, stored=info['config']), info['member'], folder)
+    built = job.build(row, config)
+    program, settings = built.program(), built.settings
+    state = manager.load(place / 'state', program.init()['state'])
+    data, task = program.experiment.data, program.experiment.task
+    what = nonfinite.explain(state, batch, apply=program.apply, loss=task.loss, preprocess=data.preprocess,
+                             augment=data.augment, accumulate=settings.accumulate, parts=info['parts'],
+                             reduce_dtype=settings.reduce_dtype, tx=program.tx)
+    print(f"step {info['step']}: the first thing that is not finite is {what}")
+    return DONE
+
+
+def _member_alone(job: Job, row: str, config, member: int, folder: str):
+    """The config of one member of a population, or of a plain run, on one device."""
+    config.mesh = 'data:1'
+    if (config.population, config.population_over) == (1, 'seed'):
+        return config
+    settings = job.build(row, config).settings
+    over = settings.population_over
+    if not 0 <= member < settings.population:
+        raise UserError(f'--replay={folder}: info.json speaks of member {member} of {settings.population}; name the '
+                        f'{nonfinite.FOLDER}/ folder of a run that exited 3', code='nonfinite/member')
+    if settings.members:
+        own = {key: repr(value) for key, value in settings.members[member].items() if key != 'seed'}
+    else:
+        own = {} if over == 'seed' else {over: str(configs.leaves(config)[over] + member)}
+    return configs.override(config, {**own, 'population': '1', 'population_over': 'seed'})

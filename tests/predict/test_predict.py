@@ -1,0 +1,189 @@
+"""Trained models on inputs of a person's own: photographs, rows, tables, folders, prompts."""
+import json
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigjax import cli
+from bigjax.data.datasets import open_data
+from bigjax.data.sources import ArraySource, Splits
+from bigjax.data.text import CharVocabulary
+from bigjax.predict import inputs, interfaces
+from experiments import gan_mnist, mnist, mnist1d, tiny_shakespeare
+from tests.refused import refused
+
+
+def run(capsys, script, name, *argv):
+    code = cli.run(script, f'experiments.{name}', list(argv))
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def trained(tmp_path_factory, script, name, *argv):
+    """The workdir of a run of a few steps on made-up data."""
+    workdir = tmp_path_factory.mktemp(name) / 'run'
+    assert cli.run(script, f'experiments.{name}', [f'--workdir={workdir}', '--config.data=fake', '--config.steps=4',
+                                                   '--config.batch_size=8', '--config.mesh=data:1', *argv]) == 0
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    return trained(tmp_path_factory, mnist, 'mnist', '--variant=lenet5')
+
+
+@pytest.fixture(scope='module')
+def series(tmp_path_factory):
+    return trained(tmp_path_factory, mnist1d, 'mnist1d', '--variant=logistic', '--population=2')
+
+
+def dark_digits(shape=(28, 28, 1)):
+    """Splits whose images are light strokes on a dark ground."""
+    images = np.zeros((20, *shape), np.uint8)
+    images[:, 8:20, 12:16] = 255
+    return Splits(ArraySource({'image': images, 'label': np.arange(20, dtype=np.int32) % 3}), {}, {'classes': ['a', 'b', 'c']})
+
+
+def photo(path, ground=250, stroke=10, size=(90, 60)):
+    """A drawing in colours, larger than the training images."""
+    image = np.full((*size, 3), ground, np.uint8)
+    image[30:60, 25:35] = (stroke, stroke, min(255, stroke + 20))
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.mark.parametrize(('ground', 'stroke'), [(250, 10), (5, 240)])
+def test_a_photograph_becomes_what_training_images_are(tmp_path, ground, stroke):
+    example = interfaces.classification(dark_digits()).parse(photo(tmp_path / 'x.png', ground, stroke))
+    image, notes = example['image'], ' '.join(example[interfaces.NOTES])
+    assert image.shape == (28, 28, 1) and image.dtype == np.uint8
+    assert image[0, 0, 0] <= 5 and image[14, 14, 0] > 200  # light strokes on a dark ground, either way
+    assert 'grey' in notes and '60 x 90' in notes and ('inverted' in notes) == (ground > 200)
+
+
+def test_an_image_is_reduced_by_the_mean_of_its_areas():
+    stripes = np.tile(np.array([0, 255], np.uint8), (50, 1000))
+    assert set(np.unique(interfaces._resized(stripes, (100, 100)))) <= {127, 128}
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (64, 96)).astype(np.uint8)
+    expected = cv2.resize(image.astype(np.float32), (24, 16), interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(interfaces._resized(image, (16, 24)), expected, atol=0.51)
+    larger = cv2.resize(image.astype(np.float32), (192, 128), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(interfaces._resized(image, (128, 192)), larger, atol=0.51)
+
+
+@pytest.mark.parametrize('logits', [[2.0, -1.0, 0.5, 0.0], [0.3]])
+def test_the_answer_is_the_softmax(logits):
+    names = ['a', 'b', 'c', 'd'][:max(2, len(logits))]
+    found = interfaces.classes(np.array(logits), names)
+    z = np.exp(logits if len(logits) > 1 else [0.0, *logits])
+    assert found['class'] == names[np.argmax(z)] and found['probability'] == pytest.approx(max(z) / z.sum())
+    assert [t['class'] for t in found['top']] == [names[k] for k in np.argsort(-z)[:3]]
+
+
+def test_digits_answer_with_class_and_probability(capsys, digits, tmp_path):
+    (tmp_path / 'more' / '.hidden').mkdir(parents=True)
+    for name in ('one.png', 'more/two.png', 'more/three.jpg', 'more/.hidden/four.png'):
+        photo(tmp_path / name)
+    code, out, err = run(capsys, mnist, 'mnist', 'predict', f'--workdir={digits}', f'{tmp_path}/one.png', f'{tmp_path}/more')
+    assert code == 0, err
+    assert [line.split()[0].rsplit('/', 1)[-1] for line in out.splitlines()] == ['one.png', 'three.jpg', 'two.png']
+    assert all(line.count('%') == 3 for line in out.splitlines())
+    code, out, _ = run(capsys, mnist, 'mnist', 'predict', '--json', f'--workdir={digits}', f'{tmp_path}/one.png')
+    answer = json.loads(out)
+    assert code == 0 and answer['class'] in '0123456789' and 0 < answer['probability'] <= 1 and len(answer['top']) == 3
+
+
+def test_series_from_every_form_of_a_row(capsys, series, tmp_path):
+    x = open_data('fake', like='mnist1d').train[3]['x'].ravel().astype(float)
+    (tmp_path / 'row.csv').write_text(','.join(map(str, x)) + '\n')
+    (tmp_path / 'named.csv').write_text(','.join(f't{i}' for i in range(40)) + ',label\n' + ','.join(map(str, x)) + ',3\n')
+    (tmp_path / 'rows.jsonl').write_text(json.dumps({'x': list(x)}) + '\n' + json.dumps(list(x)) + '\n')
+    words = [json.dumps(list(x)), ','.join(map(str, x)), *(f'{tmp_path}/{n}' for n in ('row.csv', 'named.csv', 'rows.jsonl'))]
+    code, out, err = run(capsys, mnist1d, 'mnist1d', 'predict', '--json', '--member=1', f'--workdir={series}', *words)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0, err
+    assert len(answers) == 6 and len({json.dumps({k: a[k] for k in ('class', 'top')}) for a in answers}) == 1
+
+
+@pytest.mark.parametrize(('word', 'named'), [
+    ('nothing.csv', 'nothing.csv'), ('[1, 2]', '40'), ('[1, ', 'JSON'), ('text.csv', 'text.csv'), ('words.csv', 'word'),
+    ('data.bin', '.bin'), ('empty', 'empty')])
+def test_bad_inputs_are_one_line_and_no_input_is_answered(capsys, series, tmp_path, monkeypatch, word, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'text.csv').write_text('a,b\n1\n')
+    (tmp_path / 'words.csv').write_text(','.join(['word'] + ['0'] * 39) + '\n' + ','.join(['word'] * 40) + '\n')
+    (tmp_path / 'data.bin').write_bytes(b'\0')
+    (tmp_path / 'empty').mkdir()
+    good = ','.join(['0'] * 40)
+    code, out, err = run(capsys, mnist1d, 'mnist1d', 'predict', f'--workdir={series}', good, word)
+    assert code == 2 and not out and err.count('\n') == 1 and named in err
+
+
+@pytest.mark.parametrize('argv', [('predict', '1,2'), ('predict',), ('predict', '--member=7', '1,2'), ('sample', '--prompt=x')])
+def test_what_a_run_does_not_offer(capsys, series, argv):
+    code, out, err = run(capsys, mnist1d, 'mnist1d', *argv, f'--workdir={series}')
+    assert code == 2 and not out and err.count('\n') == 1
+
+
+def test_a_damaged_image_and_an_image_that_is_none(tmp_path):
+    (tmp_path / 'x.png').write_bytes(b'no image')
+    with pytest.raises(Exception, match=r'x\.png'):
+        interfaces.classification(dark_digits()).parse(tmp_path / 'x.png')
+    with refused('predict/kind', 'x.txt'):
+        (tmp_path / 'x.txt').write_text('')
+        inputs.expanded([f'{tmp_path}/x.txt'], ('.png',))
+
+
+def test_regression_answers_in_the_unit_of_the_target():
+    splits = Splits(ArraySource({'x': np.zeros((4, 2), np.float32), 'target': np.zeros(4, np.float32)}), {},
+                    {'standardized': {'mean': [1.0, 2.0], 'std': [2.0, 4.0], 'target': [100.0, 10.0]}})
+    interface = interfaces.regression(splits)
+    np.testing.assert_allclose(interface.parse(['3', '-2'])['x'], [1.0, -1.0])
+    assert interface.answer(np.float32(0.5)) == {'value': 105.0}
+    assert interface.answer(np.array([0.0, 1.0])) == {'value': 105.0, 'std': 5.0}
+    for row in (['1'], ['1', 'nan'], ['1', 'x']):
+        with pytest.raises(Exception, match='a row'):
+            interface.parse(row)
+
+
+def test_shakespeare_continues_a_prompt(capsys, tmp_path_factory):
+    workdir = trained(tmp_path_factory, tiny_shakespeare, 'tiny_shakespeare', '--variant=gpt', '--config.model.num_layers=1',
+                      '--config.model.width=16', '--config.length=8', '--config.sample.tokens=2')
+    capsys.readouterr()
+    go = lambda *argv: run(capsys, tiny_shakespeare, 'tiny_shakespeare', 'sample', f'--workdir={workdir}', *argv)
+    code, out, err = go('--prompt=ab', '--tokens=20', '--seed=1')
+    assert code == 0, err
+    assert out.startswith('ab') and len(out) == 2 + 20 + 1
+    assert go('--prompt=ab', '--tokens=20', '--seed=1')[1] == out != go('--prompt=ab', '--tokens=20', '--seed=2')[1]
+    likeliest = ('--prompt=ab', '--tokens=20', '--temperature=0')
+    assert go(*likeliest)[1] == go(*likeliest, '--seed=3')[1]
+    code, out, err = go('--prompt=\u4e00')
+    assert code == 2 and not out and err.count('\n') == 1
+    code, _, err = run(capsys, tiny_shakespeare, 'tiny_shakespeare', 'predict', f'--workdir={workdir}', 'x.txt')
+    assert code == 2 and err.count('\n') == 1
+
+
+def test_an_experiment_without_an_interface(capsys, tmp_path_factory):
+    workdir = trained(tmp_path_factory, gan_mnist, 'gan_mnist', '--config.model.width=4', '--config.model.latent=5',
+                      '--config.judged=20')
+    capsys.readouterr()
+    code, _, err = run(capsys, gan_mnist, 'gan_mnist', 'predict', f'--workdir={workdir}', 'x.png')
+    assert code == 2 and 'interface' in err and err.count('\n') == 1
+
+
+def test_the_continuation_is_that_of_the_model():
+    """With temperature 0, each character is the most likely one of a plain pass over the text so far."""
+    vocabulary = CharVocabulary('abc')
+
+    def apply(variables, tokens):
+        return jax.nn.one_hot((jnp.cumsum(tokens, 1) + 1) % 3, 3), {}
+
+    draws = interfaces.characters(vocabulary, 5).sample(apply, {}, jax.random.key(0), 'ab', tokens=6, temperature=0)
+    known = [0, 1]
+    for _ in range(6):
+        known.append((sum(known[-5:]) + 1) % 3)
+    assert ''.join(draws) == vocabulary.decode(known[2:])

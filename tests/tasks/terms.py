@@ -1,0 +1,22 @@
+"""A loss's only term, and the objective of a loss on one batch."""
+import numpy as np
+
+from bigjax.tasks import loss_metrics
+from bigjax.tasks import mean as value_of
+
+
+def only(result):
+    """(values, weights, aux) of a loss with a single term."""
+    terms, aux = result
+    (term,) = terms.values()
+    return term.values, term.weights, aux
+
+
+def objective(result):
+    """The objective of one batch."""
+    return value_of(loss_metrics(result[0])['loss'])
+
+
+def mean(values, weights) -> float:
+    """Σ w·v / Σ w in float64."""
+    return float((np.asarray(values, np.float64) * weights).sum() / np.sum(weights))
