@@ -20,6 +20,7 @@ import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 MANY_TOKENS = 2048
+TOP_PAD_BYTES = 64 * 2**20  # by which the heap grows at a time: address space, resident only once it is used
 
 _platform: ContextVar[str | None] = ContextVar('platform', default=None)
 
@@ -66,10 +67,12 @@ def compiler_options(tokens: int = 0) -> dict | None:
 
 
 def keep_memory() -> bool:
-    """Tells the C library to keep freed memory for the next step; True where it could be told (glibc).
+    """Sets the C library (glibc) to keep freed memory for the next step; returns whether it did.
 
-    To be called before the first computation: XLA's threads must not have pools of their own, which give large
-    buffers back. Affects the whole process, whose resident size then stays at its peak.
+    Call it before the first computation: XLA's threads must not have pools of their own, which give large buffers back.
+    No allocation may be mapped on its own either: glibc unmaps those when they are freed, and a step whose one buffer
+    exceeds a gigabyte would fault its pages in anew each time. Affects the whole process, whose resident size then stays
+    at its peak.
     """
     if not sys.platform.startswith('linux'):
         return False
@@ -77,8 +80,8 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL('libc.so.6').mallopt
     except (OSError, AttributeError):
         return False
-    arena_max, mmap_threshold, trim_threshold = -8, -3, -1
-    settings = ((arena_max, 1), (mmap_threshold, 2**30), (trim_threshold, 2**31 - 1))
+    arena_max, mmap_max, top_pad, trim_threshold = -8, -4, -2, -1
+    settings = ((arena_max, 1), (mmap_max, 0), (top_pad, TOP_PAD_BYTES), (trim_threshold, 2**31 - 1))
     return all([mallopt(parameter, value) == 1 for parameter, value in settings])
 
 
