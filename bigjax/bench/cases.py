@@ -138,7 +138,8 @@ def measure(name: str, p: Program, pairs: int, peer: Callable | None = None, pee
     return {
         'case': name, 'ours_ms': ours, 'peer_ms': theirs, 'ratio': float(np.median(ratios)) if ratios else None,
         'target': target, 'judged': others is None or others < load.BUSY_SHARE, 'others_share': others,
-        'minor_faults_per_step': faults, 'ratio_min': min(ratios, default=None), 'ratio_max': max(ratios, default=None), 'pairs': pairs,
+        'minor_faults_per_step': faults, 'ratio_min': min(ratios, default=None),
+        'ratio_max': max(ratios, default=None), 'pairs': pairs,
         'spread_ms': [min(times['ours']) / p.steps_per_call, max(times['ours']) / p.steps_per_call],
         'examples_per_s': p.settings.batch_size * members / ours * 1e3, 'flops_per_step': flops,
         'achieved_flops': flops / ours * 1e3, 'first_s': first, 'parameters': p.parameters,
@@ -175,7 +176,8 @@ def show(rows: Sequence[dict], out: str = '') -> None:
               f"{r['first_s']:.1f}", f"{r['minor_faults_per_step']:,.0f}", _verdict(r)]
              for r in rows if r['case'] != pipeline.CASE]
     if shown:
-        print(table(['case', 'ms/step', 'peer ms', 'ours / peer', 'examples/s', 'GFLOP/step', 'GFLOP/s', 'first s', 'faults/step', 'target'], shown))
+        print(table(['case', 'ms/step', 'peer ms', 'ours / peer', 'examples/s', 'GFLOP/step', 'GFLOP/s', 'first s',
+                     'faults/step', 'target'], shown))
         _show_mean(rows)
     text = json.dumps(list(rows), indent=1)
     if out:

@@ -87,7 +87,8 @@ def test_a_busy_machine_is_not_judged(monkeypatch, capsys, share, judged):
 
 
 @pytest.mark.parametrize(('argv', 'code'), [
-    (['--case=lenat'], 'bench/unknown-case'), (['--against=tensorflow'], 'bench/unknown-peer'), (['--pairs=0'], 'bench/no-pairs')])
+    (['--case=lenat'], 'bench/unknown-case'), (['--against=tensorflow'], 'bench/unknown-peer'),
+    (['--pairs=0'], 'bench/no-pairs')])
 def test_wrong_input_is_exit_2(capsys, argv, code):
     with refused(code):
         cases.run(argv)

@@ -50,7 +50,8 @@ CASES = {
     'gan': (GAN(8, 1, 4, 4), [real(3, 8, 8, 1)]),
     'vit': (ViT(3, 4, 8, 2, 2), [real(3, 8, 8, 3)]),
     'gpt': (GPT(5, 8, 2, 2, 8, bias=True), [tokens(3, 8)]),
-    'llama': (GPT(5, 8, 2, 2, 8, norm='rmsnorm', hidden='swiglu', rope_base=1e4, tie_head=False, num_kv_heads=1), [tokens(3, 8)]),
+    'llama': (GPT(5, 8, 2, 2, 8, norm='rmsnorm', hidden='swiglu', rope_base=1e4, tie_head=False, num_kv_heads=1),
+              [tokens(3, 8)]),
 }
 RNGS = {'params': jax.random.key(0), 'dropout': jax.random.key(1), 'sample': jax.random.key(2)}
 
