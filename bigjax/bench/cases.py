@@ -166,7 +166,7 @@ def _show_mean(rows: Sequence[dict]) -> None:
 
 
 def show(rows: Sequence[dict], out: str = '') -> None:
-    """Prints the figures, and writes them where `out` says."""
+    """Prints the figures, and writes them to the file `out`."""
     for row in rows:
         if row['case'] == pipeline.CASE:
             print(*pipeline.lines(row), sep='\n')

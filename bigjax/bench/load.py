@@ -12,7 +12,7 @@ STAT = '/proc/stat'
 
 
 class Counters(NamedTuple):
-    """What the kernel has counted so far.
+    """The kernel's counters at one moment.
 
     Attributes:
       wall_s: a monotonic clock, seconds.

@@ -126,19 +126,21 @@ class GPT(nn.Module):
 
     def _check(self, length):
         if self.block_size < length:
-            raise UserError(f'GPT: {length} tokens are more than block_size={self.block_size}: shorten the window')
+            raise UserError(f'GPT: got {length} tokens, expected at most block_size={self.block_size}; fix: shorten the window',
+                            code='model/too-long')
         if self.width % self.num_heads:
-            raise UserError(f'GPT: num_heads={self.num_heads} does not divide width={self.width}: choose a divisor')
+            raise UserError(f'GPT: got num_heads={self.num_heads}, expected a divisor of width={self.width}; fix: choose one',
+                            code='model/not-divisible')
         if self.num_kv_heads and self.num_heads % self.num_kv_heads:
-            raise UserError(f'GPT: num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: '
-                            'choose a divisor')
+            raise UserError(f'GPT: got num_kv_heads={self.num_kv_heads}, expected a divisor of num_heads={self.num_heads}; '
+                            'fix: choose one', code='model/not-divisible')
 
 
 def generate(apply: Callable, variables, prompt_BxP: jax.Array, steps: int, rng: jax.Array, *, block_size: int,
              temperature: float = 1.0, top_k: int = 0) -> jax.Array:
     """Samples `steps` tokens after a prompt: [B, P] -> [B, P + steps]; pure, and jittable with `steps` static.
 
-    Each token costs one pass over the window of the last `block_size` tokens. What stands to the right of a token
+    Each token costs one pass over the window of the last `block_size` tokens. What is to the right of a token
     does not reach its logits, so the window may be filled from the left.
 
     Args:
@@ -149,7 +151,8 @@ def generate(apply: Callable, variables, prompt_BxP: jax.Array, steps: int, rng:
     """
     B, P = prompt_BxP.shape
     if P < 1:
-        raise UserError('generate: the prompt is empty: begin with at least one token')
+        raise UserError('generate: got an empty prompt, expected one token or more; fix: begin with a token',
+                        code='model/empty-prompt')
     length = P + steps
     tokens = jnp.zeros((B, max(length, block_size)), jnp.int32).at[:, :P].set(prompt_BxP)
 

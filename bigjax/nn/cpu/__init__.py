@@ -1,4 +1,4 @@
-"""What XLA needs on a CPU to be fast, in one folder and behind one switch; elsewhere the layers are written plainly.
+"""The formulations that XLA needs on a CPU to be fast, in one folder and behind one switch; layers are plain elsewhere.
 
 Measured against PyTorch by `python -m bigjax.bench`, and kept where the layer gains a tenth or more:
 
@@ -54,7 +54,7 @@ def lowering_for(platform: str):
 
 
 def on_cpu() -> bool:
-    """Whether layers traced now are for the CPU: the default backend's, unless `lowering_for` says otherwise."""
+    """Whether layers traced now are for the CPU: the default backend's, or the one of `lowering_for`."""
     return (_platform.get() or jax.default_backend()) == 'cpu'
 
 

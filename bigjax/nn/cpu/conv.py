@@ -26,7 +26,7 @@ from bigjax.nn.cpu import stored
 
 
 class Geometry(NamedTuple):
-    """What a convolution is beside its operands; one entry a spatial axis."""
+    """The options of a convolution; one entry per spatial axis."""
 
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -59,7 +59,7 @@ def _library(x, kernel, g: Geometry, spread=None):
 
 
 def _taps(x, axis: int, k: int, g: Geometry, out: int):
-    """What each of the k taps along a spatial axis sees, `out` values each."""
+    """The `out` input values that each of the k taps along a spatial axis is multiplied with."""
     low, high = g.padding[axis]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) if a == axis + 1 else (0, 0, 0) for a in range(x.ndim)])
     stride, dilation = g.strides[axis], g.dilation[axis]
