@@ -58,8 +58,8 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if len(self.channels) != len(self.kernels):
-            raise UserError(f'CNN: got {len(self.channels)} channels and {len(self.kernels)} kernels, expected as many of one as '
-                            'of the other; fix: give one per layer', code='model/lengths')
+            raise UserError(f'CNN: got {len(self.channels)} channels and {len(self.kernels)} kernels, expected equally many; '
+                            'fix: give one per layer', code='model/lengths')
         if self.pool not in ('', 'max', 'avg'):
             raise UserError(f"CNN: got pool {self.pool!r}, expected 'max', 'avg' or '' for none; fix: choose one of them",
                             code='model/unknown-option')

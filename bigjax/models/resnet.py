@@ -127,8 +127,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if len(self.blocks) != len(self.widths):
-            raise UserError(f'ResNet: got {len(self.blocks)} blocks and {len(self.widths)} widths, expected as many of one as of '
-                            'the other; fix: give one per stage', code='model/lengths')
+            raise UserError(f'ResNet: got {len(self.blocks)} blocks and {len(self.widths)} widths, expected equally many; '
+                            'fix: give one per stage', code='model/lengths')
         if self.block not in EXPANSION or self.shortcut not in SHORTCUTS:
             raise UserError(f'ResNet: got block {self.block!r}, shortcut {self.shortcut!r}, expected block among '
                             f'{", ".join(EXPANSION)} and shortcut among {", ".join(SHORTCUTS)}; fix: choose among them',

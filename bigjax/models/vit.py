@@ -110,5 +110,5 @@ class ViT(nn.Module):
                             f'{", ".join(POOLS)} and positions among {", ".join(POSITIONS)}; fix: choose among them',
                             code='model/unknown-option')
         if self.pool == 'token' and self.positions == 'sincos2d':
-            raise UserError("ViT: got pool='token' with positions='sincos2d', expected learned positions, for a class token has "
+            raise UserError("ViT: got pool='token' with positions='sincos2d', expected learned positions: a class token has "
                             "no place on a grid; fix: positions='learned'", code='model/unfit-options')

@@ -26,8 +26,8 @@ def explicit_padding(padding: Padding, size, kernel, strides, dilation) -> tuple
             return ((extent[0] - 1, 0),)
         if padding in ('SAME', 'VALID'):
             return tuple(lax.padtype_to_pads(size, extent, strides, padding))
-        raise UserError(f"Conv: got padding {padding!r} in {len(kernel)}-D, expected 'SAME', 'VALID', an int or pairs; fix: use "
-                        'one of these', code='model/unknown-option')
+        raise UserError(f"Conv: got padding {padding!r} in {len(kernel)}-D, expected 'SAME', 'VALID', an int or pairs; fix: "
+                        'use one of these', code='model/unknown-option')
     if isinstance(padding, int):
         padding = (padding,) * len(kernel)
     return tuple((p, p) if isinstance(p, int) else tuple(p) for p in padding)

@@ -28,7 +28,7 @@ def pipeline(apply: Callable, params, x: jax.Array, microbatches: int = 0) -> ja
     stages = mesh.shape['stage']
     M, L = microbatches or stages, jax.tree.leaves(params)[0].shape[0]
     if L % stages:
-        raise UserError(f"config.mesh: got 'stage' of {stages}, expected a divisor of the {L} layers; fix: use a divisor of {L}",
+        raise UserError(f"config.mesh: got 'stage' of {stages}, expected a divisor of the {L} layers; fix: use one",
                         code='mesh/impossible')
     if x.shape[0] % M:
         M = 1 if x.shape[0] < M else M

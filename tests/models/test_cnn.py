@@ -70,7 +70,8 @@ def test_a_population_is_its_members():
 
 
 @pytest.mark.parametrize('fields, code, names', [
-    ({'channels': (4,), 'kernels': (3, 3)}, 'model/lengths', ('1', '2')), ({'pool': 'mean'}, 'model/unknown-option', ("'mean'",))])
+    ({'channels': (4,), 'kernels': (3, 3)}, 'model/lengths', ('1', '2')),
+    ({'pool': 'mean'}, 'model/unknown-option', ("'mean'",))])
 def test_wrong_fields_are_the_users_error(fields, code, names):
     with refused(code, *names):
         parameters(CNN(**fields), jnp.zeros((1, 8, 8, 1)))

@@ -55,7 +55,8 @@ def test_equals_torch():
 
 
 @pytest.mark.parametrize(('options', 'code'), [
-    ({'pool': 'token'}, 'model/unfit-options'), ({'pool': 'max'}, 'model/unknown-option'), ({'patch': 5}, 'model/not-divisible')])
+    ({'pool': 'token'}, 'model/unfit-options'), ({'pool': 'max'}, 'model/unknown-option'),
+    ({'patch': 5}, 'model/not-divisible')])
 def test_what_it_refuses(options, code):
     with refused(code, *map(str, options.values())):
         init(ViT(**{**VARIANTS['ti16'], 'num_layers': 1, **options}), jnp.zeros((1, 32, 32, 3)))
