@@ -25,7 +25,7 @@ from bigjax.distributed.bootstrap import Flags, Start, start
 from bigjax.errors import DONE, FAILED, NONFINITE, PREEMPTED, USER, NonFinite, Preempted, UserError
 from bigjax.experiment import EXPLAINED, KEYS, OPTIONAL
 from bigjax.io import storage
-from bigjax.io.text import printable
+from bigjax.io.text import first_line, printable
 from bigjax.job import PROCESS, Flag, Job, Verb, scanned, variants, without
 from bigjax.watchdog.phases import process_began
 from bigjax.watchdog.watchdog import Unstarted, preemptible
@@ -111,10 +111,12 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         if own.get('deterministic'):
             _deterministic()
         if verb.needs_devices or verb.joins_processes:
-            compile_cache.keep_in(options.compile_cache)
+            compile_cache.enable(options.compile_cache)
         joined = _join(options, name, argv, _start_timeout(options, verb)) if verb.joins_processes else Start()
         with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage,
                    began=began) as guard, _ending(guard) if verb.watched else contextlib.nullcontext():
+            if verb.needs_devices and platform not in ('', 'cpu'):
+                _check_platform(platform)
             if verb.needs_devices:
                 accelerators.refuse_cpu(platform)
             job = Job(module, short, overrides, list(argv), options.variant, options.workdir, leads=joined.process == 0,
@@ -132,8 +134,6 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
     except Exception as error:
         if why := _storage(error):
             return _print_error(f'{short}: {why}', FAILED)
-        if why := _no_platform(error):
-            return _print_error(f'{short}: {why}', USER)
         raise
 
 
@@ -177,14 +177,14 @@ def _storage(error: BaseException | None) -> str:
     return ''
 
 
-def _no_platform(error: BaseException) -> str:
-    """One line for JAX's error about a platform that is not here, or ''."""
-    found = re.search(r"Unable to initialize backend '(\w+)'|Unknown backend:? '?(\w+)|Backend '(\w+)' is not in the list",
-                      str(error))
-    if not isinstance(error, RuntimeError | AssertionError) or not found:
-        return ''
-    return (f'--platform: JAX finds no {next(filter(None, found.groups()))} device here; fix: leave --platform and '
-            'JAX_PLATFORMS out, or install bigjax[cuda] or bigjax[tpu] on a machine that has one')
+def _check_platform(name: str) -> None:
+    """Raises UserError where JAX has no device of the platform; its own errors are a bare assertion and a traceback."""
+    import jax
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'--platform={printable(name)}: JAX finds no such device ({first_line(error)}); fix: leave it out, or '
+                        'install bigjax[cuda] or bigjax[tpu] on a machine that has one', code='cli/platform') from None
 
 
 def _platform(name: str) -> None:

@@ -5,15 +5,11 @@
     config -> Reader -> get_experiment -> wrappers -> settings -> Build -> Program
 """
 import dataclasses
-import functools
 import importlib
 import pkgutil
 import shlex
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 import bigjax
 from bigjax import config as configs
@@ -137,11 +133,6 @@ class Build:
         for number in range(1, population):
             config = configs.override(self.config, {over: str(known[over] + number)})
             members.append(_assembled(self.module, configs.Reader(config)))
-            part = 'settings' if over in KEYS else _other_than_data(self.experiment, members[-1])
-            if part:
-                raise UserError(f"config.population_over: members that differ in '{over}' differ in their {part}, and one "
-                                'compiled step trains members that differ in their data alone; fix: train them one by one '
-                                '(python -m launch sweep)', code='config/population-over')
         return members
 
 
@@ -184,33 +175,6 @@ def _assembled(module, reader) -> Experiment:
         name, _, argument = part.partition(':')
         experiment = choose('config.wrap', name, known)(experiment, *([argument] if argument else []))
     return experiment
-
-
-def _other_than_data(one: Experiment, other: Experiment) -> str:
-    """The name of a part in which two members differ, beside their data; '' where there is none."""
-    return next((field.name for field in dataclasses.fields(Experiment) if field.name not in ('data', 'expected', 'samples',
-                 'interface') and not _same(getattr(one, field.name), getattr(other, field.name))), '')
-
-
-def _same(a, b) -> bool:
-    """Whether two values, or two functions with what they enclose, are the same."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, types.FunctionType):
-        cells = lambda f: [cell.cell_contents for cell in f.__closure__ or ()]
-        return a.__code__ is b.__code__ and _same(cells(a), cells(b)) and _same(a.__defaults__, b.__defaults__)
-    if isinstance(a, functools.partial):
-        return _same((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
-    if dataclasses.is_dataclass(a):
-        return all(_same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a)
-                   if f.compare and f.name not in ('parent', 'name'))
-    if isinstance(a, Mapping):
-        return set(a) == set(b) and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    return a == b or (a != a and b != b)
 
 
 @dataclasses.dataclass

@@ -154,8 +154,8 @@ def read(root: pathlib.Path) -> tuple[dict, list[dict]]:
         folder = root / each.folder.name
         run = read_run(folder) if (folder / 'run.json').exists() else None
         for k, place in enumerate(each.arms):
-            mine = slice(k * each.members, (k + 1) * each.members) if each.members else None
-            rows.append({'arm': record['arms'][place], 'run': run, 'slice': mine, 'place': place})
+            members = slice(k * each.members, (k + 1) * each.members) if each.members else None
+            rows.append({'arm': record['arms'][place], 'run': run, 'slice': members, 'place': place})
     return record, sorted(rows, key=lambda row: row['place'])
 
 

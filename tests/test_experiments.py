@@ -229,7 +229,7 @@ def losses(name, variant, straight, **overrides):
     assert meshes.data_size(p.mesh) == int(overrides.get('mesh', 'data:1')[5:])
     carry, feed, found = jax.device_put(jax.tree.map(jnp.copy, straight(name, variant).start), p.shardings), p.feed(0), []
     for step in range(3):
-        state, totals, _ = p.call(carry['state'], p.zero_totals(carry), feed.arrays, feed.at(step, 1))
+        state, totals, _ = p.train_steps(carry['state'], tiny.zeros(carry['totals']), feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}
         found.append(float(mean(totals['loss'])))
     feed.close()

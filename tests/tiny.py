@@ -87,6 +87,11 @@ def train(workdir, experiments=None, progress=None, guard=None, **changes):
     return outcome, p.restore(workdir / 'checkpoints' / str(outcome.step))
 
 
+def zeros(tree):
+    """The tree with zeros for numbers."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
 def leaves(tree):
     """Every leaf as NumPy, keys as their data."""
     def one(x):
@@ -103,5 +108,3 @@ def close(a, b, **tolerance):
     """Within float tolerance."""
     for x, y in zip(leaves(a), leaves(b), strict=True):
         np.testing.assert_allclose(x, y, **tolerance)
-
-

@@ -92,7 +92,7 @@ def stepper(p: Program) -> tuple[Callable, float]:
     def run(n: int) -> None:
         halted = None
         for step in range(0, n * many, many):
-            held[0], held[1], halted = p.call(*held, feed.arrays, feed.at(step, many))
+            held[0], held[1], halted = p.train_steps(*held, feed.arrays, feed.at(step, many))
         jax.block_until_ready(halted)
 
     started = time.perf_counter()

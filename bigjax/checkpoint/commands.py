@@ -3,7 +3,7 @@
     python -m bigjax.checkpoint ls DIR             the checkpoints of a run: step, size, when, good or damaged
     python -m bigjax.checkpoint verify DIR         every file against what was written, in every row of a table's folder; exit
                                                    4 where one differs
-    python -m bigjax.checkpoint cat DIR [REGEX]    the arrays whose path matches: shape, dtype, mean, deviation, least, largest
+    python -m bigjax.checkpoint cat DIR [REGEX]    the arrays whose path matches: shape, dtype, mean, deviation, min, max
     python -m bigjax.checkpoint diff DIR DIR       the arrays in which two differ, and by how much
 
 DIR is a workdir (a folder, or gs://BUCKET/FOLDER), its checkpoints folder, or one checkpoint; of several the newest good one
@@ -15,10 +15,9 @@ import sys
 
 import numpy as np
 
-from bigjax.errors import UserError
+from bigjax.errors import DONE, FAILED, NO, USER, UserError
 from bigjax.io import storage
 
-DONE, FAILED, USER, DIFFERS = 0, 1, 2, 4
 SHOWN = 50  # differing arrays
 
 
@@ -35,7 +34,8 @@ def folders(path) -> list:
     base = path / manager.FOLDER if storage.children(path / manager.FOLDER) else path
     found = [base / name for name in sorted((n for n in storage.children(base) if n.isdigit()), key=int)]
     if not found:
-        raise UserError(f'{path}: no checkpoint there; name the workdir of a run that has saved one, or a checkpoint')
+        raise UserError(f'{path}: got no checkpoint there; fix: name the workdir of a run that has saved one, or a checkpoint',
+                        code='checkpoint/none')
     return found
 
 
@@ -73,7 +73,7 @@ def verify(path: str) -> int:
                     continue
             bad += bool(fault)
             print(f'{folder}: {fault or "good"}')
-    return DIFFERS if bad else DONE
+    return NO if bad else DONE
 
 
 def runs(path) -> list:
@@ -94,7 +94,8 @@ def cat(path: str, pattern: str = '') -> int:
         if re.search(pattern, name):
             rows.append([name, str(list(x.shape)), str(x.dtype), *_figures(np.asarray(x))])
     if not rows:
-        raise UserError(f"{path}: no array's path matches '{pattern}'; without it all are shown")
+        raise UserError(f"{path}: got '{pattern}', which matches no array's path; fix: leave it out to show all",
+                        code='checkpoint/no-match')
     print(table(['', 'shape', 'dtype', 'mean', 'std', 'min', 'max'], rows))
     return DONE
 
@@ -119,7 +120,7 @@ def diff(first: str, second: str) -> int:
             lines.append(f'{name}: {_gap(a, b)}')
     more = [f'… and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
     print('\n'.join([*lines[:SHOWN], *more]) or f'equal, {len(ours)} arrays bit for bit')
-    return DIFFERS if lines else DONE
+    return NO if lines else DONE
 
 
 def _gap(a: np.ndarray, b: np.ndarray) -> str:
@@ -145,11 +146,11 @@ def main(argv: list[str]) -> int:
             return DONE if argv else USER
         verb, *rest = argv
         if verb not in VERBS:
-            raise UserError(f"'{verb}': no such verb; the verbs are {', '.join(VERBS)}")
+            raise UserError(f"'{verb}': no such verb; the verbs are {', '.join(VERBS)}", code='checkpoint/verb')
         function, least, most = VERBS[verb]
         if not least <= len(rest) <= most:
             raise UserError(f"'{verb}' takes {least}{f' to {most}' if most > least else ''} argument{'s' * (most > 1)}; --help "
-                            'shows them')
+                            'shows them', code='checkpoint/arguments')
         return function(*rest)
     except (UserError, re.error) as error:
         print(f'bigjax.checkpoint: {error}', file=sys.stderr)

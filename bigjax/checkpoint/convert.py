@@ -1,4 +1,4 @@
-"""Layers one by one, and the same layers stacked for a scan: the two forms of a parameter tree.
+"""Converts between the two forms of a parameter tree: layers one by one, and the same layers stacked for a scan.
 
     {'block_0': tree, 'block_1': tree, …}   <->   {'blocks': tree with a leading axis of layers}
 """
@@ -14,7 +14,7 @@ STACKED, ONE = 'blocks', 'block_'
 
 
 def stack(params: Mapping) -> dict:
-    """With 'block_0', 'block_1', … joined to 'blocks', wherever they stand in the tree."""
+    """Joins 'block_0', 'block_1', … to 'blocks', wherever they are in the tree."""
     if not isinstance(params, Mapping):
         return params
     numbers = sorted(int(k.removeprefix(ONE)) for k in params if re.fullmatch(ONE + r'\d+', k))
@@ -22,12 +22,12 @@ def stack(params: Mapping) -> dict:
     if not numbers:
         return rest
     if numbers != list(range(len(numbers))):
-        raise UserError(f'layers: {ONE}{numbers} are not consecutive from 0; a layer is missing')
+        raise UserError(f'layers: got {ONE}{numbers}, expected consecutive numbers from 0', code='checkpoint/missing-layer')
     return {**rest, STACKED: jax.tree.map(lambda *x: jnp.stack(x), *(params[f'{ONE}{i}'] for i in numbers))}
 
 
 def unstack(params: Mapping) -> dict:
-    """With 'blocks' taken apart to 'block_0', 'block_1', …, wherever it stands in the tree."""
+    """Splits 'blocks' into 'block_0', 'block_1', …, wherever it is in the tree."""
     if not isinstance(params, Mapping):
         return params
     rest = {k: unstack(v) for k, v in params.items() if k != STACKED}

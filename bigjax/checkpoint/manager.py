@@ -1,13 +1,13 @@
-"""Checkpoints: the only module that knows Orbax (its v1 API).
+"""Checkpoints: the only module that imports Orbax (its v1 API).
 
-A checkpoint is one pytree of arrays at one step, written in the background, and complete or absent: it counts from the moment
-that its manifest is there (`bigjax.checkpoint.manifest`), and is compared with it before it is read.
+A checkpoint is one pytree of arrays at one step, written in the background, and complete or absent: it counts once its
+manifest is written (`bigjax.checkpoint.manifest`), and is compared with it before it is read.
 
-Which state a run starts from, first match wins:
-  1. the newest good checkpoint in the run's own workdir: the run goes on; damaged ones are moved to `damaged/` beside;
-  2. `--init_from=DIR`: the weights of another run's newest checkpoint (parameters, model state, moving average);
-     the step counter, the optimizer and the seed are the new run's;
-  3. scratch: the model's initialisation from the seed.
+The state that a run starts from, first match wins:
+  1. the newest good checkpoint in the run's own workdir: the run resumes; damaged ones are moved to `damaged/` beside it;
+  2. `--init_from=DIR`: the weights of another run's newest checkpoint (`bigjax.checkpoint.initial_weights`); the step counter,
+     the optimizer and the seed are the new run's;
+  3. scratch: the model's initialisation from the seed, with `Experiment.init` applied.
 """
 import contextlib
 import logging
@@ -18,118 +18,113 @@ from collections.abc import Callable
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from bigjax.checkpoint import convert, manifest
+from bigjax.checkpoint import manifest
 from bigjax.errors import UserError
 from bigjax.io import storage
 from bigjax.io.text import first_line
 from bigjax.sharding import mesh as meshes
 
+GENERATORS = {2: 'threefry2x32', 4: 'rbg'}  # numbers in a key: JAX's generator
 FOLDER, DAMAGED = 'checkpoints', 'damaged'
 NAME = 'state'
 UNFINISHED = '.orbax-checkpoint-tmp'
-LOOK_SECONDS = 20.0  # between two looks at a store that a save is waited for
-TRIES = 5  # of one save into a store
-LAST_CRIES = 0.5  # seconds in which the library's other writers print what they think of a failed save, before a line says why
-LEAST = 2  # checkpoints that stay: until the newest one is sealed, the one before it must be there
+STORE_POLL_S = 20.0  # between two requests to a store while its save is waited for
+SAVE_TRIES = 5  # for a store
+ORBAX_LOG_FLUSH_S = 0.5  # Orbax's writer threads log their own errors first; the wait puts our one-line cause last
+MIN_KEPT = 2  # until the newest checkpoint has its manifest, the one before it must exist
 
 
 class Checkpoints:
-    """The checkpoints of one workdir; process 0 looks after the folder.
+    """The checkpoints of one workdir; process 0 tidies the folder.
 
     Args:
       workdir: the run's folder.
-      keep: how many of the newest stay, at least `LEAST`.
-      best: a metric whose best checkpoint stays too, '' for none.
-      higher: whether more of that metric is better.
-      say: told of checkpoints that are not what was written.
+      keep: how many of the newest stay, at least `MIN_KEPT`.
+      say: called with a line about each checkpoint that differs from what was written.
       before_seal: called in process 0 when a checkpoint is written, before it counts.
 
     Attributes:
       damaged: [{'step', 'why'}] of checkpoints that were moved away, or removed because they were not finished.
     """
 
-    def __init__(self, workdir, *, keep: int = 2, best: str = '', higher: bool = False, say: Callable[[str], None] = print,
+    def __init__(self, workdir, *, keep: int = 2, say: Callable[[str], None] = print,
                  before_seal: Callable[[], None] = lambda: None):
-        policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(max(LEAST, keep))]
-        if best:
-            kept.append(policies.BestN(get_metric_fn=lambda m: m[best], reverse=not higher, n=1,
-                                       keep_checkpoints_without_metrics=False))
-        # Orbax tells every move of every thread at INFO, and at ERROR the stacks of what it raises as well.
+        # Orbax logs every thread at INFO, and the stacks of what it raises at ERROR as well.
         logging.getLogger('absl').setLevel(logging.CRITICAL)
-        self._best, self._folder, self._before_seal = best, storage.absolute(workdir) / FOLDER, before_seal
+        self._folder, self._before_seal = storage.absolute(workdir) / FOLDER, before_seal
         self._writing, self._error, self._say = None, None, say
         self._lost, self._tries = None, 0
         self.damaged = set_aside(workdir, say) if jax.process_index() == 0 else []
         if jax.process_count() > 1:
-            meshes.everywhere(len(self.damaged))  # nobody looks before process 0 has tidied up
-        self._kept = policies.AnyPreservationPolicy(kept)
+            meshes.everywhere(len(self.damaged))  # a barrier: no process lists the folder before process 0 has tidied it
+        self._kept = ocp.training.preservation_policies.LatestN(max(MIN_KEPT, keep))
         self._open()
 
     def _open(self) -> None:
         with storage.blaming(self._folder):
             self._orbax = ocp.training.Checkpointer(
                 self._folder, preservation_policy=self._kept,
-                cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has asked the store strictly
-        # Orbax asks JAX, too, whether to stop, by the number of the step and at any moment. JAX keeps one number for all who
-        # ask: the processes would agree on a round of the loop's that is long over, and none would stop.
+                cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has listed the store strictly
+        # Orbax also polls `reached_preemption_sync_point(step)`. JAX allows one counter per process: a second poller makes
+        # hosts agree on a step that has passed, and none stops. So disable Orbax's.
         self._orbax._manager.reached_preemption = lambda step: False
 
-    def save(self, step: int, tree, metrics: dict | None = None, unjudged: bool = False) -> None:
+    def save(self, step: int, tree, eval_pending: bool = False) -> None:
         """Starts writing; returns when the arrays are copied. Waits for the save before it, and raises its error.
 
         Args:
-          metrics: what was measured of these weights, for the choice of the best.
-          unjudged: the evaluators that are due after this step have not run yet.
+          eval_pending: the evaluators that are due after this step have not run yet.
+
+        Raises:
+          UserError: the tree cannot be written as it is (`check_writable`).
         """
         self.lost(wait=True)
-        known = metrics is not None and self._best in metrics
+        check_writable(tree)
 
         def begin(tree):
-            return self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True,
-                                          metrics={self._best: float(metrics[self._best])} if known else None)
+            return self._orbax.save_async(step, tree, checkpointable_name=NAME, overwrite=True, force=True)
 
         if jax.process_count() == 1 and jax.default_backend() == 'cpu':
-            # Orbax thinks for 25 ms before it has a copy of its own, for which steps of a small model would wait. The thread
-            # waits for ours without Python's lock, which the next step needs now.
+            # Orbax takes 25 ms until it has a copy of its own, for which steps of a small model would wait. The thread waits
+            # for our copy without Python's lock, which the next step needs now.
             copied = copy(tree)
             begun = lambda: begin(jax.block_until_ready(copied))
         else:
             with storage.blaming(self._folder):
                 response = begin(tree)
             begun = lambda: response
-        self._writing = threading.Thread(target=self._finish, args=(begun, step, unjudged), name='checkpoint')
+        self._writing = threading.Thread(target=self._finish, args=(begun, step, eval_pending), name='checkpoint')
         self._writing.start()
 
-    def _finish(self, begun: Callable, step: int, unjudged: bool) -> None:
-        """Waits for the files of a step, and seals them; in a thread of its own."""
+    def _finish(self, begun: Callable, step: int, eval_pending: bool) -> None:
+        """Waits for the files of a step, and writes their manifest; in a thread of its own."""
         try:
             begun().result()
             if jax.process_index() == 0:
                 self._before_seal()
-                manifest.seal(self._folder / str(step), step, unjudged)
+                manifest.seal(self._folder / str(step), step, eval_pending)
             self._tries = 0
         except BaseException as error:
-            time.sleep(LAST_CRIES)
+            time.sleep(ORBAX_LOG_FLUSH_S)
             self._tries += 1
-            if self._tries < TRIES and jax.process_count() == 1 and storage.passing(self._folder, error):
+            if self._tries < SAVE_TRIES and jax.process_count() == 1 and storage.passing(self._folder, error):
                 self._lost = step, error
             else:
                 self._error = storage.blamed(self._folder, error)
 
     def lost(self, wait: bool = False) -> bool:
-        """Whether a save into a store came to nothing by the store's fault, so that another one is due; told once.
+        """Whether a save into a store failed by the store's fault, so that another one is due; true once per failure.
 
-        TensorStore takes its own write for another's where the answer to it was lost, and gives up. (Of several processes one
-        alone sees it: there the run ends, and is started again.)
+        Where the answer to a write was lost, TensorStore takes that write for another's, and gives up. (Of several processes
+        only one sees it: there the run ends, and is started again.)
         """
         if wait:
             self.wait()
         if self._lost is None:
             return False
         (step, error), self._lost = self._lost, None
-        self._say(f'warning: the checkpoint of step {step} was not written ({first_line(error)}); the state is saved anew')
-        with contextlib.suppress(Exception):  # the same error once more
+        self._say(f'warning: the checkpoint of step {step} was not written ({first_line(error)}); the state is saved again')
+        with contextlib.suppress(Exception):  # raises the same error again
             self._orbax.close()
         storage.remove(self._folder / str(step), first=manifest.NAME)
         self._open()
@@ -141,46 +136,45 @@ class Checkpoints:
         return self._writing is not None and self._writing.is_alive()
 
     def raise_error(self) -> None:
-        """Raises what a save in the background has failed with; costs nothing where none has."""
+        """Raises the error of a save in the background; costs nothing where there is none."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def wait(self) -> None:
-        """Returns when everything is on the disk, or raises why it is not."""
+        """Returns when everything is on the disk, or raises the error of the save."""
         self.rest()
         self.raise_error()
 
     def rest(self) -> None:
-        """Returns when nothing is being written any more; why a save failed is raised by the next call that raises.
+        """Returns when no save is in progress; the error of a failed save is raised by the next call that raises.
 
-        Whoever writes with Orbax beside a `Checkpoints` rests it first: of two saves at a time, each takes the other's
-        unfinished folders for its own. One into a store that answers nobody any more is left alone, and the process ends
-        (`Broken`).
+        Call it before writing with Orbax beside a `Checkpoints`: of two saves at a time, each takes the other's unfinished
+        folders for its own. A save into a store that no longer answers is abandoned, and the process ends (`Broken`).
         """
         if self._writing is None:
             return
         while storage.remote(self._folder) and self._writing.is_alive():
-            self._writing.join(LOOK_SECONDS)
+            self._writing.join(STORE_POLL_S)
             if self._writing.is_alive():
                 storage.children(self._folder)
         self._writing.join()
         self._writing = None
 
     def steps(self) -> list[int]:
-        """Sealed checkpoints, oldest first."""
+        """The steps of checkpoints with a manifest, oldest first."""
         return steps(self._folder)
 
-    def unjudged(self, step: int) -> bool:
+    def eval_pending(self, step: int) -> bool:
         """Whether the evaluators that were due after `step` have yet to run."""
-        return bool(manifest.read(self._folder / str(step)).get('unjudged'))
+        return manifest.read(self._folder / str(step))[manifest.EVAL_PENDING]
 
     def restore(self, step: int, like):
         """The tree at `step`; `like` has the same structure, with arrays or `jax.ShapeDtypeStruct`s."""
         return load(self._folder / str(step), like)
 
     def close(self, seconds: float | None = None) -> None:
-        """As `wait`; afterwards nothing more can be saved.
+        """Waits as `wait` does; afterwards nothing can be saved.
 
         Args:
           seconds: a save that lasts longer is left unfinished; the process has to end without waiting for its threads.
@@ -194,27 +188,27 @@ class Checkpoints:
             if self._lost is not None:
                 raise storage.blamed(self._folder, self._lost[1])
         finally:
-            if not storage.gave_up():  # it would wait for what can no longer be written
+            if not storage.gave_up():  # Orbax would wait for writes that can no longer succeed
                 self._orbax.close()
 
 
 def copy(tree):
-    """The same arrays in memory of their own."""
-    copied = jax.device_put(tree, may_alias=False)  # shares that of a replicated key all the same
+    """A copy of the arrays in memory of its own."""
+    copied = jax.device_put(tree, may_alias=False)  # the memory of a replicated key is shared all the same
     return jax.tree.map(lambda x, c: x.copy() if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else c, tree, copied)
 
 
 def steps(folder) -> list[int]:
-    """The steps of the sealed checkpoints in a checkpoints folder, oldest first."""
+    """The steps of the checkpoints with a manifest in a checkpoints folder, oldest first."""
     folder = storage.place(folder)
     return sorted(int(n) for n in storage.children(folder) if n.isdigit() and manifest.sealed(folder / n))
 
 
 def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
-    """Leaves the newest good checkpoint of a workdir and good ones before it; what was found: [{'step', 'why'}].
+    """Keeps the newest good checkpoint of a workdir and good ones before it; returns the others as [{'step', 'why'}].
 
-    One that was not written to its end is removed. Those that are not what was written are moved into `damaged/`, newest
-    first, until one is good; what is left of older ones, half removed, is removed.
+    Unfinished checkpoints are removed. Damaged ones are moved into `damaged/`, newest first, until one is good; the rest of
+    older ones, half removed, is removed.
 
     Raises:
       UserError: several have lost their manifests, which no kill does; nothing was touched.
@@ -224,8 +218,8 @@ def set_aside(workdir, say: Callable[[str], None] = print) -> list[dict]:
     bare = sorted((n for n in names if n.isdigit() and int(n) not in sealed), key=int)
     late = [name for name in bare if int(name) > max(sealed, default=-1)]
     if len(late) > 1:
-        raise UserError(f'{base}: the checkpoints of steps {", ".join(late[:5])} have no {manifest.NAME}, as after a copy in '
-                        'part; copy them whole, or remove them to do these steps again')
+        raise UserError(f'{base}: got checkpoints without {manifest.NAME} (of steps {", ".join(late[:5])}), as after a copy in '
+                        'part; fix: copy them whole, or remove them to repeat these steps', code='checkpoint/incomplete')
     for name in [*bare, *(n for n in names if n.endswith(UNFINISHED))]:
         storage.remove(base / name)
         step = name.partition('.')[0]
@@ -256,18 +250,19 @@ def newest(folder, say: Callable[[str], None] = print):
     folder = storage.place(folder)
     if storage.children(folder / NAME):
         if why := manifest.fault(folder):
-            raise UserError(f'{folder}: the checkpoint is damaged: {why}; name another')
+            raise UserError(f'{folder}: got a damaged checkpoint ({why}); fix: name another', code='checkpoint/damaged')
         return folder
     base = folder / FOLDER if storage.children(folder / FOLDER) else folder
     for step in reversed(steps(base)):
         if not (why := manifest.fault(base / str(step))):
             return base / str(step)
         say(f'warning: {base / str(step)}: damaged: {why}; the one before it is used')
-    raise UserError(f'{folder}: no checkpoint there; name the workdir of a run that has saved one')
+    raise UserError(f'{folder}: got no checkpoint there; fix: name the workdir of a run that has saved one',
+                    code='checkpoint/none')
 
 
-def _paths(tree) -> dict[str, tuple]:
-    """Path -> shape; a typed key has the shape of its data, as it has on the disk."""
+def paths(tree) -> dict[str, tuple]:
+    """{path: shape} of the leaves; a typed key has the shape of its data, as on the disk."""
     def shape(leaf):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
@@ -278,7 +273,7 @@ def _paths(tree) -> dict[str, tuple]:
 
 
 def differences(saved: dict[str, tuple], wanted: dict[str, tuple], limit: int = 3) -> str:
-    """'' or the first parameters in which two trees differ, in words."""
+    """The first parameters in which two trees differ, as text, or ''."""
     rows = [f'{p} is {list(saved[p])} there and {list(wanted[p])} here' for p in wanted
             if p in saved and saved[p] != wanted[p]]
     rows += [f'{p} is not there' for p in wanted if p not in saved]
@@ -287,22 +282,61 @@ def differences(saved: dict[str, tuple], wanted: dict[str, tuple], limit: int = 
     return '; '.join(rows[:limit]) + more
 
 
-def load(path, like):
+def load(path, like, whole: bool = True):
     """Reads one checkpoint as arrays placed like `like`.
 
+    Args:
+      whole: `like` has every array of the checkpoint; otherwise arrays that it lacks are not read.
+
     Raises:
-      UserError: it holds another model; the first parameters that differ are named.
+      UserError: it holds another model (the first arrays that differ are named), or keys of another random generator.
     """
     path = storage.absolute(path)
-    if rows := differences(stored(path), _paths(like)):
-        raise UserError(f'{path}: a checkpoint of another model: {rows}; use the config it was trained with, '
-                        'or another --workdir')
+    saved, wanted = stored(path), paths(like)
+    saved = saved if whole else {p: shape for p, shape in saved.items() if p in wanted}
+    _check_generator(path, saved, like)
+    if rows := differences(saved, wanted):
+        raise UserError(f'{path}: got a checkpoint of another model ({rows}); fix: use the config it was trained with, or '
+                        'another --workdir', code='checkpoint/another-model')
     with storage.blaming(path):
-        return ocp.load(path, like, checkpointable_name=NAME)
+        return ocp.load(path, like, checkpointable_name=NAME) if whole else load_part(path, like)
+
+
+def _check_generator(path, saved: dict[str, tuple], like) -> None:
+    """Raises UserError where a random key was saved under another default generator of JAX."""
+    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    for key, leaf in [(p, x) for p, x in jax.tree_util.tree_flatten_with_path(like)[0] if is_key(x)]:
+        name = jax.tree_util.keystr(key, simple=True, separator='/')
+        size, wanted = (shape[-1] if shape else 0 for shape in (saved.get(name), *paths([leaf]).values()))
+        if size and size != wanted:
+            there, here = (GENERATORS.get(n, 'another generator') for n in (size, wanted))
+            raise UserError(f'{path}: got random keys of {there}, expected {here}, the default of this start; fix: '
+                            f'JAX_DEFAULT_PRNG_IMPL={there}, as in the run that saved them',
+                            code='checkpoint/another-generator')
+
+
+def check_writable(tree) -> None:
+    """Raises UserError for a tree that Orbax would damage or refuse: it joins the names of a path with dots, so two paths may
+    become one file, and it cannot write an array without elements."""
+    seen = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name, dotted = (jax.tree_util.keystr(path, simple=True, separator=separator) for separator in '/.')
+        if dotted in seen:
+            raise UserError(f"checkpoint: got the arrays '{seen[dotted]}' and '{name}', which would be one file; fix: leave "
+                            "the dot out of a module's or a parameter's name", code='checkpoint/name-collision')
+        if leaf.size == 0:
+            raise UserError(f"checkpoint: got an array of shape {list(leaf.shape)} at '{name}', expected at least one element; "
+                            'fix: no width of 0 in the model', code='checkpoint/empty-array')
+        seen[dotted] = name
 
 
 def write(path, tree, step: int = 0) -> None:
-    """One tree at a path, at once, replacing what was there."""
+    """Writes one tree at a path, replacing what was there.
+
+    Raises:
+      UserError: the tree cannot be written as it is (`check_writable`).
+    """
+    check_writable(tree)
     path = storage.absolute(path)
     with storage.blaming(path):
         ocp.save(path, tree, checkpointable_name=NAME, overwrite=True)
@@ -313,12 +347,12 @@ def write(path, tree, step: int = 0) -> None:
 def stored(path) -> dict[str, tuple]:
     """{path of a leaf: its shape} of a checkpoint, without its arrays."""
     with storage.blaming(path):
-        return _paths(ocp.metadata(storage.absolute(path), checkpointable_name=NAME).metadata)
+        return paths(ocp.metadata(storage.absolute(path), checkpointable_name=NAME).metadata)
 
 
 def arrays(path) -> dict:
-    """{path of a leaf: its array} of a checkpoint, on the CPU whatever wrote it, without the code of its model; keys of random
-    numbers as their numbers."""
+    """{path of a leaf: its array} of a checkpoint, on the CPU whatever wrote it, without the code of its model; random keys as
+    their data."""
     path = storage.absolute(path)
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
     like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host),
@@ -328,40 +362,9 @@ def arrays(path) -> dict:
     return {jax.tree_util.keystr(p, simple=True, separator='/'): plain(x) for p, x in leaves}
 
 
-def weights(folder, params, model_state) -> tuple:
-    """(params, model_state) of the newest checkpoint in `folder`, placed like the given ones.
-
-    Layers may be stacked there and not here, or the other way round (`bigjax.checkpoint.convert`).
-
-    Raises:
-      UserError: no checkpoint there, or one of another model.
-    """
-    path = newest(folder)
-    saved = {p: s for p, s in stored(path).items() if p.startswith(('state/params/', 'state/model_state/'))}
-    like = {'state': {'params': params, 'model_state': model_state}}
-    rows = differences(saved, _paths(like))
-    if not rows:
-        state = _load_part(path, like)
-        return state['params'], state['model_state']
-    for form in (convert.stack, convert.unstack):
-        other = {'state': {'params': _replicated(jax.eval_shape(form, params), params), 'model_state': model_state}}
-        if not differences(saved, _paths(other)):
-            state = _load_part(path, other)
-            placed = jax.tree.map(lambda x: x.sharding, params)
-            return jax.device_put(convert.like(state['params'], params), placed), state['model_state']
-    raise UserError(f'{path}: a checkpoint of another model: {rows}; use the config it was trained with')
-
-
-def _replicated(shapes, arrays):
-    """Shapes of whole arrays on the devices of `arrays`."""
-    sharding = jax.tree.leaves(arrays)[0].sharding
-    if isinstance(sharding, jax.sharding.NamedSharding):
-        sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
-
-
-def _load_part(path, like):
+def load_part(path, like):
+    """Reads the leaves of `like` from a checkpoint that has more."""
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
     with context:
-        return ocp.load(path, like, checkpointable_name=NAME)['state']
+        return ocp.load(path, like, checkpointable_name=NAME)

@@ -1,4 +1,4 @@
-"""What makes a checkpoint folder trustworthy: a list of its files with their sizes and SHA-256 sums, written last.
+"""The manifest of a checkpoint: its files with their sizes and SHA-256 sums, written last.
 
     manifest.json   {"format": 2, "bigjax": "0.1", "step": 400, "unjudged": false,
                      "files": {"state/_METADATA": {"bytes": 812, "sha256": "…"}}, "sha256": "… of the rest"}
@@ -15,28 +15,29 @@ from bigjax.io import atomic, storage
 from bigjax.io.text import printable
 
 NAME = 'manifest.json'
+EVAL_PENDING = 'unjudged'  # the key of formats 1 and 2
 FORMAT = 2
 UNFINISHED = f'{NAME} is missing: it was not written to its end'
-THREADS = 4  # hashing gives up Python's lock
+THREADS = 4  # hashing releases Python's lock
 
 
-def seal(folder, step: int, unjudged: bool = False) -> None:
+def seal(folder, step: int, eval_pending: bool = False) -> None:
     """Writes the manifest of a finished checkpoint; until it is there, the checkpoint does not count.
 
     Args:
-      unjudged: the evaluators that are due after this step have not run yet.
+      eval_pending: the evaluators that are due after this step have not run yet.
     """
     folder = storage.place(folder)
     paths = list(_files(folder))
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         sums = list(pool.map(lambda p: storage.sha256(folder / p), paths))
     listed = {p: {'bytes': size, 'sha256': digest} for p, (size, digest) in zip(paths, sums, strict=True)}
-    manifest = {'format': FORMAT, 'bigjax': bigjax.__version__, 'step': int(step), 'unjudged': unjudged, 'files': listed}
+    manifest = {'format': FORMAT, 'bigjax': bigjax.__version__, 'step': int(step), EVAL_PENDING: eval_pending, 'files': listed}
     atomic.write_json(folder / NAME, {**manifest, 'sha256': _sum(manifest)})
 
 
 def fault(folder, deep: bool = True) -> str:
-    """'' for a checkpoint as it was written, else what is wrong with it, in words.
+    """The fault of a checkpoint as text, '' where it is as it was written.
 
     Args:
       deep: also reads every file; otherwise names and sizes alone are compared.
@@ -87,7 +88,7 @@ def read(folder) -> dict:
         raise ValueError('not a manifest of a known format')
     if found.pop('sha256', None) != (_sum(found) if found['format'] > 1 else None):
         raise ValueError('not what was written')
-    if type(found.get('step')) is not int or type(found.get('unjudged')) is not bool:
+    if type(found.get('step')) is not int or type(found.get(EVAL_PENDING)) is not bool:
         raise ValueError('no step, or not whether it was judged')
     for facts in found['files'].values():
         if not isinstance(facts, dict) or type(facts.get('bytes')) is not int or not isinstance(facts.get('sha256'), str):
@@ -96,7 +97,7 @@ def read(folder) -> dict:
 
 
 def _sum(manifest: dict) -> str:
-    """Of what a manifest says, however it is laid out."""
+    """The sum of a manifest's contents, whatever their layout."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True, separators=(',', ':')).encode()).hexdigest()
 
 

@@ -13,7 +13,7 @@ from bigjax.doctor import host
 from bigjax.doctor.host import OK, WARNING, Check
 from bigjax.errors import UserError
 from bigjax.io import storage
-from bigjax.runs.writer import FINISHED, Records
+from bigjax.runs.writer import FINISHED, RunFacts, previous_run
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
 from bigjax.train import optimizers
@@ -24,24 +24,13 @@ from bigjax.train.settings import Settings
 from bigjax.train.state import count, init_variables
 
 OPENING = 16.0  # seconds for opening data
-SPARE = 2  # checkpoints beside those that are kept: the one being written, and the best
+SPARE = 1  # checkpoint beside those that are kept: the one being written
 FRESH = 30.0  # seconds; a run refreshes its run.json more often
-
-
-class Held(Records):
-    """The records of a workdir, to look at and not to write."""
-
-    def __init__(self, workdir):
-        self.workdir = storage.place(workdir)
-
-    def run_of(self, experiment: str, variant: str, config) -> dict:
-        """The run.json that is there, {} where there is none; UserError where it is another run's."""
-        return self._previous(experiment, variant, configs.plain(config))
 
 
 def held(workdir, experiment: str, variant: str, config) -> Check:
     """Whether the workdir is free for this run, or holds it already."""
-    run = Held(workdir).run_of(experiment, variant, config)
+    run = previous_run(workdir, RunFacts(experiment=experiment, variant=variant, config=configs.plain(config), command=''))
     if not run:
         return Check('run', OK, f'{workdir}: no other run is there')
     there = storage.facts(workdir / 'run.json')
@@ -105,12 +94,12 @@ def shapes(experiment, settings: Settings) -> Shapes:
     params = variables.pop('params')
     tx, _ = optimizers.make(experiment.optimizer, params, total_steps=max(1, settings.steps),
                             steps_per_epoch=settings.steps_per_epoch, batch_size=settings.batch_size)
-    return Shapes(params, variables, jax.eval_shape(tx.init, params))
+    return Shapes(params, variables, jax.eval_shape(optimizers.wrap(tx, experiment.transforms).init, params))
 
 
 def state_bytes(state: Shapes, experiment, settings: Settings, mesh) -> dict[str, int]:
     """{part of the state: bytes on each device} of a mesh that need not be there; of all members."""
-    layout = rules.layout(state.params, experiment.partition_rules, mesh)
+    layout = rules.layout(state.params, experiment.partition_rules, mesh, experiment.axes)
 
     def each(tree, placed):
         where = rules.follow(tree, placed, mesh)

@@ -6,10 +6,11 @@ from bigjax.job import CHECK, Job, Verb, say_overrides
 def evaluate(job: Job, *, check: bool) -> int:
     """Prints every metric, and measured beside expected; returns the exit code."""
     from bigjax.checkpoint import manager
+    from bigjax.data import sources
+    from bigjax.runs.reader import read_run
     from bigjax.runs.summary import judged_table, spread
-    from bigjax.runs.writer import judge, summarise
-    from bigjax.train import host_consistency
-    from bigjax.train import loop as loops
+    from bigjax.runs.writer import data_difference, judge, summarise
+    from bigjax.train import evaluations, host_consistency
     rows, missed = {}, False
     if job.leads:
         say_overrides(job)
@@ -18,8 +19,9 @@ def evaluate(job: Job, *, check: bool) -> int:
         built = job.build(row)
         program = built.program()
         host_consistency.check(program.datas)
-        carry = program.restore(path)
-        metrics, _ = loops.evaluate(program, program.variables(carry))
+        if changed := data_difference(read_run(job.workdir(row)), sources.identity(program.experiment.data)):
+            print(f'warning: the data is not what the run was trained with: {changed}')
+        metrics, _ = evaluations.evaluate(program, program.restore_weights(path))
         final = {name: summarise(members) for name, members in metrics.items()}
         judged = judge(final, program.experiment.expected)
         rows[row] = (final, judged, {key: list(map(repr, pair)) for key, pair in built.differs.items()})

@@ -116,7 +116,7 @@ def compile_step(program, topology: Topology) -> Compiled:
     seconds, platform = {}, topology.platform
     with cpu.lowering_for(platform):
         started = time.time()
-        lowered = program.call.trace(*program.arguments()).lower(lowering_platforms=(LOWERING[platform],))
+        lowered = program.compiled.trace(*program.arguments()).lower(lowering_platforms=(LOWERING[platform],))
         seconds['lower'] = time.time() - started
     started = time.time()
     with tempfile.TemporaryDirectory() as folder:

@@ -65,17 +65,17 @@ def _per_device(x) -> int:
 
 def _state_bytes(program) -> dict[str, int]:
     """Bytes per device of what a step is given, from the shardings."""
-    state, totals, arrays, items = program.arguments()
+    state, totals, arrays, items, frozen = program.arguments()
     total = lambda tree: sum(map(_per_device, jax.tree.leaves(tree)))
     return {'parameters': total(state.params), 'optimizer': total(state.opt_state),
-            'other_state': total((state.model_state, state.ema, totals)), 'batch': total(items), 'data': total(arrays)}
+            'other_state': total((state.model_state, state.ema, totals, frozen)), 'batch': total(items), 'data': total(arrays)}
 
 
 def _state_buffers(program) -> list[dict]:
-    state, _, arrays, items = program.arguments()
+    state, _, arrays, items, frozen = program.arguments()
     found = []
     for what, tree in (('parameters', state.params), ('optimizer', state.opt_state), ('ema', state.ema), ('batch', items),
-                       ('data', arrays)):
+                       ('data', arrays), ('frozen', frozen)):
         for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
             name = jax.tree_util.keystr(path, simple=True, separator='/')
             found.append({'bytes': _per_device(x), 'shape': f'{x.dtype}{list(x.shape)}', 'what': what, 'place': name})

@@ -22,7 +22,6 @@ def load(job: Job, member: int) -> Trained:
       UserError: there is no checkpoint, --workdir holds several runs, or the classes are no longer those of the run.
     """
     from bigjax.checkpoint import manager
-    from bigjax.train.program import member as one_of
     if len(job.rows) > 1:
         raise UserError(f"--workdir={job.root}: got {len(job.rows)} runs, expected one; fix: --variant=ROW, one of "
                         f"{', '.join(job.rows)}", code='predict/several-runs')
@@ -36,5 +35,5 @@ def load(job: Job, member: int) -> Trained:
                         'fix: give it the data of the run', code='predict/other-classes')
     if not 0 <= member < (program.members or 1):
         raise UserError(f'--member={member}: the run has {program.members or 1}, numbered from 0', code='predict/member')
-    variables = program.variables(program.restore(path))
-    return Trained(program.experiment, program.apply, one_of(variables, member, program.members), program.members or 1)
+    variables = program.member_variables(program.restore_weights(path), member)
+    return Trained(program.experiment, program.apply, variables, program.members or 1)

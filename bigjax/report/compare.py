@@ -10,6 +10,7 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
+from bigjax.config import leaves
 from bigjax.errors import DONE, USER, UserError
 from bigjax.io import atomic, storage
 from bigjax.io.text import printable, table
@@ -18,7 +19,6 @@ from bigjax.report.html import escape, section, table_html
 from bigjax.report.page import page
 from bigjax.runs.reader import read_metrics
 from bigjax.runs.summary import commit, device, number, runs_in, seconds, spread
-from bigjax.runs.writer import flat
 
 MISSING = '–'
 
@@ -93,7 +93,7 @@ def choose_metric(runs: Mapping[str, tuple], wanted: str) -> str:
 
 def differences(runs: Mapping[str, tuple]) -> list[str]:
     """The config keys, flattened, in which the runs are not all alike."""
-    configs = [flat(run.get('config') or {}) for _, run in runs.values()]
+    configs = [leaves(run.get('config') or {}) for _, run in runs.values()]
     keys = dict.fromkeys(key for config in configs for key in config if not key.startswith('published.'))
     return [key for key in keys if any(config.get(key, MISSING) != configs[0].get(key, MISSING) for config in configs)]
 
@@ -109,7 +109,7 @@ def comparison(runs: Mapping[str, tuple], metrics: Sequence[str] | None = None) 
             'status']
     rows = []
     for label, (path, run) in runs.items():
-        config = flat(run.get('config') or {})
+        config = leaves(run.get('config') or {})
         final = [(run.get('final') or {}).get(name) or _last(path, name) for name in metrics]
         rows.append([label, *([run['experiment']] if several else []),
                      *(_value(config.get(key, MISSING)) for key in keys), *(spread(v['mean'], v['std']) for v in final),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bigjax.config import leaves
 from bigjax.errors import UserError
 from bigjax.io import atomic, storage
 from bigjax.metrics.confusion import Confusion
@@ -34,7 +35,6 @@ from bigjax.runs.summary import (
     title,
     verdict,
 )
-from bigjax.runs.writer import flat
 
 SPLITS = ('train', 'val', 'test')  # their colours, in this order; other splits follow
 LARGEST_CONFUSION = 26  # classes; above it, the most frequent confusions are listed
@@ -78,7 +78,7 @@ def _run_page(workdir, run) -> str:
         *(section(_words(name), _confusion(value)) for name, value in found.items() if isinstance(value, Confusion)),
         section('Samples', ''.join(_sample(n, v) for n, v in found.items() if not isinstance(v, Confusion))),
         section('Again', f'<pre class="command">{escape(run["command"])}</pre>' if run.get('command') else ''),
-        _details('Config', _pairs(flat(run.get('config') or {}))),
+        _details('Config', _pairs(leaves(run.get('config') or {}))),
         _details('Environment', _pairs(_environment(run))),
         _details('Data', _pairs(_facts(run.get('info') or {}))),
     ]
@@ -284,7 +284,7 @@ def _environment(run) -> dict:
 
 def _facts(info) -> dict:
     return {key: value if len(json.dumps(value)) < 300 else f'{json.dumps(value)[:300]} …'
-            for key, value in flat(info).items()}
+            for key, value in leaves(info).items()}
 
 
 def _pairs(values: Mapping) -> str:

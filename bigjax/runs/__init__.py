@@ -1,1 +1,1 @@
-"""What a run leaves in its workdir, and how it is read back."""
+"""The records of a run in its workdir: writing, reading, locking."""

@@ -1,4 +1,4 @@
-"""What a run leaves beside its numbers: text, pictures, confusion matrices, one file each in `artifacts/`."""
+"""The artifacts of a run beside its numbers: text, images, confusion matrices, one file each in `artifacts/`."""
 import re
 import struct
 import zlib
@@ -20,14 +20,15 @@ def save(workdir, name: str, value: Any):
     """Writes one artifact and returns its path.
 
     Text becomes .txt, images [N, H, W, C] (float in 0..1 or uint8; C is 1 or 3) one .png grid, a `Confusion` and
-    anything else that is data .json. What stood there is replaced at once, a link too, and not what it leads to.
+    any other data .json. An existing file is replaced at once; so is a link, and not its target.
 
     Raises:
       UserError: the folder is a link, which may lead anywhere.
     """
     folder = storage.place(workdir) / FOLDER
     if _link(folder):
-        raise UserError(f'{folder}: it is a link; remove it, for a run writes only in its workdir')
+        raise UserError(f'{folder}: got a link, expected a folder, as a run writes only in its workdir; fix: remove it',
+                        code='artifacts/link')
     storage.make(folder)
     stem = folder / (re.sub(r'[^\w .,=+-]', '_', name).lstrip('.')[:100] or 'unnamed')  # a name may come from the data
     if isinstance(value, str):
@@ -61,7 +62,8 @@ def load(workdir) -> dict[str, Any]:
             data = storage.read(path) if path.suffix == '.png' else storage.text(path)
             found[path.stem] = _confusion(parsed(data)) if path.suffix == '.json' else data
         except (OSError, ValueError) as error:
-            raise UserError(f'{path}: it cannot be read ({first_line(error)}); remove it') from None
+            raise UserError(f'{path}: got a file that cannot be read ({first_line(error)}); fix: remove it',
+                            code='artifacts/unreadable') from None
     return found
 
 
@@ -82,7 +84,7 @@ def _confusion(value: Any) -> Any:
 
 
 def merge(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One artifact a name for a population: confusion counts are summed, of all else the first member's is kept."""
+    """One artifact per name for a population: confusion counts are summed, otherwise the first member's is kept."""
     merged = {}
     for artifacts in members:
         for name, value in artifacts.items():
@@ -94,7 +96,7 @@ def merge(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def grid(images) -> np.ndarray:
-    """[N, H, W, C] -> one uint8 picture [h, w, C], near square, a pixel of white between the images."""
+    """[N, H, W, C] -> one uint8 image [h, w, C], near square, with a pixel of white between the images."""
     images = np.asarray(images)
     if images.dtype != np.uint8:
         images = np.round(np.clip(np.nan_to_num(images.astype(np.float32)), 0, 1) * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one line an interval, and in a terminal a bar with the time that is left."""
+"""The output of a run for people: one line per interval, and in a terminal a bar with the remaining time."""
 import resource
 import sys
 import time
@@ -17,14 +17,14 @@ def _rate(item: tuple[str, float]) -> str:
 
 
 def memory() -> str:
-    """Bytes in use on the first device, or by the process where the device does not tell."""
+    """Memory in use on the first device, or by the process where the device has no figures."""
     stats = jax.local_devices()[0].memory_stats() or {}
     used = stats.get('bytes_in_use') or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return f'{used / 2**30:.1f} GB'
 
 
 class Progress:
-    """Prints to `stream`; `name` stands in front of every line of a job with several rows.
+    """Prints to `stream`; `name` begins every line of a job with several rows.
 
     Plain lines appear at most every `quiet` seconds, and always for evaluations.
     """
@@ -35,7 +35,7 @@ class Progress:
         self._metrics, self._last, self._began, self._warned = {}, 0.0, time.time(), False
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Prints one line."""
         line = f'[{self._name}] {text}' if self._name else text
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
@@ -43,7 +43,7 @@ class Progress:
             print(line, file=self._stream, flush=True)
 
     def start(self, step: int, total: int) -> None:
-        """The loop begins at `step` of `total`."""
+        """Begins at `step` of `total`."""
         self._first, self._step, self._total, self._began = step, step, total, time.time()
         if self._rich:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -54,7 +54,7 @@ class Progress:
             self._bar.start()
 
     def metrics(self, step: int, values: dict) -> None:
-        """New values {name: [one a member]}."""
+        """Receives values {name: [one per member]}."""
         shown = {k: sum(v) / len(v) for k, v in values.items() if not k.endswith(('/examples', '/grad_norm'))}
         if all(k.startswith('train/') for k in values):
             self._metrics = shown
@@ -63,7 +63,7 @@ class Progress:
             self.say(f'step {step:,}/{self._total:,}  {text}')
 
     def speed(self, step: int, timing: dict[str, float], stages) -> None:
-        """The interval that ended at `step`: 'steps_per_second', rates of work, and 'data_wait', its share of the time."""
+        """Receives the rates of the interval that ended at `step`: 'steps_per_second', work, and the share of 'data_wait'."""
         self._step, waiting = step, timing['data_wait']
         overall = (step - self._first) / max(time.time() - self._began, 1e-9)
         text = '  '.join([*filter(None, map(_rate, timing.items())), f'data_wait {waiting:.0%}', memory()])
@@ -81,7 +81,7 @@ class Progress:
                      f'{stages.slowest()}; raise --config.data_threads or --config.data_workers')
 
     def stop(self) -> None:
-        """The loop is over."""
+        """Ends the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,4 +1,4 @@
-"""What a run was made of: the commit of the code, what differed from it, and what the data was."""
+"""The code of a run: its commit, and the difference from it."""
 import json
 import pathlib
 import subprocess
@@ -17,20 +17,20 @@ def git() -> dict:
         if _top() != root:
             sent = json.loads((root / SENT).read_text())
             return {'sha': str(sent['sha']), 'dirty': bool(sent['dirty'])}
-        return {'sha': _ask('rev-parse', 'HEAD').decode().strip(),
-                'dirty': bool(_ask('status', '--porcelain', '--untracked-files=no').strip())}
+        return {'sha': _git_output('rev-parse', 'HEAD').decode().strip(),
+                'dirty': bool(_git_output('status', '--porcelain', '--untracked-files=no').strip())}
     except (OSError, ValueError, KeyError, TypeError, subprocess.SubprocessError):
         return {'sha': None, 'dirty': None}
 
 
 def patch() -> str:
-    """What `git apply` makes of the commit to have this code: changed files, and new ones that git does not ignore; '' where
+    """The patch from the commit to this code, for `git apply`: changed files, and new ones that git does not ignore; '' where
     nothing differs, where there is no commit, where it is larger than 10 MB or no text."""
     try:
         if _top() != _root():
             return ''
-        changed = _ask('diff', '--binary', 'HEAD')
-        new = _ask('ls-files', '-z', '--others', '--exclude-standard', '--', '*.py').split(b'\0')
+        changed = _git_output('diff', '--binary', 'HEAD')
+        new = _git_output('ls-files', '-z', '--others', '--exclude-standard', '--', '*.py').split(b'\0')
         for name in filter(None, new):  # a difference is exit 1
             changed += subprocess.run(['git', '-C', _root(), 'diff', '--binary', '--no-index', '--', '/dev/null', name],
                                       capture_output=True, timeout=10, check=False).stdout
@@ -46,10 +46,10 @@ def _root() -> pathlib.Path:
 def _top() -> pathlib.Path | None:
     """The top of the repository that the code is in: another folder than its own where it is installed inside another's."""
     try:
-        return pathlib.Path(_ask('rev-parse', '--show-toplevel').decode().strip())
+        return pathlib.Path(_git_output('rev-parse', '--show-toplevel').decode().strip())
     except subprocess.CalledProcessError:
         return None
 
 
-def _ask(*command: str) -> bytes:
+def _git_output(*command: str) -> bytes:
     return subprocess.run(['git', '-C', _root(), *command], capture_output=True, timeout=10, check=True).stdout

@@ -1,6 +1,6 @@
-"""What is read back of a run that `bigjax.runs.writer` wrote, after every field was found to be of its kind.
+"""Reads the records that `bigjax.runs.writer` wrote, and checks the kind of every field.
 
-A run record may come from another machine, or from a disk that was full. Pages and tables rely on what is checked here.
+A record may come from another machine, or from a disk that was full; pages and tables rely on the kinds.
 """
 import json
 import re
@@ -12,8 +12,8 @@ from bigjax.io import storage
 from bigjax.io.safe_read import shallow
 from bigjax.io.text import first_line
 
-CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # what moves a cursor, or no file can hold
-LARGEST = 1e100  # of a number: sums and squares of it are still numbers
+CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # they move a cursor, or no file can hold them
+LARGEST = 1e100  # the sums and squares of larger numbers may overflow
 
 
 def number(value: Any) -> bool:
@@ -22,7 +22,7 @@ def number(value: Any) -> bool:
 
 
 def deviation(value: Any) -> bool:
-    """As `number`, not negative."""
+    """A finite number that is not negative, or none."""
     return number(value) and (value is None or value >= 0)
 
 
@@ -70,22 +70,25 @@ def read_run(workdir) -> dict:
     try:
         run = json.loads(storage.read(path).decode())
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f'{workdir}: it holds no run (run.json is missing); name the --workdir of one') from None
+        raise UserError(f'{workdir}: got a folder without run.json, expected the --workdir of a run',
+                        code='workdir/no-run') from None
     except storage.Broken:
         raise
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f'{path}: it cannot be read as a run record ({first_line(error)}); remove it or fetch it again'
-                        ) from None
+        raise UserError(f'{path}: got no readable run record ({first_line(error)}); fix: remove it or fetch it again',
+                        code='workdir/unreadable') from None
     if not isinstance(run, dict) or not {'experiment', 'status', 'config'} <= set(run):
-        raise UserError(f'{path}: it is no run record (it lacks experiment, status or config)')
+        raise UserError(f'{path}: got JSON without experiment, status or config, expected a run record',
+                        code='workdir/unreadable')
     wrong = next((key for key, check in FIELDS.items() if key in run and not check(run[key])), None)
     if wrong or not shallow(run):
-        raise UserError(f"{path}: its {wrong or 'contents'} cannot be those of a run; remove it or fetch it again")
+        raise UserError(f"{path}: got {wrong or 'contents'} that no run has; fix: remove it or fetch it again",
+                        code='workdir/unreadable')
     return run
 
 
 def read_metrics(workdir) -> list[dict]:
-    """metrics.jsonl as one dict a step, in the order of the steps, [] where there is none; what is no number is left out.
+    """metrics.jsonl as one dict per step, in the order of the steps, [] where there is none; only numbers are kept.
 
     Raises:
       UserError: the file cannot be read.
@@ -96,7 +99,8 @@ def read_metrics(workdir) -> list[dict]:
     except storage.Broken:
         raise
     except (OSError, RecursionError) as error:
-        raise UserError(f'{path}: it cannot be read ({first_line(error)}); remove it or fetch it again') from None
+        raise UserError(f'{path}: got a file that cannot be read ({first_line(error)}); fix: remove it or fetch it again',
+                        code='workdir/unreadable') from None
     for line in lines:
         if 0 <= line['step'] < 2**53:
             merged.setdefault(line['step'], {}).update({k: v for k, v in line.items() if _metric(k, v)})
@@ -104,13 +108,13 @@ def read_metrics(workdir) -> list[dict]:
 
 
 def lines_of(path) -> list[dict]:
-    """The whole lines of a metrics file; none where it is not there."""
+    """The complete lines of a metrics file; [] where there is none."""
     try:
         text = storage.text(path)
     except FileNotFoundError:
         return []
     found = []
-    for written in text.split('\n'):  # and at no other character that some take for the end of a line
+    for written in text.split('\n'):  # str.splitlines would also split at characters that names may hold
         try:
             line = json.loads(written)
         except ValueError:

@@ -132,6 +132,21 @@ def layout(params, rules, mesh: Mesh, axes: Mapping | None = None) -> Layout:
     return Layout({p.path: p for p in placed}, {p.path: p for p in ours})
 
 
+def suffix_shardings(tree, rules, mesh: Mesh, axes: Mapping | None = None):
+    """Shardings of arrays that are no parameters of the model, such as a teacher's: by the first rule that matches an end of
+    the path and has as many axes as the array; the rest as without rules."""
+    by_name = logical.table(axes, AXES)
+
+    def one(path, leaf):
+        parts = path.split('/')
+        ends = ('/'.join(parts[i:]) for i in range(len(parts)))
+        names = next((names for end in ends for regex, names in rules
+                      if re.fullmatch(regex, end) and len(names) == len(leaf.shape)), (None,) * len(leaf.shape))
+        return NamedSharding(mesh, _place(path, leaf, [('.*', tuple(names))], mesh, by_name).spec)
+
+    return jax.tree.unflatten(jax.tree.structure(tree), [one(path, leaf) for path, leaf in paths(tree)])
+
+
 def follow(tree, placed: Mapping[str, Placed], mesh: Mesh, members: bool = False):
     """Shardings of a tree whose leaves mirror parameters, such as an optimizer's state; the rest is replicated.
 

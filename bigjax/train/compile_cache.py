@@ -1,4 +1,4 @@
-"""What was compiled and for how long: the cache that outlives the process, and a watch over functions that compile once."""
+"""Compiled programs: how many and for how long, the cache that outlives the process, and a watch over recompilation."""
 import hashlib
 import os
 import pathlib
@@ -14,53 +14,52 @@ from bigjax.errors import UserError
 from bigjax.io import uri
 
 VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
-SHORTEST = 0.1  # seconds of compiling that are worth a file
+MIN_COMPILE_S = 0.1  # programs that compile faster are not worth a file
 _DURATION, _HIT = '/jax/core/compile/backend_compile_duration', '/jax/compilation_cache/cache_hits'
 
 
 class StrictError(Exception):
-    """What is a warning otherwise, where --strict was asked for."""
+    """A warning, under --strict."""
 
 
-class Meter(threading.local):
-    """What this thread has compiled: `programs`, of which `hits` came from the cache, in `seconds`.
+class Stats(threading.local):
+    """Counts what this thread has compiled: `programs`, of which `hits` came from the cache, in `seconds`.
 
-    JAX tells every listener of the process; a function compiles in the thread that calls it.
+    JAX calls every listener of the process; a function compiles in the thread that calls it.
     """
 
     def __init__(self):
         self.programs, self.hits, self.seconds = 0, 0, 0.0
 
     def duration(self, event: str, seconds: float, **_) -> None:
-        """JAX's report of something that took time."""
+        """A listener of JAX's durations."""
         if event == _DURATION:
             self.programs += 1
             self.seconds += seconds
 
     def event(self, event: str, **_) -> None:
-        """JAX's report of something that happened."""
+        """A listener of JAX's events."""
         self.hits += event == _HIT
 
-
     def since(self, programs: int = 0, hits: int = 0, seconds: float = 0.0) -> dict:
-        """What was compiled since the meter stood at these numbers, for run.json."""
+        """The counts since they stood at these numbers, for run.json."""
         return {'programs': self.programs - programs, 'hits': self.hits - hits, 'seconds': round(self.seconds - seconds, 3)}
 
 
-def told(done: dict) -> str:
-    """`Meter.since` in a line."""
+def describe(done: dict) -> str:
+    """`Stats.since` in a line."""
     place = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
     kept = f", {done['hits']} of them found in {place}" if place else ', kept nowhere (--compile_cache)'
     return f"compiled {done['programs']} programs in {done['seconds']:.1f} s{kept}"
 
 
-METER = Meter()
-monitoring.register_event_duration_secs_listener(METER.duration)
-monitoring.register_event_listener(METER.event)
+STATS = Stats()
+monitoring.register_event_duration_secs_listener(STATS.duration)
+monitoring.register_event_listener(STATS.event)
 
 
-def keep_in(folder: str) -> None:
-    """Keeps compiled programs in a folder for later runs ('': the user's cache; 'off': nowhere).
+def enable(folder: str) -> None:
+    """Makes JAX keep compiled programs in a folder for later runs ('': the user's cache; 'off': nowhere).
 
     JAX_COMPILATION_CACHE_DIR, where it is set, is the default's place.
 
@@ -72,24 +71,25 @@ def keep_in(folder: str) -> None:
         return
     name, asked = ('--compile_cache', folder) if folder else (VARIABLE, os.environ.get(VARIABLE, ''))
     if uri.remote(path := uri.named(asked)):
-        raise UserError(f"{name}={path}: programs are kept on this machine; name a folder of it, or --compile_cache=off")
+        raise UserError(f"{name}: got '{path}', expected a folder of this machine, as every compilation would wait for a "
+                        'store; fix: name one, or --compile_cache=off', code='compile-cache/remote')
     place = pathlib.Path(path).expanduser() if asked else default()
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if folder:
-            raise UserError(f'--compile_cache={folder}: the folder cannot be made ({error.strerror}); name another, '
-                            "or 'off'") from None
-        return  # nobody asked for it: a home that cannot be written is no reason to stop
+            raise UserError(f"--compile_cache: got '{folder}', which cannot be made ({error.strerror}); fix: name another "
+                            "folder, or 'off'", code='compile-cache/unwritable') from None
+        return  # the default is optional: a home that cannot be written is no reason to stop
     jax.config.update('jax_compilation_cache_dir', str(place))
     if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', SHORTEST)
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', MIN_COMPILE_S)
 
 
 def default() -> pathlib.Path:
-    """Where programs are kept when nobody says: a folder for each kind of processor, as homes are shared by several.
+    """The default folder: one per kind of processor, as a home may be shared by several machines.
 
-    JAX does not tell them apart, and code for one may hold instructions that another lacks.
+    JAX's cache key leaves the processor out, and code for one may hold instructions that another lacks.
     """
     if own := os.environ.get(VARIABLE):
         return pathlib.Path(own).expanduser()
@@ -99,7 +99,7 @@ def default() -> pathlib.Path:
 
 
 class Watch:
-    """Tells `say` of functions that are compiled a second time and the like, or raises `StrictError` where `strict`."""
+    """Warns through `say` of functions that are compiled a second time and the like, or raises `StrictError` where `strict`."""
 
     def __init__(self, say: Callable[[str], None] = print, strict: bool = False):
         self.say, self.strict = say, strict
@@ -108,7 +108,7 @@ class Watch:
         return Watched(name, fn, self)
 
     def warn(self, text: str) -> None:
-        """Says what a careful run should not have.
+        """Warns of something that a careful run should not have.
 
         Raises:
           StrictError: where `strict`.
@@ -126,9 +126,9 @@ class Watched:
         self.lower, self.trace = fn.lower, fn.trace
 
     def __call__(self, *args):
-        before = METER.programs
+        before = STATS.programs
         out = self._fn(*args)
-        if METER.programs > before:
+        if STATS.programs > before:
             self._compiled(args)
         return out
 
@@ -143,7 +143,7 @@ class Watched:
 
 
 def signature(args) -> dict[str, str]:
-    """{path: what a compiled function depends on}; also of arrays that were donated."""
+    """{path: dtype, shape and sharding}, on which a compiled function depends; donated arrays have them, too."""
     found = {}
     for path, x in jax.tree_util.tree_flatten_with_path(args)[0]:
         where = getattr(getattr(x, 'sharding', None), 'spec', '')

@@ -20,7 +20,7 @@ from bigjax.experiment import Data, Evaluator
 from bigjax.nn import rng
 from bigjax.sharding import logical
 from bigjax.sharding import mesh as meshes
-from bigjax.tasks import MASK, Task, loss_metrics, mean
+from bigjax.tasks import FROZEN, MASK, Task, loss_metrics, mean
 from bigjax.train.compile_cache import Watch
 from bigjax.train.feed import Resident, fits_on_device
 
@@ -207,7 +207,11 @@ class Evaluation:
         fn = on_mesh
         if self._members is not None:
             own = 0 if len(self._datas) > 1 else None
-            fn = jax.vmap(on_mesh, in_axes=(0, own, None if resident else own, None, 0, None))
+            rest = own, None if resident else own, None, 0, None
+
+            def fn(variables, *args):  # frozen arrays have no axis of members
+                axes = {collection: None if collection == FROZEN else 0 for collection in variables}
+                return jax.vmap(on_mesh, in_axes=(axes, *rest))(variables, *args)
         self._compiled[name] = self._watch(f"the evaluator '{name}'", jax.jit(fn))
         return self._compiled[name]
 

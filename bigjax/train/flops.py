@@ -17,7 +17,7 @@ from bigjax.distributed import hardware
 from bigjax.nn import cpu
 from bigjax.nn.cost_hints import CostHints
 from bigjax.sharding import logical
-from bigjax.tasks import loss_metrics, mean
+from bigjax.tasks import FROZEN, loss_metrics, mean
 from bigjax.train.feed import batch_shapes
 from bigjax.train.step import prepare
 
@@ -26,12 +26,13 @@ INNER = ('jaxpr', 'call_jaxpr', 'fun_jaxpr')  # where primitives keep the functi
 
 def model_flops(program) -> float:
     """FLOPs of one step of all members, over all devices."""
-    state, _, _, _ = program.arguments()
+    state, _, _, _, frozen = program.arguments()
     one = (lambda x: x) if program.members is None else (lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
     state, s = jax.tree.map(one, state), program.settings
     batch = batch_shapes(program.experiment.data, s.batch_size // s.accumulate)
     with cpu.lowering_for('tpu'), logical.using(None):  # layers as they are written, on one device
-        jaxpr = jax.make_jaxpr(_loss(program))(state.params, state.model_state, batch, state.key)
+        others = {**state.model_state, FROZEN: frozen} if frozen else state.model_state
+        jaxpr = jax.make_jaxpr(_loss(program))(state.params, others, batch, state.key)
     active = [True] * len(jax.tree.leaves(state.params))
     active += [False] * (len(jaxpr.jaxpr.invars) - len(active))
     return _count(jaxpr.jaxpr, active, [True])[0] * s.accumulate * s.population
@@ -40,9 +41,9 @@ def model_flops(program) -> float:
 def _loss(program):
     e = program.experiment
 
-    def loss(params, model_state, batch, key):
+    def loss(params, others, batch, key):
         batch = prepare(batch, key, e.data.preprocess, e.data.augment)
-        terms, _ = e.task.loss(program.apply, {'params': params, **model_state}, batch, key, True)
+        terms, _ = e.task.loss(program.apply, {'params': params, **others}, batch, key, True)
         return mean(loss_metrics(terms)['loss'])
 
     return loss

@@ -1,4 +1,4 @@
-"""A trace of some steps, and a table of where in the model the time went, for which no viewer is needed.
+"""A trace of some steps, and a table of the time by the places of the model; it needs no viewer.
 
     --profile=20:25     WORKDIR/profile/: the trace of steps 21 to 25 (TensorBoard, Perfetto), places.txt, program.txt
 """
@@ -14,35 +14,43 @@ import jax
 
 import bigjax
 from bigjax.errors import UserError
-from bigjax.io.text import table
+from bigjax.io.text import printable, table
 
 ROWS = 20
 PROGRAM = 'program.txt'  # the compiled step, beside its trace
 ROOT = pathlib.Path(bigjax.__file__).parents[1]
 
 
-def parse(text: str) -> tuple[int, int] | None:
-    """'20:25' -> (20, 25): after step 20 until step 25; None of ''.
+def parse(text: str, steps: int | None = None) -> tuple[int, int] | None:
+    """'20:25' -> (20, 25): after step 20 until step 25; None for ''.
+
+    Args:
+      steps: of the run, where they are known.
 
     Raises:
-      UserError: it is not such a pair.
+      UserError: it is not such a pair, or beyond the end of the run.
     """
     if not text:
         return None
     match = re.fullmatch(r'(\d+):(\d+)', text)
     if not match or int(match[1]) >= int(match[2]):
-        raise UserError(f"--profile={text}: write the step to start after and the last one, for example --profile=20:25")
+        raise UserError(f"--profile: got '{printable(text)}', expected START:STOP, the step to start after and the last one; "
+                        'fix: for example --profile=20:25', code='profile/range')
+    if steps is not None and int(match[2]) > steps:
+        last = max(1, min(steps, 25))
+        raise UserError(f"--profile: got '{printable(text)}', expected steps up to {steps}, the end of the run; fix: "
+                        f'--profile={max(0, last - 5)}:{last}', code='profile/range')
     return int(match[1]), int(match[2])
 
 
 class Profile:
-    """Traces the steps of a range; told of every call of the step, before and after.
+    """Traces the steps of a range; called before and after every call of the step.
 
     Args:
       steps: (start after, until), in steps of the run; calls of several steps are traced whole.
-      folder: where the trace goes.
-      say: told where it lies.
-      text: gives the compiled program, whose metadata name the layers.
+      folder: receives the trace.
+      say: called with the table and the folder.
+      text: returns the compiled program, whose metadata name the layers.
     """
 
     def __init__(self, steps: tuple[int, int], folder, say: Callable[[str], None], text: Callable[[], str]):
@@ -58,13 +66,13 @@ class Profile:
             self._began = step
 
     def after(self, step: int, result) -> None:
-        """The call that leads to `step` was made, and `result` is what it gives."""
+        """The call that leads to `step` was made; `result` is one of its outputs."""
         if self._began is not None and step >= self._last:
             jax.block_until_ready(result)
             self.close(step)
 
     def close(self, step: int) -> None:
-        """Ends the trace, where one is going on, and writes the table."""
+        """Ends a trace in progress, and writes the table."""
         if self._began is None:
             return
         jax.profiler.stop_trace()
@@ -76,7 +84,7 @@ class Profile:
 
 
 def in_its_own_process(folder: pathlib.Path, steps: int) -> str:
-    """The table of `operations`, or why there is none; JAX's reader of traces may crash (0.12 does), and not the run."""
+    """The table of `operations`, or why there is none; JAX's reader of traces may crash (0.12 does) and must not end a run."""
     command = [sys.executable, '-m', 'bigjax.train.profile', str(folder.resolve()), str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, cwd=ROOT)
     if done.returncode:
@@ -96,7 +104,7 @@ def operations(folder, steps: int, where: dict[str, str]) -> str:
     """
     files = sorted(pathlib.Path(folder).rglob('*.xplane.pb'), key=lambda p: p.stat().st_mtime)
     if not files:
-        raise UserError(f'{folder}: there is no trace (*.xplane.pb)')
+        raise UserError(f'{folder}: got a folder without a trace (*.xplane.pb), expected one', code='profile/no-trace')
     times, calls, names = collections.Counter(), collections.Counter(), collections.defaultdict(set)
     trace = jax.profiler.ProfileData.from_file(str(files[-1]))
     for plane in trace.planes:
@@ -120,7 +128,7 @@ def _shortened(names: set[str], shown: int = 3) -> str:
 
 
 def _events(plane, line):
-    """(start, end, operation) of what is a compiled operation."""
+    """(start, end, operation) of every compiled operation."""
     for event in line.events:
         stats = dict(event.stats)
         if 'hlo_op' in stats:
@@ -135,11 +143,11 @@ def _own(events):
     for start, end, name in sorted(events, key=lambda e: (e[0], -e[1])):
         while stack and stack[-1][0] <= start:
             stack.pop()
-        mine = [name, end - start]
+        own = [name, end - start]
         if stack:
             stack[-1][1][1] -= end - start
-        stack.append((end, mine))
-        found.append(mine)
+        stack.append((end, own))
+        found.append(own)
     return found
 
 

@@ -15,11 +15,11 @@ def explain(job: Job, folder: str) -> int:
     config = _member_alone(job, row, job.config(row, stored=info['config']), info['member'], folder)
     built = job.build(row, config)
     program, settings = built.program(), built.settings
-    state = manager.load(place / 'state', program.init()['state'])
+    state = manager.load(place / 'state', program.abstract['state'])
     data, task = program.experiment.data, program.experiment.task
     what = nonfinite.explain(state, batch, apply=program.apply, loss=task.loss, preprocess=data.preprocess,
                              augment=data.augment, accumulate=settings.accumulate, parts=info['parts'],
-                             reduce_dtype=settings.reduce_dtype, tx=program.tx)
+                             reduce_dtype=settings.reduce_dtype, frozen=program.frozen, tx=program.tx)
     print(f"step {info['step']}: the first thing that is not finite is {what}")
     return DONE
 

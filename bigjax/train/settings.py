@@ -1,14 +1,14 @@
-"""What the loop needs to know, read once from the config and resolved to numbers before any device is touched."""
+"""The shared keys of a config, resolved to numbers and checked before any device is touched."""
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 from bigjax.sharding.explicit_reduce import DTYPES
-from bigjax.train import durations
+from bigjax.train import best, durations
 
 LARGEST = {'seed': 2**31 - 1, 'population': 2**20}  # seeds are 32 bits wide on devices
-HIGHER = ('accuracy', 'auc', 'f1', 'match', 'likelihood', 'bleu', 'score', 'precision', 'recall')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,28 +39,40 @@ class Settings:
     steps_per_epoch: float
     sinks: tuple[str, ...]
 
-    @property
-    def best_is_higher(self) -> bool:
-        """Whether more of the metric `best` is better, judged by its name."""
-        return any(word in self.best.rsplit('/', 1)[-1] for word in HIGHER)
-
     def cadence(self, duration) -> int:
         """Any other duration in steps; '' or None is 0."""
         return durations.steps(duration or 0, total_steps=self.steps, steps_per_epoch=self.steps_per_epoch,
                                batch_size=self.batch_size)
 
 
-def _at_least(config, key: str, low, kinds=int):
-    value = config[key]
-    if isinstance(value, bool) or not isinstance(value, kinds) or value < low:
-        raise UserError(f'config.{key}: {_shown(value)} is not a number of at least {low}')
-    if isinstance(value, int) and value > LARGEST.get(key, 2**63 - 1):
-        raise UserError(f'config.{key}: {_shown(value)} is too large; it is at most {LARGEST.get(key, 2**63 - 1)}')
-    return value
+def _refusal(key: str, value, expected: str, fix: str = '', code: str = 'config/range') -> UserError:
+    return UserError(f'config.{key}: got {_shown(value)}, expected {expected}{f"; fix: {fix}" if fix else ""}', code=code)
 
 
 def _shown(value) -> str:
     return printable(repr(value))
+
+
+def _at_least(config, key: str, low: int) -> int:
+    """The whole number of a key."""
+    value, largest = config[key], LARGEST.get(key, 2**63 - 1)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= largest:
+        raise _refusal(key, value, f'a whole number from {low} to {largest}', f'--config.{key}={low}')
+    return value
+
+
+def _duration(config, key: str, **run) -> int:
+    """The duration of a key in steps."""
+    try:
+        return durations.steps(config[key] or 0, **run)
+    except UserError as error:
+        raise UserError(f'config.{key}: {error}', code=error.code) from None
+
+
+def _one_of(config, key: str, choices) -> str:
+    if config[key] not in choices:
+        raise _refusal(key, config[key], f"one of {', '.join(map(repr, choices))}", code='config/choice')
+    return config[key]
 
 
 def read(config: Mapping, examples: int) -> Settings:
@@ -70,45 +82,41 @@ def read(config: Mapping, examples: int) -> Settings:
       UserError: a value has the wrong type or is out of range.
     """
     if examples < 1:
-        raise UserError('config.data: the training set is empty')
+        raise UserError('config.data: got a training set without examples, expected at least one', code='data/empty')
     batch_size = _at_least(config, 'batch_size', 1)
     per_epoch = examples / batch_size
     known = dict(steps_per_epoch=per_epoch, batch_size=batch_size)
-    steps = durations.steps(config['steps'], **known)
-    if steps < 0:
-        raise UserError(f"config.steps: {_shown(config['steps'])} is negative")
+    steps = _duration(config, 'steps', **known)
+    if steps < 1:
+        raise _refusal('steps', config['steps'], 'at least one step', '--config.steps=1')
 
-    def cadence(key):
-        return durations.steps(config[key] or 0, total_steps=steps, **known)
-
+    cadence = functools.partial(_duration, config, total_steps=steps, **known)
     accumulate = _at_least(config, 'accumulate', 1)
     if batch_size % accumulate:
-        raise UserError(f'config.batch_size: {batch_size} is not divisible by config.accumulate={accumulate}; '
-                        f'write --config.batch_size={-(-batch_size // accumulate) * accumulate}')
-    resident = config['resident']
-    if resident not in ('auto', 'yes', 'no'):
-        raise UserError(f"config.resident: {_shown(resident)} is none of 'auto', 'yes', 'no'")
-    reduce_dtype = config['reduce_dtype']
-    if reduce_dtype not in ('', *DTYPES):
-        raise UserError(f"config.reduce_dtype: {_shown(reduce_dtype)} is none of '', {', '.join(map(repr, DTYPES))}")
+        raise _refusal('batch_size', batch_size, f'a multiple of config.accumulate={accumulate}',
+                       f'--config.batch_size={-(-batch_size // accumulate) * accumulate}', 'config/batch-divisible')
     ema = config['ema']
-    if not 0 <= ema < 1:
-        raise UserError(f'config.ema: a decay of {_shown(ema)} is not in [0, 1)')
+    if isinstance(ema, bool) or not isinstance(ema, int | float) or not 0 <= ema < 1:
+        raise _refusal('ema', ema, 'a decay in [0, 1)', '--config.ema=0.999')
     members = written_out(config)
     seed, population = _at_least(config, 'seed', 0), len(members) or _at_least(config, 'population', 1)
     if not members and seed + population - 1 > LARGEST['seed']:
-        raise UserError(f"config.seed: {population} members from {seed} on, and the largest seed is {LARGEST['seed']}")
+        raise _refusal('seed', seed, f"at most {LARGEST['seed'] - population + 1}, as {population} members count from it")
+    patience = cadence('patience')
+    if patience and not config['best']:
+        raise _refusal('patience', config['patience'], "'' where config.best is not set, as nothing says what may not improve",
+                       '--config.best=val/loss', 'config/patience')
     return Settings(
         seed=seed, steps=steps, batch_size=batch_size,
         eval_batch_size=_at_least(config, 'eval_batch_size', 0), accumulate=accumulate,
-        population=population, population_over=config['population_over'],
-        members=members,
+        population=population, population_over=config['population_over'], members=members,
         data_threads=_at_least(config, 'data_threads', 1), data_workers=_at_least(config, 'data_workers', 0),
-        resident=resident, mesh=config['mesh'], reduce_dtype=reduce_dtype,
+        resident=_one_of(config, 'resident', ('auto', 'yes', 'no')), mesh=config['mesh'],
+        reduce_dtype=_one_of(config, 'reduce_dtype', ('', *DTYPES)),
         steps_per_call=_at_least(config, 'steps_per_call', 0), log_every=max(1, cadence('log_every')),
         eval_every=cadence('eval_every'), checkpoint_every=cadence('checkpoint_every'),
         checkpoint_keep=_at_least(config, 'checkpoint_keep', 1),
-        best=config['best'], patience=cadence('patience'), ema=float(ema), steps_per_epoch=per_epoch,
+        best=best.checked(config['best']), patience=patience, ema=float(ema), steps_per_epoch=per_epoch,
         sinks=tuple(filter(None, config['sinks'].split(','))))
 
 
@@ -118,7 +126,7 @@ def written_out(config: Mapping) -> tuple[dict[str, float], ...]:
     Raises:
       UserError: a key that cannot differ between members that share one compiled step, or members of different keys.
     """
-    text = config['population_over']
+    text, code = config['population_over'], 'config/population-over'
     if '=' not in text:
         return ()
     members = []
@@ -129,19 +137,19 @@ def written_out(config: Mapping) -> tuple[dict[str, float], ...]:
             section, _, name = key.rpartition('.')
             now = config['optimizer'].get(name) if section == 'optimizer' and 'optimizer' in config else None
             if key != 'seed' and (section != 'optimizer' or isinstance(now, bool) or not isinstance(now, int | float)):
-                raise UserError(f'config.population_over: {_shown(key)} is neither the seed nor a number of the optimizer that '
-                                'the config sets (optimizer.lr); members that differ in more are runs of their own')
+                raise _refusal('population_over', key,
+                               "'seed', or a number of the optimizer that the config sets (optimizer.lr)",
+                               'train members that differ in more as runs of their own', code)
             try:
                 member[key] = _at_least({key: int(value)}, key, 0) if key == 'seed' else float(value)
             except ValueError:
-                raise UserError(f'config.population_over: {printable(item)} is not a number') from None
+                raise _refusal('population_over', item, f'{printable(key)}=NUMBER', code=code) from None
         members.append(member)
     if any(member.keys() != members[0].keys() for member in members):
-        raise UserError('config.population_over: the members set different keys, '
-                        f'{printable(", ".join(members[0]))} and others')
+        raise _refusal('population_over', text, f"members that all set the same keys ({', '.join(members[0])})", code=code)
     if config['population'] not in (1, len(members)):
-        raise UserError(f"config.population: {config['population']} members, and config.population_over writes out "
-                        f'{len(members)}; leave config.population out')
+        raise _refusal('population', config['population'], f'the {len(members)} members that config.population_over writes out',
+                       'leave config.population out', code)
     return tuple(members)
 
 
@@ -149,7 +157,7 @@ def check_devices(settings: Settings, parts: int) -> None:
     """Raises UserError where the batch cannot be split over `parts` devices and the micro-batches."""
     whole = parts * settings.accumulate
     if settings.batch_size % whole:
-        raise UserError(
-            f'config.batch_size: {settings.batch_size} is not divisible by {parts} devices x {settings.accumulate} '
-            f'micro-batches; write --config.batch_size={-(-settings.batch_size // whole) * whole} or a smaller '
-            '--config.mesh')
+        raise _refusal('batch_size', settings.batch_size,
+                       f'a multiple of {parts} devices x {settings.accumulate} micro-batches',
+                       f'--config.batch_size={-(-settings.batch_size // whole) * whole} or a smaller --config.mesh',
+                       'config/batch-divisible')

@@ -52,7 +52,12 @@ def init_variables(model, inputs: tuple, seed) -> dict:
 
 def init_state(model, inputs: tuple, tx, seed, *, ema: bool) -> TrainState:
     """The state before the first step. `inputs`: the model's arguments for one batch; only their shapes matter."""
-    variables = init_variables(model, inputs, seed)
+    return state_of(init_variables(model, inputs, seed), tx, seed, ema=ema)
+
+
+def state_of(variables: Mapping, tx, seed, *, ema: bool) -> TrainState:
+    """The state before the first step of a run that starts from these variables."""
+    variables = dict(variables)
     params = variables.pop('params')
     return TrainState(
         step=jnp.int32(0), key=rng.key(seed), params=params, model_state=variables, opt_state=tx.init(params),

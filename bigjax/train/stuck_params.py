@@ -39,25 +39,37 @@ def fingerprints(tree, members: bool = False) -> dict[str, np.ndarray]:
 
 
 class StuckParams:
-    """Warns once, after `STEPS` steps, of parameters that are equal to those before them.
+    """Looks once, after `STEPS` steps, for parameters that are as they were before them.
 
-    After a resume, the initial parameters are compared: late in a schedule an update can be below float32 resolution, and a
+    After a resume, compare with the initial parameters: late in a schedule an update can be below float32 resolution, and a
     parameter that ever moved does receive gradient.
 
     Args:
-      program: the program whose parameters these are, with its learning rates and frozen paths.
-      params: the parameters before step `start`, the first of the run, or the earliest that are there.
+      program: whose parameters, with their rates and with those that are meant to stay.
+      found: the result of an earlier start of the run, or None; it is reported again, and nothing is looked at.
     """
 
-    def __init__(self, program, params, start: int):
-        self._program, self._start, self._population = program, start, program.members is not None
-        self._done = program.settings.steps - start < STEPS
-        self._before = {} if self._done else fingerprints(params, self._population)
-        spec = as_spec(program.experiment.optimizer)
-        self._frozen = [frozen_paths({**spec, **values}, params) for values in _values_by_member(program)]
+    def __init__(self, program, found: list[str] | None = None):
+        self._program, self._many = program, program.members is not None
+        self._done, self._before, self._start = found is not None or program.settings.steps < STEPS, None, 0
+        self._report(found or [])
+
+    @property
+    def waits(self) -> bool:
+        """Whether `begin` is still to be called."""
+        return self._before is None and not self._done
+
+    def begin(self, params, start: int) -> None:
+        """Takes the parameters before step `start`, the run's first or the nearest known; later calls change nothing."""
+        if not self.waits:
+            return
+        self._start, optimizer = start, as_spec(self._program.experiment.optimizer)
+        self._done = self._program.settings.steps - start < STEPS
+        self._before = {} if self._done else fingerprints(params, self._many)
+        self._frozen = [frozen_paths({**optimizer, **values}, params) for values in self._program.population.numbers()]
 
     def due(self, step: int) -> bool:
-        """Whether `warn` has to be called after `step`. Where the learning rate stays zero, no parameter has to move."""
+        """Whether to look after `step`. A rate may begin at zero; where it stays there, nothing has to move."""
         if self._done or step - self._start < STEPS:
             return False
         rates = self._program.learning_rate(step - STEPS)
@@ -66,25 +78,24 @@ class StuckParams:
         self._learns = np.broadcast_to(rates > 0, len(self._frozen))
         return bool(self._learns.any())
 
-    def warn(self, params, step: int) -> None:
-        """Warns of the parameters that have not moved."""
+    def warn(self, params, step: int) -> list[str]:
+        """Warns of the parameters that have not moved, and returns their paths."""
         self._done = True
-        now, stuck = fingerprints(params, self._population), []
+        now, stuck = fingerprints(params, self._many), []
         for path, before in self._before.items():
             same = np.broadcast_to(now[path] == before, len(self._frozen))
-            members = [m for m, frozen in enumerate(self._frozen) if same[m] and self._learns[m] and path not in frozen]
-            if members:
-                some = len(members) < len(self._frozen)
-                stuck.append(f"{path} (member{'s' * (len(members) > 1)} {', '.join(map(str, members))})" if some else path)
+            found = [m for m, frozen in enumerate(self._frozen) if same[m] and self._learns[m] and path not in frozen]
+            if found:
+                few = len(found) < len(self._frozen)
+                stuck.append(f"{path} (member{'s' * (len(found) > 1)} {', '.join(map(str, found))})" if few else path)
+        self._report(stuck, f'{step - self._start} ')
+        return stuck
+
+    def _report(self, stuck: list[str], steps: str = 'the first ') -> None:
         if stuck:
             more = f' and {len(stuck) - 3} more' if len(stuck) > 3 else ''
-            self._program.watch.warn(f"{', '.join(stuck[:3])}{more}: not frozen, and not changed by {step - self._start} "
-                                     'steps; does the loss depend on it? freeze it (optimizer.frozen) if it is meant to stay')
-
-
-def _values_by_member(program) -> list[dict]:
-    """The optimizer's numbers that each member has of its own; [{}] for a run that is no population."""
-    return [{key: float(value[m]) for key, value in program.values.items()} for m in range(program.members or 1)]
+            self._program.watch.warn(f"{', '.join(stuck[:3])}{more}: not frozen, and not changed by {steps}steps; does the "
+                                     'loss depend on it? fix: freeze it (optimizer.frozen) if it is meant to stay')
 
 
 def check_deterministic(program) -> str:
@@ -108,7 +119,7 @@ def _trained(program, calls: int) -> dict[str, int]:
         state, totals = carry['state'], carry['totals']
         for k in range(calls):
             step = k * program.steps_per_call
-            state, totals, _ = program.call(state, totals, feed.arrays, feed.at(step, program.steps_per_call))
+            state, totals, _ = program.train_steps(state, totals, feed.arrays, feed.at(step, program.steps_per_call))
             feed.ahead(step + program.steps_per_call)
         return fingerprints(state)
     finally:

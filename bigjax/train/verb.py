@@ -46,6 +46,7 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     """Trains one row and returns its finished run record."""
     from bigjax import config as configs
     from bigjax.checkpoint import manager
+    from bigjax.data import sources
     from bigjax.io import storage
     from bigjax.report import html
     from bigjax.runs.progress import Progress
@@ -66,11 +67,12 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     progress = Progress(row, None if job.leads else open(os.devnull, 'w'))  # noqa: SIM115  open as long as the process
     built = job.build(row, config)
     program, settings = built.program(watch=Watch(progress.say, strict)), built.settings
+    traced = profile.parse(profile_steps, settings.steps)
     host_consistency.check(program.datas)
     records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program, built.differs), sinks=settings.sinks,
-                      clock=guard.clock)
+                      clock=guard.clock, data=sources.identity(program.experiment.data), total_steps=settings.steps)
     records.agree()
     if records.finished:
         progress.say(f'{workdir}: this run is done; name another --workdir to train again')
@@ -85,7 +87,7 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
             progress.say(stuck_params.check_deterministic(program))
     try:
         outcome = loops.Loop(program, workdir, records, progress, init_from=init_from, work=flops.step_cost(program),
-                             profile=profile.parse(profile_steps), guard=guard).run()
+                             profile=traced, guard=guard).run()
     except BaseException as error:
         records.fail(error)
         if isinstance(error, NonFinite) and job.leads:

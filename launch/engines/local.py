@@ -164,15 +164,15 @@ class Group:
     def add(self, number: int, command: Sequence[str], env: Mapping[str, str], lines: Sequence[Lines],
             files: Sequence[int] = ()) -> None:
         """Starts a process; `lines` are those of stdout and stderr, `files` are closed when it has ended."""
-        mine, its = socket.socketpair()
-        with its:
-            process = subprocess.Popen(
-                [sys.executable, '-I', '-S', str(CHILD), str(its.fileno()), *command], env=env, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, pass_fds=[its.fileno()], start_new_session=True)
+        own_end, child_end = socket.socketpair()
+        with child_end:
+            wrapped = [sys.executable, '-I', '-S', str(CHILD), str(child_end.fileno()), *command]
+            process = subprocess.Popen(wrapped, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0,
+                                       stderr=subprocess.PIPE, pass_fds=[child_end.fileno()], start_new_session=True)
         pipes = [process.stdout, process.stderr]
-        worker = Worker(number, process, mine, {p.fileno(): l for p, l in zip(pipes, lines, strict=True)}, lines[1], files)
+        worker = Worker(number, process, own_end, {p.fileno(): l for p, l in zip(pipes, lines, strict=True)}, lines[1], files)
         self._workers.append(worker)
-        for fd in (mine.fileno(), *worker.streams):
+        for fd in (own_end.fileno(), *worker.streams):
             os.set_blocking(fd, False)
             self._selector.register(fd, selectors.EVENT_READ, worker)
 

@@ -9,20 +9,20 @@ import pytest
 from jax.experimental import multihost_utils
 
 from bigjax.checkpoint import manager
-from bigjax.errors import UserError
 from bigjax.runs.progress import Progress
 from bigjax.runs.writer import Records
 from tests import tiny
+from tests.refused import refused
 
 TREE = {'state': {'params': {'dense': {'kernel': jnp.arange(6.0).reshape(2, 3)}}, 'model_state': {}, 'key': jax.random.key(3)}}
 
 
-def test_the_newest_and_the_best_stay(tmp_path):
-    keeper = manager.Checkpoints(tmp_path, keep=2, best='val/accuracy', higher=True)
-    for step, accuracy in enumerate([0.1, 0.9, 0.3, 0.2, 0.5], 1):
-        keeper.save(step, TREE, {'val/accuracy': accuracy})
+def test_the_newest_stay(tmp_path):
+    keeper = manager.Checkpoints(tmp_path, keep=3)
+    for step in range(1, 6):
+        keeper.save(step, TREE)
     keeper.close()
-    assert manager.Checkpoints(tmp_path).steps() == [2, 4, 5]
+    assert manager.Checkpoints(tmp_path).steps() == [3, 4, 5]
     assert manager.newest(tmp_path).name == '5'
 
 
@@ -65,18 +65,45 @@ def test_a_save_keeps_what_is_given_away_at_once(tmp_path, monkeypatch, spec):
     np.testing.assert_array_equal(jax.random.key_data(found['key']), jax.random.key_data(jax.random.key(3)))
 
 
-@pytest.mark.parametrize(('params', 'message'), [
-    ({'dense': {'kernel': jnp.zeros((2, 4))}}, r'state/params/dense/kernel is \[2, 3\] there and \[2, 4\] here'),
-    ({'conv': {'kernel': jnp.zeros((2, 3))}}, 'state/params/conv/kernel is not there'),
-    ({'dense': {'kernel': jnp.zeros((2, 3))}, 'head': {'bias': jnp.zeros(1)}}, 'state/params/head/bias is not there')])
-def test_another_model_is_named(tmp_path, params, message):
+@pytest.mark.parametrize(('params', 'names'), [
+    ({'dense': {'kernel': jnp.zeros((2, 4))}}, ('state/params/dense/kernel', '[2, 3]', '[2, 4]')),
+    ({'conv': {'kernel': jnp.zeros((2, 3))}}, ('state/params/conv/kernel',)),
+    ({'dense': {'kernel': jnp.zeros((2, 3))}, 'head': {'bias': jnp.zeros(1)}}, ('state/params/head/bias',))])
+def test_another_model_is_named(tmp_path, params, names):
     manager.write(tmp_path / 'one', TREE)
-    with pytest.raises(UserError, match=message):
+    with refused('checkpoint/another-model', *names):
         manager.load(tmp_path / 'one', {'state': {**TREE['state'], 'params': params}})
 
 
-def test_nothing_there_is_said(tmp_path):
-    with pytest.raises(UserError, match='no checkpoint there'):
+def test_a_checkpoint_of_another_generator_is_named_as_that(tmp_path):
+    manager.write(tmp_path / 'one', TREE)
+    like = {'state': {**TREE['state'], 'key': jax.random.key(3, impl='rbg')}}
+    with refused('checkpoint/another-generator', 'threefry2x32', 'rbg', 'JAX_DEFAULT_PRNG_IMPL=threefry2x32'):
+        manager.load(tmp_path / 'one', like)
+
+
+@pytest.mark.parametrize(('tree', 'code', 'names'), [
+    ({'enc.w': jnp.ones(3), 'enc': {'w': jnp.zeros(3)}}, 'checkpoint/name-collision', ('enc.w', 'enc/w')),
+    ({'enc': {'w': jnp.zeros((0, 3))}}, 'checkpoint/empty-array', ('enc/w', '[0, 3]'))])
+def test_a_tree_that_cannot_be_written_is_refused_before_a_file_is_there(tmp_path, tree, code, names):
+    with refused(code, *names):
+        manager.write(tmp_path / 'one', tree)
+    keeper = manager.Checkpoints(tmp_path / 'run')
+    with refused(code, *names):
+        keeper.save(1, tree)
+    keeper.close()
+    assert not (tmp_path / 'one').exists() and manager.steps(tmp_path / 'run' / manager.FOLDER) == []
+
+
+def test_the_evaluated_part_is_restored_without_the_optimizer(tmp_path):
+    tiny.train(tmp_path, best='test/loss')
+    program = tiny.program(best='test/loss')
+    whole, part = (read(manager.newest(tmp_path)) for read in (program.restore, program.restore_weights))
+    assert part['state'].opt_state == () and tiny.equal(program.variables(whole), program.variables(part))
+
+
+def test_nothing_there_is_refused(tmp_path):
+    with refused('checkpoint/none', str(tmp_path)):
         manager.newest(tmp_path)
 
 
@@ -89,9 +116,10 @@ def test_own_checkpoint_then_init_from_then_scratch(tmp_path):
         records = Records(workdir, experiment='tiny', variant='', config=configs.plain(tiny.config()), command='')
         loop = Loop(p, workdir, records, Progress(stream=io.StringIO()), init_from=init_from)
         try:
-            return loop._start()[:2]
+            loop._start()
+            return loop._carry, loop._step
         finally:
-            loop._checkpoints.close()
+            loop._saver.close()
 
     _, trained = tiny.train(tmp_path / 'other', seed=5)
     scratch, step = start(tmp_path / 'new')

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from bigjax.checkpoint import manager, manifest
-from bigjax.errors import UserError
+from tests.refused import refused
 
 TREE = {'state': {'params': {'kernel': jnp.arange(4096.0)}, 'step': jnp.int32(3)}}
 
@@ -93,7 +93,7 @@ def test_manifests_that_no_kill_has_lost_are_no_reason_to_remove_the_state(writt
     for name in lost:
         (tmp_path / 'run/checkpoints' / name / manifest.NAME).unlink()
     before = sorted((tmp_path / 'run').rglob('*'))
-    with pytest.raises(UserError, match=r'have no manifest\.json, as after a copy in part'):
+    with refused('checkpoint/incomplete', 'manifest.json'):
         manager.Checkpoints(tmp_path / 'run')
     assert sorted((tmp_path / 'run').rglob('*')) == before
 
@@ -141,10 +141,10 @@ def test_a_copy_is_good_and_a_part_of_one_is_refused(written, tmp_path):
     shutil.copytree(written / 'checkpoints' / '2', tmp_path / 'copy')
     assert manager.newest(tmp_path / 'copy') == tmp_path / 'copy'
     next(p for p in (tmp_path / 'copy/state').rglob('*') if p.is_file()).unlink()
-    with pytest.raises(UserError, match='is missing'):
+    with refused('checkpoint/damaged', 'is missing'):
         manager.newest(tmp_path / 'copy')
     (tmp_path / 'copy' / manifest.NAME).unlink()
-    with pytest.raises(UserError, match='not written to its end'):
+    with refused('checkpoint/damaged', 'manifest.json'):
         manager.newest(tmp_path / 'copy')
 
 

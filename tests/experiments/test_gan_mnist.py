@@ -71,9 +71,9 @@ def classes_of(good, examples):
 @pytest.mark.parametrize(('still', 'moving'), [
     ('generator', 'discriminator'), pytest.param('discriminator', 'generator', marks=pytest.mark.slow)])
 def test_each_network_has_its_own_optimizer(still, moving):
-    groups = f"(('{still}/.*', {{'lr': 0.0}}), ('{moving}/.*', {{}}))"
+    groups = f"(('{still}/.*', {{'lr': 1e-30}}), ('{moving}/.*', {{}}))"
     p = program('gan_mnist', 'small', **{'optimizer.groups': groups})
     carry, feed = p.init(), p.feed(0)
     before = jax.tree.map(np.asarray, carry['state'].params)
-    after = p.call(carry['state'], carry['totals'], feed.arrays, feed.at(0, 1))[0].params
+    after = p.train_steps(carry['state'], carry['totals'], feed.arrays, feed.at(0, 1))[0].params
     assert tiny.equal(before[still], after[still]) and not tiny.equal(before[moving], after[moving])

@@ -3,6 +3,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -51,6 +52,15 @@ def test_a_manifest_reads_back_the_same_by_every_reader():
     assert dump({'name': 'exp7', 'args': ['--x=1']}) == 'name: exp7\nargs:\n- "--x=1"\n'
     with pytest.raises(yaml.YAMLError):
         dump({'a': object()})
+
+
+@pytest.mark.skipif(shutil.which('kubectl') is None, reason='needs kubectl')
+def test_kubectl_reads_the_words_as_they_were_written():
+    container = {'name': 'm', 'image': 'i', 'command': WORDS}
+    pod = {'apiVersion': 'v1', 'kind': 'Pod', 'metadata': {'name': 'p'}, 'spec': {'containers': [container]}}
+    done = subprocess.run(['kubectl', 'label', '--local', '--filename=-', 'a=b', '--output=json'], input=dump(pod), text=True,
+                          capture_output=True, timeout=60, check=True)
+    assert json.loads(done.stdout)['spec']['containers'][0]['command'] == WORDS
 
 
 @pytest.mark.parametrize('on, accelerator, topology, chips, hosts', [

@@ -47,7 +47,7 @@ def program(kind, mesh, fields, accumulate, reduce_dtype=''):
 def measured(p) -> tuple[float, int]:
     """(executed FLOPs of all devices / model FLOPs, temporary bytes of a device)."""
     with cpu.lowering_for('tpu'):  # layers as they are written: products in place of convolutions have other FLOPs
-        compiled = p.call.lower(*p.arguments()).compile()
+        compiled = p.compiled.lower(*p.arguments()).compile()
     done = count.count(hlo.parse(compiled.as_text()), p.mesh).flops * p.mesh.size / p.steps_per_call
     return done / flops.model_flops(p), compiled.memory_analysis().temp_size_in_bytes
 

@@ -19,7 +19,7 @@ def status(key):
     return int(re.search(key + r':\\s+(\\d+)', open('/proc/self/status').read()).group(1)) * 1024
 
 p = program(sys.argv[1])
-call = p.call.lower(*p.arguments()).compile()
+call = p.compiled.lower(*p.arguments()).compile()
 jax.block_until_ready(jax.jit(lambda: jax.numpy.ones(8))())
 before = status('VmRSS')
 carry, feed = p.init(), p.feed(0)

@@ -111,7 +111,7 @@ def test_a_large_tensor_on_every_device_is_named():
 def test_memory_is_the_compiler_s_and_that_of_a_run():
     p = language_model(mesh='fsdp:8')
     m = figures.plan(p, CPU8, None)['memory']
-    analysis = p.call.lower(*p.arguments()).compile().memory_analysis()
+    analysis = p.compiled.lower(*p.arguments()).compile().memory_analysis()
     assert (m['temporaries'], m['arguments']) == (analysis.temp_size_in_bytes, analysis.argument_size_in_bytes)
     carry = p.init()
     one = jax.devices()[0]

@@ -100,7 +100,7 @@ def test_out(runs, tmp_path, capsys, name):
 @pytest.mark.parametrize('argv, words', [
     (['{}/nowhere'], 'there is no such folder'),
     (['{}/empty'], 'no run in it'),
-    (['{}/foreign'], 'no run record'),
+    (['{}/foreign'], 'a run record'),
     (['{}/run', '--metric=test/acuracy'], 'no run has it; there are'),
     (['{}/run', '--out=x.pdf'], '.html or .png'),
     (['{}/run', '--out={}/no/where.html'], 'cannot be written'),

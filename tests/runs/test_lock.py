@@ -7,10 +7,8 @@ import subprocess
 import sys
 import time
 
-import pytest
-
-from bigjax.errors import UserError
 from bigjax.runs import lock
+from tests.refused import refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOLD = """
@@ -32,18 +30,18 @@ def holder(workdir, how=''):
 
 def test_the_second_one_is_refused_and_told_who_is_there(tmp_path):
     process, _ = holder(tmp_path)
-    with pytest.raises(UserError, match=rf'process {process.pid} on \S+ is writing a run there; .* another --workdir'):
-        lock.Lock(tmp_path, patience=0.3)
+    with refused('workdir/locked', f'process {process.pid} on ', '--workdir'):
+        lock.Lock(tmp_path, timeout_s=0.3)
     process.kill()
     process.wait()
-    lock.Lock(tmp_path, patience=0.3).release()
+    lock.Lock(tmp_path, timeout_s=0.3).release()
 
 
 def test_a_worker_that_outlives_its_killed_parent_holds_nothing(tmp_path):
     process, worker = holder(tmp_path, 'forks')
     process.kill()
     process.wait()
-    lock.Lock(tmp_path, patience=2.0).release()
+    lock.Lock(tmp_path, timeout_s=2.0).release()
     os.kill(worker, signal.SIGKILL)
 
 
@@ -51,7 +49,7 @@ def test_the_next_one_waits_for_the_end_of_the_one_before(tmp_path):
     process, _ = holder(tmp_path)
     subprocess.Popen(['sh', '-c', f'sleep 0.5; kill -9 {process.pid}'])
     began = time.monotonic()
-    lock.Lock(tmp_path, patience=20.0).release()
+    lock.Lock(tmp_path, timeout_s=20.0).release()
     assert 0.3 < time.monotonic() - began < 10
     process.wait()
 
@@ -60,9 +58,9 @@ def test_the_last_sign_of_life_is_known(tmp_path):
     first = lock.Lock(tmp_path)
     assert first.before == 0.0
     os.utime(tmp_path / lock.NAME, (1000.0, 1000.0))
-    time.sleep(1.5 * lock.BEAT)
+    time.sleep(1.5 * lock.HEARTBEAT_S)
     first.release()
-    assert time.time() - lock.Lock(tmp_path).before < 2.0 * lock.BEAT
+    assert time.time() - lock.Lock(tmp_path).before < 2.0 * lock.HEARTBEAT_S
     assert re.match(rf'process {os.getpid()} on ', (tmp_path / lock.NAME).read_text())
 
 

@@ -33,7 +33,7 @@ def trained(p):
     """(rows of the table, and of its momentum, on one device; the parameters after three steps)."""
     carry, feed = p.init(), p.feed(0)
     for step in range(3):
-        state, totals, _ = p.call(carry['state'], carry['totals'], feed.arrays, feed.at(step, 1))
+        state, totals, _ = p.train_steps(carry['state'], carry['totals'], feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}
     feed.close()
     rows = [x.addressable_shards[0].data.shape[0] for x in jax.tree.leaves((state.params, state.opt_state)) if 64 in x.shape]

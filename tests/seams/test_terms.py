@@ -64,7 +64,7 @@ def test_a_step_is_the_formula(options):
     p = program(**options)
     carry, feed = p.init(), p.feed(0)
     w = np.asarray(carry['state'].params['w']['kernel'], np.float64)
-    state, totals, _ = p.call(carry['state'], carry['totals'], feed.arrays, feed.at(0, 1))
+    state, totals, _ = p.train_steps(carry['state'], carry['totals'], feed.arrays, feed.at(0, 1))
     for m in range(p.members or 1):
         own = lambda x, m=m: np.asarray(x) if p.members is None else np.asarray(x)[m]
         value, terms, gradient = by_formula(own(w), p.experiment.data.train.arrays)
@@ -83,7 +83,7 @@ def test_sums_over_steps_are_the_objective_of_all_their_batches():
     still = state.replace(params=jax.tree.map(jnp.copy, state.params))
     for step in range(4):
         again = jax.tree.map(jnp.copy, still).replace(step=jnp.int32(step))
-        _, totals, _ = p.call(again, totals, feed.arrays, feed.at(step, 1))
+        _, totals, _ = p.train_steps(again, totals, feed.arrays, feed.at(step, 1))
     value, terms, _ = by_formula(start, p.experiment.data.train.arrays)
     np.testing.assert_allclose(mean(totals['loss']), value, rtol=1e-5)
     np.testing.assert_allclose(mean(totals['rest']), terms['rest'], rtol=1e-5)

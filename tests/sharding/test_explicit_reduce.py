@@ -23,7 +23,7 @@ def trained(tmp_path, dtype, norm=False, dropout=0.0, augment=None, **changes):
 def sums_of(dtype, **changes):
     """[(type, numbers)] of the sums over devices that the program asks for."""
     p = tiny.program([tiny.experiment(norm=False, dropout=0.0, augment=None)], mesh='data:4', reduce_dtype=dtype, **changes)
-    text = p.call.lower(*p.arguments()).as_text()
+    text = p.compiled.lower(*p.arguments()).as_text()
     found = re.findall(r'stablehlo\.all_reduce.*?-> tensor<(?:([\dx]+)x)?(\w+)>', text, re.S)
     return [(kind, int(np.prod([int(n) for n in size.split('x')])) if size else 1) for size, kind in found]
 
@@ -62,7 +62,7 @@ def test_each_device_draws_for_its_part():
 
     p = tiny.program([tiny.experiment(norm=False, dropout=0.0, augment=noted)], mesh='data:2', reduce_dtype='float32')
     carry, feed = p.init(), p.feed(0)
-    jax.block_until_ready(p.call(carry['state'], carry['totals'], feed.arrays, feed.at(0, 1)))
+    jax.block_until_ready(p.train_steps(carry['state'], carry['totals'], feed.arrays, feed.at(0, 1)))
     jax.effects_barrier()
     assert len(set(seen)) == len(seen) == 2
 

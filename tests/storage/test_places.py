@@ -48,5 +48,5 @@ def test_programs_are_not_kept_in_a_store(monkeypatch, tmp_path, folder, variabl
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', variable)
     with pytest.raises(UserError, match=words):
-        compile_cache.keep_in(folder)
+        compile_cache.enable(folder)
     assert not list(tmp_path.iterdir())

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bigjax.errors import UserError
 from bigjax.runs.progress import Progress
 from bigjax.train import compile_cache
 from tests import tiny
+from tests.refused import refused
 
 
 def watched(strict=False):
@@ -78,9 +78,9 @@ def test_the_second_start_compiles_nothing_that_took_time(tmp_path):
 def test_a_cache_that_is_off(monkeypatch):
     before = jax.config.jax_enable_compilation_cache
     try:
-        compile_cache.keep_in('off')
+        compile_cache.enable('off')
         assert not jax.config.jax_enable_compilation_cache
-        assert compile_cache.told({'programs': 2, 'hits': 0, 'seconds': 1.5}) == (
+        assert compile_cache.describe({'programs': 2, 'hits': 0, 'seconds': 1.5}) == (
             'compiled 2 programs in 1.5 s, kept nowhere (--compile_cache)')
     finally:
         jax.config.update('jax_enable_compilation_cache', before)
@@ -88,8 +88,8 @@ def test_a_cache_that_is_off(monkeypatch):
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(UserError, match=r'--compile_cache=.*file/cache: the folder cannot be made'):
-        compile_cache.keep_in(str(tmp_path / 'file' / 'cache'))
+    with refused('compile-cache/unwritable', str(tmp_path / 'file' / 'cache')):
+        compile_cache.enable(str(tmp_path / 'file' / 'cache'))
 
 
 @pytest.mark.parametrize(('variables', 'place'), [

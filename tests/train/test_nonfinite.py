@@ -23,7 +23,6 @@ from bigjax.runs.progress import Progress
 from bigjax.tasks import LOSSES, bind, classification, language
 from bigjax.train import nonfinite
 from bigjax.train.compile_cache import Watch
-from bigjax.train.program import member
 from bigjax.train.state import init_state
 from tests import tiers, tiny
 from tests.refused import refused
@@ -66,12 +65,12 @@ def test_the_loop_stops_keeps_the_evidence_and_applies_nothing(tmp_path, populat
     info, batch = nonfinite.read(folder)
     assert np.isnan(batch['x']).any() and len(batch['x']) == 8
     p = tiny.program([poisoned()], **options)
-    state = manager.load(folder / 'state', member(p.init(), 0, p.members)['state'])
+    state = manager.load(folder / 'state', p.population.member(p.init()['state'], 0))
     assert int(state.step) == info['step'] == int(state.halted)
     straight = tiny.program([poisoned()], seed=info['member'], steps=info['step'] or 1)
     carry, feed = straight.init(), straight.feed(0)
     for step in range(info['step']):
-        state_, totals, _ = straight.call(carry['state'], carry['totals'], feed.arrays, feed.at(step, 1))
+        state_, totals, _ = straight.train_steps(carry['state'], carry['totals'], feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state_, 'totals': totals}
     tiny.close(state.params, carry['state'].params, rtol=1e-5, atol=1e-6)
     what = nonfinite.explain(state, batch, apply=p.apply, loss=p.experiment.task.loss)
@@ -134,7 +133,7 @@ def test_it_stops_at_the_first_bad_batch_whatever_the_step_is_made_of(tmp_path, 
     straight = tiny.program([poisoned()], **options | {'steps': bad, 'steps_per_call': 1})
     carry, feed = straight.init(), straight.feed(0)
     for step in range(bad):
-        state, totals, halted = straight.call(carry['state'], carry['totals'], feed.arrays, feed.at(step, 1))
+        state, totals, halted = straight.train_steps(carry['state'], carry['totals'], feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}
     feed.close()
     assert int(halted) == -1

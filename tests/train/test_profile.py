@@ -4,18 +4,24 @@ import re
 
 import pytest
 
-from bigjax.errors import UserError
 from bigjax.runs.progress import Progress
 from bigjax.runs.writer import Records
 from bigjax.train import profile
 from bigjax.train.loop import Loop
 from tests import tiny
+from tests.refused import refused
 
 
 @pytest.mark.parametrize('text', ['5', '5:5', '7:5', 'a:b', '-1:4', '1:2:3'])
 def test_a_range_that_is_none(text):
-    with pytest.raises(UserError, match='--profile=20:25'):
+    with refused('profile/range', text):
         profile.parse(text)
+
+
+@pytest.mark.parametrize('text', ['500:600', '5:11'])
+def test_a_range_beyond_the_run(text):
+    with refused('profile/range', text, '10', '--profile=5:10'):
+        profile.parse(text, 10)
 
 
 def test_a_range():
@@ -45,5 +51,5 @@ def test_the_table_has_the_layers_of_the_steps_asked_for(tmp_path):
 
 
 def test_no_trace_no_table(tmp_path):
-    with pytest.raises(UserError, match='no trace'):
+    with refused('profile/no-trace', str(tmp_path)):
         profile.operations(tmp_path, 1, {})

@@ -92,7 +92,8 @@ def test_one_member_alone_that_stands_still_is_named():
     before = {'a': jnp.ones((3, 2)), 'b': jnp.ones((3, 2))}
     said, program = [], tiny.program(population=3, steps=24)
     program.watch = Watch(said.append)
-    stuck = stuck_params.StuckParams(program, before, 0)
+    stuck = stuck_params.StuckParams(program)
+    stuck.begin(before, 0)
     assert not stuck.due(19) and stuck.due(20)
     stuck.warn({'a': before['a'].at[:2].add(1.0), 'b': before['b'] + 1}, 20)
     assert len(said) == 1 and said[0].startswith('warning: a (member 2): not frozen') and not stuck.due(21)

@@ -22,7 +22,7 @@ def test_the_second_of_two_runs_in_one_workdir_is_refused(straight, tmp_path, ta
             time.sleep(0.1)
         code, out = runs.run(KIND, tmp_path / 'run')
         note(exits=[code])
-        assert code == 2 and re.search(rf'process {first.pid} on \S+ is writing a run there', out.strip().splitlines()[-1]), out
+        assert code == 2 and re.search(rf'process {first.pid} on \S+ is writing a run', out.strip().splitlines()[-1]), out
         first.kill()
         first.communicate()
         code, out = runs.run(KIND, tmp_path / 'run')

@@ -125,7 +125,7 @@ class RemoteEngine(base.Engine):
         whole = (self.job.folder / 'code' / steps.place[0]).exists()  # else another machine's launcher has copied it
         self._reached(hosts, again, lambda host: self._send(steps, host, whole))
         self._starts += 1
-        if 'mine' not in steps.script.query(0, 'claim', str(self._starts)).split():
+        if 'granted' not in steps.script.query(0, 'claim', str(self._starts)).split():
             return self._others(steps)
         logs = Logs(self.job)
         for process, host in steps.placed.items():

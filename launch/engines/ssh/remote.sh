@@ -214,8 +214,8 @@ port() {
   fail 'no free port between 20000 and 30000'
 }
 
-# claim NUMBER: prints mine for the first launcher that claims that start, taken for the others
-claim() { mkdir -p claims && if mkdir "claims/$1" 2>/dev/null; then echo mine; else echo taken; fi; }
+# claim NUMBER: prints granted for the first launcher that claims that start, taken for the others
+claim() { mkdir -p claims && if mkdir "claims/$1" 2>/dev/null; then echo granted; else echo taken; fi; }
 
 # claimed: prints the number of the last start
 claimed() { ls claims 2>/dev/null | sort -n | tail -n 1; }

@@ -158,7 +158,7 @@ class Allocation:
             nodes.sort(key=lambda node: names.index(short(node)))
         return Found(queue, nodes, self._queued, self._slices)
 
-    def mine(self, found: Found) -> list[tuple[str, bool]]:
+    def owned(self, found: Found) -> list[tuple[str, bool]]:
         """(name, whether it is a queued resource) of each resource that this job created."""
         return [(name, queue) for name, queue, labels in found.resources
                 if all(labels.get(key) == value for key, value in self._labels.items())]
@@ -236,21 +236,21 @@ class Allocation:
             now = time.monotonic()
             try:
                 found = self.look()
-                mine = [] if dead and found.state != DEAD else self.mine(found)
+                owned = [] if dead and found.state != DEAD else self.owned(found)
             except Refused as error:
-                mine, trouble = None, error
-            if mine == [] and dead:
+                owned, trouble = None, error
+            if owned == [] and dead:
                 return []
-            if mine == [] and not self._unsure:
+            if owned == [] and not self._unsure:
                 self._record.unlink(missing_ok=True)
                 return [f'{kind(queue)} {name} deleted' for name, queue in gone]
-            self._unsure = self._unsure and mine is None
-            if now > began + (DELETE_TIMEOUT_S if mine else 60.0):
+            self._unsure = self._unsure and owned is None
+            if now > began + (DELETE_TIMEOUT_S if owned else 60.0):
                 raise Refused('', f"{self._job.name}: may still exist and cost money{f' ({trouble})' if trouble else ''}",
                               f"delete it with 'python -m launch down {self._job.name}', or by hand: {self.deletion()}")
-            for name, queue in mine or []:
+            for name, queue in owned or []:
                 gone[name, queue] = True
-                with_its_queue = not queue and any(other for _, other in mine)
+                with_its_queue = not queue and any(other for _, other in owned)
                 if not with_its_queue and now >= ask_at.get(name, now):
                     log(f'{self._job.name}: deletes {kind(queue)} {name}')
                     ask_at[name] = now + 60.0
@@ -272,7 +272,7 @@ class Allocation:
             found = self.look(whole=True)
         except UserError as error:
             return [f"? whether {self._job.name} is still in {self._where['zone']} is unknown: {error}"]
-        return [f"{kind(queue)} {name} in {self._where['zone']}" for name, queue in self.mine(found)]
+        return [f"{kind(queue)} {name} in {self._where['zone']}" for name, queue in self.owned(found)]
 
     @contextlib.contextmanager
     def or_nothing(self, keep: bool) -> Iterator[None]:
@@ -306,7 +306,7 @@ class Allocation:
         times = f'{self._slices} x ' if self._slices > 1 else ''
         log(f"{self._job.name}: requests {times}{self._slice.type} in {self._where['zone']}")
         self._unsure = True  # whether it exists, until the command has ended by itself
-        code, out, errors = gcloud.execute(step, gcloud.CREATE_TIMEOUT_S, lambda: bool(self.mine(self.look())))
+        code, out, errors = gcloud.execute(step, gcloud.CREATE_TIMEOUT_S, lambda: bool(self.owned(self.look())))
         self._unsure = code == 124
         if code:
             error = gcloud.refused(step, code, errors or out)
@@ -314,14 +314,14 @@ class Allocation:
                 raise error
             found = self.look()
             self._require_own(found, error.message)
-            if not self.mine(found):
+            if not self.owned(found):
                 raise error
             # Another launcher of this job was faster.
 
     def _require_own(self, found: Found, message: str = '') -> None:
         """Raises Refused if a resource of this name is not the job's."""
-        mine = self.mine(found)
-        if others := [name for name, queue, _ in found.resources if (name, queue) not in mine]:
+        owned = self.owned(found)
+        if others := [name for name, queue, _ in found.resources if (name, queue) not in owned]:
             message = message or f"{others[0]}: in use in {self._where['zone']} ({found}), and not by this job"
             raise Refused(gcloud.TAKEN, message, 'choose another --name, use it as it is with node=, or delete it')
 

@@ -239,7 +239,7 @@ class Engine(RemoteEngine):
 
     def attach(self, *, whole: bool = False) -> base.Group:
         found = self._allocation.look()
-        if found.state == DEAD and self._allocation.mine(found):
+        if found.state == DEAD and self._allocation.owned(found):
             log(f'{self._name}: was taken away ({found})')
             return Taken(self.workers)
         self._found = found
@@ -250,17 +250,17 @@ class Engine(RemoteEngine):
     def recorded(self) -> Job:
         """The job from the record on its machines; with its name alone if they do not answer, so that it can be deleted."""
         self._found = found = self._allocation.look(whole=True)
-        if found.state == ABSENT or not (self.target.node or self._allocation.mine(found)):
+        if found.state == ABSENT or not (self.target.node or self._allocation.owned(found)):
             raise UserError(f"--on={self.job.on}: no job '{self.job.name}' is in {self._where['zone']}", code='launch/no-job')
         if found.state != READY:
             return self.job
         self._copy_key()
-        theirs = remote.find(self)
+        recorded = remote.find(self)
         # This machine's keys override the recorded ones: it may have another user or SSH key.
-        before, now = dataclasses.asdict(target_.parse(self.kind, theirs.target, Target)), dataclasses.asdict(self.target)
+        before, now = dataclasses.asdict(target_.parse(self.kind, recorded.target, Target)), dataclasses.asdict(self.target)
         default = dataclasses.asdict(Target())
         both = Target(**{key: value if value != default[key] else before[key] for key, value in now.items()})
-        return dataclasses.replace(theirs, on=f'{self.kind}:{target_.write(both)}')
+        return dataclasses.replace(recorded, on=f'{self.kind}:{target_.write(both)}')
 
     def _copy_key(self) -> None:
         """Copies the SSH key to the machines, once per slice; afterwards all of them answer.

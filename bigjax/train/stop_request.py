@@ -1,0 +1,38 @@
+"""Whether the run was asked to stop (SIGTERM, Ctrl-C), agreed upon by all processes after the same step."""
+import contextlib
+
+import jax
+
+from bigjax.sharding import mesh as meshes
+from bigjax.watchdog.watchdog import Asked, Guard
+
+
+class StopRequest:
+    """Reads the guard's signal, between steps and while the main thread waits for data.
+
+    Attributes:
+      interruptible: `with interruptible():` a signal ends the wait for data. Only for a single process: several stop after the
+        same step, for which every one of them needs its data.
+    """
+
+    def __init__(self, guard: Guard):
+        self._guard = guard
+        self.interruptible = guard.waiting if jax.process_count() == 1 else contextlib.nullcontext
+
+    def __call__(self) -> bool:
+        """Whether to stop here; every process must call it the same number of times."""
+        self._guard.rounds += 1
+        return meshes.asked_to_stop(self._guard.rounds) if jax.process_count() > 1 else bool(self._guard.asked)
+
+    def while_prefetching(self, feed, step: int) -> bool:
+        """Fetches batch `step`; whether the request came meanwhile, and the batch was given up."""
+        try:
+            feed.ahead(step, self.interruptible)
+        except Asked:
+            return True
+        return False
+
+    @property
+    def signal(self) -> str:
+        """The signal's name; another process may have received it."""
+        return self._guard.asked or 'SIGTERM'
