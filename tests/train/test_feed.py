@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bigjax.data import order, pipeline
-from bigjax.data.sources import ArraySource, Map, WindowSource
+from bigjax.data.sources import ArraySource, Map
+from bigjax.data.windows import WindowSource
 from bigjax.experiment import Data
 from bigjax.sharding import mesh as meshes
 from bigjax.train import feed as feeds
