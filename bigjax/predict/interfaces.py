@@ -137,7 +137,7 @@ def rows(splits: Splits, answer: Callable) -> Interface:
     def parse(row) -> Mapping[str, Any]:
         if isinstance(row, Mapping) and schema:
             from bigjax.data.schema import Schema
-            x = Schema.from_json(schema).example(row)['x']
+            x = Schema.from_json(schema).example(row)['x'].reshape(shape)
         elif isinstance(row, Mapping) and set(row) == {'x'}:
             x = _numbers(row['x'], shape)
         elif isinstance(row, Mapping):
