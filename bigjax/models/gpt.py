@@ -113,19 +113,19 @@ class GPT(nn.Module):
         x = make_norm(self.spec, 'final_norm')(x)
         head = Dense(self.vocab_size, use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name='head')
         if targets_BxT is None:  # two-dimensional, for the reason given in bigjax.nn.dense
-            logits = token_embed.attend(x.reshape(B * T, -1)).reshape(B, T, -1) if self.tie_head else head(x)
+            rows = x if logical.axis_size('seq') > 1 else x.reshape(B * T, -1)
+            logits = token_embed.attend(rows).reshape(B, T, -1) if self.tie_head else head(x)
             return logical.constrain(logits, 'batch', 'seq', 'vocab?')
         if not self.tie_head and self.is_initializing():
             head(x)
         kernel = token_embed.embedding.T if self.tie_head else self.variables['params']['head']['kernel']
-        nats, hits = chunked_cross_entropy(
-            x.reshape(B * T, -1), kernel.astype(self.dtype), targets_BxT.reshape(-1), self.chunk)
-        return {'nats': nats.reshape(B, T), 'hits': hits.reshape(B, T)}
+        nats, hits = chunked_cross_entropy(x, kernel.astype(self.dtype), targets_BxT, self.chunk)
+        return {'nats': nats, 'hits': hits}
 
     def cost_hints(self, tokens_BxT) -> CostHints:
         """The sizes that plans and throughput need."""
         return CostHints(tokens_BxT.shape[1], self.num_layers, self.width, self.num_heads, self.num_kv_heads or self.num_heads,
-                         self.top_k if self.experts else 0, self.vocab_size, self.remat)
+                         self.top_k if self.experts else 0, self.vocab_size)
 
     def _check(self, length):
         if self.block_size < length:

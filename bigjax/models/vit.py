@@ -91,7 +91,7 @@ class ViT(nn.Module):
         """The sizes that plans need."""
         _, H, W, _ = image_BxHxWxC.shape
         positions = (H // self.patch) * (W // self.patch) + (self.pool == 'token')
-        return CostHints(positions, self.num_layers, self.width, self.num_heads, self.num_heads, remat=self.remat)
+        return CostHints(positions, self.num_layers, self.width, self.num_heads, self.num_heads)
 
     def _learned(self, x):
         tokens = x.shape[1] + (self.pool == 'token')

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bigjax.nn.cpu import column_sums, on_cpu, stored
+from bigjax.sharding import logical
 
 Carry = Any
 
@@ -151,6 +152,10 @@ def _run_backward(cell, loop, residuals, cotangents):
 
     dfirst, of_products = lax.scan(
         step, dlast, (dh_TxBxH, alive, before, carries, gates), reverse=not loop.reverse, unroll=loop.unroll)
+    if logical.batch_is_split():
+        dkernel = jnp.einsum('TBH,TBG->HG', before[0], of_products[0])
+        dstate_bias, dinput_bias = (a.sum(axis=(0, 1)) for a in (of_products[0], of_products[-1]))
+        return of_products[-1], None, dfirst, dkernel, dinput_bias, dstate_bias
     of_state_MxG, of_input_MxG = (a.reshape(-1, a.shape[-1]) for a in (of_products[0], of_products[-1]))
     dkernel = before[0].reshape(-1, kernel.shape[0]).T @ of_state_MxG
     dinput_bias = column_sums(of_input_MxG, biases[0])
@@ -215,8 +220,9 @@ class _Recurrent(nn.Module):
         """
         x_BxTxD, carry, weights = self._prepare(x_BxTxD, initial_carry)
         batch, time, width = x_BxTxD.shape
-        x_MxD = x_BxTxD.swapaxes(0, 1).reshape(time * batch, width)
-        from_input = (x_MxD @ weights['input_kernel']).reshape(time, batch, -1)
+        x_TxBxD = x_BxTxD.swapaxes(0, 1)
+        rows = x_TxBxD if logical.batch_is_split() else x_TxBxD.reshape(time * batch, width)
+        from_input = (rows @ weights['input_kernel']).reshape(time, batch, -1)
         alive = None if lengths is None else jnp.arange(time)[:, None, None] < lengths[None, :, None]
         loop = Loop(self.reverse if reverse is None else reverse, self._unroll(batch))
         carry, y_TxBxH = run(self.cell, loop, from_input, alive, carry, weights['recurrent_kernel'],

@@ -183,8 +183,9 @@ def _summed(params, collections, shares, apply, loss, accumulate, reduce_dtype) 
     """(loss, gradient) of the step."""
     add = lambda *x: sum(x[1:], x[0])
     own = lambda rng, batch: (loss, apply, params, collections, batch, rng, accumulate)
-    weights = [step.term_weights(*own(rng, batch)) for _, rng, batch in shares]
-    divisors = None if weights[0] is None else jax.tree.map(add, *weights)
+    term_weights = jax.jit(lambda rng, batch: step.term_weights(*own(rng, batch)))
+    weights = [term_weights(rng, batch) for _, rng, batch in shares]
+    divisors = jax.tree.map(add, *weights)
     gradients = jax.jit(lambda rng, batch: step.gradients(*own(rng, batch), divisors)[:2])
     found = [gradients(rng, batch) for _, rng, batch in shares]
     total = jax.tree.map(add, *(metrics['loss'] for _, (metrics, _) in found))

@@ -50,8 +50,8 @@ def test_data_from_the_pipeline_gives_the_same(tmp_path):
 def test_only_the_kept_keys_leave_the_device(monkeypatch):
     """Images of a large split would fill the host's memory; every array that is gathered is seen here."""
     seen = []
-    whole = meshes.whole
-    monkeypatch.setattr(meshes, 'whole', lambda tree: seen.append(tree) or whole(tree))
+    whole = meshes.to_host
+    monkeypatch.setattr(meshes, 'to_host', lambda tree: seen.append(tree) or whole(tree))
 
     def compute(outputs, examples):
         assert set(examples) == {'label'}
