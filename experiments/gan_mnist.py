@@ -27,7 +27,7 @@ import numpy as np
 
 from bigjax import cli, models
 from bigjax.data.datasets import open_data
-from bigjax.data.sources import ArraySource
+from bigjax.data.sources import derived
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
 from bigjax.tasks import generative
 
@@ -55,13 +55,14 @@ def get_config(variant=''):
 def get_experiment(config):
     """Both networks in one model, and the judge."""
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
-    size, _, channels = splits.train.arrays['image'].shape[1:]
+    size, _, channels = splits.train.spec['image'].shape
     model = models.make(config.model, size=size, channels=channels, dtype=config.dtype)
-    test = {name: array[:config.judged] for name, array in splits.evals['test'].arrays.items()}
+    splits = derived(splits, lambda parts: {
+        'train': parts['train'], 'test': {name: array[:config.judged] for name, array in parts['test'].items()}})
     return Experiment(
         model=model,
         task=generative.gan(model.latent),
-        data=Data(splits.train, {'test': ArraySource(test)}, preprocess=to_tanh, info=splits.info),
+        data=Data(splits.train, splits.evals, preprocess=to_tanh, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'test': Evaluator('test', compute=judge, keep=('image', 'label'), sums=False)},
         samples=samples(model.latent),

@@ -111,7 +111,7 @@ def get_experiment(config):
         task=regression.squared_error(),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer={**config.optimizer, 'l2': l2},
-        evaluators={'test': test},
+        evaluators={split: dataclasses.replace(test, split=split) for split in splits.evals},
         expected=published(config),
         interface=interfaces.regression(splits),
     )
@@ -119,6 +119,9 @@ def get_experiment(config):
 
 def _classifier(config):
     splits, unit = standardize(open_data(config.data, like=config.like, data_dir=config.data_dir, seed=config.split))
+    if len(splits.info['classes']) != 2:
+        raise UserError(f'config.data={config.data}: got {len(splits.info["classes"])} classes, expected 2 for one '
+                        f'logit; fix: python -m experiments.ucr --config.data={config.data}', code='data/classes')
     unit = {key: value.tolist() for key, value in unit.items()}
     splits = dataclasses.replace(splits, info={**splits.info, 'standardized': unit})
     return Experiment(
@@ -126,7 +129,7 @@ def _classifier(config):
         task=classification.binary(),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test')},
+        evaluators={split: Evaluator(split) for split in splits.evals},
         expected=published(config),
         interface=interfaces.classification(splits),
     )

@@ -86,7 +86,7 @@ def get_experiment(config):
         task=classification.softmax('x'),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test')},
+        evaluators={split: Evaluator(split) for split in splits.evals},
         expected=published(config),
         interface=interfaces.classification(splits),
     )

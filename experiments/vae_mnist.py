@@ -21,7 +21,7 @@ from jax.scipy.stats import norm
 
 from bigjax import cli, models
 from bigjax.data.datasets import open_data
-from bigjax.data.sources import ArraySource
+from bigjax.data.sources import derived
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import likelihood
 from bigjax.tasks import generative
@@ -58,20 +58,20 @@ def get_config(variant=''):
 def get_experiment(config):
     """Encoder and decoder, and the likelihood."""
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
-    model = models.make(config.model, shape=splits.train.arrays['image'].shape[1:], dtype=config.dtype)
-    test = drawn(splits.evals['test'].arrays['image'], seed=0)
+    model = models.make(config.model, shape=splits.train.spec['image'].shape, dtype=config.dtype)
+    splits = derived(splits, lambda parts: {'train': {'image': parts['train']['image']},
+                                            'test': {'image': drawn(parts['test']['image'], seed=0)}})
     return Experiment(
         model=model,
         task=generative.vae(),
-        data=Data(ArraySource({'image': splits.train.arrays['image']}), {'test': ArraySource({'image': test})},
-                  preprocess=to_unit, augment=draw, info=splits.info),
+        data=Data(splits.train, splits.evals, preprocess=to_unit, augment=draw, info=splits.info),
         optimizer=config.optimizer,
         evaluators={
             'test': Evaluator('test'),
             'nll': Evaluator('test', predict=generative.importance(config.importance_samples), compute=likelihood.nll,
                              keep=(), sums=False, every='100%')},
         expected=published(config),
-        samples=report_images(test[:48], model.latent),
+        samples=report_images(splits.evals['test'], model.latent),
     )
 
 
@@ -91,14 +91,14 @@ def drawn(image: np.ndarray, seed: int) -> np.ndarray:
     return np.where(levels < image, 255, 0).astype(np.uint8)
 
 
-def report_images(originals: np.ndarray, latent: int):
+def report_images(test, latent: int):
     """The report's images: originals beside their reconstructions, samples of the prior, the manifold of Nz = 2."""
 
     def samples(apply, variables, rng):
         def decode(z):
             return jax.nn.sigmoid(apply(variables, z, method='decode')[0])
 
-        image = originals / 255
+        image = test.arrays['image'][:48] / 255
         mean, _ = apply(variables, jnp.asarray(image, jnp.float32), method='encode')[0]
         beside = np.stack([image, decode(mean)], axis=1).reshape(-1, *image.shape[1:])
         shown = {'reconstructions': beside, 'prior_samples': np.asarray(decode(jax.random.normal(rng, (64, latent))))}

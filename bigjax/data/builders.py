@@ -14,7 +14,7 @@ import os
 import pathlib
 import sys
 
-from bigjax.data import images
+from bigjax.data import folders, images
 from bigjax.data.loaders import formats, registry, tfds_hf
 from bigjax.errors import UserError
 from bigjax.io import storage, uri
@@ -76,9 +76,8 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
     if not name.isidentifier() or name.lower() != name:
         raise UserError(f'--name: got {name!r}, expected lower-case letters, digits and underscores; fix: such as my_pets',
                         code='builders/name')
-    from bigjax.data.datasets import OWN
     tfds, dataset, to = tfds_hf.tfds_module(), name, _target(to)
-    parts, _, info = OWN['folder'](storage.copied(storage.place(source)), '', None)
+    parts, _ = folders.open_folder(storage.copied(storage.place(source)))
     splits = {'val': 'validation'}  # TFDS's name
     for part in parts.values():  # a damaged image ends the command before anything is written
         for i in range(len(part)):
@@ -90,7 +89,7 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
 
         def _info(self):
             features = {'image': tfds.features.Image(shape=(None, None, 3)),
-                        'label': tfds.features.ClassLabel(names=info['classes'])}
+                        'label': tfds.features.ClassLabel(names=parts['train'].classes)}
             return tfds.core.DatasetInfo(builder=self, description=f'The images of {source}.',
                                          features=tfds.features.FeaturesDict(features))
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data.sources import ArraySource, Splits, WindowSource
+from bigjax.data.sources import ArraySource, Splits
+from bigjax.data.windows import WindowSource
 
 Shapes = Mapping[str, tuple[tuple[int, ...], str, int | None]]
 

@@ -13,6 +13,7 @@ def resize(image: np.ndarray, size: int | None) -> np.ndarray:
     if not size or (height, width) == (size, size):
         return image
     import cv2
+    cv2.setNumThreads(0)  # the input pipeline has its own threads
     shrunk = min(height, size), min(width, size)
     if shrunk != (height, width):
         image = cv2.resize(image, shrunk[::-1], interpolation=cv2.INTER_AREA)

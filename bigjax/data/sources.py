@@ -9,17 +9,15 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from bigjax.data.lazy import LazySource
 from bigjax.errors import UserError
 
-IGNORE = -1  # a target that does not count; `bigjax.tasks.language.next_token` ignores it by default
 SAMPLES = 32  # examples that `sample` reads of a source that is not hashed whole
 WHOLE_BYTES = 256 << 20  # arrays up to this size are hashed whole, in well under a second
 FILES = 100_000  # files whose names and sizes `sample` takes in
@@ -80,156 +78,6 @@ class ArraySource:
         return {name: array[indices] for name, array in arrays.items()}
 
 
-class WindowSource:
-    """Windows of T tokens over one stream, and the same windows one token later, for next-token prediction.
-
-    Example i is tokens[i*stride : i*stride + T] with targets one further; `stride` 1 gives n - T overlapping windows
-    (train), `stride` T gives windows in which every target counts exactly once (evaluation). The last window may not fit: it
-    then begins earlier, at n - 1 - T, and its targets before i*stride, which the window before it has, are IGNORE.
-
-    Args:
-      tokens: [n] integers of any width (uint16 keeps a long stream small); batches are int32.
-      length: T.
-      stride: distance between the starts of two windows.
-
-    Raises:
-      UserError: the stream is not one row of integers, or too short for one window.
-    """
-
-    def __init__(self, tokens: np.ndarray, length: int, stride: int = 1):
-        self._file = _mapped(tokens)
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 1 or tokens.dtype.kind not in 'iu':
-            raise UserError(f'a token stream: got {tokens.dtype}{list(tokens.shape)}, expected one row of integers; fix: '
-                            'encode the text first', code='data/not-a-stream')
-        if length < 1 or stride < 1 or len(tokens) <= length:
-            raise UserError(f'a token stream: got {len(tokens)} tokens, expected more than a window of {length} (stride '
-                            f'{stride}, both at least 1); fix: a shorter window or a longer text', code='data/too-short')
-        self.arrays = {'stream': tokens}
-        self.length, self.stride = length, stride
-
-    def __len__(self) -> int:
-        return -(-self._last // self.stride) + 1
-
-    @property
-    def _last(self) -> int:
-        """The start of the last window."""
-        return len(self.arrays['stream']) - 1 - self.length
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        index = range(len(self))[index]  # negative and out-of-range numbers behave as those of a list
-        start = min(index * self.stride, self._last)
-        window = self.arrays['stream'][start:][:self.length + 1].astype(np.int32)
-        targets = window[1:].copy()
-        targets[:index * self.stride - start] = IGNORE
-        return {'tokens': window[:-1], 'targets': targets}
-
-    @property
-    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of one example."""
-        return dict.fromkeys(('tokens', 'targets'), jax.ShapeDtypeStruct((self.length,), np.dtype(np.int32)))
-
-    def __getstate__(self) -> dict:
-        """For another process, which maps a mapped file itself instead of being sent it."""
-        return {**self.__dict__, **({'arrays': {}} if self._file else {})}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        if self._file:
-            self.arrays = {'stream': np.asarray(np.memmap(*self._file))}
-
-    def __repr__(self) -> str:
-        return f'WindowSource({len(self.arrays["stream"])} tokens, length={self.length}, stride={self.stride})'
-
-    def take(self, arrays: Mapping[str, Any], indices) -> dict[str, Any]:
-        """Windows `indices` [B]: {'tokens': int32 [B, T], 'targets': int32 [B, T]}."""
-        index_Bx1, within_T1 = indices[:, None], np.arange(self.length + 1, dtype=np.int32)
-        last = arrays['stream'].shape[0] - 1 - self.length
-        windows = -(-last // self.stride) + 1
-        repeated = (windows - 1) * self.stride - last  # targets at the head of the last window
-        if not repeated:
-            windows_BxT1 = arrays['stream'][index_Bx1 * self.stride + within_T1].astype('int32')
-            return {'tokens': windows_BxT1[:, :-1], 'targets': windows_BxT1[:, 1:]}
-        where = np.where if isinstance(index_Bx1, np.ndarray) else jnp.where
-        is_last_Bx1 = index_Bx1 == windows - 1
-        windows_BxT1 = arrays['stream'][where(is_last_Bx1, last, index_Bx1 * self.stride) + within_T1].astype('int32')
-        ignored_BxT = is_last_Bx1 & (within_T1[:-1] < repeated)
-        return {'tokens': windows_BxT1[:, :-1], 'targets': where(ignored_BxT, np.int32(IGNORE), windows_BxT1[:, 1:])}
-
-
-def _mapped(tokens: np.ndarray) -> tuple | None:
-    """The arguments of `np.memmap` that give the same numbers, for a mapped file or a part of one in a row; else None."""
-    if not isinstance(tokens, np.memmap) or tokens.filename is None or not tokens.flags.c_contiguous:
-        return None
-    whole = tokens
-    while isinstance(whole.base, np.memmap):
-        whole = whole.base
-    start = whole.offset + tokens.__array_interface__['data'][0] - whole.__array_interface__['data'][0]
-    return str(tokens.filename), tokens.dtype, 'r', start, tokens.shape
-
-
-class LazySource:
-    """A source that is opened when its first example or array is used; its length and shapes are known before.
-
-    Args:
-      stand_in: a source of the same shapes and length that needs no data, such as those of `bigjax.data.fake.stand_ins`.
-      open: `open() -> source`, called at most once per process.
-
-    Raises:
-      UserError: on opening, where the length or the shapes differ from the stand-in's, or what `open` raises.
-    """
-
-    def __init__(self, stand_in: Any, open: Callable[[], Any]):
-        self.stand_in, self._open = stand_in, open
-        self._lock = threading.Lock()
-
-    @functools.cached_property
-    def source(self) -> Any:
-        """The opened source."""
-        with self._lock:  # reading threads start together, and the data is to be opened once
-            if 'source' in self.__dict__:
-                return self.__dict__['source']
-            source = self._open()
-            for what, got, expected in (('records', len(source), len(self.stand_in)),
-                                        ('shapes', shapes(source), self.stand_in.spec)):
-                if got is not None and got != expected:
-                    raise UserError(f'{source!r}: got {what} {got}, expected {expected}; fix: use the published data, or read '
-                                    'it as data of your own (config.data=KIND:PLACE)', code='data/other-than-published')
-            self.__dict__['source'] = source
-            return source
-
-    @property
-    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of one example."""
-        return self.stand_in.spec
-
-    @property
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """The arrays of the opened source; `array_shapes` has their shapes without opening."""
-        return self.source.arrays
-
-    def take(self, arrays: Mapping[str, Any], indices) -> dict[str, Any]:
-        """The same as the opened source's `take`, which depends on no data."""
-        return self.stand_in.take(arrays, indices)
-
-    def __len__(self) -> int:
-        return len(self.stand_in)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[index]
-
-    def __reduce__(self):
-        """A worker process receives the opened source."""
-        return _same, (self.source,)
-
-    def __repr__(self) -> str:
-        return repr(self.source) if 'source' in self.__dict__ else f'LazySource({self.stand_in!r})'
-
-
-def _same(source: Any) -> Any:
-    return source
-
-
 class Subset:
     """Some examples of a source, in the given order; not kept in memory. See also `subset`."""
 
@@ -279,7 +127,7 @@ class Map:
 
 
 def labels(source: Any) -> np.ndarray | None:
-    """The labels [N] of a source where it knows them without reading every example, or None."""
+    """The labels [N] of a source where it has them without reading every example, or None."""
     if isinstance(source, Subset):
         whole = labels(source.source)
         return None if whole is None else whole[source.indices]
@@ -287,6 +135,23 @@ def labels(source: Any) -> np.ndarray | None:
         return labels(source.source)
     found = getattr(source, 'labels', None)
     return getattr(source, 'arrays', {}).get('label') if found is None else found
+
+
+def derived(splits: Splits, fn: Callable[[dict[str, dict]], dict[str, dict]]) -> Splits:
+    """Splits of arrays that are computed from those of other splits.
+
+    Args:
+      splits: sources with arrays. Where one opens late, so do the results, which then have the shapes that `fn` makes of zeros.
+      fn: `fn({split: arrays}) -> {split: arrays}`, with 'train' and any other splits.
+    """
+    given = {'train': splits.train, **splits.evals}
+    if any(isinstance(source, LazySource) for source in given.values()):
+        zeros = fn({name: dict(source.stand_in.arrays) for name, source in given.items()})
+        computed = functools.cache(lambda: fn({name: source.arrays for name, source in given.items()}))
+        out = {name: LazySource(ArraySource(zeros[name]), lambda name=name: ArraySource(computed()[name])) for name in zeros}
+    else:
+        out = {name: ArraySource(arrays) for name, arrays in fn({name: s.arrays for name, s in given.items()}).items()}
+    return Splits(out.pop('train'), out, splits.info)
 
 
 def check_labels(source: Any, num_classes: int, where: str) -> None:

@@ -3,7 +3,8 @@ import pathlib
 
 import numpy as np
 
-from bigjax.data.sources import Splits, WindowSource
+from bigjax.data.sources import Splits
+from bigjax.data.windows import WindowSource
 from bigjax.errors import UserError
 from bigjax.io.text import first_line
 

@@ -7,6 +7,7 @@ import tempfile
 from typing import NamedTuple
 
 from bigjax import config as configs
+from bigjax.data.lazy import LazySource
 from bigjax.errors import UserError
 from bigjax.io import atomic
 from bigjax.nn import cpu
@@ -126,21 +127,14 @@ def _inside(job, topology, wanted: Wanted) -> int:
 
 
 def _program(job, row, devices, notes):
-    """The program; made-up data of the same shapes replaces data that is not on this machine."""
+    """The program, by the published shapes and sizes where the data is not on this machine."""
     config = job.config(row)
     if job.overrides.get('data', config.data).startswith('fake'):
         return job.build(row, _made_up(job, config, config.data)).program(devices)
-    try:
-        return job.build(row, config).program(devices)
-    except UserError as error:
-        if 'data' in job.overrides:
-            raise
-        try:
-            program = job.build(row, _made_up(job, config, 'fake')).program(devices)
-        except UserError:
-            raise error from None
-        notes.append(f'planned over made-up data, because {error}; lengths in epochs are those of the made-up set')
-        return program
+    program = job.build(row, config).program(devices)
+    if isinstance(program.experiment.data.train, LazySource):
+        notes.append('the data is not on this machine: planned by its published shapes and sizes')
+    return program
 
 
 def _made_up(job, config, data):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data.sources import Splits
+from bigjax.data.sources import Splits, array_shapes, shapes
 from bigjax.errors import UserError
 from bigjax.experiment import Interface
 from bigjax.io.text import printable
@@ -28,7 +28,7 @@ SAMPLE = 64  # training images whose ground is looked at
 def classification(splits: Splits) -> Interface:
     """The classes of `splits.info`, for images where an example has one, else for rows of numbers or of a table."""
     answer = functools.partial(classes, names=tuple(map(str, splits.info['classes'])))
-    return images(splits, answer) if 'image' in splits.train[0] else rows(splits, answer)
+    return images(splits, answer) if 'image' in _example(splits) else rows(splits, answer)
 
 
 def regression(splits: Splits) -> Interface:
@@ -58,7 +58,7 @@ def classes(outputs, names: Sequence[str]) -> dict[str, Any]:
 def images(splits: Splits, answer: Callable) -> Interface:
     """Image files. They become what a training image is: grey where those are grey, resized where those are of one size."""
     from bigjax.data import images as files
-    shape, dark = _shape(splits), _ground(splits)
+    shape, ground = _shape(splits), functools.cache(lambda: _ground(splits))  # images are read when there is one to compare
 
     def parse(raw) -> Mapping[str, Any]:
         path = pathlib.Path(str(raw))
@@ -68,6 +68,7 @@ def images(splits: Splits, answer: Callable) -> Interface:
             if np.ptp(image, axis=-1).any():
                 notes.append('colours became grey')
             image = np.rint(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[..., None]
+            dark = ground()
             if dark is not None and (light := _border(image) > LIGHT) != (not dark) and (light or _border(image) < DARK):
                 image = 255 - image
                 notes.append(f"inverted, as training images have a {'dark' if dark else 'light'} ground")
@@ -81,8 +82,13 @@ def images(splits: Splits, answer: Callable) -> Interface:
 
 def _shape(splits: Splits) -> tuple[int, ...] | None:
     """The shape of every training image, None where they are decoded one by one and may differ."""
-    arrays = getattr(splits.train, 'arrays', {})
+    arrays = array_shapes(splits.train) or {}
     return tuple(arrays['image'].shape[1:]) if 'image' in arrays else None
+
+
+def _example(splits: Splits) -> Mapping[str, Any]:
+    """Shapes of one training example, or the first one where the source does not have them."""
+    return shapes(splits.train) or splits.train[0]
 
 
 def _ground(splits: Splits) -> bool | None:
@@ -125,13 +131,13 @@ def _stretch(x: np.ndarray, new: int) -> np.ndarray:
 def rows(splits: Splits, answer: Callable) -> Interface:
     """Rows of numbers ([D], in the order of training), or {column: value} of the table that the run was trained on."""
     schema, unit = splits.info.get('schema'), splits.info.get('standardized', {})
-    shape = np.shape(splits.train[0]['x'])
+    shape = np.shape(_example(splits)['x'])
     columns = splits.info.get('features') or splits.info.get('columns')
 
     def parse(row) -> Mapping[str, Any]:
         if isinstance(row, Mapping) and schema:
             from bigjax.data.schema import Schema
-            x = Schema.from_json(schema).example(row)['x']
+            x = Schema.from_json(schema).example(row)['x'].reshape(shape)
         elif isinstance(row, Mapping) and set(row) == {'x'}:
             x = _numbers(row['x'], shape)
         elif isinstance(row, Mapping):

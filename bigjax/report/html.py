@@ -283,6 +283,8 @@ def _environment(run) -> dict:
 
 
 def _facts(info) -> dict:
+    info = {key: '\n'.join(map(str, value)) if key == 'found' and isinstance(value, list) else value
+            for key, value in info.items() if key != 'schema'}  # the lines of 'found' show what it decides
     return {key: value if len(json.dumps(value)) < 300 else f'{json.dumps(value)[:300]} …'
             for key, value in leaves(info).items()}
 

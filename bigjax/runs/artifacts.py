@@ -1,12 +1,11 @@
 """The artifacts of a run beside its numbers: text, images, confusion matrices, one file each in `artifacts/`."""
 import re
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from bigjax.data.images import encode_png
 from bigjax.errors import UserError
 from bigjax.experiment import Confusion
 from bigjax.io import atomic, storage
@@ -36,7 +35,7 @@ def save(workdir, name: str, value: Any):
         atomic.write_text(path, value)
     elif np.ndim(value) == 4 and np.shape(value)[-1] in (1, 3):
         path = stem.with_name(stem.name + '.png')
-        storage.write(path, png(grid(value)))
+        storage.write(path, encode_png(grid(value)))
     else:
         if isinstance(value, Confusion):
             value = {'kind': 'confusion', 'classes': list(map(str, value.classes)), 'counts': np.asarray(value.counts)}
@@ -108,15 +107,3 @@ def grid(images) -> np.ndarray:
         y, x = divmod(i, columns)
         canvas[y * (h + 1):y * (h + 1) + h, x * (w + 1):x * (w + 1) + w] = image
     return canvas
-
-
-def png(image: np.ndarray) -> bytes:
-    """[H, W, 1 or 3] uint8 as a PNG file (W3C PNG, eight bits, filter 0)."""
-    height, width, channels = image.shape
-
-    def chunk(kind, data):
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-
-    lines = b''.join(b'\0' + row.tobytes() for row in np.ascontiguousarray(image))
-    header = struct.pack('>IIBBBBB', width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(lines, 9)) + chunk(b'IEND', b'')

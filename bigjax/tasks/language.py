@@ -19,7 +19,7 @@ def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | N
 
     Args:
       tokens, targets: keys of the batch.
-      ignore: a target that does not count, such as padding; -1 is that of `bigjax.data.sources.WindowSource`.
+      ignore: a target that does not count, such as padding; -1 is that of `bigjax.data.windows.WindowSource`.
       chunked: the model is given the targets and returns {'nats', 'hits'} [B, T], without holding all logits.
     """
     def pair(batch):

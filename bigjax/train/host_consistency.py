@@ -39,9 +39,6 @@ def check(datas: Sequence[Data]) -> None:
                         'files on every host, or a folder that all of them share', code='data/hosts-differ')
 
 
-same_data = check
-
-
 def compare(processes: Sequence[Mapping[str, Any]]) -> str:
     """The first split that is not the same on all processes, with who has what; '' where all are.
 
@@ -65,5 +62,5 @@ def _some(names: Sequence[str]) -> str:
 def _gathered(facts: Mapping[str, Any]) -> list[dict]:
     """The JSON facts of every process, in the order of the processes; a collective."""
     text = json.dumps(facts).encode()
-    text = text.ljust(max(meshes.everywhere(len(text))))
+    text = text.ljust(max(meshes.allgather_int(len(text))))
     return [json.loads(bytes(row)) for row in multihost_utils.process_allgather(np.frombuffer(text, np.uint8))]

@@ -80,6 +80,8 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
             html.write(workdir)  # the process may have been killed while it wrote the report
         return records.run
     progress.say(f'config\n{configs.lines(config)}')
+    if found := program.experiment.data.info.get('found'):
+        progress.say('\n'.join(['data', *found]))
     progress.say(program.describe())
     guard.last_words = records.fail
     if deterministic and not manager.steps(workdir / manager.FOLDER):

@@ -33,7 +33,7 @@ def write_uci(folder, rows=((1, 2, 9), (3, 4, 8), (5, 6, 7)), train=(2, 0), test
 
 
 def smooth(height=24, width=30, seed=0):
-    """A picture that JPEG keeps well, RGB."""
+    """A image that JPEG keeps well, RGB."""
     y, x = np.mgrid[:height, :width]
     rng = np.random.default_rng(seed)
     waves = [np.sin(rng.uniform(0.1, 0.3) * x + rng.uniform(0.1, 0.3) * y + c) for c in range(3)]
@@ -41,7 +41,7 @@ def smooth(height=24, width=30, seed=0):
 
 
 def encode(image, kind='.jpg'):
-    """Bytes of a picture, RGB or grey."""
+    """Bytes of a image, RGB or grey."""
     import cv2
     return cv2.imencode(kind, image[..., ::-1] if image.ndim == 3 and image.shape[-1] == 3 else image)[1].tobytes()
 

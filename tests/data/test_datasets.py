@@ -14,7 +14,7 @@ from bigjax.data.datasets import hold_out, load, open_data, standardize
 from bigjax.data.fake import arrays
 from bigjax.data.loaders import registry
 from bigjax.data.sources import ArraySource
-from bigjax.errors import UserError
+from tests.refused import refused
 
 REAL = os.environ.get('BIGJAX_DATA', '')
 real = pytest.mark.skipif(not REAL, reason='BIGJAX_DATA is not set: no real data here')
@@ -28,11 +28,9 @@ def nowhere(monkeypatch, tmp_path):
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
 
 
-def refuses(words, call, *args, **kwargs):
-    with pytest.raises(UserError) as error:
+def refuses(code, words, call, *args, **kwargs):
+    with refused(f'data/{code}', *words):
         call(*args, **kwargs)
-    message = str(error.value)
-    assert '\n' not in message and all(word in message for word in words), message
 
 
 # -- named sets -------------------------------------------------------------------------------------------------------
@@ -67,25 +65,25 @@ def test_fake_is_a_function_of_its_seed():
     one, same, other = (open_data('fake:mnist', fake_records=4, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.train.arrays['image'], same.train.arrays['image'])
     assert not np.array_equal(one.train.arrays['image'], other.train.arrays['image'])
-    refuses(['fake:NAME'], open_data, 'fake')
+    refuses('fake-like', ['fake:NAME'], open_data, 'fake')
     assert open_data('fake:mnist', fake_records=2, image_size=14).train[0]['image'].shape == (14, 14, 1)
     assert open_data('fake', like='tiny_shakespeare', length=9).train[0]['tokens'].shape == (9,)
 
 
-@pytest.mark.parametrize('spec, words', [
-    ('mnits', ["'mnits'", 'did you mean mnist?']), ('fashion-mnist', ['fashion_mnist']),
-    ('scan/jump', ['scan/addprim_jump']), ('uci', ['uci/yacht']), ('mnist/x', ['mnist']),
-    ('fake:ucr/Cofee', ['did you mean ucr/Coffee?']),
-    ('foldr:/x', ["'foldr'", 'did you mean folder?']), ('folder:', ['after the colon']),
-    ('qqq', ['choose from mnist,'])])
-def test_unknown_names_get_the_nearest(spec, words):
-    refuses(words, open_data, spec)
+@pytest.mark.parametrize('spec, code, words', [
+    ('mnits', 'unknown-name', ["'mnits'", 'mnist?']), ('fashion-mnist', 'unknown-name', ['fashion_mnist']),
+    ('scan/jump', 'unknown-name', ['scan/addprim_jump']), ('uci', 'unknown-name', ['uci/yacht']),
+    ('mnist/x', 'unknown-name', ['mnist']), ('fake:ucr/Cofee', 'unknown-name', ['ucr/Coffee?']),
+    ('foldr:/x', 'kind', ["'foldr'", 'folder?']), ('folder:', 'no-place', ['folder:PLACE']),
+    ('qqq', 'unknown-name', ['mnist,'])])
+def test_unknown_names_get_the_nearest(spec, code, words):
+    refuses(code, words, open_data, spec)
 
 
 def test_a_place_without_its_kind(tmp_path):
-    refuses([f'folder:{tmp_path}'], open_data, str(tmp_path))
+    refuses('no-kind', [f'folder:{tmp_path}'], open_data, str(tmp_path))
     (tmp_path / 'a.csv').write_text('a\n1\n')
-    refuses([f'csv:{tmp_path}/a.csv'], open_data, str(tmp_path / 'a.csv'))
+    refuses('no-kind', [f'csv:{tmp_path}/a.csv'], open_data, str(tmp_path / 'a.csv'))
 
 
 @pytest.mark.parametrize('name, words', [
@@ -95,8 +93,8 @@ def test_a_place_without_its_kind(tmp_path):
     ('tiny_shakespeare', ['curl', '/tiny_shakespeare/input.txt']), ('scan/simple', ['git clone', '/scan'])])
 def test_missing_data_says_the_command(tmp_path, monkeypatch, name, words):
     monkeypatch.setitem(sys.modules, 'aeon.datasets', None)
-    refuses([name, 'was not found', str(tmp_path), 'get it with: ', *words], load, name, str(tmp_path))
-    refuses(['BIGJAX_DATA', *words[:1]], load, name)
+    refuses('not-found', [name, str(tmp_path), *words], load, name, str(tmp_path))
+    refuses('not-found', ['BIGJAX_DATA', *words[:1]], load, name)
 
 
 def test_missing_packages_say_the_command(monkeypatch):
@@ -104,14 +102,14 @@ def test_missing_packages_say_the_command(monkeypatch):
     find._mnist1d_arrays.cache_clear()
     monkeypatch.setitem(sys.modules, 'mnist1d.data', None)
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
-    refuses(["pip install 'mnist1d"], load, 'mnist1d')
-    refuses(["pip install 'bigjax[sklearn]'"], load, 'breast_cancer')
+    refuses('not-found', ["pip install 'mnist1d"], load, 'mnist1d')
+    refuses('not-found', ["pip install 'bigjax[sklearn]'"], load, 'breast_cancer')
 
 
 def test_data_dir_must_exist_and_options_be_known(tmp_path):
-    refuses(['nowhere is not a folder'], load, 'mnist', str(tmp_path / 'nowhere'))
-    refuses(["no option 'split'", 'none'], load, 'mnist', split=3)
-    refuses(["no option 'lenght'", 'length'], load, 'tiny_shakespeare', lenght=3)
+    refuses('data-dir', ['nowhere'], load, 'mnist', str(tmp_path / 'nowhere'))
+    refuses('option', ["'split'", 'none'], load, 'mnist', split=3)
+    refuses('option', ["'lenght'", 'length'], load, 'tiny_shakespeare', lenght=3)
 
 
 @pytest.mark.parametrize('by', ['argument', 'variable'])
@@ -135,7 +133,7 @@ def test_ucr_and_uci_and_shakespeare_from_files(tmp_path):
     splits = load('uci/toy', str(tmp_path))
     np.testing.assert_array_equal(splits.train.arrays['target'], [7, 9])
     assert splits.evals['test'].arrays['x'].dtype == np.float32
-    refuses(['uci/toy', 'no split 1', '0 to 0'], load, 'uci/toy', str(tmp_path), split=1)
+    refuses('no-split', ['uci/toy', 'split 1', '0 to 0'], load, 'uci/toy', str(tmp_path), split=1)
     (tmp_path / 'tiny_shakespeare').mkdir()
     (tmp_path / 'tiny_shakespeare' / 'input.txt').write_bytes(b'First:\r\n' * 50)
     splits = load('tiny_shakespeare', str(tmp_path), length=8)
@@ -229,7 +227,7 @@ def test_a_class_may_be_called_train(tmp_path):
 
 
 def test_large_folders_are_read_as_they_are_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr('bigjax.data.datasets.IN_MEMORY', 100)
+    monkeypatch.setattr('bigjax.data.loaders.own.IMAGES_IN_MEMORY_BYTES', 100)
     splits = open_data(f'folder:{write_folder(tmp_path)}', image_size=16)
     assert not hasattr(splits.train, 'arrays') and len(splits.train) == 9
     assert splits.train[0]['image'].shape == (16, 16, 3) and splits.evals['val'][2]['label'] == 2
@@ -238,7 +236,7 @@ def test_large_folders_are_read_as_they_are_needed(tmp_path, monkeypatch):
 def test_damaged_picture_shows_at_the_start(tmp_path):
     write_folder(tmp_path)
     (tmp_path / 'owl' / '3.jpg').write_bytes(b'\xff\xd8\xff')
-    refuses(['owl/3.jpg', 'record 11', 'damaged'], open_data, f'folder:{tmp_path}')
+    refuses('image', ['owl/3.jpg', 'record 11'], open_data, f'folder:{tmp_path}')
 
 
 @pytest.mark.parametrize('kind', ['csv', 'jsonl', 'parquet'])
@@ -272,9 +270,9 @@ def test_table_of_numbers(tmp_path, kind):
     splits = open_data(f'{kind}:{tmp_path}/set')
     np.testing.assert_array_equal(splits.evals['test'].arrays['x'][:, 1], np.arange(30, 40))
     write(tmp_path / 'set' / f'test.{kind}', [{**rows[0], 'label': 2}])
-    refuses(['(test)', 'record 0: got label 2', '0 to 1'], open_data, f'{kind}:{tmp_path}/set')
+    refuses('unknown-class', ['test.', 'record 0', 'label 2', '2 classes'], open_data, f'{kind}:{tmp_path}/set')
     (tmp_path / 'empty').mkdir()
-    refuses([f'train.{kind}'], open_data, f'{kind}:{tmp_path}/empty')
+    refuses('no-train', [f'train.{kind}'], open_data, f'{kind}:{tmp_path}/empty')
 
 
 def test_regression_table_has_no_classes(tmp_path):
@@ -284,7 +282,7 @@ def test_regression_table_has_no_classes(tmp_path):
     np.testing.assert_array_equal(splits.train.arrays['x'][:, 0] / 2, splits.train.arrays['target'])
 
 
-def test_table_of_pictures(tmp_path):
+def test_table_of_images(tmp_path):
     for i in range(6):
         (tmp_path / f'{i}.png').write_bytes(encode(smooth(20 + i, 30, seed=i), '.png'))
     (tmp_path / 'a.csv').write_text('file,label\n' + ''.join(f'{i}.png,{"ab"[i % 2]}\n' for i in range(6)))
@@ -304,16 +302,16 @@ def test_npz(tmp_path):
     np.testing.assert_array_equal(splits.train.arrays['image'], made['image'])
     np.testing.assert_array_equal(splits.evals['test'].arrays['label'], made['label'][:5])
     np.savez(tmp_path / 'b.npz', x=np.zeros((3, 2)), label=np.zeros(4, int))
-    refuses(['one common length', "'x': 3", "'label': 4"], open_data, f'npz:{tmp_path}/b.npz')
+    refuses('lengths', ["'x': 3", "'label': 4"], open_data, f'npz:{tmp_path}/b.npz')
     np.savez(tmp_path / 'c.npz', x=np.zeros((3, 2)), label=np.array([0, -1, 1]))
-    refuses(['c.npz', 'record 1: got label -1'], open_data, f'npz:{tmp_path}/c.npz')
+    refuses('label-range', ['c.npz', 'record 1', 'label -1'], open_data, f'npz:{tmp_path}/c.npz')
 
 
 def test_text(tmp_path):
     (tmp_path / 'a.txt').write_text('hello world\n' * 30)
     splits = open_data(f'text:{tmp_path}/a.txt', length=10, val_fraction=0.2)
     assert splits.info['characters'] == {'train': 288, 'val': 72} and splits.train[0]['tokens'].shape == (10,)
-    refuses(['windows of one text'], hold_out, splits, 0.1)
+    refuses('hold-out', ['val_fraction'], hold_out, splits, 0.1)
 
 
 class _Dataset:
@@ -332,7 +330,7 @@ class _Dataset:
 
 def test_hugging_face(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'datasets', None)
-    refuses(["pip install 'bigjax[hf]'"], open_data, 'hf:mnist')
+    refuses('package', ["pip install 'bigjax[hf]'"], open_data, 'hf:mnist')
     pil = pytest.importorskip('PIL.Image', reason='Pillow is not installed')
     rows = [{'image': pil.fromarray(smooth(seed=i)), 'label': i % 2} for i in range(8)]
     rows[3]['image'] = rows[3]['image'].convert('L')
@@ -347,7 +345,7 @@ def test_hugging_face(monkeypatch, tmp_path):
     (tmp_path / 'dataset_info.json').write_text('{}')
     assert open_data(f'hf:{tmp_path}').info['records'] == {'train': 6, 'val': 2}
     module.load_dataset = lambda name: 1 / 0
-    refuses(['hf:x', 'division by zero'], open_data, 'hf:x')
+    refuses('hf', ['hf:x', 'division by zero'], open_data, 'hf:x')
 
 
 # -- real data --------------------------------------------------------------------------------------------------------

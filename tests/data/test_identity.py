@@ -8,7 +8,9 @@ import pytest
 
 from bigjax.data import sources
 from bigjax.data.fake import stand_ins
-from bigjax.data.sources import ArraySource, LazySource, Map, Subset, WindowSource
+from bigjax.data.lazy import LazySource
+from bigjax.data.sources import ArraySource, Map, Subset
+from bigjax.data.windows import WindowSource
 from bigjax.experiment import Data
 from tests.refused import refused
 

@@ -8,17 +8,16 @@ import pytest
 
 from bigjax.data.fake import arrays, fake
 from bigjax.data.sources import (
-    IGNORE,
     ArraySource,
     Map,
     Splits,
     Subset,
-    WindowSource,
     check_labels,
     held_out,
     labels,
     subset,
 )
+from bigjax.data.windows import IGNORE, WindowSource
 from bigjax.metrics import likelihood
 from bigjax.tasks import language
 from tests.refused import refused

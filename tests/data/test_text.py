@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from bigjax.data.sources import IGNORE
 from bigjax.data.text import CharVocabulary, char_splits, cleaned, token_splits
+from bigjax.data.windows import IGNORE
 from tests.refused import refused
 
 TEXT = 'To be, or not to be — that is the question: 你好 \U0001f600\n' * 20

@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import write_folder
 
-from bigjax.data import builders, datasets, images, pipeline, sources
+from bigjax.data import builders, folders, images, pipeline, sources, windows
 from bigjax.data.datasets import open_data
-from bigjax.data.loaders import parquet, tables, tfds_hf
+from bigjax.data.loaders import own, parquet, tfds_hf
+from bigjax.data.loaders import records as loaded
+from bigjax.data.schema import Schema
 from bigjax.data.sources import ArraySource
 from bigjax.errors import UserError
 from experiments import vit_imagenet
@@ -67,8 +69,9 @@ class Rows:
     def __len__(self):
         return 12
 
-    def __getitem__(self, index):
-        return {'x': [index, 0.5], 'label': index % 3}
+    def __getitem__(self, key):
+        return [row[key] for row in map(self.__getitem__, range(12))] if isinstance(key, str) else {
+            'x': [key, 0.5], 'label': key % 3}
 
 
 def shipped(kind, root):
@@ -80,7 +83,7 @@ def shipped(kind, root):
         return {'arrays': lambda: ArraySource(arrays), 'map': lambda: sources.Map(ArraySource(arrays), dict),
                 'npz': lambda: open_data(f'npz:{root}/a.npz', val_fraction=0).train}[kind]()
     if kind == 'hf':
-        return tfds_hf.HFSource(Rows(), 'hf:rows')
+        return tfds_hf.HFSource(Rows(), 'hf:rows', Schema.fit(own.hf_table(Rows(), 'hf:rows')))
     if kind in ('text', 'tokens'):
         (root / 'a.txt').write_text('the quick brown fox. ' * 9)
         for split in ('train', 'val'):
@@ -89,7 +92,7 @@ def shipped(kind, root):
     write_folder(root / 'pics', kind='.png')
     rows = [(f'pics/{name}/{i}.png', name) for name in ('cat', 'dog', 'owl') for i in range(4)]
     if kind == 'folder':
-        return images.FolderSource(root / 'pics', 24)
+        return folders.FolderSource(root / 'pics', 24)
     if kind == 'subset':  # what is left where a part is held out
         return open_data(f'folder:{root}/pics', image_size=24).train
     if kind == 'jsonl':
@@ -109,9 +112,9 @@ def shipped(kind, root):
     return open_data(place, data_dir=str(root / 'tfds'), image_size=24, val_fraction=0).train
 
 
-KINDS = {'arrays': ArraySource, 'npz': ArraySource, 'map': sources.Map, 'text': sources.WindowSource,
-         'tokens': sources.WindowSource, 'folder': images.FolderSource, 'subset': sources.Subset, 'jsonl': tables.TableSource,
-         'csv': tables.TableSource, 'parquet': parquet.ParquetSource, 'tfds': sources.Map, 'hf': tfds_hf.HFSource}
+KINDS = {'arrays': ArraySource, 'npz': ArraySource, 'map': sources.Map, 'text': windows.WindowSource,
+         'tokens': windows.WindowSource, 'folder': folders.FolderSource, 'subset': sources.Subset, 'jsonl': loaded.TableSource,
+         'csv': loaded.TableSource, 'parquet': parquet.ParquetSource, 'tfds': sources.Map, 'hf': tfds_hf.HFSource}
 LOOKS = {'crop': functools.partial(images.cropped, size=16, area=(0.08, 1.0)),  # experiments/resnet_imagenet.py
          'randaugment': functools.partial(vit_imagenet.look, size=16, layers=2, magnitude=10.0)}
 PIPELINES = [*((kind, None) for kind in KINDS), *((kind, look) for kind in ('folder', 'parquet') for look in LOOKS)]
@@ -120,7 +123,7 @@ PIPELINES = [*((kind, None) for kind in KINDS), *((kind, look) for kind in ('fol
 @pytest.fixture
 def pipeline_of(tmp_path, monkeypatch):
     """The records of a pipeline, from a step on."""
-    monkeypatch.setattr(datasets, 'IN_MEMORY', 0)  # pictures as few as these would be read once and kept
+    monkeypatch.setattr(own, 'IMAGES_IN_MEMORY_BYTES', 0)  # images as few as these would be read once and kept
     monkeypatch.setenv('HOME', str(tmp_path))
 
     def made(kind, look, first=0):

@@ -3,6 +3,7 @@ import jax
 import numpy as np
 import pytest
 
+from bigjax.data.sources import ArraySource
 from bigjax.models import vae
 from bigjax.tasks import bind
 from bigjax.train import schedules
@@ -37,7 +38,7 @@ def test_pictures(latent):
     model = vae.VAE(shape=(4, 4, 1), hidden=(8,), latent=latent)
     originals = vae_mnist.drawn(np.random.default_rng(0).integers(0, 255, (5, 4, 4, 1)), seed=0)
     variables = model.init({'params': jax.random.key(0), 'sample': jax.random.key(1)}, originals / 255, train=False)
-    shown = vae_mnist.report_images(originals, latent)(bind(model), variables, jax.random.key(0))
+    shown = vae_mnist.report_images(ArraySource({'image': originals}), latent)(bind(model), variables, jax.random.key(0))
     assert shown['reconstructions'].shape == (10, 4, 4, 1) and shown['prior_samples'].shape == (64, 4, 4, 1)
     np.testing.assert_array_equal(shown['reconstructions'][::2], originals / 255)
     one = model.apply(variables, originals[2:3] / 255, method='encode')[0]

@@ -3,6 +3,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import json
 import pathlib
 import shlex
 import shutil
@@ -16,8 +17,9 @@ import numpy as np
 from bigjax import cli, config
 from bigjax.checkpoint import manifest
 from bigjax.data import images
-from bigjax.data.loaders import formats, parquet, tfds_hf
-from bigjax.data.loaders import tables as files
+from bigjax.data.loaders import formats, parquet, tables
+from bigjax.data.loaders.records import table_source
+from bigjax.data.schema import Schema
 from bigjax.experiment import base_config
 from bigjax.io import atomic as run_files
 from bigjax.io import safe_read
@@ -112,8 +114,8 @@ def _npz(folder):
 
 
 def _read_npz(path):
-    files.npz(path)
     safe_read.archive(path)
+    _read_table(tables.npz_table(tables.npz(path), path))
 
 
 def _replay(folder):
@@ -156,11 +158,14 @@ def _read_manifest(path):
 def _jsonl(folder):
     return {'a.jsonl': b'{"x": [1, 2.5], "n": 3, "label": "dog"}\n{"x": [0, 1], "n": 4, "label": "cat"}\n',
             'b.jsonl': b'{"file": "a.png", "text": "t", "label": 0}\n{"file": "b.jpg", "text": "u", "label": 1}\n',
+            'd.jsonl': b'{"a": 1, "c": "r"}\n{"a": null, "c": "s"}\n{"a": 2, "c": "r"}\n{"a": 2, "c": "s"}\n',
             'c.jsonl': b'{"x": [[1, 2], [3, 4]], "y": true}\n{"x": [[1, 2], [3, 4]], "y": false}\n'}
 
 
 def _csv(folder):
-    return {'a.csv': b'n,x,label,name\n1,2,dog,"a, b"\n3,0.5,cat,c\n', 'b.csv': b'a,b\r\n1,2\r\n3,4e5\r\n',
+    return {'a.csv': b'n,x,label,name\n1,2,dog,"a, b"\n3,0.5,cat,c\n',
+            'd.csv': b'a;c;label\n1;red;0\n;blue;1\n3;red;1\n4;blue;0\n',
+            'b.csv': b'a,b\r\n1,2\r\n3,4e5\r\n',
             'c.csv': b'file,label\na.png,1\nb.png,0\n'}
 
 
@@ -172,11 +177,11 @@ def _parquet(folder):
     import pyarrow as pa
     import pyarrow.parquet as pq
     picture = {'bytes': _pictures(folder)['a.png'], 'path': None}
-    tables = {'a.parquet': {'x': [[1.0, 2.0], [3.0, 4.0]], 'n': [1, 2], 'label': [0, 1]},
+    made = {'a.parquet': {'x': [[1.0, 2.0], [3.0, 4.0]], 'n': [1, 2], 'label': [0, 1]},
               'b.parquet': {'text': ['a', 'b', 'c'], 'label': [0, 1, 2], 'image': [picture] * 3},
               'c.parquet': {'n': [7] * 1000, 'flag': [True, False] * 500}}
     found = {}
-    for name, table in tables.items():
+    for name, table in made.items():
         pq.write_table(pa.table(table), folder / name, row_group_size=500, compression='gzip' if name[0] == 'c' else 'snappy')
         found[name] = (folder / name).read_bytes()
     return found
@@ -198,13 +203,17 @@ def _read_examples(source):
     getattr(source, 'labels', None)
 
 
-def _features(folder):
-    own = 'tensorflow_datasets.core.features.features_dict.FeaturesDict'
-    today = {'pythonClassName': own, 'featuresDict': {'features': {}}}
-    inner = {'type': own, 'proto_cls': 'tensorflow_datasets.FeaturesDict', 'content': '{"a": {}}'}
-    made = {'features': today, 'dataset_info': {'features': today},
-            'metadata': {'default_config_name': 'a', 'older': {'type': own, 'content': {'x': inner}}}}
-    return {f'{name}.json': run_files.dumps(value).encode() for name, value in made.items()}
+def _read_table(raw):
+    """Fits a schema, keeps it as JSON, and reads the table by it."""
+    schema = Schema.from_json(json.loads(json.dumps(Schema.fit(raw).to_json())))
+    _read_examples(table_source(raw, schema)[0])
+
+
+def _read_parquet(path):
+    schema = Schema.fit(parquet.raw_table(path))
+    _read_examples(parquet.ParquetSource(path, schema))
+    if schema.numbers_only:
+        table_source(parquet.raw_table(path), schema)
 
 
 def _run(folder):
@@ -257,11 +266,10 @@ READERS = {
     'npz': Reader(_npz, _read_npz),
     'replay': Reader(_replay, _read_replay),
     'manifest': Reader(_manifest, _read_manifest),
-    'jsonl': Reader(_jsonl, lambda path: _read_examples(files.jsonl(path)[0])),
-    'csv': Reader(_csv, lambda path: _read_examples(files.csv(path)[0])),
+    'jsonl': Reader(_jsonl, lambda path: _read_table(tables.jsonl(path))),
+    'csv': Reader(_csv, lambda path: _read_table(tables.csv(path))),
     'tsv': Reader(_tsv, lambda path: formats.table(path, '\t')),
-    'parquet': Reader(_parquet, lambda path: _read_examples(parquet.parquet(path))),
+    'parquet': Reader(_parquet, _read_parquet),
     'images': Reader(_pictures, lambda path: images.read_image(path, 'record 0', 8)),
-    'tfds': Reader(_features, lambda path: tfds_hf.check_classes(path.parent)),
     'records': Reader(_run, _records),
     'pages': Reader(_run, _pages)}

@@ -9,13 +9,11 @@ from tests.fuzz.readers import READERS, Reader
 
 CASES = sorted(path for path in (pathlib.Path(__file__).parent / 'cases').glob('*/*/*') if path.is_file())
 COUNTS = dict.fromkeys(READERS, 300) | {'npz': 150, 'replay': 100, 'records': 150, 'pages': 8}
-NEEDS = {'parquet': 'pyarrow', 'images': 'cv2'}
 
 
 @pytest.mark.parametrize('path', CASES, ids=lambda path: f'{path.parts[-3]}-{path.parts[-2]}')
 def test_a_kept_case(tmp_path, path):
     name = path.parts[-3]
-    pytest.importorskip(NEEDS.get(name, 'numpy'))
     reader = READERS[name]
     trial.seeds(reader, tmp_path)
     with trial.quiet():
@@ -24,7 +22,6 @@ def test_a_kept_case(tmp_path, path):
 
 @pytest.mark.parametrize('name', READERS)
 def test_seeded_damage(tmp_path, name):
-    pytest.importorskip(NEEDS.get(name, 'numpy'))
     tried, found = trial.run(READERS[name], tmp_path, seed=7, count=COUNTS[name])
     assert tried == COUNTS[name]
     assert not found, {wrong: data[:200] for wrong, (_, data) in found.items()}

@@ -208,10 +208,10 @@ def test_data_is_named_as_its_place_is(gcs, tmp_path):
     for spec in ('npz:gcs://bucket/x.npz', 'npz:GS://bucket/x.npz', f'npz:file://{tmp_path}/x.npz'):
         assert len(open_data(spec, val_fraction=0.0).train) == 4
     refuses(['gs:/bucket', 'write gs://bucket/x.npz'], open_data, 'npz:gs:/bucket/x.npz')
-    refuses(['jsonl:gs://', 'gs://bucket/x.npz', 'its kind before it'], open_data, 'gs://bucket/x.npz')
+    refuses(['jsonl:gs://', 'gs://bucket/x.npz', 'KIND:PLACE'], open_data, 'gs://bucket/x.npz')
     refuses(['s3://***@bucket'], open_data, 'csv:s3://me:word@bucket/x.csv')
     refuses(['s3://***@bucket'], open_data, 's3://me:word@bucket/x.csv')
-    refuses(['nowhere is not a folder'], open_data, 'mnist', data_dir=f'file://{tmp_path}/nowhere')
+    refuses(['nowhere: got no folder'], open_data, 'mnist', data_dir=f'file://{tmp_path}/nowhere')
     refuses(['mount another kind'], open_data, 'mnist', data_dir='s3://bucket/data')
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bigjax.data import order, pipeline
-from bigjax.data.sources import ArraySource, Map, WindowSource
+from bigjax.data.sources import ArraySource, Map
+from bigjax.data.windows import WindowSource
 from bigjax.experiment import Data
 from bigjax.sharding import mesh as meshes
 from bigjax.train import feed as feeds
@@ -119,6 +120,11 @@ def test_what_is_on_the_device_is_not_read_at_all(start, monkeypatch):
     assert np.array_equal(feed.at(start, 2), computed(SEED, start, 2, BATCH, LENGTH, True))
     blocks = [first for first, _, batch_size in asked if batch_size == BATCH]  # threads of other tests ask for single examples
     assert blocks == [start]
+
+
+def test_a_batch_that_is_larger_than_the_data_is_a_warning():
+    data = Data(ArraySource({'x': np.zeros(30)}), {})
+    assert feeds.repeats(data, 30) == '' and all(word in feeds.repeats(data, 75) for word in ('75', '30', '2.5 times'))
 
 
 @pytest.mark.parametrize('start', [FAR, 0, 1250])

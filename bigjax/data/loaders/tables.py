@@ -1,209 +1,176 @@
-"""Files of one's own as sources: jsonl, csv, npz; Parquet has a file of its own."""
+"""CSV, JSON Lines and npz files as columns."""
 import csv as csv_module
-import json
+import io
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+import re
 
 import numpy as np
 
-from bigjax.data import images
 from bigjax.data.loaders import formats
-from bigjax.data.sources import ArraySource
+from bigjax.data.loaders.cells import NUMBER, ROLES, Cells, RawTable, column_names, from_array, from_list
 from bigjax.errors import UserError
 from bigjax.io import safe_read
-from bigjax.io.text import first_line
+from bigjax.io.text import first_line, printable
+
+BLOCK_BYTES = 1 << 20  # pyarrow's own; a larger file is read as one block, so that a long cell fits
+HEAD_BYTES = 1 << 16
 
 
-class TableSource:
-    """Records with pictures or text among their columns: the pictures are read at `source[i]`.
+def csv(path: str | os.PathLike) -> RawTable:
+    """Separated values under a header line; the separator is the one of comma, semicolon and tab that the header holds most.
 
-    Args:
-      columns: name -> N values; a list of file paths for a name in `pictures`.
-      pictures: names of the columns that are picture files, relative to `folder`.
-
-    Attributes:
-      columns: as given. labels: the 'label' column, or None.
-    """
-
-    def __init__(self, columns: Mapping[str, Any], pictures: frozenset[str], folder: pathlib.Path, where: str,
-                 image_size: int | None = None):
-        self.columns, self.pictures, self.folder = dict(columns), pictures, folder
-        self.where, self.image_size = where, image_size
-        self.labels = self.columns.get('label')
-        self._len = len(next(iter(columns.values())))
-
-    def __len__(self) -> int:
-        return self._len
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        example = {name: values[index] for name, values in self.columns.items()}
-        for name in self.pictures:
-            record = f'record {index} of {self.where}'
-            example[name] = images.read_image(safe_read.beside(self.folder, example[name], record), record, self.image_size)
-        return example
-
-    def __repr__(self) -> str:
-        return f'TableSource({self.where!r}, {len(self)} records, columns {", ".join(self.columns)})'
-
-
-def integers(values: np.ndarray, where: str, name: str) -> np.ndarray:
-    if values.size and (values.max() > 2**31 - 1 or values.min() < -2**31):
-        raise UserError(f'{where}: column {name} holds whole numbers beyond 32 bits: write them as text')
-    return values.astype(np.int32)
-
-
-def whole_labels(values: Any, where: str) -> np.ndarray:
-    """The column 'label' as int32 [N].
+    Cells keep the line ends inside their quotes, and lose the blanks around them.
 
     Raises:
-      UserError: it holds text, or numbers with a fraction, which nobody wants rounded in silence.
+      UserError: names the file and the line: no header, no records, a line of other length, a byte that is not UTF-8.
     """
-    kind = 'text' if isinstance(values, list) else values.dtype.name
-    if isinstance(values, list) or values.dtype.kind not in 'iub':
-        raise UserError(f'{where}: column label holds {kind}, and needs whole numbers: number the classes from 0, or give '
-                        'the column another name')
-    return values.astype(np.int32)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv as pa_csv
+    data = formats.read(path)
+    data = data.removeprefix(b'\xef\xbb\xbf')  # the mark would be a part of the first name
+    separator, header = _header(data[:HEAD_BYTES], path)
+    wrong: list = []
 
+    def keep(row):
+        wrong.append(row)
+        return 'error'
 
-def typed_column(name: str, values: list, where: str) -> Any:
-    """Numbers or equal-length lists of numbers as int32 or float32 arrays; text as a list of str."""
-    if all(isinstance(value, str) for value in values):
-        return values
-    name = safe_read.printable(name)
-    for number, value in enumerate(values):
-        if value is None or isinstance(value, dict) or isinstance(value, str) != isinstance(values[0], str):
-            raise UserError(f'{where}: record {number}, column {name}: {json.dumps(value, default=str)[:60]} beside '
-                            f'{json.dumps(values[0], default=str)[:60]}: give every record a value of the same kind')
-    if all(isinstance(value, int) for value in values) and (max(values) > 2**31 - 1 or min(values) < -2**31):
-        raise UserError(f'{where}: column {name} holds whole numbers beyond 32 bits: write them as text')
+    read = pa_csv.ReadOptions(use_threads=False, block_size=min(max(BLOCK_BYTES, len(data) + 1), 2**31 - 1))
     try:
-        array = np.array(values)
-    except (ValueError, OverflowError):
-        array = np.array(None)
-    if array.dtype.kind not in 'iufb':
-        lengths = [_count(value) for value in values]
-        odd = next((n for n, length in enumerate(lengths) if length != lengths[0]), None)
-        cause = 'something that is no number' if odd is None else f'{lengths[odd]} values, and {lengths[0]} in record 0'
-        raise UserError(f'{where}: record {odd or 0}, column {name}: {cause}: give every record as many numbers')
-    with np.errstate(over='ignore'):
-        return array.astype(np.float32) if array.dtype.kind == 'f' else integers(array, where, name)
+        table = pa_csv.read_csv(
+            io.BytesIO(data), read_options=read,
+            parse_options=pa_csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=keep),
+            convert_options=pa_csv.ConvertOptions(column_types={name: pa.large_string() for name in header},
+                                                  null_values=[], strings_can_be_null=False))
+        found = table.column_names
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        if wrong:
+            raise UserError(f'{path}: line {wrong[0].number}: got {wrong[0].actual_columns} columns, expected '
+                            f'{wrong[0].expected_columns} as in the header; fix: correct the line',
+                            code='data/csv-line') from error
+        raise UserError(f'{path}: cannot be read as CSV ({first_line(error)}); fix: save it as UTF-8 with a header line',
+                        code='data/csv') from error
+    if not table.num_rows:
+        raise UserError(f'{path}: got no records under the header, expected at least one; fix: add some', code='data/empty')
+    last = [str(value) for value in table.slice(table.num_rows - 1).to_pylist()[0].values()]
+    if data.count(b'"') % 2 and any('\n' in value or '\r' in value for value in last):
+        raise UserError(f'{path}: got a quote that is not closed, which makes the rest of the file one cell; fix: close it, or '
+                        'double it', code='data/csv')
+    names, notes = column_names(found, str(path))
+    if separator != ',':
+        notes.append('separated by ' + {';': 'semicolons', '\t': 'tabs'}[separator])
+    columns = {}
+    for raw, name in names.items():
+        texts = table.column(raw)
+        texts = texts.cast(pa.large_string()) if texts.type != pa.large_string() else texts
+        columns[name] = Cells(texts=pc.utf8_trim(texts.combine_chunks(), characters=' \t'), untyped=True)
+    lines = data.count(b'\n') + (not data.endswith(b'\n'))
+    return RawTable(str(path), pathlib.Path(path).parent, columns, table.num_rows,
+                    2 if lines == table.num_rows + 1 else 0, tuple(notes))
 
 
-def _count(value: Any) -> int:
-    """How many values there are in a list of lists."""
-    return sum(map(_count, value)) if isinstance(value, list) else 1
+def _header(head: bytes, path) -> tuple[str, list[str]]:
+    """(the separator, the names of the first line).
+
+    Raises:
+      UserError: there is no line, or it is a record rather than names.
+    """
+    text = head.decode('utf-8', 'replace')
+    first = next((line for line in re.split('[\r\n]', text) if line), '')
+    separator = max(',;\t', key=first.count)
+    try:
+        header = next((row for row in csv_module.reader(io.StringIO(text, newline=''), delimiter=separator) if row), [])
+    except csv_module.Error as error:
+        raise UserError(f'{path}: the header cannot be read ({first_line(error)}); fix: correct the first line',
+                        code='data/csv') from error
+    if not header:
+        raise UserError(f'{path}: got no line, expected a header with a name for each column; fix: add it',
+                        code='data/no-header')
+    numbers = [name for name in header if re.match(NUMBER, name.strip())]
+    if numbers and not any(name.strip().lower() in ROLES for name in header):
+        raise UserError(f'{path}: got the number {printable(numbers[0])} in the first line, expected the names of the columns; '
+                        'fix: add a header line such as a,b,label', code='data/no-header')
+    return separator, header
 
 
-def _source(columns: dict[str, list], where: str, folder: pathlib.Path, image_size: int | None,
-            classes: list[str] | None) -> tuple[Any, list[str] | None]:
-    """(source, classes): text in the column 'label' becomes numbers, in alphabetical order or that of `classes`."""
-    typed = {name: typed_column(name, values, where) for name, values in columns.items()}
-    label = typed.get('label')
-    if isinstance(label, list):
-        classes = sorted(set(label)) if classes is None else classes
-        number = {name: k for k, name in enumerate(classes)}
-        for record, name in enumerate(label):
-            if name not in number:
-                raise UserError(f'{where}: record {record} has label {safe_read.printable(name)}, outside the {len(classes)} '
-                                f'classes {safe_read.printable(", ".join(classes[:10]))}: mend the record')
-        typed['label'] = np.array([number[name] for name in label], np.int32)
-    texts = {name: values for name, values in typed.items() if isinstance(values, list)}
-    pictures = [name for name, values in texts.items() if all(map(images.is_image, values))]
-    if len(pictures) == 1 and 'image' not in typed:
-        typed['image'] = typed.pop(pictures[0])
-        pictures = ['image']
-    if texts:
-        return TableSource(typed, frozenset(pictures), folder, where, image_size), classes
-    return ArraySource(typed), classes
-
-
-def jsonl(path: str | os.PathLike, image_size: int | None = None,
-          classes: list[str] | None = None) -> tuple[Any, list[str] | None]:
-    """One JSON object a line, all with the same keys: (source, class names where labels are text).
-
-    Numbers and lists of numbers become int32 or float32; a column of file names that end like pictures is read as
-    pictures, relative to the file's folder (where it is the only one, it is 'image' in the examples); text in 'label'
-    becomes class numbers. A table of numbers alone is an ArraySource.
+def jsonl(path: str | os.PathLike) -> RawTable:
+    """One JSON object per line, all with the same keys.
 
     Raises:
       UserError: names the file and the line.
     """
     columns: dict[str, list] = {}
+    lines = []
     for number, line in enumerate(formats.text(path).split('\n'), 1):
         if not line.strip():
             continue
         try:
             record = safe_read.parsed(line)
         except ValueError as error:  # also a number of more than 4,300 digits
-            raise UserError(f'{path}: line {number} is not JSON ({getattr(error, "msg", None) or first_line(error)}): '
-                            'write one object a line') from error
-        if not isinstance(record, dict) or (columns and set(record) != set(columns)):
-            raise UserError(f'{path}: line {number} has not the keys of the first record '
-                            f'({safe_read.printable(", ".join(columns)) or "no object"}): give every record the same keys')
+            why = getattr(error, 'msg', None) or first_line(error)
+            raise UserError(f'{path}: line {number}: got no JSON ({why}), expected one object; fix: write one object per line',
+                            code='data/not-json') from error
+        if not isinstance(record, dict) or not record or (columns and set(record) != set(columns)):
+            keys = f'an object with the keys of the first record, {printable(", ".join(columns))}' if columns else 'an object'
+            raise UserError(f'{path}: line {number}: expected {keys}; fix: give every record the same keys', code='data/keys')
         for name, value in record.items():
             columns.setdefault(name, []).append(value)
+        lines.append(number)
     if not columns:
-        raise UserError(f'{path}: no records in it: write one JSON object a line')
-    return _source(columns, str(path), pathlib.Path(path).parent, image_size, classes)
-
-
-def csv(path: str | os.PathLike, image_size: int | None = None,
-        classes: list[str] | None = None) -> tuple[Any, list[str] | None]:
-    """Comma-separated values under a header line: (source, class names), as `jsonl`.
-
-    A column is int32 where every cell is a whole number, else float32 where every cell is a number, else text.
-
-    Raises:
-      UserError: names the file and the line.
-    """
-    rows = csv_module.reader(formats.text(path).splitlines())
-    columns: dict[str, list] = {}
-    try:
-        header = next(rows, None)
-        if not header or len(set(header)) != len(header):
-            raise UserError(f'{path}: needs a header line with a name for every column, each once: '
-                            f'{safe_read.printable(header)}')
-        columns = {name: [] for name in header}
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != len(header) or '' in row:
-                cause = f'{len(row)} columns, and the header {len(header)}' if len(row) != len(header) else \
-                    f'nothing in column {safe_read.printable(header[row.index("")])}'
-                raise UserError(f'{path}: line {rows.line_num} has {cause}: mend the line')
-            for name, cell in zip(header, row, strict=True):
-                columns[name].append(cell)
-    except csv_module.Error as error:
-        raise UserError(f'{path}: line {rows.line_num}: {first_line(error)}: mend the line') from error
-    if not columns[header[0]]:
-        raise UserError(f'{path}: no records under the header: add some')
-    for name, cells in columns.items():
-        for kind in (int, float):
-            try:
-                columns[name] = [kind(cell) for cell in cells]
-                break
-            except ValueError:
-                continue
-    return _source(columns, str(path), pathlib.Path(path).parent, image_size, classes)
+        raise UserError(f'{path}: got no records, expected one JSON object per line; fix: add some', code='data/empty')
+    names, notes = column_names(list(columns), str(path))
+    cells = {name: from_list(columns[raw], name, str(path)) for raw, name in names.items()}
+    straight = lines == list(range(lines[0], lines[0] + len(lines)))
+    return RawTable(str(path), pathlib.Path(path).parent, cells, len(lines), lines[0] if straight else 0, tuple(notes))
 
 
 def npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of a NumPy archive; float64 becomes float32, int64 int32.
+    """The arrays of a NumPy archive.
 
     Raises:
-      UserError: as `untrusted.archive`; an array that is not of numbers, or of none.
+      UserError: as `safe_read.archive`; an array that does not hold numbers; no arrays.
     """
     arrays = safe_read.archive(path)
     for name, array in arrays.items():
         if array.dtype.kind not in 'iufb':
-            raise UserError(f'{path}: array {safe_read.printable(name)} is {safe_read.printable(array.dtype)}, and needs to be '
-                            'numbers: encode it first')
-        if array.dtype.kind in 'iu' and array.dtype.itemsize > 4:
-            arrays[name] = integers(array, str(path), safe_read.printable(name))
-        elif array.dtype.kind == 'f' and array.dtype.itemsize > 4:
-            arrays[name] = array.astype(np.float32)
+            raise UserError(f'{path}: array {printable(name)}: got {printable(array.dtype)}, expected numbers; fix: encode it '
+                            'first', code='data/not-numbers')
     if not arrays:
-        raise UserError(f'{path}: no arrays in it: write it with numpy.savez(path, image=…, label=…)')
+        raise UserError(f'{path}: got no arrays, expected some; fix: write it with numpy.savez(path, image=…, label=…)',
+                        code='data/empty')
     return arrays
+
+
+def npz_splits(whole: dict[str, np.ndarray], endings: dict[str, tuple[str, ...]]) -> dict[str, dict[str, np.ndarray]]:
+    """One archive with its splits in it: x_train, y_train, x_test, y_test (Keras), or NAME_train, NAME_val."""
+    if not any(name.endswith('_train') for name in whole):
+        return {'train': whole}
+    parts = {split: {name.removesuffix(f'_{ending}'): array for ending in names for name, array in whole.items()
+                     if name.endswith(f'_{ending}')} for split, names in endings.items()}
+    return {split: part for split, part in parts.items() if part}
+
+
+def npz_table(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> RawTable:
+    """Arrays as columns: 'y' is 'label' where it is whole numbers and 'target' where it is not, uint8 'x' is 'image'.
+
+    Raises:
+      UserError: arrays of different lengths.
+    """
+    arrays = dict(arrays)
+    lengths = {printable(name): len(array) if array.ndim else -1 for name, array in arrays.items()}
+    if -1 in lengths.values() or len(set(lengths.values())) > 1:
+        raise UserError(f'{path}: got arrays of lengths {lengths}, expected one common length; fix: give every array as many '
+                        'records', code='data/lengths')
+    if 'y' in arrays and not set(ROLES) & set(arrays):
+        array = arrays.pop('y')
+        arrays['label' if array.dtype.kind in 'iub' else 'target'] = array
+    x = arrays.get('x')
+    if x is not None and 'image' not in arrays and x.dtype == np.uint8 and x.ndim in (3, 4):
+        arrays['image'] = arrays.pop('x')
+    if 'image' in arrays and arrays['image'].ndim == 3:
+        arrays['image'] = arrays['image'][..., None]
+    names, notes = column_names(list(arrays), str(path))
+    columns = {name: from_array(arrays[raw], name, str(path)) for raw, name in names.items()}
+    return RawTable(str(path), pathlib.Path(path).parent, columns, next(iter(lengths.values())), notes=tuple(notes))

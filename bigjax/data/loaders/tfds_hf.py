@@ -1,25 +1,23 @@
 """Data sets of other libraries as sources: TFDS (without TensorFlow) and Hugging Face."""
 import functools
 import inspect
-import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from bigjax.data import images
-from bigjax.data.loaders.tables import typed_column, whole_labels
+from bigjax.data.loaders.records import finish
+from bigjax.data.schema import Schema
 from bigjax.data.sources import Map
 from bigjax.errors import UserError
-from bigjax.io import safe_read
-from bigjax.io.text import first_line
+from bigjax.io.text import first_line, printable
 
 CONFIG = r'\w[\w.+-]*'
 TFDS_NAME = re.compile(rf'\w+(/{CONFIG})?(:[\d*]+(\.[\d*]+)*)?', re.ASCII)
-DESCRIPTIONS = ('features.json', 'dataset_info.json', 'metadata.json')
+
 
 def prepare_command(name: str) -> str:
     """The command that prepares a TFDS data set in the format that is read without TensorFlow."""
@@ -30,7 +28,7 @@ def prepare_command(name: str) -> str:
 
 
 def tfds_folders(data_dir: str | os.PathLike = '') -> list[str]:
-    """Where TFDS data may stand: `data_dir`, the variable TFDS_DATA_DIR, TFDS's own default."""
+    """The folders of TFDS data: `data_dir`, the variable TFDS_DATA_DIR, TFDS's own default."""
     places = [str(data_dir), os.environ.get('TFDS_DATA_DIR', ''), '~/tensorflow_datasets']
     return [os.path.expanduser(place) for place in places if place]
 
@@ -54,7 +52,8 @@ def tfds_module():
     try:
         import tensorflow_datasets
     except ImportError as error:
-        raise UserError('TFDS data needs its package: pip install tensorflow-datasets importlib_resources') from error
+        raise UserError('TFDS data needs its package; fix: pip install tensorflow-datasets importlib_resources',
+                        code='data/package') from error
     return tensorflow_datasets
 
 
@@ -66,74 +65,17 @@ def tfds_builder(name: str, data_dir: str | os.PathLike = ''):
         downloads code.
     """
     if not TFDS_NAME.fullmatch(name):
-        raise UserError(f'tfds:{safe_read.printable(name)}: not the name of a data set of TFDS; write tfds:NAME, '
-                        'tfds:NAME/CONFIG or tfds:NAME:1.0.0')
+        raise UserError(f'tfds:{printable(name)}: got no name of a TFDS data set, expected NAME, NAME/CONFIG or NAME:1.0.0; '
+                        'fix: correct the name', code='data/tfds-name')
     library, folder, command = tfds_module(), tfds_folder(name, data_dir), prepare_command(name)
     if folder is None:
-        raise UserError(f'tfds:{name} is not prepared in {" or ".join(tfds_folders(data_dir))}; '
-                        f'prepare it with: {command}')
-    check_classes(pathlib.Path(folder, name.partition(':')[0]))
+        raise UserError(f'tfds:{name}: not prepared in {" or ".join(tfds_folders(data_dir))}; fix: {command}',
+                        code='data/not-prepared')
     try:
         return library.builder(name, data_dir=folder)
     except Exception as error:  # TFDS raises many kinds
-        raise UserError(f'tfds:{name} in {folder} cannot be opened ({first_line(error)}); '
-                        f'prepare it again with: {command}') from error
-
-
-def check_classes(folder: pathlib.Path) -> None:
-    """TFDS imports whatever module the descriptions of a prepared data set name.
-
-    Raises:
-      UserError: a class that is not of TFDS itself, or a default config that lies in another folder.
-    """
-    for path in _descriptions(folder):
-        where = safe_read.printable(path)
-        try:
-            objects = _objects(safe_read.content(path).decode('utf-8'))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f'{where}: it is not JSON ({first_line(error)}): prepare the data set again') from error
-        for name in (name for value in objects for name in _classes(value)):
-            if not re.fullmatch(r'tensorflow_datasets\.[\w.]+', name):
-                raise UserError(f'{where}: it names the class {safe_read.printable(name)}, whose code is not of '
-                                'tensorflow_datasets: use a copy that was prepared by TFDS itself')
-        for config in (value['default_config_name'] for value in objects if value.get('default_config_name')):
-            if not re.fullmatch(CONFIG, str(config)):
-                raise UserError(f'{where}: its default config, {safe_read.printable(config)}, is no name of a folder: use a '
-                                'copy that was prepared by TFDS itself')
-
-
-def _descriptions(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The files in which TFDS looks for classes, also behind links, which it follows."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()  # a circle
-            continue
-        seen.add(real)
-        yield from (pathlib.Path(place, name) for name in DESCRIPTIONS if name in names)
-
-
-def _objects(text: str) -> list[dict]:
-    """Every object of a JSON text, and of the JSON texts in it, as which TFDS keeps features of its older forms."""
-    found, queue = [], [text]
-    while queue:
-        objects: list[dict] = []
-        try:
-            json.loads(queue.pop(), object_hook=objects.append)
-        except ValueError:
-            if not found:
-                raise
-            continue  # a description in words
-        found += objects or [{}]
-        queue += [value for o in objects for value in o.values() if isinstance(value, str) and '{' in value]
-    return found
-
-
-def _classes(value: dict) -> list[str]:
-    """The classes that an object names: in the form of today, or as {'type', 'content', 'proto_cls'}."""
-    named = [value[key] for key in ('pythonClassName', 'python_class_name') if key in value]
-    older = [value[key] for key in ('type', 'proto_cls') if value.get(key)] if 'content' in value else []
-    return [str(name) for name in [*named, *(name for name in older if isinstance(name, str))]]
+        raise UserError(f'tfds:{name} in {folder} cannot be opened ({first_line(error)}); fix: {command}',
+                        code='data/damaged') from error
 
 
 def _numbers32(example: dict[str, Any]) -> dict[str, Any]:
@@ -163,11 +105,11 @@ def tfds(name: str, split: str, data_dir: str | os.PathLike = '') -> Map:
     try:
         source = builder.as_data_source(split=split)
     except NotImplementedError as error:
-        raise UserError(f'tfds:{name} in {builder.data_dir} is in a format that only TensorFlow reads: '
-                        f'prepare it in another folder with: {prepare_command(name)}') from error
+        raise UserError(f'tfds:{name} in {builder.data_dir}: got a format that only TensorFlow reads, expected array_record; '
+                        f'fix: prepare it in another folder: {prepare_command(name)}', code='data/tfrecord') from error
     except Exception as error:
-        raise UserError(f'tfds:{name}: split {split!r}: {first_line(error)}: '
-                        f'it has {", ".join(builder.info.splits)}') from error
+        raise UserError(f'tfds:{name}: got split {split!r} ({first_line(error)}), expected one of '
+                        f'{", ".join(builder.info.splits)}; fix: correct the name', code='data/no-split') from error
     return Map(source, _numbers32)
 
 
@@ -180,7 +122,7 @@ def hf(name_or_path: str) -> Mapping[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise UserError("hf: needs Hugging Face datasets: pip install 'bigjax[hf]'") from error
+        raise UserError("hf: needs Hugging Face datasets; fix: pip install 'bigjax[hf]'", code='data/package') from error
     try:
         on_disk = pathlib.Path(name_or_path).is_dir() and any(pathlib.Path(name_or_path).glob('*.json'))
         load = datasets.load_from_disk if on_disk else functools.partial(datasets.load_dataset, **_no_scripts(datasets))
@@ -188,13 +130,13 @@ def hf(name_or_path: str) -> Mapping[str, Any]:
     except UserError:
         raise
     except Exception as error:  # the package raises many kinds
-        raise UserError(f'hf:{safe_read.printable(name_or_path)} cannot be loaded ({first_line(error)}): check the name, or '
-                        'give a folder written by save_to_disk') from error
+        raise UserError(f'hf:{printable(name_or_path)} cannot be loaded ({first_line(error)}); fix: check the name, or give a '
+                        'folder written by save_to_disk', code='data/hf') from error
     return data if isinstance(data, dict) else {'train': data}
 
 
 def _no_scripts(library) -> dict[str, bool]:
-    """What keeps `load_dataset` from running a script that comes with the data: nothing from version 4, which runs none.
+    """The arguments that keep `load_dataset` from running a script that comes with the data; version 4 runs none.
 
     Raises:
       UserError: a version that cannot be kept from it.
@@ -202,42 +144,32 @@ def _no_scripts(library) -> dict[str, bool]:
     if 'trust_remote_code' in inspect.signature(library.load_dataset).parameters:
         return {'trust_remote_code': False}
     if int(getattr(library, '__version__', '4').partition('.')[0]) < 4:
-        raise UserError(f"hf: datasets {library.__version__} runs code that comes with the data: pip install 'datasets>=4'")
+        raise UserError(f"hf: datasets {library.__version__} runs code of the data; fix: pip install 'datasets>=4'",
+                        code='data/runs-code')
     return {}
 
 
 class HFSource:
-    """A split of a Hugging Face data set: pictures become uint8 [H, W, 3], numbers 32-bit arrays, text stays text."""
+    """A split of a Hugging Face data set, read by a schema: images become uint8 [H, W, 3], numbers 32-bit arrays.
 
-    def __init__(self, data: Any, where: str, image_size: int | None = None):
-        self.data, self.where, self.image_size = data, where, image_size
+    Attributes:
+      labels: int32 [N], or None.
+    """
+
+    def __init__(self, data: Any, where: str, schema: Schema, image_size: int | None = None, labels: np.ndarray | None = None):
+        self.data, self.where, self.schema, self.image_size, self.labels = data, where, schema, image_size, labels
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = {}
+        where = f'{self.where} (record {index})'
         try:
             row = self.data[int(index)]
-        except ImportError as error:  # pictures need Pillow, sound a decoder
-            raise UserError(f'{self.where}: record {index} needs a package more ({first_line(error)})') from error
-        for name, value in row.items():
-            if hasattr(value, 'convert'):  # a PIL picture
-                mode = 'RGBA' if 'A' in value.getbands() or 'transparency' in value.info else 'RGB'
-                example[name] = images.resize(images.rgb(np.asarray(value.convert(mode))), self.image_size)
-            else:
-                example[name] = typed_column(name, [value], f'{self.where} (record {index})')[0]
-        return example
-
-    @functools.cached_property
-    def labels(self) -> np.ndarray | None:
-        """The column 'label', int32 [N], or None.
-
-        Raises:
-          UserError: it holds something else than whole numbers.
-        """
-        return whole_labels(typed_column('label', list(self.data['label']), self.where), self.where) if (
-            'label' in self.data.column_names) else None
+        except ImportError as error:  # images need Pillow, sound a decoder
+            raise UserError(f'{where}: another package is needed ({first_line(error)}); fix: install it',
+                            code='data/package') from error
+        return finish(self.schema.example(row, where, labelled=True), pathlib.Path(), where, self.image_size)
 
     def __repr__(self) -> str:
         return f'HFSource({self.where!r}, {len(self)} records)'
