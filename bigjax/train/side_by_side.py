@@ -1,8 +1,9 @@
 """Rows of a table as processes side by side: rows that do not fill the machine take the time of the longest ones.
 
 Each row is the command that trains it alone, and everything that it prints appears in the order of the table. A row may use all
-cores: with other threads XLA adds up in another order, and the table would not be the one of rows that train one after the other. The rows stop as one: a signal to this process reaches them all, and where one fails the others are asked to
-save. However this process ends, a row does not outlive it: it ends when the pipe that it holds is closed.
+cores: with fewer threads XLA adds up in another order, and the table would have other numbers than rows one after the other.
+The rows stop as one: a signal to this process reaches them all, and where one fails the others are asked to save. However this
+process ends, a row does not outlive it: it ends when the pipe that it holds is closed.
 """
 import contextlib
 import os
