@@ -47,9 +47,10 @@ def csv(path: str | os.PathLike) -> RawTable:
         found = table.column_names
     except (pa.ArrowException, UnicodeDecodeError) as error:
         if wrong:
-            raise UserError(f'{path}: line {wrong[0].number}: got {wrong[0].actual_columns} columns, expected '
-                            f'{wrong[0].expected_columns} as in the header; fix: correct the line',
-                            code='data/csv-line') from error
+            place = 'row' if b'"' in data or b'\n\n' in data or b'\n\r' in data else 'line'  # pyarrow counts no blank lines
+            raise UserError(f'{path}: {place} {wrong[0].number} ({printable(wrong[0].text)[:40]}): got '
+                            f'{wrong[0].actual_columns} columns, expected {wrong[0].expected_columns} as in the header; fix: '
+                            'correct it', code='data/csv-line') from error
         raise UserError(f'{path}: cannot be read as CSV ({first_line(error)}); fix: save it as UTF-8 with a header line',
                         code='data/csv') from error
     if not table.num_rows:
