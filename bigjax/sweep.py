@@ -33,7 +33,8 @@ def zipped(values: Mapping[str, Sequence]) -> list[Arm]:
     """
     columns = {key: tuple(choices) for key, choices in values.items()}
     if len(counts := {len(choices) for choices in columns.values()}) > 1:
-        raise UserError(f'zipped: {", ".join(columns)} have {", ".join(map(str, sorted(counts)))} values; give as many of each')
+        lengths = ', '.join(map(str, sorted(counts)))
+        raise UserError(f'zipped: {", ".join(columns)} have {lengths} values; fix: give as many of each', code='sweep/counts')
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

@@ -1,9 +1,9 @@
-"""One paper a script: `python -m experiments.NAME`; `python -m experiments` lists them."""
+"""One script per paper: `python -m experiments.NAME`; `python -m experiments` lists them."""
 import sys
 
 
 class _Unknown:
-    """Turns `python -m experiments.TYPO` into one line and exit 2; asked last, and only while Python looks for -m."""
+    """Turns `python -m experiments.TYPO` into one line and exit 2: the last finder, active only while Python looks for -m."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):

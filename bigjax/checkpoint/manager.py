@@ -56,7 +56,7 @@ class Checkpoints:
         self._lost, self._tries = None, 0
         self.damaged = set_aside(workdir, say) if jax.process_index() == 0 else []
         if jax.process_count() > 1:
-            meshes.everywhere(len(self.damaged))  # a barrier: no process lists the folder before process 0 has tidied it
+            meshes.allgather_int(len(self.damaged))  # a barrier: no process lists the folder before process 0 has tidied it
         self._kept = ocp.training.preservation_policies.LatestN(max(MIN_KEPT, keep))
         self._open()
 

@@ -16,7 +16,6 @@ class CostHints(NamedTuple):
       heads, kv_heads: of attention; keys and values have kv_heads / heads of the width.
       experts_per_token: in a mixture of experts; 0 without one.
       vocab_size: the last axis of the logits of a language model; 0 for another.
-      remat: what the backward pass recomputes; 'none' keeps every activation.
     """
 
     positions: int
@@ -26,4 +25,3 @@ class CostHints(NamedTuple):
     kv_heads: int = 1
     experts_per_token: int = 0
     vocab_size: int = 0
-    remat: str = 'none'

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax.nn.cpu import add_bias
+from bigjax.sharding import logical
 
 
 class Dense(nn.Module):
@@ -32,7 +32,7 @@ class Dense(nn.Module):
         kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = x.reshape(-1, x.shape[-1]) @ kernel
-        if bias is not None:
-            y = add_bias(y, bias)
+        split = logical.axis_size('seq') > 1  # rows of a split sequence, folded, would be gathered and computed on every device
+        y = (x if split else x.reshape(-1, x.shape[-1])) @ kernel
+        y = y if bias is None else y + bias
         return y.reshape(*x.shape[:-1], self.features)

@@ -28,15 +28,17 @@ def pipeline(apply: Callable, params, x: jax.Array, microbatches: int = 0) -> ja
     stages = mesh.shape['stage']
     M, L = microbatches or stages, jax.tree.leaves(params)[0].shape[0]
     if L % stages:
-        raise UserError(f"config.mesh: 'stage' of {stages} does not divide {L} layers; use a divisor of {L}")
+        raise UserError(f"config.mesh: got 'stage' of {stages}, expected a divisor of the {L} layers; fix: use one",
+                        code='mesh/impossible')
     if x.shape[0] % M:
         M = 1 if x.shape[0] < M else M
     if x.shape[0] % M:
-        raise UserError(f'microbatches: {M} do not divide a batch of {x.shape[0]}; use a divisor')
+        raise UserError(f'microbatches: got {M}, expected a divisor of the batch of {x.shape[0]}; fix: use a divisor',
+                        code='mesh/impossible')
 
     def local(params, x):
         stage = jax.lax.axis_index('stage')
-        parts = x.reshape(M, -1, *x.shape[1:])
+        parts = x.reshape(x.shape[0] // M, M, *x.shape[1:]).swapaxes(0, 1)  # each device deals its own rows
         layers = lambda y: jax.lax.scan(lambda y, p: (apply(p, y), None), y, params)[0]
 
         def tick(carry, t):
@@ -50,7 +52,7 @@ def pipeline(apply: Callable, params, x: jax.Array, microbatches: int = 0) -> ja
         start = jnp.zeros_like(parts[0]), jnp.zeros_like(parts)
         (_, done), _ = jax.lax.scan(tick, start, jnp.arange(M + stages - 1))
         done = jax.lax.psum(jnp.where(stage == stages - 1, done, 0), 'stage')
-        return done.reshape(x.shape)
+        return done.swapaxes(0, 1).reshape(x.shape)
 
     with logical.using(None):  # inside, the other axes are the compiler's
         return jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec('stage'), PartitionSpec()),

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigjax.nn.cpu import column_sums, on_cpu, stored
+from bigjax.nn import cpu
+from bigjax.sharding import logical
 
 Carry = Any
 
@@ -105,7 +106,7 @@ def _freeze(alive, new, old):
 
 def _apart(f):
     """On a CPU what is elementwise is kept apart from the slicing of its inputs, with which it is not vectorised."""
-    return stored(f) if on_cpu() else f
+    return cpu.stored(f) if cpu.kernels() else f
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -133,7 +134,7 @@ def _run_forward(cell, loop, from_input, alive, carry, kernel, *biases):
 
 
 def _run_backward(cell, loop, residuals, cotangents):
-    alive, first, carries, gates, kernel, biases = residuals
+    alive, first, carries, gates, kernel, _ = residuals
     dlast, dh_TxBxH = cotangents
 
     def shift(first, rest):
@@ -151,10 +152,11 @@ def _run_backward(cell, loop, residuals, cotangents):
 
     dfirst, of_products = lax.scan(
         step, dlast, (dh_TxBxH, alive, before, carries, gates), reverse=not loop.reverse, unroll=loop.unroll)
-    of_state_MxG, of_input_MxG = (a.reshape(-1, a.shape[-1]) for a in (of_products[0], of_products[-1]))
-    dkernel = before[0].reshape(-1, kernel.shape[0]).T @ of_state_MxG
-    dinput_bias = column_sums(of_input_MxG, biases[0])
-    dstate_bias = dinput_bias if len(of_products) == 1 else column_sums(of_state_MxG, biases[1])
+    dstate_bias, dinput_bias = (a.sum((0, 1)) for a in (of_products[0], of_products[-1]))
+    if logical.batch_is_split():
+        dkernel = jnp.einsum('TBH,TBG->HG', before[0], of_products[0])
+    else:
+        dkernel = before[0].reshape(-1, kernel.shape[0]).T @ of_products[0].reshape(-1, kernel.shape[1])
     return of_products[-1], None, dfirst, dkernel, dinput_bias, dstate_bias
 
 
@@ -215,8 +217,9 @@ class _Recurrent(nn.Module):
         """
         x_BxTxD, carry, weights = self._prepare(x_BxTxD, initial_carry)
         batch, time, width = x_BxTxD.shape
-        x_MxD = x_BxTxD.swapaxes(0, 1).reshape(time * batch, width)
-        from_input = (x_MxD @ weights['input_kernel']).reshape(time, batch, -1)
+        x_TxBxD = x_BxTxD.swapaxes(0, 1)
+        rows = x_TxBxD if logical.batch_is_split() else x_TxBxD.reshape(time * batch, width)
+        from_input = (rows @ weights['input_kernel']).reshape(time, batch, -1)
         alive = None if lengths is None else jnp.arange(time)[:, None, None] < lengths[None, :, None]
         loop = Loop(self.reverse if reverse is None else reverse, self._unroll(batch))
         carry, y_TxBxH = run(self.cell, loop, from_input, alive, carry, weights['recurrent_kernel'],
@@ -227,7 +230,8 @@ class _Recurrent(nn.Module):
 
     def _unroll(self, batch: int) -> int:
         """Small steps cost more to dispatch than to compute: several in one iteration."""
-        return self.unroll or (8 if batch * self.features <= 4096 else 1)
+        small = isinstance(batch, int) and batch * self.features <= 4096
+        return self.unroll or (8 if small else 1)
 
     def step(self, carry, x_BxD):
         """One step with the same parameters, for decoding: (carry or None, [B, D]) -> (carry, y [B, H])."""

@@ -1,4 +1,4 @@
-"""What would make a step fit: the cheapest change of each of three kinds, for trying out."""
+"""Changes that may make a step fit: the cheapest of each of three kinds, to be tried."""
 import math
 from collections.abc import Mapping
 
@@ -7,23 +7,23 @@ from bigjax.sharding import mesh as meshes
 
 
 def changes(config: Mapping, figures: dict) -> list[dict[str, str]]:
-    """{config key: text} of up to three changes: less kept for the backward pass, smaller micro-batches, another mesh.
+    """Up to three changes {config key: text}: less kept for the backward pass, smaller micro-batches, another mesh.
 
     Args:
       config: {'a.b': value}, all keys.
-      figures: of the plan that does not fit.
+      figures: those of the plan that does not fit.
     """
     found = [remat(config), accumulation(config, figures), mesh(figures['mesh'])]
     return [change for change in found if change]
 
 
 def remat(config) -> dict[str, str]:
-    """Everything recomputed in the backward pass, where the model can."""
+    """The change that recomputes everything in the backward pass; {} where the model cannot."""
     return {'model.remat': 'full'} if config.get('model.remat', 'full') != 'full' else {}
 
 
 def accumulation(config, figures) -> dict[str, str]:
-    """As many micro-batches as would bring the temporaries into the room, by proportion."""
+    """The number of micro-batches that brings the temporaries into the memory left, by proportion."""
     m, sizes = figures['memory'], meshes.parse(figures['mesh'])
     parts = math.prod(a * b for axis, (a, b) in sizes.items() if axis in logical.BATCH)
     state = sum(m[k] for k in ('parameters', 'optimizer', 'other_state', 'batch', 'data'))
@@ -39,7 +39,7 @@ def accumulation(config, figures) -> dict[str, str]:
 
 
 def mesh(text: str) -> dict[str, str]:
-    """State shared where it was not; where it is, a part of the fsdp axis given to heads and hidden units."""
+    """A mesh that splits the state; where it is split already, one that gives a part of the fsdp axis to tensor."""
     sizes = meshes.parse(text)
     write = lambda new: {'mesh': ','.join(f'{a}:{f"{x}x" if x > 1 else ""}{n}' for a, (x, n) in new.items())}
     for axis in ('data', 'zero1'):

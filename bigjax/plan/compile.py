@@ -18,16 +18,16 @@ from bigjax.errors import UserError
 from bigjax.nn import cpu
 from bigjax.plan.topology import Topology
 
-# Before jax is imported. Arrays live on the CPU; two compilers at once must not meet at libtpu's lock; no files in /tmp.
+# Set before jax is imported. Arrays live on the CPU; libtpu's lock would stop a second compiler, and its logs fill /tmp.
 ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1', 'TPU_LOG_DIR': 'disabled',
     'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'TF_CPP_MIN_LOG_LEVEL': '2',
     'TPU_STDERR_LOG_LEVEL': '3', 'TPU_MIN_LOG_LEVEL': '3',
 }
 EXTRAS = {'tpu': ('libtpu', 'tpu'), 'gpu': ('jax_cuda13_plugin', 'plan-gpu')}
-FAST = {'exec_time_optimization_effort': -1.0}  # for TPUs: a fifth of the time; same collectives, memory within 3 %
+FAST = {'exec_time_optimization_effort': -1.0}  # for TPUs: a fifth of the compile time; same collectives, memory within 3 %
 LOWERING = {'tpu': 'tpu', 'gpu': 'cuda', 'cpu': 'cpu'}
-# What the compiler for GPUs asks of a device (openxla/xla, target_config/specs of H100 SXM and H200).
+# The description of a device that the compiler for GPUs needs (openxla/xla, target_config/specs of H100 SXM and H200).
 GPU_NUMBERS = {
     'threads_per_block_limit': 1024, 'threads_per_warp': 32, 'shared_memory_per_block': 49152,
     'shared_memory_per_core': 233472, 'threads_per_core_limit': 2048, 'core_count': 132, 'fpus_per_core': 128,
@@ -39,7 +39,12 @@ GPU_MEMORY = {'h100': (84942979072, 3352320000000), 'h200': (151397597184, 48000
 
 
 class TooLarge(Exception):
-    """The compiler found no room: `needs` and `has` in bytes where it says them, `text` of the program where it left it."""
+    """The compiler ran out of device memory.
+
+    Attributes:
+      needs, has: bytes, or None where the compiler does not report them.
+      text: the refused program; '' where the compiler left none.
+    """
 
     def __init__(self, message: str, text: str = ''):
         super().__init__(message)
@@ -48,7 +53,7 @@ class TooLarge(Exception):
 
 
 class Compiled(NamedTuple):
-    """`text`: the scheduled HLO; `memory`: bytes per device by kind; `seconds` of each stage."""
+    """A compiled step: the scheduled HLO, bytes per device by kind, and the seconds of each stage."""
 
     text: str
     memory: dict[str, int]
@@ -56,7 +61,7 @@ class Compiled(NamedTuple):
 
 
 def missing(topology: Topology) -> str | None:
-    """What has to be installed to compile for a topology, or None."""
+    """A line that names the package missing to compile for a topology, or None."""
     module, extra = EXTRAS.get(topology.platform, (None, None))
     if module is None or importlib.util.find_spec(module):
         return None
@@ -64,7 +69,7 @@ def missing(topology: Topology) -> str | None:
 
 
 def stand_ins(topology: Topology) -> list:
-    """As many fake CPU devices as the topology has."""
+    """Fake CPU devices, one for each of the topology."""
     return _fake(topology.devices)
 
 
@@ -72,7 +77,7 @@ def devices(topology: Topology) -> list:
     """Descriptions of the devices.
 
     Raises:
-      UserError: this process cannot have so many.
+      UserError: this process has fewer.
     """
     from jax.experimental import topologies
     if topology.platform == 'cpu':
@@ -83,7 +88,7 @@ def devices(topology: Topology) -> list:
             topology=f"1x{topology.shape[0]}x{topology.shape[1]}").devices)
     options: dict[str, Any] = {'num_slices': topology.slices} if topology.slices > 1 else {}
     if topology.generation == 'v4':
-        options['chip_config_name'] = 'megacore'  # one device a chip, as on the machines
+        options['chip_config_name'] = 'megacore'  # one device per chip, as on the machines
     if topology.chips == topology.slices:
         options['chips_per_host_bounds'] = (1, 1, 1)
     return list(topologies.get_topology_desc(platform='tpu', topology_name=topology.name, **options).devices)
@@ -94,7 +99,8 @@ def _fake(count: int) -> list:
         jax.config.update('jax_num_cpu_devices', count)
     there = jax.devices('cpu')
     if len(there) < count:
-        raise UserError(f'--topology: cpu:{count} is more than the {len(there)} devices of this process; ask for fewer')
+        raise UserError(f'--topology: got cpu:{count}, expected at most {len(there)}, the devices of this process; fix: fewer',
+                        code='plan/devices')
     return there[:count]
 
 
@@ -108,10 +114,10 @@ def gpu_target(generation: str) -> str:
 
 
 def compile_step(program, topology: Topology) -> Compiled:
-    """The function that a run would call, compiled.
+    """Compiles the function that a run would call.
 
     Raises:
-      TooLarge: the compiler says that it does not fit.
+      TooLarge: it does not fit.
     """
     seconds, platform = {}, topology.platform
     with cpu.lowering_for(platform):
@@ -132,7 +138,7 @@ def compile_step(program, topology: Topology) -> Compiled:
 
 
 def _dumped(folder: str) -> str:
-    """The program that was refused for its memory, as the compiler left it."""
+    """The program that the compiler refused for its memory, as it dumped it."""
     found = sorted(pathlib.Path(folder).glob('*after_optimizations.txt'))
     return found[-1].read_text(errors='replace') if found else ''
 
@@ -147,7 +153,7 @@ def _memory(compiled) -> dict[str, int]:
 
 
 def _sizes(text: str) -> tuple[float | None, float | None]:
-    """(needed, available) bytes in a refusal such as 'Used 29.00G of 15.75G hbm'."""
+    """(needed, available) bytes in a message such as 'Used 29.00G of 15.75G hbm'."""
     units = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
     number = r'([\d.]+)([KMGT])'
     found = (re.search(rf'Used {number}i?B? of {number}', text)
@@ -159,6 +165,6 @@ def _sizes(text: str) -> tuple[float | None, float | None]:
 
 
 def environment() -> dict[str, str]:
-    """The environment for a process that compiles for another machine; no compile cache, which such programs break."""
+    """The environment of a process that compiles for another machine; without a compile cache, which such programs break."""
     inherited = {k: v for k, v in os.environ.items() if k not in ('JAX_COMPILATION_CACHE_DIR', 'XLA_FLAGS', 'LIBTPU_INIT_ARGS')}
     return {**inherited, **ENVIRONMENT}

@@ -1,4 +1,4 @@
-"""What one call of a compiled program does on each device: FLOPs, collectives, HBM traffic, large buffers.
+"""The work of one call of a compiled program on each device: FLOPs, collectives, HBM traffic, large buffers.
 
 Wire bytes are what a device receives by the ring algorithms: all-gather and reduce-scatter (n-1)/n of the whole tensor,
 all-reduce twice that, all-to-all (n-1)/n, a permutation all of it (Thakur et al. 2005).
@@ -18,17 +18,17 @@ FREE = ('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while
 
 
 class Collective(NamedTuple):
-    """One instruction that sends.
+    """One collective instruction.
 
     Attributes:
-      kind: as XLA calls it; 'send between slices' of a message over the slow network.
-      axes: the axes of the mesh along which it sends.
-      group: how many devices take part in one.
-      times: how often a call executes it.
-      shapes: of the whole tensors.
-      payload, wire: bytes of the whole tensors, and received by a device, of one execution.
-      asynchronous: whether other work may go on meanwhile.
-      place: where in the program it comes from.
+      kind: XLA's name; 'send between slices' for a message over the slow network.
+      axes: the axes of the mesh along which it communicates.
+      group: the number of devices in one group.
+      times: the number of executions in a call.
+      shapes: those of the whole tensors.
+      payload, wire: bytes of the whole tensors, and received by a device, in one execution.
+      asynchronous: whether other work may overlap with it.
+      place: JAX's path of the operation that it belongs to.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Collective(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """A result that stands in memory: bytes, its shape and where it comes from."""
+    """A result in memory: bytes, its shape and the path of its operation."""
 
     bytes: float
     shape: str
@@ -61,7 +61,7 @@ class Counts(NamedTuple):
 
 
 def count(module: hlo.Module, mesh) -> Counts:
-    """What a program does on each device of a `jax.sharding.Mesh`."""
+    """Counts the work of a program on each device of a `jax.sharding.Mesh`."""
     done, callers = _second_halves(module), _callers(module)
     total, traffic, collectives, buffers, kernels = 0.0, 0.0, [], {}, {}
     for name, fused, times in module.runs:
@@ -107,7 +107,7 @@ def _callers(module) -> dict[str, tuple[str, hlo.Computation]]:
 
 
 def _place(i, computation, caller, steps: int = 6) -> str:
-    """Where an instruction comes from; of one that the compiler made, 'for' the nearest that uses it."""
+    """The path of an instruction's operation; for one that the compiler made, 'for' and that of the nearest user."""
     if i.place or not steps:
         return i.place
     users = [u for u in computation.values() if i.name in u.operands]
@@ -152,7 +152,7 @@ def _collective(i, computation, times, mesh, name) -> Collective | None:
 
 
 def groups(attrs: str, devices: int) -> np.ndarray:
-    """[groups, members]: the devices, by their position in the mesh, that talk to each other; of a permutation the pairs."""
+    """[groups, members]: the devices of each group, by their position in the mesh; for a permutation the pairs."""
     pairs = re.search(r'source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}', attrs)
     if pairs:
         return np.array([[int(a), int(b)] for a, b in re.findall(r'\{(\d+),(\d+)\}', pairs.group(1))])

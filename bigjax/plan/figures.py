@@ -1,4 +1,4 @@
-"""Everything that a plan knows of one mesh, as plain data for JSON: what the parts of this folder measured, put together."""
+"""The figures of a plan for one mesh, as plain data for JSON, put together from the parts of this folder."""
 import collections
 import math
 from typing import Any
@@ -13,11 +13,11 @@ LARGEST = 10  # buffers to name
 
 
 def plan(program, topology: Topology, limit: float | None) -> dict[str, Any]:
-    """The figures of a program on a topology whose devices may use `limit` bytes each (None: nobody knows)."""
+    """The figures of a program on a topology whose devices may use `limit` bytes each (None: no known limit)."""
     figures = _described(program, topology, limit)
     if compile.missing(topology):
-        figures['unknown'] = (f'{compile.missing(topology)}. Not known without it: temporaries and code, what XLA really '
-                              'sends, recomputation; so neither whether it fits nor how long a step takes')
+        figures['unknown'] = (f'{compile.missing(topology)}. Not known without it: temporaries and code, the collectives '
+                              'that XLA inserts, recomputation; so neither whether it fits nor how long a step takes')
         return _judged(figures)
     try:
         compiled = compile.compile_step(program, topology)
@@ -34,8 +34,9 @@ def plan(program, topology: Topology, limit: float | None) -> dict[str, Any]:
 
 
 def _described(program, topology, limit) -> dict:
-    """What is known without a compiler."""
+    """The figures that need no compiler."""
     s, mesh = program.settings, program.mesh
+    model, checkpointed = flops.step_flops(program)
     return {
         'topology': topology.text, 'hardware': str(topology), 'generation': topology.generation,
         'kind': topology.hardware.kind if topology.hardware else 'cpu', 'chips': topology.chips, 'devices': mesh.size,
@@ -44,7 +45,7 @@ def _described(program, topology, limit) -> dict:
         'steps_per_call': program.steps_per_call, 'jax': jax.__version__,
         'unit': {'name': program.experiment.task.unit, 'per_example': flops.units(program, s.batch_size) / s.batch_size},
         'memory': {'limit': limit, **_state_bytes(program)}, 'largest': _state_buffers(program)[:LARGEST],
-        'flops': {'model': flops.model_flops(program), 'six_parameters': _six(program)},
+        'flops': {'model': model, 'checkpointed': checkpointed, 'six_parameters': _six(program)},
         'textbook': [m._asdict() for m in wire.textbook(program)],
         'warnings': warn.replicated(program),
     }
@@ -57,14 +58,14 @@ def _six(program) -> float:
 
 
 def _per_device(x) -> int:
-    """Bytes of an array that one device has; typed keys by the numbers inside."""
+    """Bytes of an array on one device; typed keys by the numbers inside."""
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         return 8 * math.prod(x.shape)
     return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
 def _state_bytes(program) -> dict[str, int]:
-    """Bytes per device of what a step is given, from the shardings."""
+    """Bytes per device of the arguments of a step, from their shardings."""
     state, totals, arrays, items, frozen = program.arguments()
     total = lambda tree: sum(map(_per_device, jax.tree.leaves(tree)))
     return {'parameters': total(state.params), 'optimizer': total(state.opt_state),
@@ -83,7 +84,7 @@ def _state_buffers(program) -> list[dict]:
 
 
 def _add_program(figures, program, topology, text) -> None:
-    """What the compiled text says, for one step and one device."""
+    """Adds the counts of the compiled text, for one step and one device."""
     module = hlo.parse(text)
     done, steps = count.count(module, program.mesh), program.steps_per_call
     temporaries = [{'bytes': b.bytes, 'shape': b.shape, 'what': 'temporary', 'place': b.place} for b in done.buffers]
@@ -93,7 +94,7 @@ def _add_program(figures, program, topology, text) -> None:
     figures['hbm_bytes'] = done.hbm_bytes / steps
     figures['collectives'] = _collectives(done.collectives, steps)
     figures['kernels'], figures['unknown_loops'] = done.kernels, module.unknown
-    figures['warnings'] += warn.executed(program, figures['flops']['recomputed'])
+    figures['warnings'] += warn.executed(program, figures['flops'])
     figures['warnings'] += warn.collectives(program, done.collectives, figures['textbook'])
     working = [loop for loop in module.unknown if count.works(module, loop)]
     if working:
@@ -103,7 +104,7 @@ def _add_program(figures, program, topology, text) -> None:
 
 
 def _distinct(buffers: list[dict]) -> list[dict]:
-    """One a place; a fused computation's several results of one size are one."""
+    """One buffer per place: several results of one size of a fused computation are one."""
     seen = {}
     for b in buffers:
         seen.setdefault((b['shape'], b['place']), b)
@@ -139,7 +140,7 @@ def _judged(figures) -> dict:
     known = sum(m[k] for k in ('parameters', 'optimizer', 'other_state', 'batch', 'data'))
     upper = m['arguments'] + m['output'] - m['alias'] + m['temporaries'] + m['code'] if 'arguments' in m else None
     if 'refused' in figures:
-        need = known + (m['needed'] or 0)  # what it says is that of the temporaries
+        need = known + (m['needed'] or 0)  # the compiler reports the temporaries alone
     elif upper is None:
         need = known
     else:

@@ -11,7 +11,7 @@ from bigjax.train.flops import taps
 
 
 def instruction(i: hlo.Instruction, shapes: list[str]) -> float:
-    """Of a dot, a convolution or a product that the GPU's library does; 0 of anything else. `shapes`: of its operands."""
+    """The FLOPs of a dot, a convolution or a product of the GPU's library, given the operands' shapes; 0 for anything else."""
     if i.op == 'dot':
         return _dot(i, shapes)
     if i.op == 'convolution':
@@ -33,7 +33,7 @@ def _dot(i, shapes) -> float:
 
 
 def _library(i, shapes) -> float:
-    """A product handed to cuBLAS, or what a kernel says of itself."""
+    """The FLOPs of a product in cuBLAS, or those that a kernel states in its cost estimate."""
     if re.search(r'custom_call_target="__cublas', i.attrs) and shapes:
         dims = re.search(r'"lhs_contracting_dimensions":(\[[^\]]*\])', i.attrs)
         contracted = [int(d) for d in json.loads(dims.group(1))] if dims else []

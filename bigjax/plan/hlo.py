@@ -1,8 +1,8 @@
-"""The text of a compiled program (scheduled HLO) as computations, and how often each of them runs in one call.
+"""The text of a compiled program (scheduled HLO) as computations, and the number of runs of each in one call.
 
 XLA's own cost analysis counts the body of a loop once. Here it is multiplied by the loop's trip count, which CPU and GPU
 programs state and which is derived from the loop's condition for TPUs, whose programs do not. The text is no stable
-interface: what is not understood is reported (`Program.unknown`), never guessed silently.
+interface: a loop that is not understood is reported (`Module.unknown`), never guessed silently.
 """
 import collections
 import math
@@ -36,7 +36,7 @@ class Instruction(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where in the program it comes from: JAX's own path, such as 'transpose(jvp(GPT))/block_0/attn'."""
+        """JAX's path of the operation, such as 'transpose(jvp(GPT))/block_0/attn'; '' where there is none."""
         match = re.search(r'op_name="([^"]*)"', self.attrs)
         return match.group(1) if match else ''
 
@@ -46,12 +46,12 @@ class Computation(dict):
 
     @property
     def root(self) -> Instruction:
-        """What it returns."""
+        """The instruction whose result the computation returns."""
         return next(reversed(self.values()))
 
 
 class Runs(NamedTuple):
-    """How often a computation runs in one call of the program, and whether inside a fusion."""
+    """A computation, whether it runs inside a fusion, and how many times in one call of the program."""
 
     computation: str
     fused: bool
@@ -86,7 +86,7 @@ def size(shape: str) -> float:
 
 
 def dimensions(shape: str) -> tuple[int, ...]:
-    """Of the first array in a shape."""
+    """The dimensions of the first array in a shape."""
     found = arrays(shape)
     return found[0][1] if found else ()
 
@@ -175,7 +175,7 @@ def _branches(i: Instruction) -> list[str]:
 
 
 def trip_count(computations, parent: str, loop: Instruction) -> int | None:
-    """How often a loop's body runs: what the compiler wrote down, else from `i < bound`, the step and the start; or None."""
+    """The number of runs of a loop's body: the compiler's figure, else from `i < bound`, the step and the start; or None."""
     known = re.search(r'known_trip_count[\\"]*:\s*\{[\\"]*n[\\"]*:[\\"]*(\d+)', loop.attrs)
     if known:
         return int(known.group(1))
@@ -194,7 +194,7 @@ def trip_count(computations, parent: str, loop: Instruction) -> int | None:
 
 
 def _through(computation, name) -> Instruction | None:
-    """What a name stands for behind copies."""
+    """The instruction behind a name, through copies."""
     i = computation.get(name)
     while i is not None and i.op in ('copy', 'bitcast', 'convert', 'reshape'):
         i = computation.get(i.operands[0])
@@ -207,7 +207,7 @@ def _constant(computation, name) -> int | None:
 
 
 def _step(body, index) -> int:
-    """By how much the counter grows; 1 where it is not to be seen."""
+    """The increment of the counter; 1 where it is not a constant."""
     results = body.root.operands
     i = _through(body, results[index]) if index < len(results) else None
     if i is None or i.op != 'add':
@@ -216,7 +216,7 @@ def _step(body, index) -> int:
 
 
 def _start(computation, loop, index) -> int:
-    """The counter's first value; 0 where it is not to be seen."""
+    """The counter's first value; 0 where it is not a constant."""
     carry = computation.get(loop.operands[0]) if loop.operands else None
     if carry is None or carry.op != 'tuple':
         return 0

@@ -1,4 +1,4 @@
-"""A plan in words: one mesh in full, several in one table, and what would make it fit."""
+"""A plan as text: one mesh in full, several in one table, and the changes that would make it fit."""
 from bigjax.io.text import table
 
 GIB = 2**30
@@ -28,9 +28,9 @@ def seconds(pair) -> str:
 
 
 def verdict(f: dict) -> str:
-    """One line: fits, does not, or cannot be known."""
+    """One line: it fits, it does not, or it is not known."""
     m = f['memory']
-    has = f"{gib(m['need'])} of {gib(m['limit'])} usable HBM a chip" if m['limit'] else f"{gib(m['need'])} a device"
+    has = f"{gib(m['need'])} of {gib(m['limit'])} usable HBM per chip" if m['limit'] else f"{gib(m['need'])} per device"
     if 'refused' in f:
         return f"DOES NOT FIT: the compiler refuses: {f['refused']}"
     if f['fits'] is None:
@@ -46,7 +46,7 @@ def full(name: str, f: dict) -> str:
         f"{name} on {f['hardware']} · mesh {f['mesh']}",
         f"{f['parameters']:,} parameters{f' x {members} members' if members > 1 else ''} · batch "
         f"{f['batch_size']:,}{f' in {a} parts' if a > 1 else ''} = {f['batch_size'] * unit['per_example']:,} {unit['name']} "
-        f"a step · {f['steps']:,} steps",
+        f"per step · {f['steps']:,} steps",
         verdict(f), *(f'note: {n}' for n in f.get('notes', ())), '', _memory(f), '', _flops(f)]
     if 'unknown' in f:
         lines += ['', f['unknown'], _least(f)]
@@ -66,7 +66,7 @@ def _memory(f) -> str:
     if m.get('peak'):
         rows += [["the compiler's peak", gib(m['peak'])], ['everything at once, no reuse', gib(m['upper'])]]
     buffers = [[gib(b['bytes']), b['what'], b['shape'][:44], _tail(b['place'])] for b in f['largest']]
-    return f"{table(['bytes a chip', ''], rows)}\n\n{table(['largest', 'what', 'shape', 'where'], buffers)}"
+    return f"{table(['bytes per chip', ''], rows)}\n\n{table(['largest', 'what', 'shape', 'where'], buffers)}"
 
 
 def _tail(place: str, length: int = 70) -> str:
@@ -76,7 +76,7 @@ def _tail(place: str, length: int = 70) -> str:
 
 def _flops(f) -> str:
     p = f['flops']
-    text = f"FLOPs a step: {number(p['model'])} of the model ({p['model'] / p['six_parameters']:.3f} x 6 x parameters x " \
+    text = f"FLOPs per step: {number(p['model'])} of the model ({p['model'] / p['six_parameters']:.3f} x 6 x parameters x " \
            f"{'tokens' if f['unit']['name'] == 'tokens' else 'positions'})"
     if 'executed' in p:
         text += f", {number(p['executed'])} executed: {p['recomputed']:+.1%} recomputed or added"
@@ -85,7 +85,7 @@ def _flops(f) -> str:
 
 def _least(f) -> str:
     rows = [['+'.join(t['axes']), number(t['bytes'], 'B'), t['why']] for t in f['textbook']]
-    return table(['axis', "textbook's least a step and chip", 'why'], rows) if rows else 'nothing is sent'
+    return table(['axis', "textbook's least per step and chip", 'why'], rows) if rows else 'nothing is sent'
 
 
 def _sent(f) -> str:
@@ -93,10 +93,10 @@ def _sent(f) -> str:
         return 'nothing is sent'
     rows = [[c['kind'], '+'.join(c['axes']), f"{c['executions']:,.0f}", number(c['payload'], 'B'), number(c['wire'], 'B'),
              f"{c['asynchronous'] / c['wire']:.0%}" if c['wire'] else '', _tail(c['place'], 48)] for c in f['collectives']]
-    head = ['collective', 'axis', 'times', 'payload', 'wire a chip', 'async', 'most of it in']
+    head = ['collective', 'axis', 'times', 'payload', 'wire per chip', 'async', 'most of it in']
     total = sum(c['wire'] for c in f['collectives'])
     least = sum(t['bytes'] for t in f['textbook'])
-    return (f"{table(head, rows)}\nin all {number(total, 'B')} of wire a step and chip\n\n"
+    return (f"{table(head, rows)}\nin all {number(total, 'B')} of wire per step and chip\n\n"
             f"{_least(f)}\nin all {number(least, 'B')}")
 
 
@@ -114,7 +114,7 @@ def _time(f) -> str:
 
 
 def several(plans: list[tuple[str, dict]]) -> str:
-    """One row a mesh."""
+    """A table with one row per mesh."""
     rows = []
     for name, f in plans:
         if 'error' in f:
@@ -126,12 +126,12 @@ def several(plans: list[tuple[str, dict]]) -> str:
             name, f['mesh'], fits, gib(f['memory']['need']), f"{f['memory'].get('headroom', 0):.0%}",
             number(wire, 'B') if 'collectives' in f else '?', number(sum(x['bytes'] for x in f['textbook']), 'B'),
             seconds(t['step']) if t else '?', f"{t['mfu'][0]:.0%}" if t else '?'])
-    head = ['', 'mesh', '', 'bytes a chip', 'headroom', 'wire a chip', 'textbook', 'step', 'MFU at most']
+    head = ['', 'mesh', '', 'bytes per chip', 'headroom', 'wire per chip', 'textbook', 'step', 'MFU at most']
     return table(head, rows) + (f'\n({UNCALIBRATED})' if any(f.get('time') for _, f in plans) else '')
 
 
 def advice(tried: list[tuple[str, dict]]) -> str:
-    """What each change would give."""
+    """A table of the changes tried, with the result of each."""
     rows = []
     for change, f in tried:
         if 'error' in f:
@@ -140,4 +140,4 @@ def advice(tried: list[tuple[str, dict]]) -> str:
         t = f.get('time')
         fits = 'fits' if f['fits'] else 'does not fit'
         rows.append([change, fits, gib(f['memory']['need']), seconds(t['step']) if t else '?'])
-    return table(['change', '', 'bytes a chip', 'step'], rows) if rows else 'nothing to change was found: take more chips'
+    return table(['change', '', 'bytes per chip', 'step'], rows) if rows else 'no change was found: take more chips'

@@ -1,6 +1,6 @@
-"""From FLOPs and bytes to a range of step times (Williams et al. 2009, rooflines), and what follows for a whole run.
+"""A range of step times from FLOPs and bytes (Williams et al. 2009, rooflines), and the cost of a whole run.
 
-low:  every engine works at its published peak and all of them at once: the longest of compute, HBM and network.
+low:  every engine works at its published peak, all at once: the longest of compute, HBM and network.
 high: nothing overlaps, and each collective has one axis of the torus only: their sum.
 
 A measured run on a chip, kept as {kind of chip: measured / low} in `experiments/results/plan/calibration.json`, moves the

@@ -1,6 +1,6 @@
-"""What in a plan a person should look at: sums where scattered sums were meant, gathered activations, copies of large tensors.
+"""Warnings of a plan: all-reduces where scattered sums were meant, gathered activations, replicated tensors, repeated work.
 
-A warning names the place: JAX's own path of the operation, or the parameter's.
+A warning names JAX's path of the operation, or the parameter's.
 """
 import collections
 import math
@@ -9,13 +9,13 @@ import re
 from bigjax.sharding import logical
 from bigjax.train import flops
 
-LARGE = 2**20  # bytes on a device; smaller messages and copies are not worth a warning
+LARGE = 2**20  # bytes on a device; smaller messages and copies get no warning
 REPEATED = 0.1  # of the model's FLOPs, executed beyond them
 SHARE = 0.02  # of the parameters' bytes, likewise
 
 
 def replicated(program) -> list[str]:
-    """Parameters and optimizer state that stand whole on every device of a mesh that was meant to split them."""
+    """Parameters and optimizer state that every device holds whole, on a mesh that was meant to split them."""
     mesh, found = program.mesh, []
     axes = [a for a in ('fsdp', 'zero1') if mesh.shape.get(a, 1) > 1]
     for axis in axes:
@@ -29,19 +29,23 @@ def replicated(program) -> list[str]:
     return found
 
 
-def executed(program, above: float) -> list[str]:
-    """Work that is done more than once: `above` is the share of executed FLOPs beyond the model's, of all devices together."""
-    hints = flops.cost_hints(program)
-    if above <= REPEATED or (hints and hints.remat != 'none'):
+def executed(program, figures) -> list[str]:
+    """A warning where all devices together execute more FLOPs than the model has and its checkpoints repeat.
+
+    Args:
+      figures: {'model', 'checkpointed', 'executed'}: FLOPs of a step.
+    """
+    above = (figures['executed'] - figures['checkpointed']) / figures['model'] - 1
+    if above <= REPEATED:
         return []
     s = program.settings
     cause = f'with accumulate={s.accumulate} and the mesh {",".join(f"{a}:{n}" for a, n in program.mesh.shape.items())} '
-    return [f'the devices compute {above:.0%} more FLOPs than the model needs, without remat: {cause}they may compute the same '
-            'rows or heads; compare with accumulate=1 and with mesh=data:N']
+    return [f'the devices compute {above:.0%} more FLOPs than the model and its checkpoints need: {cause}they may '
+            'compute the same rows or heads; compare with accumulate=1 and with mesh=data:N']
 
 
 def collectives(program, sent, textbook) -> list[str]:
-    """All-reduces where a scattered sum was expected, gathers of what is no parameter, much more wire than the textbook's."""
+    """All-reduces where a scattered sum was expected, gathers of activations, much more wire than the textbook's."""
     return [*_sums(program, sent), *_gathers(program, sent), *_excess(program, sent, textbook)]
 
 
@@ -70,19 +74,19 @@ def _gathers(program, sent) -> list[str]:
         what = 'logits' if vocabulary and any(vocabulary in s for s in shapes) else 'activations'
         if wire >= LARGE:
             warnings.append(f"{what} {list(max(shapes, key=math.prod))} gathered over {'+'.join(axes)}: "
-                            f'{wire / 2**20:,.0f} MiB of wire a step, {place}')
+                            f'{wire / 2**20:,.0f} MiB of wire per step, {place}')
     return warnings
 
 
 def _part_sizes(mesh, p) -> set[int]:
-    """Numbers of a parameter, or of one layer of stacked ones, that a device may gather: whole, or the part that the axes
-    other than fsdp leave it."""
+    """Sizes that a device may gather of a parameter, or of one layer of stacked ones: whole, or the part that the axes other
+    than fsdp leave."""
     split = math.prod(logical.size(mesh, a) for a in p.spec if a != 'fsdp')
     return {math.prod(s) // k for s in (p.shape, p.shape[1:]) for k in (1, split)}
 
 
 def _excess(program, sent, textbook) -> list[str]:
-    """Axes that send more than a twentieth above the textbook, and what is gathered again and again."""
+    """Axes that send a twentieth more than the textbook's least, and the parameters that are gathered repeatedly."""
     wire, least, found = collections.Counter(), collections.Counter(), []
     for c in sent:
         for axis in c.axes[:1]:
@@ -98,7 +102,7 @@ def _excess(program, sent, textbook) -> list[str]:
 
 
 def _again(program, sent, axis: str) -> str:
-    """Where the parameters are gathered that are gathered most above once forward and once backward; '' for nowhere."""
+    """The place of the parameters gathered most often beyond once forward and once backward; '' where there is none."""
     if axis != 'fsdp':
         return ''
     above, places = collections.Counter(), {}
@@ -116,13 +120,13 @@ def _again(program, sent, axis: str) -> str:
 
 
 def _short(place: str) -> str:
-    """Without the layers' numbers and the wrappers, so that twelve layers are one place."""
+    """The path without the layers' numbers and the wrappers, so that twelve layers are one place."""
     short = re.sub(r'block_\d+', 'block_*', place.replace('jit(call)/', '')) or 'an unnamed operation'
     return short if short.startswith('for ') else f'in {short}'
 
 
 def _grouped(program, found) -> list:
-    """((axes, place), wire bytes a step), the most first, at most six."""
+    """((axes, place), wire bytes per step), the most first, at most six."""
     total = collections.Counter()
     for c in found:
         total[c.axes, _short(c.place)] += c.times * c.wire / program.steps_per_call

@@ -1,7 +1,7 @@
-"""What a step has to send at least, axis by axis of the mesh: the textbook's bytes per device, by ring algorithms.
+"""The least that a step sends along each axis of the mesh: the textbook's bytes per device, by ring algorithms.
 
 P is the bytes of the parameters and A those of the activations between blocks, both in the dtype of the computation and of
-what one device has of them; n the size of the axis.
+one device's part; n is the size of the axis.
 """
 import math
 from typing import NamedTuple
@@ -21,7 +21,8 @@ class Minimum(NamedTuple):
 
 
 def textbook(program) -> list[Minimum]:
-    """For every axis of the mesh larger than one. Axes without a formula ('stage') are left out, and the activations of a model
+    """The minimum for every axis of the mesh larger than one. Axes without a formula ('stage') are left out, and the
+    activations of a model
     without `cost_hints`."""
     mesh, hints = program.mesh, cost_hints(program)
     item = jnp.dtype(getattr(program.experiment.model, 'dtype', None) or jnp.float32).itemsize

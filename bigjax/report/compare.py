@@ -152,7 +152,8 @@ def _png(out, metric, series) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise UserError(f'--out={out}: a .png needs matplotlib: pip install matplotlib; or write an .html') from None
+        raise UserError(f'--out={out}: a .png needs matplotlib; fix: pip install matplotlib, or write an .html',
+                        code='compare/no-matplotlib') from None
     matplotlib.use('agg')
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout='constrained')

@@ -47,7 +47,7 @@ def main(argv: Sequence[str], root: pathlib.Path | None = None) -> int:
         return stop.code or 0
     try:
         if options.verb and (options.check or not options.workdirs):
-            raise UserError('add: name the workdirs of finished runs, without --check')
+            raise UserError('add: name the workdirs of finished runs, without --check', code='results/add')
         for workdir in options.workdirs:
             for path in add(workdir, root):
                 print(f'kept {path.relative_to(root)}')
@@ -72,7 +72,8 @@ def records(root) -> dict[str, dict[str, dict]]:
     for path in sorted((pathlib.Path(root) / 'experiments' / 'results').glob('*/*/run.json')):
         run = read_run(path.parent)
         if run['status'] not in FINISHED:
-            raise UserError(f"{path}: a kept record has the status {run['status']!r}; keep finished runs only")
+            raise UserError(f"{path}: a kept record has the status {run['status']!r}; keep finished runs only",
+                            code='results/unfinished')
         found.setdefault(path.parent.parent.name, {})[path.parent.name] = run
     return {name: dict(sorted(rows.items(), key=lambda row: row[1].get('started') or ''))
             for name, rows in sorted(found.items())}
@@ -85,7 +86,8 @@ def pages(root) -> dict[str, str]:
         path = pathlib.Path(root) / page
         text = path.read_text(encoding='utf-8') if path.exists() else ''
         if text.count('<!-- results:begin') != len(BLOCK.findall(text)):
-            raise UserError(f'{page}: a <!-- results:begin … --> without its <!-- results:end --> on a line below')
+            raise UserError(f'{page}: a <!-- results:begin … --> without its <!-- results:end --> on a line below',
+                            code='results/marks')
         text = BLOCK.sub(lambda m, page=page: m[1] + _block(m['names'].split(), kept, root, page) + m[3], text)
         for name, made in (('modes', modes), ('trust', trust), ('bench', bench)):
             place = re.compile(rf'(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)', re.DOTALL)
@@ -133,23 +135,26 @@ def bench(root) -> str:
         rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and row['case'] in CASES]
         if not rows:
             continue
-        lines = [_line(path.stem, 'parameters', 'batch', 'ours, ms', 'PyTorch, ms', 'ours / PyTorch', 'at most', ''),
+        version = str(rows[0]['versions']['peer'])
+        peer = 'Flax' if version.startswith('flax') else 'PyTorch'
+        lines = [_line(path.stem, 'parameters', 'batch', 'ours, ms', f'{peer}, ms', f'ours / {peer}', 'at most', ''),
                  '|---|--:|--:|--:|--:|--:|--:|---|']
         for row in rows:
-            target = CASES[row['case']].target
+            target = row.get('target') or CASES[row['case']].target
             lines.append(_line(
                 row['case'], number(row['parameters']), row['batch_size'], f"{row['ours_ms']:.1f}", f"{row['peer_ms']:.1f}",
                 f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})", f'{target:g}',
-                '✓' if row['ratio'] <= target else '**missed**'))
-        versions = rows[0]['versions']
-        tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {versions['jax']}, PyTorch {versions['peer']}.\n")
+                'machine busy' if not row.get('judged', True) else '✓' if row['ratio'] <= target else '**missed**'))
+        tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {rows[0]['versions']['jax']}, {peer} "
+                      f"{version.removeprefix('flax ')}.\n")
     return '\n'.join(tables)
 
 
 def _block(names, kept, root, page) -> str:
     for name in names:
         if name not in kept and not (pathlib.Path(root) / 'experiments' / f'{name}.py').exists():
-            raise UserError(f'{page}: results:begin names {name!r}, and there is no such experiment')
+            raise UserError(f'{page}: results:begin names {name!r}, and there is no such experiment',
+                            code='results/unknown-experiment')
     parts = []
     for name in names or kept:
         if name in kept:
@@ -207,7 +212,8 @@ def add(workdir, root) -> list[pathlib.Path]:
     runs = runs_in(workdir)
     for name, run in runs.items():
         if run['status'] not in FINISHED:
-            raise UserError(f"{workdir / name}: the run is not finished (status {run['status']!r}); let it end first")
+            raise UserError(f"{workdir / name}: the run is not finished (status {run['status']!r}); let it end first",
+                            code='results/unfinished')
     kept = []
     for name, run in runs.items():
         row = re.sub(r'[^\w.+-]', '_', run.get('variant') or '').lstrip('.')[:100] or 'main'  # never ..

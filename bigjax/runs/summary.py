@@ -134,5 +134,6 @@ def runs_in(folder) -> dict[str, dict]:
         return {'': read(folder)}
     found = {name: read(folder / name) for name in _places(folder)}
     if not found:
-        raise UserError(f'{folder}: no run in it (neither run.json nor */run.json); name the --workdir of a run')
+        raise UserError(f'{folder}: no run in it (neither run.json nor */run.json); name the --workdir of a run',
+                        code='runs/none')
     return dict(sorted(found.items(), key=lambda item: item[1].get('started') or ''))

@@ -172,11 +172,11 @@ class Records:
         """
         if jax.process_count() == 1:
             return
-        finished = meshes.everywhere(int(self.finished))
+        finished = meshes.allgather_int(int(self.finished))
         until = time.time() + SHARED_WORKDIR_TIMEOUT_S
         while not (written := storage.exists(self.workdir / 'config.json')) and time.time() < until:
             time.sleep(0.5)  # a network file system may be slow to show what process 0 has written
-        if len(set(finished)) > 1 or not all(meshes.everywhere(int(written))):
+        if len(set(finished)) > 1 or not all(meshes.allgather_int(int(written))):
             raise UserError(f'{self.workdir}: got another workdir on each process, expected the same; fix: put it on a file '
                             'system that all hosts share', code='workdir/not-shared')
 

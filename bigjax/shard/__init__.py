@@ -1,1 +1,1 @@
-"""The verb that prints where each parameter goes on a mesh."""
+"""The verb that prints the place of each parameter on a mesh."""

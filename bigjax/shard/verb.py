@@ -1,4 +1,4 @@
-"""The verb `shard`: prints where each parameter of each row goes on config.mesh, which may be larger than this machine."""
+"""The verb `shard`: prints where each parameter of each row is placed on config.mesh, which may be larger than this machine."""
 from bigjax.errors import DONE
 from bigjax.job import Job, Verb
 
@@ -17,4 +17,4 @@ def shard(job: Job) -> int:
     return DONE
 
 
-VERB = Verb('shard', shard, 'prints where each parameter goes on config.mesh', needs_devices=False)
+VERB = Verb('shard', shard, 'prints where each parameter is placed on config.mesh', needs_devices=False)

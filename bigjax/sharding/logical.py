@@ -53,8 +53,9 @@ def table(axes: Mapping | None, known: tuple[str, ...]) -> dict:
 
 @contextlib.contextmanager
 def using(mesh: Mesh | None, axes: Mapping | None = None):
-    """Context manager: functions traced inside see the mesh and the table of logical axes (None keeps the present one)."""
-    tokens = _mesh.set(mesh), _table.set(_table.get() if axes is None else axes)
+    """Context manager: functions traced inside see the mesh, and an experiment's `axes` over the defaults (None keeps those
+    in use)."""
+    tokens = _mesh.set(mesh), _table.set(_table.get() if axes is None else {**DEFAULTS, **axes})
     try:
         yield mesh
     finally:
@@ -71,6 +72,16 @@ def axis_size(axis: str) -> int:
     """The size of an axis of the mesh in use; 1 where there is none."""
     mesh = _mesh.get()
     return 1 if mesh is None else mesh.shape.get(axis, 1)
+
+
+def batch_is_split() -> bool:
+    """Whether several devices of the mesh in use divide a batch.
+
+    A split dimension may be folded with the one after it ([B, T] -> [B·T]), never with the one before it ([T, B] -> [T·B]): no
+    sharding describes the result, so that the compiler gathers it and every device computes all rows.
+    """
+    mesh = _mesh.get()
+    return mesh is not None and size(mesh, batch_axes(mesh)) > 1
 
 
 def batch_axes(mesh: Mesh) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ EXAMPLE = "write for example 'data:-1' or 'fsdp:4,tensor:2'"
 
 
 def parse(text: str) -> dict[str, tuple[int, int]]:
-    """'data:2x4,tensor:2' -> {'data': (2, 4), 'tensor': (1, 2)}: (slices, devices of each); -1 stands for the rest, once.
+    """'data:2x4,tensor:2' -> {'data': (2, 4), 'tensor': (1, 2)}: (slices, devices of each); -1 is the rest, once.
 
     Raises:
       UserError: it is not a list of axis:size, or an axis is unknown or repeated.
@@ -110,7 +110,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split(mesh: Mesh, axis: int) -> NamedSharding:
+def batch_sharding(mesh: Mesh, axis: int) -> NamedSharding:
     """The sharding of an array whose dimension `axis` is split over the mesh's batch axes."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, batch_axes(mesh) or None))
 
@@ -127,7 +127,7 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
       UserError: they hold parts that are not neighbours; batch axes have to come first in the mesh.
     """
     parts = data_size(mesh)
-    rows = split(mesh, 0).addressable_devices_indices_map((parts,)).values()
+    rows = batch_sharding(mesh, 0).addressable_devices_indices_map((parts,)).values()
     held = sorted({i for (index,) in rows for i in range(*index.indices(parts))})
     if not held:
         raise UserError(f'config.mesh: process {jax.process_index()} has no device in the mesh; fix: use all devices',
@@ -138,7 +138,7 @@ def process_part(mesh: Mesh) -> tuple[int, int]:
     return held[0] // len(held), parts // len(held)
 
 
-def put(tree, sharding: NamedSharding):
+def device_put_global(tree, sharding: NamedSharding):
     """Puts host arrays, equal on every process, on the devices as global arrays."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
@@ -150,7 +150,7 @@ def put(tree, sharding: NamedSharding):
     return jax.tree.map(one, tree)
 
 
-def whole(tree):
+def to_host(tree):
     """Gathers global arrays into NumPy arrays, whole on every process; a collective, which all processes call."""
     def one(x):
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
@@ -160,7 +160,7 @@ def whole(tree):
     return jax.tree.map(one, tree)
 
 
-def everywhere(number: int) -> list[int]:
+def allgather_int(number: int) -> list[int]:
     """Gathers one number per process, in the order of their ranks; a collective, which all processes call."""
     return [number] if jax.process_count() == 1 else multihost_utils.process_allgather(np.int32(number)).tolist()
 
@@ -170,6 +170,6 @@ def asked_to_stop(round_: int) -> bool:
     return multihost_utils.reached_preemption_sync_point(round_)
 
 
-def put_local(tree, sharding: NamedSharding):
+def device_put_local(tree, sharding: NamedSharding):
     """Puts this process's part of each array on its devices, as global arrays."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)

@@ -132,7 +132,7 @@ class CompiledStep:
         return jax.lax.with_sharding_constraint(grads, rules.follow(grads, self._layout.optimizer, self._mesh))
 
     def _call(self, state, totals, arrays, items, frozen):
-        source, rows = self._experiment.data.train, meshes.split(self._mesh, 0)
+        source, rows = self._experiment.data.train, meshes.batch_sharding(self._mesh, 0)
 
         def member(state, totals, arrays, item, values):
             batch = source.take(arrays, item) if self._resident else item
@@ -191,7 +191,8 @@ class CompiledStep:
         given = [_same_form(self._experiment.init(mine), mine) for mine in
                  (self._population.member(variables, m) for m in range(self._population.size or 1))]
         variables = given[0] if self._population.size is None else jax.tree.map(lambda *x: np.stack(x), *given)
-        variables = jax.tree.map(lambda x, s: x if isinstance(x, jax.Array) else meshes.put(x, s), variables, where)
+        place = lambda x, sharding: x if isinstance(x, jax.Array) else meshes.device_put_global(x, sharding)
+        variables = jax.tree.map(place, variables, where)
         return self._jit_init(self._init)(seeds, variables)
 
     def _jit_init(self, fn: Callable) -> Callable:
@@ -245,7 +246,7 @@ class CompiledStep:
             items = placed((self.steps_per_call, *lead, self._settings.batch_size), np.int32, everywhere)
         else:
             shapes = batch_shapes(self._experiment.data, self._settings.batch_size)
-            arrays, rows = {}, meshes.split(self._mesh, len(lead))
+            arrays, rows = {}, meshes.batch_sharding(self._mesh, len(lead))
             items = {k: placed((*lead, *s.shape), s.dtype, rows) for k, s in shapes.items()}
         return self.abstract['state'], self.abstract['totals'], arrays, items, shapes_of(self._frozen)
 

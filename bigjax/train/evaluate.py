@@ -6,6 +6,7 @@ counted on the host, sums stay on the device until the end, and predictions are 
 import collections
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ class Evaluation:
       seeds: one per member, for predictions that draw random numbers.
       threads, workers: for data that is not on the device, as in training.
       watch: receives evaluators that are compiled more than once.
-      axes: the table of logical axes (`bigjax.sharding.logical.table`).
+      axes: `Experiment.axes`.
 
     Raises:
       UserError: an evaluator keeps a key that the data does not have.
@@ -73,11 +74,15 @@ class Evaluation:
         self._cache, self._resident, self._batch_size = cache, resident, batch_size
         self._task, self._apply = task, apply
         self._threads, self._workers, self._axes = threads, workers, axes
-        key = rng.key(seeds[0]) if members is None else jax.vmap(rng.key)(np.asarray(seeds, np.int32))
-        self._key = meshes.put(key, meshes.replicated(mesh))
-        self._compiled, self._watch, self._add = {}, watch, jax.jit(_add)
+        self._seeds, self._compiled, self._watch, self._add = seeds, {}, watch, jax.jit(_add)
         for name, evaluator in evaluators.items():
             self._check_keys(name, evaluator)
+
+    @functools.cached_property
+    def _key(self) -> jax.Array:
+        """The key of evaluation, one per member; made when it is used, as a plan's devices cannot hold it."""
+        key = rng.key(self._seeds[0]) if self._members is None else jax.vmap(rng.key)(np.asarray(self._seeds, np.int32))
+        return meshes.device_put_global(key, meshes.replicated(self._mesh))
 
     def _check_keys(self, name: str, evaluator: Evaluator) -> None:
         if evaluator.compute is None or not evaluator.keep:
@@ -131,7 +136,7 @@ class Evaluation:
             for number, batch in enumerate(self._batches(sources_, resident, keep, waiting, stack)):
                 if stop is not None and stop():
                     raise Stopped
-                number = meshes.put(np.int32(number), meshes.replicated(self._mesh))
+                number = meshes.device_put_global(np.int32(number), meshes.replicated(self._mesh))
                 sums, out = fn(variables, arrays, batch.item, batch.mask, self._key, number)
                 seen += batch.examples
                 totals = self._add(totals, sums) if totals else sums
@@ -159,7 +164,8 @@ class Evaluation:
             for start in range(0, length, size):
                 index = np.arange(start, start + size)
                 inside = index < length
-                item, mask = meshes.put((np.where(inside, index, 0).astype(np.int32), inside.astype(np.float32)), everywhere)
+                rows = np.where(inside, index, 0).astype(np.int32)
+                item, mask = meshes.device_put_global((rows, inside.astype(np.float32)), everywhere)
                 yield _Batch(item, mask, int(inside.sum()), {})
             return
         data, (process, processes) = self._datas[0], meshes.process_part(self._mesh)
@@ -173,8 +179,8 @@ class Evaluation:
             with waiting():
                 rows = [next(stream) for stream in streams]
             batch = jax.tree.map(lambda *x: np.stack(x), *(local for local, _ in rows)) if separate else rows[0][0]
-            item = meshes.put_local(batch, meshes.split(self._mesh, 1 if separate else 0))
-            mask = meshes.put_local(rows[0][1], meshes.split(self._mesh, 0))
+            item = meshes.device_put_local(batch, meshes.batch_sharding(self._mesh, 1 if separate else 0))
+            mask = meshes.device_put_local(rows[0][1], meshes.batch_sharding(self._mesh, 0))
             kept = {key: (item if processes > 1 else batch)[key] for key in keep}
             yield _Batch(item, mask, min(size, length - start), kept)
 
@@ -189,7 +195,7 @@ class Evaluation:
             key = jax.random.fold_in(key, number)
             batch = source.take(arrays, item) if resident else item
             batch = {**batch, MASK: mask}
-            batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, meshes.split(mesh, 0)), batch)
+            batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, meshes.batch_sharding(mesh, 0)), batch)
             if data.preprocess:
                 batch = {**data.preprocess({k: v for k, v in batch.items() if k != MASK}), MASK: mask}
             sums, out = {}, None
@@ -223,7 +229,7 @@ def _add(totals, sums):
 def _fetch(sums, out, kept):
     """Waits for an old batch, which bounds how many inputs are on the device: (its predictions, its kept keys) on the host."""
     jax.block_until_ready(sums)
-    return meshes.whole((out, kept))
+    return meshes.to_host((out, kept))
 
 
 def _joined(parts: Sequence, length: int, members: bool):

@@ -86,7 +86,7 @@ class Evaluations:
             return {}
         variables = self._program.member_variables(carry, 0)
         if jax.process_count() > 1:  # process 0 alone draws them, on its own devices
-            variables = meshes.whole(variables)
+            variables = meshes.to_host(variables)
             if jax.process_index() > 0:
                 return {}
         return dict(samples(self._program.apply, variables, rng.key(self._program.settings.seed)))

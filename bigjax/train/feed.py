@@ -67,7 +67,7 @@ class Resident:
         key = tuple(id(s) for s in sources)
         if key not in self._kept:
             host = sources[0].arrays if len(sources) == 1 else stack(sources)
-            self._kept[key] = (meshes.put(dict(host), meshes.replicated(self._mesh)), list(sources))
+            self._kept[key] = (meshes.device_put_global(dict(host), meshes.replicated(self._mesh)), list(sources))
         return self._kept[key][0]
 
 
@@ -136,13 +136,13 @@ class Feed:
         with waiting():
             parts = [next(it) for it in self._iterators]
         batch = parts[0] if self._members is None else jax.tree.map(lambda *x: np.stack(x), *parts)
-        return meshes.put_local(batch, meshes.split(self._mesh, 0 if self._members is None else 1))
+        return meshes.device_put_local(batch, meshes.batch_sharding(self._mesh, 0 if self._members is None else 1))
 
     def _indices(self, step: int, count: int) -> jax.Array:
         """[count, (members,) B] on the device."""
         indices = [each.at(step, count) for each in self._orders]
         indices = indices[0] if self._members is None else np.stack(indices, 1)
-        return meshes.put(indices, meshes.replicated(self._mesh))
+        return meshes.device_put_global(indices, meshes.replicated(self._mesh))
 
     def _block(self, step: int) -> jax.Array:
         """The same as `_indices(step, 1)` with one transfer per block: a transfer alone can take longer than a small step."""

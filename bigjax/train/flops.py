@@ -21,21 +21,45 @@ from bigjax.tasks import FROZEN, loss_metrics, mean
 from bigjax.train.feed import batch_shapes
 from bigjax.train.step import prepare
 
+CHECKPOINT = ('checkpoint', 'remat', 'remat2')  # names of its primitive
 INNER = ('jaxpr', 'call_jaxpr', 'fun_jaxpr')  # where primitives keep the function that they call
 
 
 def model_flops(program) -> float:
     """FLOPs of one step of all members, over all devices."""
+    return step_flops(program)[0]
+
+
+def step_flops(program) -> tuple[float, float]:
+    """(model FLOPs, forward FLOPs inside `jax.checkpoint`) of one step of all members, over all devices.
+
+    The backward pass executes the second again by design, except what a checkpoint policy keeps.
+    """
     state, _, _, _, frozen = program.arguments()
     one = (lambda x: x) if program.members is None else (lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
     state, s = jax.tree.map(one, state), program.settings
     batch = batch_shapes(program.experiment.data, s.batch_size // s.accumulate)
     with cpu.lowering_for('tpu'), logical.using(None):  # layers as they are written, on one device
         others = {**state.model_state, FROZEN: frozen} if frozen else state.model_state
-        jaxpr = jax.make_jaxpr(_loss(program))(state.params, others, batch, state.key)
+        jaxpr = jax.make_jaxpr(_loss(program))(state.params, others, batch, state.key).jaxpr
     active = [True] * len(jax.tree.leaves(state.params))
-    active += [False] * (len(jaxpr.jaxpr.invars) - len(active))
-    return _count(jaxpr.jaxpr, active, [True])[0] * s.accumulate * s.population
+    active += [False] * (len(jaxpr.invars) - len(active))
+    times = s.accumulate * s.population
+    return _count(jaxpr, active, [True])[0] * times, _checkpointed(jaxpr) * times
+
+
+def _checkpointed(jaxpr) -> float:
+    """Forward FLOPs of the functions under `jax.checkpoint`."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        inner = _inner(eqn)
+        if inner is None or not hasattr(inner, 'eqns'):
+            continue
+        if eqn.primitive.name in CHECKPOINT:
+            total += _count(inner, [False] * len(inner.invars), [False] * len(inner.outvars))[0]
+        else:
+            total += eqn.params.get('length', 1) * _checkpointed(inner)
+    return total
 
 
 def _loss(program):
@@ -165,7 +189,7 @@ def taps(out: int, kernel: int, data: int, stride: int, pad: tuple, lhs_dilate: 
 
 
 def cost_hints(program) -> CostHints | None:
-    """What the model says of its sizes, or None."""
+    """The sizes that the model gives, or None."""
     own, data = getattr(program.experiment.model, 'cost_hints', None), program.experiment.data
     if own is None:
         return None
@@ -174,7 +198,7 @@ def cost_hints(program) -> CostHints | None:
 
 
 def positions(program) -> int:
-    """Tokens or patches of one example; 0 where the model does not say."""
+    """Tokens or patches of one example; 0 where the model gives none."""
     hints = cost_hints(program)
     return hints.positions if hints else 0
 

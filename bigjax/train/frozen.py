@@ -26,7 +26,7 @@ def place(frozen: Mapping, partition_rules, mesh, axes: Mapping) -> dict:
     shardings = rules.suffix_shardings(dict(frozen), partition_rules, mesh, axes)
     if frozen and not set(mesh.devices.flat) <= set(jax.devices()):  # `plan` describes devices that are not here
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), dict(frozen), shardings)
-    placed = lambda x, s: x if isinstance(x, jax.Array) and x.sharding == s else meshes.put(x, s)
+    placed = lambda x, s: x if isinstance(x, jax.Array) and x.sharding == s else meshes.device_put_global(x, s)
     return jax.tree.map(placed, dict(frozen), shardings)
 
 

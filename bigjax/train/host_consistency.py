@@ -62,5 +62,5 @@ def _some(names: Sequence[str]) -> str:
 def _gathered(facts: Mapping[str, Any]) -> list[dict]:
     """The JSON facts of every process, in the order of the processes; a collective."""
     text = json.dumps(facts).encode()
-    text = text.ljust(max(meshes.everywhere(len(text))))
+    text = text.ljust(max(meshes.allgather_int(len(text))))
     return [json.loads(bytes(row)) for row in multihost_utils.process_allgather(np.frombuffer(text, np.uint8))]

@@ -88,7 +88,7 @@ class Loop:
         """
         program, checkpoints = self._program, self._saver.checkpoints
         self._step = max(checkpoints.steps(), default=0)
-        steps = meshes.everywhere(self._step)
+        steps = meshes.allgather_int(self._step)
         if len(set(steps)) > 1:
             raise UserError(f'{self._workdir}: got different checkpoints on each process (of steps {steps[:8]}), expected the '
                             'same; fix: put the workdir on a file system that all hosts share', code='workdir/not-shared')

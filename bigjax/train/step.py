@@ -65,11 +65,35 @@ def micro_gradients(loss: Callable, apply: Callable, params, collections: Mappin
 
 
 def gradients(loss: Callable, apply: Callable, params, collections: Mapping, batch, rng, micro: int,
-              divisors: Mapping | None = None):
-    """`micro_gradients` summed over the `micro` micro-batches of a batch; micro-batch k has the key fold_in(rng, k)."""
+              divisors: Mapping | None = None, reduce_fn: Callable | None = None):
+    """`micro_gradients` summed over the `micro` micro-batches of a batch; micro-batch k has the key fold_in(rng, k).
+
+    Args:
+      divisors: {term: sum of weights over the global batch}, where the caller has it; else it is computed when it is needed.
+      reduce_fn: see `train_step`.
+    """
+    own = (loss, apply, params, collections)
+    if micro == 1 and reduce_fn is None:
+        return micro_gradients(*own, batch, rng, divisors)
+    parts = deal(batch, micro) if micro > 1 else None
+    first = jax.tree.map(lambda x: x[0], parts) if micro > 1 else batch
+    shapes, (metrics, _) = jax.eval_shape(lambda: micro_gradients(*own, first, rng, divisors))
+    if divisors is None and isinstance(metrics['loss'][1], Mapping):
+        divisors = term_weights(*own, batch, rng, micro)
+        divisors = divisors if reduce_fn is None else reduce_fn(({}, divisors))[1]
     if micro == 1:
-        return micro_gradients(loss, apply, params, collections, batch, rng, divisors)
-    frozen = {name: value for name, value in collections.items() if name == FROZEN}
+        grads, (metrics, model_state) = micro_gradients(*own, batch, rng, divisors)
+    else:
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes, metrics))
+        grads, (metrics, model_state) = _accumulated(*own, parts, rng, divisors, zeros)
+    if reduce_fn:
+        grads, metrics = reduce_fn((grads, metrics))
+    return grads, (metrics, model_state)
+
+
+def _accumulated(loss, apply, params, collections, parts, rng, divisors, zeros):
+    """The scan over the micro-batches; the model state goes from one to the next."""
+    frozen = {name: tree for name, tree in collections.items() if name == FROZEN}
 
     def body(carry, xs):
         sums, model_state = carry
@@ -78,24 +102,18 @@ def gradients(loss: Callable, apply: Callable, params, collections: Mapping, bat
         grads, (metrics, model_state) = micro_gradients(loss, apply, params, {**model_state, **frozen}, part, key, divisors)
         return (jax.tree.map(jnp.add, sums, (grads, metrics)), model_state), None
 
-    parts = deal(batch, micro)
-    first = jax.tree.map(lambda x: x[0], parts)
-    grads, (metrics, _) = jax.eval_shape(lambda: micro_gradients(loss, apply, params, collections, first, rng, divisors))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, metrics))
-    model_state = {name: value for name, value in collections.items() if name != FROZEN}
-    ((grads, metrics), model_state), _ = jax.lax.scan(body, (zeros, model_state), (parts, jnp.arange(micro)))
+    model_state = {name: tree for name, tree in collections.items() if name != FROZEN}
+    indices = jnp.arange(jax.tree.leaves(parts)[0].shape[0])
+    ((grads, metrics), model_state), _ = jax.lax.scan(body, (zeros, model_state), (parts, indices))
     return grads, (metrics, model_state)
 
 
-def term_weights(loss: Callable, apply: Callable, params, collections: Mapping, batch, rng, micro: int) -> dict | None:
-    """{term: sum of its weights over the micro-batches} where the loss has several terms, None where it has one."""
+def term_weights(loss: Callable, apply: Callable, params, collections: Mapping, batch, rng, micro: int) -> dict:
+    """{term: sum of its weights over the micro-batches}; the compiler removes the rest of the loss."""
     def weights(part, key):
         terms, _ = loss(apply, {'params': params, **collections}, part, key, True)
         return {name: jnp.sum(term[1]) for name, term in terms.items()}
 
-    first = jax.tree.map(lambda x: x[:x.shape[0] // micro], batch)
-    if len(jax.eval_shape(weights, first, rng)) == 1:
-        return None
     if micro == 1:
         return weights(batch, rng)
     keys = jax.vmap(lambda k: jax.random.fold_in(rng, k))(jnp.arange(micro))
@@ -112,7 +130,7 @@ def normalized(grads, loss_metric: tuple):
 
 def grad_norm_or_inf(grads, updates) -> jax.Array:
     """The norm of the gradients, infinite where an update is not finite: one pass over both, for the price of the norm."""
-    return cpu.global_norm(jax.tree.map(lambda g, u: jnp.where(jnp.isfinite(u), g, jnp.inf), grads, updates))
+    return optax.tree.norm(jax.tree.map(lambda g, u: jnp.where(jnp.isfinite(u), g, jnp.inf), grads, updates))
 
 
 def prepare(batch, rng, preprocess: Callable | None, augment: Callable | None):
@@ -159,15 +177,8 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
     rng = jax.random.fold_in(state.key, state.step)
     batch = prepare(batch, rng, preprocess, augment)
     collections = {**state.model_state, **({FROZEN: frozen} if frozen else {})}
-    parts = (loss, apply, state.params, collections, batch, rng, accumulate)
-    divisors = None
-    if accumulate > 1 or reduce_fn:
-        divisors = term_weights(*parts)
-        if divisors and reduce_fn:
-            _, divisors = reduce_fn(({}, divisors))
-    grads, (metrics, model_state) = gradients(*parts, divisors)
-    if reduce_fn:
-        grads, metrics = reduce_fn((grads, metrics))
+    grads, (metrics, model_state) = gradients(loss, apply, state.params, collections, batch, rng, accumulate,
+                                              reduce_fn=reduce_fn)
     grads = grads if shard_grads is None else shard_grads(grads)
     grads = normalized(grads, metrics['loss'])
     value = mean(metrics['loss'])
@@ -181,7 +192,7 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
     old = (state.params, state.model_state, state.opt_state, state.ema)
     finite = lambda norm: jnp.isfinite(value) & jnp.isfinite(norm) & (state.halted < 0)
     if bounded:
-        norm = cpu.global_norm(grads)
+        norm = optax.tree.norm(grads)
         ok = finite(norm)
         params, model_state, opt_state, average = _applied(ok, lambda: update()[1], old)
     else:

@@ -17,12 +17,16 @@ def plain(x, head):
     return -jax.nn.log_softmax(x @ head)[jnp.arange(len(x)), TARGETS[:len(x)]]
 
 
-@pytest.mark.parametrize('mesh', ['', 'data:8', 'fsdp:4,tensor:2', 'data:2,fsdp:2,tensor:2'])
+@pytest.mark.parametrize('mesh', [
+    '', 'data:8', 'fsdp:4,tensor:2', 'data:2,fsdp:2,tensor:2', 'data:2,seq:4', 'seq:8', 'data:3,seq:2'])
 @pytest.mark.parametrize('chunk', [7, 20, 1000])
-def test_values_and_gradients_are_the_plain_ones(mesh, chunk):
+@pytest.mark.parametrize('shape', [(160,), (10, 16)], ids=str)
+def test_values_and_gradients_are_the_plain_ones(mesh, chunk, shape):
     def total(x, head):
         with logical.using(meshes.make(mesh, jax.devices()) if mesh else None):
-            nats, hits = chunked_cross_entropy(x, head, TARGETS, chunk)
+            nats, hits = chunked_cross_entropy(x.reshape(*shape, -1), head, TARGETS.reshape(shape), chunk)
+        assert nats.shape == hits.shape == shape
+        nats, hits = nats.reshape(-1), hits.reshape(-1)
         return jnp.sum(nats * jnp.arange(160)), (nats, hits)
 
     (gx, gh), (nats, hits) = jax.jit(jax.grad(total, (0, 1), has_aux=True))(X, HEAD)
@@ -41,7 +45,7 @@ def test_the_head_s_gradient_is_summed_once_and_no_logits_are_sent():
         with logical.using(mesh):
             return jnp.sum(chunked_cross_entropy(x, head, TARGETS, 5)[0])
 
-    args = (jax.ShapeDtypeStruct(X.shape, X.dtype, sharding=meshes.split(mesh, 0)),
+    args = (jax.ShapeDtypeStruct(X.shape, X.dtype, sharding=meshes.batch_sharding(mesh, 0)),
             jax.ShapeDtypeStruct(HEAD.shape, HEAD.dtype, sharding=meshes.replicated(mesh)))
     text = jax.jit(jax.grad(total, 1)).lower(*args).compile().as_text()
     sent = count.count(hlo.parse(text), mesh).collectives

@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 
-from bigjax.errors import UserError
 from bigjax.io import atomic
 from bigjax.metrics.confusion import Confusion
 from bigjax.report import charts
@@ -18,6 +17,7 @@ from bigjax.report.charts import Series
 from bigjax.report.spikes import spikes
 from bigjax.runs import artifacts, reader, summary, writer
 from tests import workdirs
+from tests.refused import refused
 
 
 class Page(html.parser.HTMLParser):
@@ -152,7 +152,7 @@ def test_many_classes_are_listed_not_drawn(tmp_path):
 
 
 def test_no_run_there(tmp_path, capsys):
-    with pytest.raises(UserError, match=r'no run in it'):
+    with refused('runs/none', str(tmp_path)):
         report.write(tmp_path)
     assert report.main([str(tmp_path)]) == 2
     assert report.main([]) == 2

@@ -1,5 +1,7 @@
 """An objective of two terms with a normaliser each: exact under accumulation, on meshes, summed explicitly, and in a padded
 evaluation, against the formula in float64."""
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Evaluator, Experiment
 from bigjax.tasks import Aux, Task, Term, mask, mean
+from bigjax.train import nonfinite
 from tests import tiny
 
 SCALE, RATE = 0.3, 0.5
@@ -88,6 +91,15 @@ def test_sums_over_steps_are_the_objective_of_all_their_batches():
     np.testing.assert_allclose(mean(totals['loss']), value, rtol=1e-5)
     np.testing.assert_allclose(mean(totals['rest']), terms['rest'], rtol=1e-5)
     feed.close()
+
+
+@pytest.mark.parametrize('options', [{'accumulate': 4}, {'accumulate': 2, 'parts': 2, 'reduce_dtype': 'float32'}], ids=str)
+def test_a_replay_has_the_objective_of_the_step(options):
+    p = program()
+    state, arrays = p.init()['state'], p.experiment.data.train.arrays
+    value, _, _ = by_formula(np.asarray(state.params['w']['kernel'], np.float64), arrays)
+    found = nonfinite.explain(state, arrays, apply=p.apply, loss=loss, tx=p.tx, **options)
+    assert float(re.match(r'nothing: the loss is (\S+) and', found)[1]) == pytest.approx(value, rel=1e-5)
 
 
 @pytest.mark.parametrize('mesh', ['data:1', 'data:4'])

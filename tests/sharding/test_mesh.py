@@ -27,9 +27,10 @@ def test_meshes_that_cannot_be_are_refused(text, code, name):
 def test_a_batch_is_split_and_a_state_is_not():
     mesh = meshes.make('data:4')
     x = np.arange(24.0).reshape(8, 3)
-    whole, parts = meshes.put(x, meshes.replicated(mesh)), meshes.put_local(x, meshes.split(mesh, 0))
+    whole = meshes.device_put_global(x, meshes.replicated(mesh))
+    parts = meshes.device_put_local(x, meshes.batch_sharding(mesh, 0))
     assert [s.data.shape for s in whole.addressable_shards] == [(8, 3)] * 4
     assert [s.data.shape for s in parts.addressable_shards] == [(2, 3)] * 4
     assert np.array_equal(parts, x) and np.array_equal(whole, x) and meshes.data_size(mesh) == 4
-    columns = jax.device_put(x.T, meshes.split(mesh, 1))
+    columns = jax.device_put(x.T, meshes.batch_sharding(mesh, 1))
     assert [s.data.shape for s in columns.addressable_shards] == [(3, 2)] * 4

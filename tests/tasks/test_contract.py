@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigjax import tasks
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data
 from bigjax.tasks import Range, Term, check_data, classification, language, loss_metrics, mean, regression, sequence
@@ -97,6 +98,15 @@ def test_numbers_with_an_output_pass():
     check_data(regression.squared_error(), LOGITS_OF_4, data(target=[1e9]))
     check_data(sequence.teacher_forcing(), TOKENS_OF_4, data(source=[[900]], target=[[3]]))
     assert classification.softmax('x').ranges(LOGITS_OF_4) == {'label': Range(4)}
+
+
+def test_of_a_long_stream_blocks_are_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(tasks, 'CHECKED', 256)
+    tokens = np.zeros(10_000, np.int32)
+    check_data(language.next_token(), TOKENS_OF_4, data(tokens=tokens))
+    tokens[-1] = 4
+    with refused('task/range', 'tokens', '4'):
+        check_data(language.next_token(), TOKENS_OF_4, data(tokens=tokens))
 
 
 def test_a_source_that_is_not_in_memory_is_held_to_its_classes():

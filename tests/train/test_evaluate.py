@@ -50,8 +50,8 @@ def test_data_from_the_pipeline_gives_the_same(tmp_path):
 def test_only_the_kept_keys_leave_the_device(monkeypatch):
     """Images of a large split would fill the host's memory; every array that is gathered is seen here."""
     seen = []
-    whole = meshes.whole
-    monkeypatch.setattr(meshes, 'whole', lambda tree: seen.append(tree) or whole(tree))
+    whole = meshes.to_host
+    monkeypatch.setattr(meshes, 'to_host', lambda tree: seen.append(tree) or whole(tree))
 
     def compute(outputs, examples):
         assert set(examples) == {'label'}
@@ -96,6 +96,23 @@ def test_an_evaluation_that_is_left_early_ends_its_reading():
     while threading.active_count() > before and time.time() < deadline:
         time.sleep(0.05)
     assert threading.active_count() <= before
+
+
+def test_predictions_draw_other_numbers_in_every_batch_and_the_same_in_every_run():
+    def draws(apply, variables, batch, rng):
+        return jax.random.normal(rng, (batch['x'].shape[0],))
+
+    def compute(outputs, examples):
+        return {'draws': outputs, 'different': float(len(np.unique(outputs)))}
+
+    found = [tiny.program([tiny.experiment(test=40, predict=draws, compute=compute)], eval_batch_size=8, seed=seed)
+             for seed in (0, 0, 1)]
+    runs = [p.evaluation.run('test', p.init()['state'].variables()) for p in found]
+    first, again, other = (artifacts[0]['draws'] for _, artifacts in runs)
+    assert runs[0][0]['test/different'] == [40] and np.array_equal(first, again) and not np.isin(first, other).any()
+    members = tiny.program([tiny.experiment(test=40, predict=draws, compute=compute)], eval_batch_size=8, population=2)
+    alone = members.evaluation.run('test', members.init()['state'].variables())[1]
+    assert np.array_equal(alone[0]['draws'], first) and np.array_equal(alone[1]['draws'], other)
 
 
 def test_members_are_judged_each_by_its_weights():
