@@ -4,7 +4,7 @@ from bigjax.job import Flag, Job, Verb
 
 
 def bench(job: Job, *, out: str) -> int:
-    """Prints milliseconds per step, and writes them where `out` says."""
+    """Prints milliseconds per step, and writes them to the file `out`."""
     from bigjax.bench import cases
     from bigjax.nn import cpu
     cpu.keep_memory()

@@ -127,7 +127,7 @@ class Map:
 
 
 def labels(source: Any) -> np.ndarray | None:
-    """The labels [N] of a source where it knows them without reading every example, or None."""
+    """The labels [N] of a source where it has them without reading every example, or None."""
     if isinstance(source, Subset):
         whole = labels(source.source)
         return None if whole is None else whole[source.indices]

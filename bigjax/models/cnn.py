@@ -58,9 +58,11 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if len(self.channels) != len(self.kernels):
-            raise UserError(f'CNN: {len(self.channels)} channels but {len(self.kernels)} kernels: give each layer one')
+            raise UserError(f'CNN: got {len(self.channels)} channels and {len(self.kernels)} kernels, expected equally many; '
+                            'fix: give one per layer', code='model/lengths')
         if self.pool not in ('', 'max', 'avg'):
-            raise UserError(f"CNN: pool {self.pool!r} is not known: 'max', 'avg' or '' for none")
+            raise UserError(f"CNN: got pool {self.pool!r}, expected 'max', 'avg' or '' for none; fix: choose one of them",
+                            code='model/unknown-option')
         act = activation(self.activation)
         x = (x[..., None] if x.ndim == 2 else x).astype(self.dtype)
         axes = x.ndim - 2

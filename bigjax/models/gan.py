@@ -92,7 +92,8 @@ class GAN(nn.Module):
 
     def setup(self):
         if self.size % 4:
-            raise UserError(f'GAN: size={self.size} is not a multiple of 4: pad or resize the images')
+            raise UserError(f'GAN: got size={self.size}, expected a multiple of 4; fix: pad or resize the images',
+                            code='model/not-divisible')
         self.generator = Generator(self.size, self.channels, self.width, self.dtype)
         self.discriminator = Discriminator(self.width, self.dtype)
 

@@ -90,12 +90,9 @@ class GPT(nn.Module):
 
     @property
     def spec(self) -> Spec:
-        """Of the blocks."""
-        return Spec(
-            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, mlp_width=self.mlp_width, norm=self.norm,
-            epsilon=self.epsilon, hidden=self.hidden, bias=self.bias, rope_base=self.rope_base, dropout=self.dropout,
-            experts=self.experts, top_k=self.top_k, capacity=self.capacity, context=self.context, init=normal(0.02),
-            out_init=normal(0.02 / math.sqrt(2 * self.num_layers)), dtype=self.dtype)
+        """The blocks' options: the fields that both have, and the two initializers."""
+        shared = {name: getattr(self, name) for name in Spec._fields if name in self.__dataclass_fields__}
+        return Spec(**shared, init=normal(0.02), out_init=normal(0.02 / math.sqrt(2 * self.num_layers)))
 
     @nn.compact
     def __call__(self, tokens_BxT: jax.Array, targets_BxT: jax.Array | None = None, *, train: bool):
@@ -129,19 +126,21 @@ class GPT(nn.Module):
 
     def _check(self, length):
         if self.block_size < length:
-            raise UserError(f'GPT: {length} tokens are more than block_size={self.block_size}: shorten the window')
+            raise UserError(f'GPT: got {length} tokens, expected at most block_size={self.block_size}; fix: shorten the window',
+                            code='model/too-long')
         if self.width % self.num_heads:
-            raise UserError(f'GPT: num_heads={self.num_heads} does not divide width={self.width}: choose a divisor')
+            raise UserError(f'GPT: got num_heads={self.num_heads}, expected a divisor of width={self.width}; fix: choose one',
+                            code='model/not-divisible')
         if self.num_kv_heads and self.num_heads % self.num_kv_heads:
-            raise UserError(f'GPT: num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: '
-                            'choose a divisor')
+            raise UserError(f'GPT: got num_kv_heads={self.num_kv_heads}, expected a divisor of num_heads={self.num_heads}; '
+                            'fix: choose one', code='model/not-divisible')
 
 
 def generate(apply: Callable, variables, prompt_BxP: jax.Array, steps: int, rng: jax.Array, *, block_size: int,
              temperature: float = 1.0, top_k: int = 0) -> jax.Array:
     """Samples `steps` tokens after a prompt: [B, P] -> [B, P + steps]; pure, and jittable with `steps` static.
 
-    Each token costs one pass over the window of the last `block_size` tokens. What stands to the right of a token
+    Each token costs one pass over the window of the last `block_size` tokens. What is to the right of a token
     does not reach its logits, so the window may be filled from the left.
 
     Args:
@@ -152,7 +151,8 @@ def generate(apply: Callable, variables, prompt_BxP: jax.Array, steps: int, rng:
     """
     B, P = prompt_BxP.shape
     if P < 1:
-        raise UserError('generate: the prompt is empty: begin with at least one token')
+        raise UserError('generate: got an empty prompt, expected one token or more; fix: begin with a token',
+                        code='model/empty-prompt')
     length = P + steps
     tokens = jnp.zeros((B, max(length, block_size)), jnp.int32).at[:, :P].set(prompt_BxP)
 

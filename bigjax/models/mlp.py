@@ -55,8 +55,8 @@ class MLP(nn.Module):
         layers = len(self.features) + 1
         rates = (self.dropout,) * layers if isinstance(self.dropout, int | float) else tuple(self.dropout)
         if len(rates) != layers:
-            raise UserError(f'MLP: dropout has {len(rates)} rates for {layers} layers: give one number, or one a layer '
-                            f'counting the output')
+            raise UserError(f'MLP: got {len(rates)} dropout rates, expected one number or {layers}; fix: give one per layer, '
+                            'the output layer included', code='model/lengths')
         act = activation(self.activation)
         x = x.reshape(x.shape[0], -1).astype(self.dtype)
         x = nn.Dropout(rates[0], deterministic=not train)(x)

@@ -127,12 +127,15 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if len(self.blocks) != len(self.widths):
-            raise UserError(f'ResNet: {len(self.blocks)} blocks but {len(self.widths)} widths: give each stage one')
+            raise UserError(f'ResNet: got {len(self.blocks)} blocks and {len(self.widths)} widths, expected equally many; '
+                            'fix: give one per stage', code='model/lengths')
         if self.block not in EXPANSION or self.shortcut not in SHORTCUTS:
-            raise UserError(f'ResNet: block {self.block!r} or shortcut {self.shortcut!r} is not known: block is one of '
-                            f'{", ".join(EXPANSION)}, shortcut one of {", ".join(SHORTCUTS)}')
+            raise UserError(f'ResNet: got block {self.block!r}, shortcut {self.shortcut!r}, expected block among '
+                            f'{", ".join(EXPANSION)} and shortcut among {", ".join(SHORTCUTS)}; fix: choose among them',
+                            code='model/unknown-option')
         if self.stem not in STEMS:
-            raise UserError(f'ResNet: stem {self.stem!r} is not known: it is one of {", ".join(STEMS)}')
+            raise UserError(f'ResNet: got stem {self.stem!r}, expected one of {", ".join(STEMS)}; fix: choose one of them',
+                            code='model/unknown-option')
         large = self.stem == '7x7'
         size, stride = (7, 2) if large else (3, 1)
         x = Conv(self.widths[0], (size, size), strides=stride, padding=size // 2, use_bias=False,

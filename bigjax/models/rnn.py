@@ -47,7 +47,8 @@ class Recurrent(nn.Module):
     def __call__(self, x: jax.Array, lengths=None, initial=None, *, train: bool):
         """Returns ([(carry, …) a layer], output); `initial` is such a list, `lengths` [B] the true lengths."""
         if self.cell not in CELLS:
-            raise UserError(f'Recurrent: cell {self.cell!r} is not known: one of {", ".join(CELLS)}')
+            raise UserError(f'Recurrent: got cell {self.cell!r}, expected one of {", ".join(CELLS)}; fix: choose one of them',
+                            code='model/unknown-option')
         suffixes = ('', '_reverse') if self.bidirectional else ('',)
         carries = []
         for i in range(self.layers):
@@ -92,7 +93,8 @@ class RNNClassifier(nn.Module):
     def __call__(self, x: jax.Array, lengths=None, *, train: bool) -> jax.Array:
         """`lengths` [B]: the true lengths, where sequences are padded at the end."""
         if self.readout not in READOUTS:
-            raise UserError(f'RNNClassifier: readout {self.readout!r} is not known: one of {", ".join(READOUTS)}')
+            raise UserError(f'RNNClassifier: got readout {self.readout!r}, expected one of {", ".join(READOUTS)}; fix: choose '
+                            'one of them', code='model/unknown-option')
         drop = nn.Dropout(self.dropout, deterministic=not train)
         if self.vocab_size:
             x = drop(nn.Embed(self.vocab_size, self.embed, dtype=self.dtype, name='embed')(x))

@@ -52,7 +52,8 @@ class FCN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if len(self.channels) != len(self.kernels):
-            raise UserError(f'FCN: {len(self.channels)} channels but {len(self.kernels)} kernels: give each block one')
+            raise UserError(f'FCN: got {len(self.channels)} channels and {len(self.kernels)} kernels, expected equally many; '
+                            'fix: give one per block', code='model/lengths')
         x = _series(x, self.dtype)
         for i, (width, size) in enumerate(zip(self.channels, self.kernels, strict=True)):
             x = Conv(width, (size,), kernel_init=glorot, dtype=self.dtype, name=f'conv_{i}')(x)

@@ -33,7 +33,7 @@ POSITIONS = ('sincos2d', 'learned')
 
 
 class ViT(nn.Module):
-    """Pictures [B, H, W, C] -> logits [B, K]: 'patch_embed', 'block_0', …, 'final_norm', 'pre_logits', 'head'.
+    """Images [B, H, W, C] -> logits [B, K]: 'patch_embed', 'block_0', …, 'final_norm', 'pre_logits', 'head'.
 
     Attributes:
       num_classes: K.
@@ -47,7 +47,7 @@ class ViT(nn.Module):
       dtype: of the computation; parameters stay float32.
 
     Raises:
-      UserError: a picture that patches do not tile, or an unknown pool or position embedding.
+      UserError: an image that patches do not tile, or an unknown pool or position embedding.
     """
 
     num_classes: int = 1000
@@ -103,10 +103,12 @@ class ViT(nn.Module):
 
     def _check(self, shape):
         if shape[1] % self.patch or shape[2] % self.patch:
-            raise UserError(f'ViT: patches of {self.patch} do not tile a picture of {shape[1]} x {shape[2]}; '
-                            'choose another config.image_size')
+            raise UserError(f'ViT: got an image of {shape[1]} x {shape[2]}, expected multiples of the patch size {self.patch}; '
+                            'fix: choose another config.image_size', code='model/not-divisible')
         if self.pool not in POOLS or self.positions not in POSITIONS:
-            raise UserError(f'ViT: pool={self.pool!r}, positions={self.positions!r}: pools are {", ".join(POOLS)}, '
-                            f'positions {", ".join(POSITIONS)}')
+            raise UserError(f'ViT: got pool={self.pool!r}, positions={self.positions!r}, expected pool among '
+                            f'{", ".join(POOLS)} and positions among {", ".join(POSITIONS)}; fix: choose among them',
+                            code='model/unknown-option')
         if self.pool == 'token' and self.positions == 'sincos2d':
-            raise UserError("ViT: a class token has no place on a grid; write positions='learned'")
+            raise UserError("ViT: got pool='token' with positions='sincos2d', expected learned positions: a class token has "
+                            "no place on a grid; fix: positions='learned'", code='model/unfit-options')

@@ -15,7 +15,8 @@ ACTIVATIONS: dict[str, Callable] = {
 
 
 def activation(name: str) -> Callable:
-    """The function of that name; raises UserError for a name that is not in `ACTIVATIONS`."""
+    """Returns the function of that name; raises UserError for a name that is not in `ACTIVATIONS`."""
     if name not in ACTIVATIONS:
-        raise UserError(f'activation {name!r} is not known: one of {", ".join(sorted(ACTIVATIONS))}')
+        raise UserError(f'activation: got {name!r}, expected one of {", ".join(sorted(ACTIVATIONS))}; fix: choose one of them',
+                        code='model/unknown-option')
     return ACTIVATIONS[name]

@@ -10,15 +10,17 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from bigjax.errors import UserError
-from bigjax.nn.cpu import on_cpu
+from bigjax.nn import cpu
 from bigjax.sharding import logical
 
-BLOCKS, SHORTEST_BLOCK = 4, 64  # of queries, on a CPU
+BLOCKS, SHORTEST_BLOCK = 4, 64  # blocks of queries, and queries in the shortest one, on a CPU
 
 
 def attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, *, causal: bool = False, mask=None, scale: float | None = None,
               drop: Callable | None = None, context: str = 'ring'):
     """softmax(q kᵀ scale + mask) v, the softmax in float32 -> [B, T, H, D] (Vaswani et al. 2017, eq. 1).
+
+    A query that sees no key has the output 0 and passes no gradient on.
 
     Args:
       q_BxTxHxD, k_BxSxKxD, v_BxSxKxD: queries, keys, values; K divides H (Ainslie et al. 2023, grouped queries).
@@ -30,17 +32,25 @@ def attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, *, causal: bool = False, mask=Non
         them on every device.
 
     Raises:
-      UserError: a mask or dropout with a split sequence.
+      UserError: a mask or dropout with a split sequence; 'attention/split-sequence'.
     """
     scale = 1 / math.sqrt(q_BxTxHxD.shape[-1]) if scale is None else scale
     if logical.axis_size('seq') > 1:
         if mask is not None or drop is not None:
-            raise UserError("config.mesh: 'seq' goes with neither attention dropout nor masks; use other axes")
+            raise UserError("config.mesh: got 'seq' with attention dropout or a mask, expected neither; fix: use other axes",
+                            code='attention/split-sequence')
         return _split_sequence(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, causal, scale, context)
-    if on_cpu() or drop is not None:
+    if cpu.kernels() or drop is not None:
         return _written_out(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, causal, mask, scale, drop)
-    return jax.nn.dot_product_attention(
-        q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, mask=mask, is_causal=causal, scale=scale)
+    y = jax.nn.dot_product_attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, mask=mask, is_causal=causal, scale=scale)
+    return y if mask is None else jnp.where(_sees_a_key(mask, causal, q_BxTxHxD.shape[1]), y, 0)
+
+
+def _sees_a_key(mask, causal: bool, queries: int):
+    """[B or 1, T or 1, H or 1, 1]: whether a query sees any key under a mask [B or 1, H or 1, T or 1, S]."""
+    if causal:
+        mask = mask & (jnp.arange(mask.shape[-1]) <= jnp.arange(queries)[:, None])
+    return mask.any(-1, keepdims=True).swapaxes(1, 2)
 
 
 def _grouped(q, k):
@@ -56,7 +66,7 @@ def _ungrouped(y):
 
 
 def _written_out(q, k, v, causal, mask, scale, drop):
-    """As the equation stands, heads before positions, which on a CPU makes every product one over contiguous rows.
+    """The equation itself, with heads before positions, which on a CPU makes every product one over contiguous rows.
 
     Long causal windows are taken in blocks of queries, each with the keys up to its last one: less than 2/3 of the work.
     """
@@ -67,12 +77,14 @@ def _written_out(q, k, v, causal, mask, scale, drop):
     def rows(first, last):
         seen = min(last, S) if causal else S
         scores = jnp.einsum('BKGTD,BKSD->BKGTS', q[:, :, :, first:last], k[:, :, :seen]).astype(jnp.float32)
-        if mask is not None:
+        visible = jnp.arange(seen) <= jnp.arange(first, last)[:, None] if causal else True
+        if mask is not None:  # never in blocks
             heads = (K, G) if mask.shape[1] > 1 else (1, 1)
-            scores = jnp.where(mask.reshape(mask.shape[0], *heads, *mask.shape[2:])[..., :seen], scores, -jnp.inf)
-        if causal:
-            scores = jnp.where(jnp.arange(seen) <= jnp.arange(first, last)[:, None], scores, -jnp.inf)
+            visible = visible & mask.reshape(mask.shape[0], *heads, *mask.shape[2:])[..., :seen]
+        if causal or mask is not None:  # a row of -inf alone would be NaN, forward and backward
+            scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
         p = jax.nn.softmax(scores)
+        p = p if mask is None else jnp.where(visible, p, 0)
         p = p if drop is None else drop(p)
         return jnp.einsum('BKGTS,BKSD->BKGTD', p.astype(v.dtype), v[:, :, :seen])
 
@@ -86,10 +98,12 @@ def _split_sequence(q, k, v, causal, scale, context):
     mesh = logical.current()
     parts = mesh.shape['seq']
     if q.shape[1] % parts:
-        raise UserError(f"config.mesh: 'seq' of {parts} does not divide a sequence of {q.shape[1]}; use a divisor")
+        raise UserError(f"config.mesh: got 'seq' of {parts} for a sequence of {q.shape[1]}, expected a divisor; "
+                        f'fix: choose one that divides {q.shape[1]}', code='mesh/impossible')
     methods = {'ring': _ring, 'gather': _gather}
     if context not in methods:
-        raise UserError(f"context: {context!r} is not known: one of {', '.join(methods)}")
+        raise UserError(f"context: got {context!r}, expected one of {', '.join(methods)}; fix: choose one of them",
+                        code='attention/unknown-context')
     batch, seq, heads, _ = (logical.mesh_axes(mesh, name) for name in ('batch', 'seq', 'heads', None))
     batch = batch if q.shape[0] % logical.size(mesh, batch) == 0 else None
     spec = PartitionSpec(batch, seq, heads, None)

@@ -11,22 +11,23 @@ import jax.numpy as jnp
 from jax import lax
 
 from bigjax.errors import UserError
-from bigjax.nn.cpu import add_bias, on_cpu
 from bigjax.nn.cpu import conv as conv_cpu
+from bigjax.nn.cpu import kernels
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 ConvTranspose = nn.ConvTranspose
 
 
 def explicit_padding(padding: Padding, size, kernel, strides, dilation) -> tuple[tuple[int, int], ...]:
-    """((low, high), …), one pair a spatial axis, of 'SAME', 'VALID', 'CAUSAL' (1-D), an int, or ints and pairs."""
+    """((low, high), …), one pair per spatial axis, for 'SAME', 'VALID', 'CAUSAL' (1-D), an int, or ints and pairs."""
     extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     if isinstance(padding, str):
         if padding == 'CAUSAL' and len(kernel) == 1:
             return ((extent[0] - 1, 0),)
         if padding in ('SAME', 'VALID'):
             return tuple(lax.padtype_to_pads(size, extent, strides, padding))
-        raise UserError(f"Conv: padding {padding!r} is not known for {len(kernel)}-D: 'SAME', 'VALID', an int or pairs")
+        raise UserError(f"Conv: got padding {padding!r} in {len(kernel)}-D, expected 'SAME', 'VALID', an int or pairs; fix: "
+                        'use one of these', code='model/unknown-option')
     if isinstance(padding, int):
         padding = (padding,) * len(kernel)
     return tuple((p, p) if isinstance(p, int) else tuple(p) for p in padding)
@@ -34,7 +35,7 @@ def explicit_padding(padding: Padding, size, kernel, strides, dilation) -> tuple
 
 def conv(x: jax.Array, kernel: jax.Array, *, strides, padding, dilation, groups: int = 1) -> jax.Array:
     """[B, *spatial, C] with [*kernel_size, C/groups, F] -> [B, *spatial', F]; all options explicit tuples."""
-    if on_cpu():
+    if kernels():
         return conv_cpu.conv(x, kernel, conv_cpu.Geometry(strides, padding, dilation, groups))
     spatial = 'HW'[2 - len(strides):]
     return lax.conv_general_dilated(
@@ -49,9 +50,9 @@ class Conv(nn.Module):
 
     Attributes:
       features: output channels.
-      kernel_size: one entry a spatial axis.
-      strides, kernel_dilation: an int, or one a spatial axis.
-      padding: 'SAME', 'VALID', 'CAUSAL' (1-D), an int, or one int or (low, high) pair a spatial axis.
+      kernel_size: one entry per spatial axis.
+      strides, kernel_dilation: an int, or one per spatial axis.
+      padding: 'SAME', 'VALID', 'CAUSAL' (1-D), an int, or one int or (low, high) pair per spatial axis.
       dtype: of the computation; None takes the common type of input and parameters.
     """
 
@@ -76,8 +77,8 @@ class Conv(nn.Module):
         dilation = (dilation,) * axes if isinstance(dilation, int) else tuple(dilation)
         channels, groups = x.shape[-1], self.feature_group_count
         if channels % groups or self.features % groups:
-            raise UserError(f'Conv: feature_group_count={groups} does not divide {channels} input channels and '
-                            f'{self.features} features')
+            raise UserError(f'Conv: got feature_group_count={groups}, expected a divisor of {channels} input channels and '
+                            f'{self.features} features; fix: choose one', code='model/not-divisible')
         kernel = self.param('kernel', self.kernel_init, (*kernel_size, channels // groups, self.features),
                             self.param_dtype)
         bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
@@ -86,6 +87,5 @@ class Conv(nn.Module):
         padding = explicit_padding(self.padding, size, kernel_size, strides, dilation)
         x = x.reshape(-1, *size, channels)
         y = conv(x, kernel, strides=strides, padding=padding, dilation=dilation, groups=groups)
-        if bias is not None:
-            y = add_bias(y, bias)
+        y = y if bias is None else y + bias
         return y.reshape(*batch_shape, *y.shape[1:])

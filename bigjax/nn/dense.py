@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax.nn.cpu import add_bias
 from bigjax.sharding import logical
 
 
@@ -35,6 +34,5 @@ class Dense(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         split = logical.axis_size('seq') > 1  # rows of a split sequence, folded, would be gathered and computed on every device
         y = (x if split else x.reshape(-1, x.shape[-1])) @ kernel
-        if bias is not None:
-            y = add_bias(y, bias)
+        y = y if bias is None else y + bias
         return y.reshape(*x.shape[:-1], self.features)

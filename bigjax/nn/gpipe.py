@@ -28,11 +28,13 @@ def pipeline(apply: Callable, params, x: jax.Array, microbatches: int = 0) -> ja
     stages = mesh.shape['stage']
     M, L = microbatches or stages, jax.tree.leaves(params)[0].shape[0]
     if L % stages:
-        raise UserError(f"config.mesh: 'stage' of {stages} does not divide {L} layers; use a divisor of {L}")
+        raise UserError(f"config.mesh: got 'stage' of {stages}, expected a divisor of the {L} layers; fix: use one",
+                        code='mesh/impossible')
     if x.shape[0] % M:
         M = 1 if x.shape[0] < M else M
     if x.shape[0] % M:
-        raise UserError(f'microbatches: {M} do not divide a batch of {x.shape[0]}; use a divisor')
+        raise UserError(f'microbatches: got {M}, expected a divisor of the batch of {x.shape[0]}; fix: use a divisor',
+                        code='mesh/impossible')
 
     def local(params, x):
         stage = jax.lax.axis_index('stage')

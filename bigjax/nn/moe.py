@@ -38,7 +38,8 @@ class MoE(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         (T, W), E, F = x.shape[1:], self.experts, self.mlp_width or 4 * x.shape[-1]
         if not 1 <= self.top_k <= E:
-            raise UserError(f'top_k: {self.top_k} is not in 1..{E}, the number of experts')
+            raise UserError(f'top_k: got {self.top_k}, expected 1 to {E}, the number of experts; fix: choose one of these',
+                            code='model/unknown-option')
         C = max(1, math.ceil(self.top_k * T / E * self.capacity))
         logits = Dense(E, use_bias=False, kernel_init=self.init, name='router')(x.astype(jnp.float32))
         p_BxTxE = jax.nn.softmax(logits)

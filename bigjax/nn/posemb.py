@@ -6,14 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigjax.errors import UserError
+
 
 def rotate(x_BxTxHxD: jax.Array, base: float = 10000.0, start: int | jax.Array = 0) -> jax.Array:
     """Rotary position embedding (Su et al. 2021, eq. 34), pairs (i, i + D/2) as in Llama: [B, T, H, D], float32 inside.
 
     Args:
       start: the position of the first token.
+
+    Raises:
+      UserError: D is odd; 'attention/odd-head'.
     """
     T, D = x_BxTxHxD.shape[1], x_BxTxHxD.shape[-1]
+    if D % 2:
+        raise UserError(f'rope_base: got heads of width {D}, expected an even width; fix: choose width and num_heads so that '
+                        'width / num_heads is even, or rope_base=0', code='attention/odd-head')
     frequency = base ** (-jnp.arange(0, D, 2, dtype=jnp.float32) / D)
     angle = (start + jnp.arange(T, dtype=jnp.float32))[:, None] * frequency
     cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]

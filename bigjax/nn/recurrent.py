@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigjax.nn.cpu import column_sums, on_cpu, stored
+from bigjax.nn import cpu
 from bigjax.sharding import logical
 
 Carry = Any
@@ -106,7 +106,7 @@ def _freeze(alive, new, old):
 
 def _apart(f):
     """On a CPU what is elementwise is kept apart from the slicing of its inputs, with which it is not vectorised."""
-    return stored(f) if on_cpu() else f
+    return cpu.stored(f) if cpu.kernels() else f
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -134,7 +134,7 @@ def _run_forward(cell, loop, from_input, alive, carry, kernel, *biases):
 
 
 def _run_backward(cell, loop, residuals, cotangents):
-    alive, first, carries, gates, kernel, biases = residuals
+    alive, first, carries, gates, kernel, _ = residuals
     dlast, dh_TxBxH = cotangents
 
     def shift(first, rest):
@@ -152,14 +152,11 @@ def _run_backward(cell, loop, residuals, cotangents):
 
     dfirst, of_products = lax.scan(
         step, dlast, (dh_TxBxH, alive, before, carries, gates), reverse=not loop.reverse, unroll=loop.unroll)
+    dstate_bias, dinput_bias = (a.sum((0, 1)) for a in (of_products[0], of_products[-1]))
     if logical.batch_is_split():
         dkernel = jnp.einsum('TBH,TBG->HG', before[0], of_products[0])
-        dstate_bias, dinput_bias = (a.sum(axis=(0, 1)) for a in (of_products[0], of_products[-1]))
-        return of_products[-1], None, dfirst, dkernel, dinput_bias, dstate_bias
-    of_state_MxG, of_input_MxG = (a.reshape(-1, a.shape[-1]) for a in (of_products[0], of_products[-1]))
-    dkernel = before[0].reshape(-1, kernel.shape[0]).T @ of_state_MxG
-    dinput_bias = column_sums(of_input_MxG, biases[0])
-    dstate_bias = dinput_bias if len(of_products) == 1 else column_sums(of_state_MxG, biases[1])
+    else:
+        dkernel = before[0].reshape(-1, kernel.shape[0]).T @ of_products[0].reshape(-1, kernel.shape[1])
     return of_products[-1], None, dfirst, dkernel, dinput_bias, dstate_bias
 
 
@@ -233,7 +230,8 @@ class _Recurrent(nn.Module):
 
     def _unroll(self, batch: int) -> int:
         """Small steps cost more to dispatch than to compute: several in one iteration."""
-        return self.unroll or (8 if batch * self.features <= 4096 else 1)
+        small = isinstance(batch, int) and batch * self.features <= 4096
+        return self.unroll or (8 if small else 1)
 
     def step(self, carry, x_BxD):
         """One step with the same parameters, for decoding: (carry or None, [B, D]) -> (carry, y [B, H])."""

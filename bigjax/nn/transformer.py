@@ -15,6 +15,7 @@ from bigjax.nn.attention import attention
 from bigjax.nn.dense import Dense
 from bigjax.nn.gpipe import pipeline
 from bigjax.nn.moe import MoE
+from bigjax.nn.norm import LayerNorm
 from bigjax.nn.posemb import rotate
 from bigjax.sharding import logical
 
@@ -28,7 +29,7 @@ REMAT = {  # what the backward pass finds stored: all, nothing, products, or the
 
 
 class Spec(NamedTuple):
-    """What a block is made of.
+    """The options of a block. A family has the ones that it offers as fields of the same names.
 
     Attributes:
       num_heads: H; `num_kv_heads`: K, 0 for H (Ainslie et al. 2023, grouped queries).
@@ -68,25 +69,26 @@ class Spec(NamedTuple):
 def make_norm(spec: Spec, name: str) -> nn.Module:
     """A normalisation layer; statistics are float32."""
     if spec.norm not in NORMS:
-        raise UserError(f'norm: {spec.norm!r} is not known: one of {", ".join(NORMS)}')
+        raise UserError(f'norm: got {spec.norm!r}, expected one of {", ".join(NORMS)}; fix: choose one of them',
+                        code='model/unknown-option')
     if spec.norm == 'rmsnorm':
         return nn.RMSNorm(epsilon=spec.epsilon, dtype=spec.dtype, name=name)
-    return nn.LayerNorm(epsilon=spec.epsilon, use_bias=spec.bias, dtype=spec.dtype, name=name)
+    return LayerNorm(epsilon=spec.epsilon, use_bias=spec.bias, dtype=spec.dtype, name=name)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention [B, T, W] -> [B, T, W]: 'query', 'key', 'value', 'out'."""
+    """Multi-head attention [B, T, W] -> [B, T, W]: 'query', 'key', 'value', 'out'; `mask` as in `bigjax.nn.attention`."""
 
     spec: Spec
 
     @nn.compact
-    def __call__(self, x_BxTxW: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x_BxTxW: jax.Array, mask=None, *, train: bool) -> jax.Array:
         s, (B, T, W) = self.spec, x_BxTxW.shape
         H, K = s.num_heads, s.num_kv_heads or s.num_heads
         for name, heads in (('num_heads', H), ('num_kv_heads', K)):
             if heads % logical.axis_size('tensor'):
-                raise UserError(f"config.mesh: 'tensor' of {logical.axis_size('tensor')} does not divide {name}={heads}; "
-                                f'use a divisor of {heads}')
+                raise UserError(f"config.mesh: got 'tensor' of {logical.axis_size('tensor')}, expected a divisor of "
+                                f'{name}={heads}; fix: use a divisor of {heads}', code='mesh/impossible')
 
         def heads(name, number):
             y = Dense(number * (W // H), s.bias, kernel_init=s.init, bias_init=s.bias_init, dtype=s.dtype, name=name)(x_BxTxW)
@@ -96,7 +98,7 @@ class SelfAttention(nn.Module):
         if s.rope_base:
             q, k = rotate(q, s.rope_base), rotate(k, s.rope_base)
         drop = nn.Dropout(s.dropout, deterministic=False) if s.dropout and train else None
-        y = attention(q, k, v, causal=s.causal, drop=drop, context=s.context).reshape(B, T, W)
+        y = attention(q, k, v, causal=s.causal, mask=mask, drop=drop, context=s.context).reshape(B, T, W)
         return Dense(W, s.bias, kernel_init=s.out_init, bias_init=s.bias_init, dtype=s.dtype, name='out')(y)
 
 
@@ -109,7 +111,8 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         s, W = self.spec, x.shape[-1]
         if s.hidden not in HIDDEN:
-            raise UserError(f'hidden: {s.hidden!r} is not known: one of {", ".join(HIDDEN)}')
+            raise UserError(f'hidden: got {s.hidden!r}, expected one of {", ".join(HIDDEN)}; fix: choose one of them',
+                            code='model/unknown-option')
         F = s.mlp_width or 4 * W
         dense = lambda name, n, init: Dense(n, s.bias, kernel_init=init, bias_init=s.bias_init, dtype=s.dtype, name=name)
         h = dense('up', F, s.init)(x)
@@ -126,10 +129,10 @@ class Block(nn.Module):
     spec: Spec
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, mask=None) -> jax.Array:
         s = self.spec
         drop = nn.Dropout(s.dropout, deterministic=not train)
-        y = SelfAttention(s, name='attn')(make_norm(s, 'attn_norm')(x), train=train)
+        y = SelfAttention(s, name='attn')(make_norm(s, 'attn_norm')(x), mask, train=train)
         x = logical.constrain(x + drop(checkpoint_name(y, 'attn')), 'batch', 'seq', 'embed')
         h = make_norm(s, 'mlp_norm')(x)
         if s.experts:
@@ -141,35 +144,42 @@ class Block(nn.Module):
 
 
 def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, *, train: bool, scan: bool = False,
-          remat: str = 'none', microbatches: int = 0) -> jax.Array:
+          remat: str = 'none', microbatches: int = 0, mask=None) -> jax.Array:
     """Blocks in the compact scope of `module`, [B, T, W] -> [B, T, W]: 'block_0', …, or 'blocks' where scanned.
 
     Args:
       scan: one block compiled and looped over; its parameters are those of the blocks, stacked (`bigjax.checkpoint.convert`).
       remat: see `REMAT`: what is recomputed in the backward pass to save memory.
       microbatches: of a pipeline, where the mesh has stages; 0 for as many as stages.
+      mask: of every block's attention, see `bigjax.nn.attention`; not in a pipeline.
+
+    Raises:
+      UserError: an unknown `remat` ('model/unknown-option'), or what does not go with the mesh ('mesh/impossible').
     """
     if remat not in REMAT:
-        raise UserError(f'remat: {remat!r} is not known: one of {", ".join(REMAT)}')
+        raise UserError(f'remat: got {remat!r}, expected one of {", ".join(REMAT)}; fix: choose one of them',
+                        code='model/unknown-option')
     block = Block
     if remat != 'none':
         block = nn.remat(Block, policy=REMAT[remat], static_argnums=(2,), prevent_cse=not scan)
     pipelined = logical.axis_size('stage') > 1
     if pipelined and not scan:
-        raise UserError("config.mesh: 'stage' splits stacked layers; write --config.model.scan=True")
+        raise UserError("config.mesh: got 'stage' with unrolled layers, expected stacked ones; fix: --config.model.scan=True",
+                        code='mesh/impossible')
     if not scan:
         for i in range(num_layers):
-            x = block(spec, name=f'block_{i}')(x, train)
+            x = block(spec, name=f'block_{i}')(x, train, mask)
         return x
     if pipelined and not module.is_initializing():
-        if (spec.dropout and train) or spec.experts:
-            raise UserError("config.mesh: 'stage' goes with neither dropout nor experts; set them to 0, or use other axes")
+        if (spec.dropout and train) or spec.experts or mask is not None:
+            raise UserError("config.mesh: got 'stage' with dropout, experts or an attention mask, expected none of them; "
+                            'fix: set dropout and experts to 0, or use other axes', code='mesh/impossible')
         one = block(spec, parent=None)
         return pipeline(lambda params, x: one.apply({'params': params}, x, train),
                         module.variables['params']['blocks'], x, microbatches)
-    body = nn.scan(lambda block, x, _: (block(x, train), None), variable_axes={'params': 0, 'losses': 0},
-                   split_rngs={'params': True, 'dropout': True}, length=num_layers)
-    return body(block(spec, name='blocks'), x, None)[0]
+    body = nn.scan(lambda block, x, mask: (block(x, train, mask), None), variable_axes={'params': 0, 'losses': 0},
+                   split_rngs={'params': True, 'dropout': True}, length=num_layers, in_axes=nn.broadcast)
+    return body(block(spec, name='blocks'), x, mask)[0]
 
 
 def partition_rules(prefix: str = '') -> tuple:

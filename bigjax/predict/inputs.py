@@ -1,10 +1,12 @@
 """The words after `predict` as single inputs: files, folders, tables with one row per line, and rows written out."""
 import csv
+import io
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bigjax.data.loaders import tables
 from bigjax.errors import UserError
 from bigjax.io.text import first_line, printable
 
@@ -66,7 +68,9 @@ def _rows(path: pathlib.Path, ending: str) -> Iterator[Any]:
         elif ending == '.jsonl':
             yield from (json.loads(line) for line in file if line.strip())
         else:
-            lines = [row for row in csv.reader(file, delimiter='\t' if ending == '.tsv' else ',') if any(map(str.strip, row))]
+            text = file.read()
+            rows = csv.reader(io.StringIO(text, newline=''), delimiter=tables.separator(text))
+            lines = [row for row in rows if any(map(str.strip, row))]
             if lines and not all(map(_is_number, lines[0])):
                 head = [name.strip() for name in lines[0]]
                 for row in lines[1:]:

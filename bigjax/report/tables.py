@@ -135,16 +135,18 @@ def bench(root) -> str:
         rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and row['case'] in CASES]
         if not rows:
             continue
-        lines = [_line(path.stem, 'parameters', 'batch', 'ours, ms', 'PyTorch, ms', 'ours / PyTorch', 'at most', ''),
+        version = str(rows[0]['versions']['peer'])
+        peer = 'Flax' if version.startswith('flax') else 'PyTorch'
+        lines = [_line(path.stem, 'parameters', 'batch', 'ours, ms', f'{peer}, ms', f'ours / {peer}', 'at most', ''),
                  '|---|--:|--:|--:|--:|--:|--:|---|']
         for row in rows:
-            target = CASES[row['case']].target
+            target = row.get('target') or CASES[row['case']].target
             lines.append(_line(
                 row['case'], number(row['parameters']), row['batch_size'], f"{row['ours_ms']:.1f}", f"{row['peer_ms']:.1f}",
                 f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})", f'{target:g}',
-                '✓' if row['ratio'] <= target else '**missed**'))
-        versions = rows[0]['versions']
-        tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {versions['jax']}, PyTorch {versions['peer']}.\n")
+                'machine busy' if not row.get('judged', True) else '✓' if row['ratio'] <= target else '**missed**'))
+        tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {rows[0]['versions']['jax']}, {peer} "
+                      f"{version.removeprefix('flax ')}.\n")
     return '\n'.join(tables)
 
 

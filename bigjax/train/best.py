@@ -74,6 +74,9 @@ def resolve(text: str, evaluators: Mapping[str, Evaluator], known: set[str], ope
         raise missing(metric, known)
     declared = {key: way for e in evaluators.values() if e.split == split for key, way in e.better.items()}
     way = declared.get(name) or metrics.better(name)
+    tails = [other.partition('/')[2] for other in known if other.startswith(f'{split}/')]
+    if not direction and not way and metric not in known and nearest(name, tails):
+        raise missing(metric, known)  # of 'test/acc' the direction is not what is wrong
     if not direction and not way:
         raise UserError(f"config.best: got '{metric}', of which neither its evaluator (better) nor bigjax.metrics gives a "
                         f"direction; fix: --config.best='max {metric}' or 'min {metric}'", code='config/best-direction')

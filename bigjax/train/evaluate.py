@@ -6,6 +6,7 @@ counted on the host, sums stay on the device until the end, and predictions are 
 import collections
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,11 +74,15 @@ class Evaluation:
         self._cache, self._resident, self._batch_size = cache, resident, batch_size
         self._task, self._apply = task, apply
         self._threads, self._workers, self._axes = threads, workers, axes
-        key = rng.key(seeds[0]) if members is None else jax.vmap(rng.key)(np.asarray(seeds, np.int32))
-        self._key = meshes.device_put_global(key, meshes.replicated(mesh))
-        self._compiled, self._watch, self._add = {}, watch, jax.jit(_add)
+        self._seeds, self._compiled, self._watch, self._add = seeds, {}, watch, jax.jit(_add)
         for name, evaluator in evaluators.items():
             self._check_keys(name, evaluator)
+
+    @functools.cached_property
+    def _key(self) -> jax.Array:
+        """The key of evaluation, one per member; made when it is used, as a plan's devices cannot hold it."""
+        key = rng.key(self._seeds[0]) if self._members is None else jax.vmap(rng.key)(np.asarray(self._seeds, np.int32))
+        return meshes.device_put_global(key, meshes.replicated(self._mesh))
 
     def _check_keys(self, name: str, evaluator: Evaluator) -> None:
         if evaluator.compute is None or not evaluator.keep:

@@ -19,7 +19,6 @@ from bigjax.errors import UserError
 from bigjax.io import storage
 from bigjax.io.safe_read import archive, parsed
 from bigjax.io.text import first_line
-from bigjax.nn.cpu import global_norm
 from bigjax.tasks import FROZEN, LOSSES, loss_metrics, mean
 from bigjax.train import step
 from bigjax.train.state import TrainState
@@ -201,7 +200,7 @@ def _backward(state, value, grads, tx) -> str:
     sizes = jax.tree_util.tree_flatten_with_path(jax.tree.map(lambda g: float(jnp.abs(g).max(initial=0.0)), grads))[0]
     path, largest = max(sizes, key=lambda item: item[1])
     largest = f'{largest:.3g} in {jax.tree_util.keystr(path, simple=True, separator="/")}'
-    if not jnp.isfinite(global_norm(grads)):
+    if not jnp.isfinite(optax.tree.norm(grads)):
         return f'the norm of the gradients: each is finite, but the square of the largest, {largest}, is not'
     updates = tx.update(grads, state.opt_state, state.params, value=value)[0] if tx else {}
     if names := _bad(updates):

@@ -130,7 +130,7 @@ def normalized(grads, loss_metric: tuple):
 
 def grad_norm_or_inf(grads, updates) -> jax.Array:
     """The norm of the gradients, infinite where an update is not finite: one pass over both, for the price of the norm."""
-    return cpu.global_norm(jax.tree.map(lambda g, u: jnp.where(jnp.isfinite(u), g, jnp.inf), grads, updates))
+    return optax.tree.norm(jax.tree.map(lambda g, u: jnp.where(jnp.isfinite(u), g, jnp.inf), grads, updates))
 
 
 def prepare(batch, rng, preprocess: Callable | None, augment: Callable | None):
@@ -192,7 +192,7 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
     old = (state.params, state.model_state, state.opt_state, state.ema)
     finite = lambda norm: jnp.isfinite(value) & jnp.isfinite(norm) & (state.halted < 0)
     if bounded:
-        norm = cpu.global_norm(grads)
+        norm = optax.tree.norm(grads)
         ok = finite(norm)
         params, model_state, opt_state, average = _applied(ok, lambda: update()[1], old)
     else:

@@ -6,14 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from bigjax.bench import cases
+from bigjax.bench import cases, flax_peer, load
+from bigjax.report import tables
+from tests.refused import refused
 
 
 @pytest.mark.parametrize('case', list(cases.CASES))
 def test_the_peer_is_the_same_model(case):
     pytest.importorskip('torch', reason='PyTorch is not installed: pip install bigjax[parity]')
     from bigjax.bench import torch_peer
-    model, _, shape, vocab, _ = cases.CASES[case]
+    model, _, shape, vocab, *_ = cases.CASES[case]
     x = jax.numpy.zeros((1, *shape), 'int32' if vocab else 'float32')
     mine = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))['params']
     assert sum(x.size for x in jax.tree.leaves(mine)) == torch_peer.parameters(case)
@@ -28,6 +30,7 @@ def test_figures_of_the_mlp(tmp_path, capsys):
     assert row['flops_per_step'] == flops and row['first_s'] > row['ours_ms'] / 1e3
     np.testing.assert_allclose(row['examples_per_s'], 128 / row['ours_ms'] * 1e3)
     np.testing.assert_allclose(row['achieved_flops'], row['flops_per_step'] / row['ours_ms'] * 1e3)
+    assert row['minor_faults_per_step'] >= 0 and 0 <= row['others_share'] <= 1
     assert row['ratio'] is None and 'mlp' in capsys.readouterr().out
 
 
@@ -37,7 +40,56 @@ def test_pairs_are_timed_in_turn():
     assert ''.join(calls) == 'aabb' + 'ab' * 3 and {len(v) for v in times.values()} == {3}
 
 
-@pytest.mark.parametrize(('argv', 'words'), [(['--case=lenat'], 'there are mlp'), (['--against=tensorflow'], "'torch'")])
-def test_wrong_input_is_exit_2(capsys, argv, words):
-    assert cases.main(argv) == 2
-    assert words in capsys.readouterr().err
+def test_plain_flax_is_the_same_model():
+    """An LSTM of Flax has one bias where those of cuDNN and PyTorch have two."""
+    for name, (model, _, shape, vocab, *_) in cases.CASES.items():
+        x = jax.numpy.zeros((1, *shape), 'int32' if vocab else 'float32')
+        mine = jax.eval_shape(lambda model=model, x=x: model.init(jax.random.key(0), x, train=False))['params']
+        second_biases = 2 * 4 * 256 if name == 'lstm' else 0
+        assert sum(x.size for x in jax.tree.leaves(mine)) - second_biases == flax_peer.parameters(name, x), name
+
+
+def test_beside_plain_flax(tmp_path, capsys):
+    assert cases.main(['--case=lenet5', '--against=flax', '--pairs=1', f'--out={tmp_path}/results/b.json']) == 0
+    row, = json.loads((tmp_path / 'results' / 'b.json').read_text())
+    assert row['ratio'] > 0 and row['target'] == cases.FLAX_TARGET and row['versions']['peer'].startswith('flax')
+    kept = tmp_path / 'experiments' / 'results' / 'bench'
+    kept.mkdir(parents=True)
+    (kept / 'cpu.json').write_text(json.dumps([row]))
+    assert 'ours / Flax' in tables.bench(tmp_path)
+
+
+def counted(busy, own, wall=10.0):
+    return load.Counters(wall, busy, own)
+
+
+def test_the_share_of_others_is_what_this_process_did_not_use(monkeypatch, tmp_path):
+    monkeypatch.setattr(load.os, 'cpu_count', lambda: 2)
+    assert load.share_of_others(counted(100, 50, 0.0), counted(110, 58)) == pytest.approx(2 / 20)
+    assert load.share_of_others(counted(100, 50, 0.0), counted(110, 61)) == 0
+    assert load.share_of_others(counted(None, 50, 0.0), counted(None, 58)) is None
+    stat = tmp_path / 'stat'
+    stat.write_text('cpu  300 0 100 5000 40 0 10 0 7 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n')
+    monkeypatch.setattr(load, 'STAT', str(stat))
+    assert load.counters().busy_s == 410 / load.os.sysconf('SC_CLK_TCK')
+    monkeypatch.setattr(load, 'STAT', str(tmp_path / 'none'))
+    assert load.counters().busy_s is None
+
+
+@pytest.mark.parametrize(('share', 'judged'), [(None, True), (0.0, True), (0.079, True), (0.08, False), (0.5, False)])
+def test_a_busy_machine_is_not_judged(monkeypatch, capsys, share, judged):
+    monkeypatch.setattr(load, 'share_of_others', lambda before, after: share)
+    p = cases.program('lenet5')
+    row = cases.measure('lenet5', p, 1, lambda n: None, 'made up', target=1e9)
+    cases.show([row])
+    assert row['judged'] == judged and row['others_share'] == share
+    assert ('within' in capsys.readouterr().out) == judged
+
+
+@pytest.mark.parametrize(('argv', 'code'), [
+    (['--case=lenat'], 'bench/unknown-case'), (['--against=tensorflow'], 'bench/unknown-peer'),
+    (['--pairs=0'], 'bench/no-pairs')])
+def test_wrong_input_is_exit_2(capsys, argv, code):
+    with refused(code):
+        cases.run(argv)
+    assert cases.main(argv) == 2 and capsys.readouterr().err.count('\n') == 1

@@ -94,3 +94,16 @@ def test_the_experiments_that_a_message_names_read_such_records(kinds, commands)
         wanted, _ = found.wanted(like)
         tables_too = set(kinds) == {'label', 'x'} and set(wanted) == {'label', 'series'}
         assert set(kinds) == set(wanted) or tables_too, (command, wanted)
+
+
+@pytest.mark.parametrize('name, variant, data', [
+    ('uci', 'yacht,mlp', 'numbers.csv'), ('ucr', 'Coffee,fcn', 'classes.csv'), ('mnist1d', 'mlp', 'classes.csv'),
+    ('mnist', 'lenet5', 'images.npz')])
+def test_one_file_is_enough_for_an_experiment(place, name, variant, data):
+    """The part of it that is held out is evaluated."""
+    module = importlib.import_module(f'experiments.{name}')
+    config = module.get_config(variant)
+    config.data = spec(place, data)
+    made = module.get_experiment(config)
+    assert {evaluator.split for evaluator in made.evaluators.values()} == set(made.data.evals) == {'val'}
+    assert made.data.info['found'][0].count('held out') == 1

@@ -291,3 +291,15 @@ def test_rows_and_tables_agree(tmp_path_factory, rows):
     for i, (number, text) in enumerate(rows):
         if schema.features:
             np.testing.assert_allclose(schema.example({'n': number, 'c': text})['x'], arrays['x'][i], rtol=1e-6)
+
+
+def test_a_file_given_to_predict_is_read_as_the_table_was(tmp_path):
+    """The separator and the names are found the same way."""
+    from bigjax.predict import inputs
+    rows = ''.join(f'{i};{"uv"[i % 2]} ;{i % 2}\n' for i in range(20))
+    (tmp_path / 'a.csv').write_text('\ufeffage; kind ;Label\n' + rows, encoding='utf-8')
+    splits = open_data(f'csv:{tmp_path}/a.csv', val_fraction=0)
+    schema = Schema.from_json(splits.info['schema'])
+    read = [schema.example(row) for _, row in inputs.expanded([str(tmp_path / 'a.csv')], ('.csv',))]
+    np.testing.assert_array_equal([example['x'] for example in read], splits.train.arrays['x'])
+    np.testing.assert_array_equal([example['label'] for example in read], splits.train.arrays['label'])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from model_helpers import conv_to_torch, dense_to_torch, init, parameters, paths
 
-from bigjax.errors import UserError
 from bigjax.models.cnn import CNN, VARIANTS
+from tests.refused import refused
 
 
 @pytest.mark.parametrize('variant, shape, count', [
@@ -69,12 +69,11 @@ def test_a_population_is_its_members():
         np.testing.assert_allclose(one, model.apply(variables, x, train=False), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('fields, text', [
-    ({'channels': (4,), 'kernels': (3, 3)}, '1 channels but 2 kernels'),
-    ({'pool': 'mean'}, "pool 'mean' is not known"),
-])
-def test_wrong_fields_are_the_users_error(fields, text):
-    with pytest.raises(UserError, match=text):
+@pytest.mark.parametrize('fields, code, names', [
+    ({'channels': (4,), 'kernels': (3, 3)}, 'model/lengths', ('1', '2')),
+    ({'pool': 'mean'}, 'model/unknown-option', ("'mean'",))])
+def test_wrong_fields_are_the_users_error(fields, code, names):
+    with refused(code, *names):
         parameters(CNN(**fields), jnp.zeros((1, 8, 8, 1)))
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from model_helpers import abstract, conv_to_torch, dense_to_torch, init, norm_to_torch, parameters, size
 
-from bigjax.errors import UserError
 from bigjax.models.gan import GAN, VARIANTS
+from tests.refused import refused
 
 SMALL = GAN(size=8, channels=2, latent=3, width=4)
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, 8, 8, 2)).astype(np.float32)
@@ -95,5 +95,5 @@ def test_low_precision_keeps_float32_statistics():
 
 
 def test_a_wrong_size_is_the_users_error():
-    with pytest.raises(UserError, match='size=30 is not a multiple of 4'):
+    with refused('model/not-divisible', 'size=30'):
         parameters(GAN(size=30), jnp.zeros((1, 30, 30, 1)))

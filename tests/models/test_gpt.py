@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from model_helpers import abstract, dense_to_torch, init, norm_to_torch, parameters, paths, size
 
-from bigjax.errors import UserError
 from bigjax.models.gpt import GPT, VARIANTS, generate
 from bigjax.tasks import bind
+from tests.refused import refused
 
 SMALL = {'vocab_size': 11, 'block_size': 8, 'num_layers': 2, 'num_heads': 2, 'width': 12}
 TOKENS = np.random.default_rng(0).integers(0, 11, (3, 8)).astype(np.int32)
@@ -170,10 +170,9 @@ def test_generated_tokens_differ_between_steps_and_rows():
     assert len(np.unique(drawn[0])) > 8 and not np.array_equal(drawn[0], drawn[1])
 
 
-@pytest.mark.parametrize('fields, text', [
-    ({'block_size': 4}, '8 tokens are more than block_size=4'), ({'num_heads': 5}, 'num_heads=5 does not divide')])
-def test_wrong_fields_are_the_users_error(fields, text):
-    with pytest.raises(UserError, match=text):
+@pytest.mark.parametrize('fields, code', [({'block_size': 4}, 'model/too-long'), ({'num_heads': 5}, 'model/not-divisible')])
+def test_wrong_fields_are_the_users_error(fields, code):
+    with refused(code, *(f'{key}={value}' for key, value in fields.items())):
         parameters(GPT(**{**SMALL, **fields}), TOKENS)
 
 

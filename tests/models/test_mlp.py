@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from model_helpers import dense_to_torch, init, parameters, paths
 
-from bigjax.errors import UserError
 from bigjax.models.mlp import MLP, VARIANTS
+from tests.refused import refused
 
 
 @pytest.mark.parametrize('variant, shape, count', [
@@ -75,12 +75,12 @@ def test_dropout_rests_in_evaluation():
 
 
 def test_a_wrong_number_of_rates_is_the_users_error():
-    with pytest.raises(UserError, match='3 rates for 2 layers'):
+    with refused('model/lengths', '3', '2'):
         parameters(MLP(features=(4,), dropout=(0.1, 0.1, 0.1)), jnp.zeros((1, 2)))
 
 
 def test_an_unknown_activation_is_the_users_error():
-    with pytest.raises(UserError, match=r'one of .*relu'):
+    with refused('model/unknown-option', 'rleu', 'relu'):
         parameters(MLP(features=(4,), activation='rleu'), jnp.zeros((1, 2)))
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from model_helpers import abstract, conv_to_torch, dense_to_torch, init, norm_to_torch, parameters, size
 
-from bigjax.errors import UserError
 from bigjax.models.resnet import VARIANTS, ResNet, he_normal
+from tests.refused import refused
 
 
 @pytest.mark.parametrize('variant, channels, count', [
@@ -114,11 +114,11 @@ def test_low_precision_keeps_float32_statistics():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((variables, state)))
 
 
-@pytest.mark.parametrize('fields, text', [
-    ({'blocks': (1,)}, '1 blocks but 3 widths'), ({'shortcut': 'A'}, "shortcut 'A' is not known"),
-    ({'block': 'deep'}, "block 'deep'")])
-def test_wrong_fields_are_the_users_error(fields, text):
-    with pytest.raises(UserError, match=text):
+@pytest.mark.parametrize('fields, code, names', [
+    ({'blocks': (1,)}, 'model/lengths', ('1', '3')), ({'shortcut': 'A'}, 'model/unknown-option', ("'A'",)),
+    ({'block': 'deep'}, 'model/unknown-option', ("'deep'",))])
+def test_wrong_fields_are_the_users_error(fields, code, names):
+    with refused(code, *names):
         parameters(ResNet(**fields), jnp.zeros((1, 8, 8, 1)))
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from bigjax.nn import cpu
 from bigjax.nn.attention import attention
+from bigjax.nn.posemb import rotate
+from tests.refused import refused
 
 
 def reference(q, k, v, seen, scale):
@@ -50,3 +52,38 @@ def test_long_causal_windows_in_blocks(queries, keys):
     np.testing.assert_allclose(out, expected, rtol=2e-5, atol=1e-5)
     _, other = jax.vjp(lambda *x: jax.nn.dot_product_attention(*x, mask=seen[:, :1], scale=0.5), q, k, v)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), pull(dy), other(dy))
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('queries', [5, 3])
+def test_a_query_that_sees_no_key_is_zero_and_its_gradients_finite(platform, causal, queries):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = (2, queries, 4, 4), (2, 5, 2, 4), (2, 5, 2, 4), (2, queries, 4, 4)
+    q, k, v, dy = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    mask = np.ones((2, 4, queries, 5), bool)
+    mask[0, 1, 2] = False
+    mask[1, :, 1] = [False, False, True, True, True]  # no key with `causal`, three without
+    with cpu.lowering_for(platform):
+        out, pull = jax.vjp(lambda *x: attention(*x, causal=causal, mask=mask), q, k, v)
+    dq, dk, dv = pull(dy)
+    assert not np.any(out[0, 2, 1]) and not np.any(dq[0, 2, 1]) and np.any(out[0, 2, 0])
+    assert np.all(np.asarray(out[1, 1]) == 0) == causal == np.all(np.asarray(dq[1, 1]) == 0)
+    assert all(np.all(np.isfinite(a)) for a in (out, dq, dk, dv))
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
+def test_padded_keys_are_as_if_they_were_not_there(platform):
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(key, (2, 6, 2, 4)) for key in keys)
+    lengths = np.array([4, 6])
+    mask = (np.arange(6) < lengths[:, None])[:, None, None]
+    with cpu.lowering_for(platform):
+        out = attention(q, k, v, mask=mask)
+        alone = attention(q[:1], k[:1, :4], v[:1, :4])
+    np.testing.assert_allclose(out[:1], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_rotary_positions_need_an_even_width():
+    with refused('attention/odd-head', '3'):
+        rotate(np.zeros((1, 4, 2, 3), np.float32))

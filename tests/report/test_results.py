@@ -106,14 +106,14 @@ def test_step_times_beside_their_targets(tree):
     page.write_text(page.read_text() + '<!-- bench:begin -->\nold\n<!-- bench:end -->\n')
     row = {'parameters': 61706, 'batch_size': 64, 'ours_ms': 9.0, 'peer_ms': 10.0, 'ratio': 0.9, 'ratio_min': 0.8,
            'ratio_max': 1.2, 'versions': {'jax': '1', 'peer': '2'}}
-    rows = [{**row, 'case': 'lenet5'}, {**row, 'case': 'gpt'}, {**row, 'case': 'mlp', 'ratio': None}]
+    rows = [{**row, 'case': 'lenet5'}, {**row, 'case': 'gpt', 'ratio': 1.2}, {**row, 'case': 'mlp', 'ratio': None}]
     (tree / 'experiments' / 'results' / 'bench').mkdir(parents=True)
     (tree / 'experiments' / 'results' / 'bench' / 'a-machine.json').write_text(json.dumps(rows))
     assert results.main([], tree) == 0
     text = page.read_text()
     assert 'old' not in text and '| a-machine |' in text and '| mlp |' not in text
-    assert cells(text, 'lenet5')[1:] == ['61,706', '64', '9.0', '10.0', '0.90 (0.80 to 1.20)', '1', '✓']
-    assert cells(text, 'gpt')[-2:] == ['0.8', '**missed**']
+    assert cells(text, 'lenet5')[1:] == ['61,706', '64', '9.0', '10.0', '0.90 (0.80 to 1.20)', '1.1', '✓']
+    assert cells(text, 'gpt')[-2:] == ['1.1', '**missed**']
 
 
 def test_what_did_not_hold_is_shown(tree):

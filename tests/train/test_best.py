@@ -34,6 +34,11 @@ def test_a_metric_that_does_not_exist_is_refused_before_training(text, code, nam
         tiny.program(best=text)
 
 
+def test_a_misspelt_metric_is_named_beside_a_compute_too():
+    with refused('config/best-metric', 'test/acc', 'test/accuracy'):
+        tiny.program([tiny.experiment(compute=lambda outputs, examples: {'made_up': 1.0})], best='test/acc')
+
+
 def test_a_metric_without_direction_is_refused():
     compute = lambda outputs, examples: {'made_up': 1.0}
     with refused('config/best-direction', 'test/made_up', 'max test/made_up', 'min test/made_up'):

@@ -98,6 +98,23 @@ def test_an_evaluation_that_is_left_early_ends_its_reading():
     assert threading.active_count() <= before
 
 
+def test_predictions_draw_other_numbers_in_every_batch_and_the_same_in_every_run():
+    def draws(apply, variables, batch, rng):
+        return jax.random.normal(rng, (batch['x'].shape[0],))
+
+    def compute(outputs, examples):
+        return {'draws': outputs, 'different': float(len(np.unique(outputs)))}
+
+    found = [tiny.program([tiny.experiment(test=40, predict=draws, compute=compute)], eval_batch_size=8, seed=seed)
+             for seed in (0, 0, 1)]
+    runs = [p.evaluation.run('test', p.init()['state'].variables()) for p in found]
+    first, again, other = (artifacts[0]['draws'] for _, artifacts in runs)
+    assert runs[0][0]['test/different'] == [40] and np.array_equal(first, again) and not np.isin(first, other).any()
+    members = tiny.program([tiny.experiment(test=40, predict=draws, compute=compute)], eval_batch_size=8, population=2)
+    alone = members.evaluation.run('test', members.init()['state'].variables())[1]
+    assert np.array_equal(alone[0]['draws'], first) and np.array_equal(alone[1]['draws'], other)
+
+
 def test_members_are_judged_each_by_its_weights():
     p = tiny.program([tiny.experiment(compute=gather, keep=('x', 'label'))], population=3)
     carry = p.init()

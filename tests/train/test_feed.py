@@ -122,6 +122,11 @@ def test_what_is_on_the_device_is_not_read_at_all(start, monkeypatch):
     assert blocks == [start]
 
 
+def test_a_batch_that_is_larger_than_the_data_is_a_warning():
+    data = Data(ArraySource({'x': np.zeros(30)}), {})
+    assert feeds.repeats(data, 30) == '' and all(word in feeds.repeats(data, 75) for word in ('75', '30', '2.5 times'))
+
+
 @pytest.mark.parametrize('start', [FAR, 0, 1250])
 def test_both_ways_give_the_same_batches(start):
     host = Map(SOURCES['resident'], dict)

@@ -30,7 +30,7 @@ def csv(path: str | os.PathLike) -> RawTable:
     import pyarrow.csv as pa_csv
     data = formats.read(path)
     data = data.removeprefix(b'\xef\xbb\xbf')  # the mark would be a part of the first name
-    separator, header = _header(data[:HEAD_BYTES], path)
+    by, header = _header(data[:HEAD_BYTES], path)
     wrong: list = []
 
     def keep(row):
@@ -41,15 +41,16 @@ def csv(path: str | os.PathLike) -> RawTable:
     try:
         table = pa_csv.read_csv(
             io.BytesIO(data), read_options=read,
-            parse_options=pa_csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=keep),
+            parse_options=pa_csv.ParseOptions(delimiter=by, newlines_in_values=True, invalid_row_handler=keep),
             convert_options=pa_csv.ConvertOptions(column_types={name: pa.large_string() for name in header},
                                                   null_values=[], strings_can_be_null=False))
         found = table.column_names
     except (pa.ArrowException, UnicodeDecodeError) as error:
         if wrong:
-            raise UserError(f'{path}: line {wrong[0].number}: got {wrong[0].actual_columns} columns, expected '
-                            f'{wrong[0].expected_columns} as in the header; fix: correct the line',
-                            code='data/csv-line') from error
+            place = 'row' if b'"' in data or b'\n\n' in data or b'\n\r' in data else 'line'  # pyarrow counts no blank lines
+            raise UserError(f'{path}: {place} {wrong[0].number} ({printable(wrong[0].text)[:40]}): got '
+                            f'{wrong[0].actual_columns} columns, expected {wrong[0].expected_columns} as in the header; fix: '
+                            'correct it', code='data/csv-line') from error
         raise UserError(f'{path}: cannot be read as CSV ({first_line(error)}); fix: save it as UTF-8 with a header line',
                         code='data/csv') from error
     if not table.num_rows:
@@ -59,8 +60,8 @@ def csv(path: str | os.PathLike) -> RawTable:
         raise UserError(f'{path}: got a quote that is not closed, which makes the rest of the file one cell; fix: close it, or '
                         'double it', code='data/csv')
     names, notes = column_names(found, str(path))
-    if separator != ',':
-        notes.append('separated by ' + {';': 'semicolons', '\t': 'tabs'}[separator])
+    if by != ',':
+        notes.append('separated by ' + {';': 'semicolons', '\t': 'tabs'}[by])
     columns = {}
     for raw, name in names.items():
         texts = table.column(raw)
@@ -78,10 +79,9 @@ def _header(head: bytes, path) -> tuple[str, list[str]]:
       UserError: there is no line, or it is a record rather than names.
     """
     text = head.decode('utf-8', 'replace')
-    first = next((line for line in re.split('[\r\n]', text) if line), '')
-    separator = max(',;\t', key=first.count)
+    by = separator(text)
     try:
-        header = next((row for row in csv_module.reader(io.StringIO(text, newline=''), delimiter=separator) if row), [])
+        header = next((row for row in csv_module.reader(io.StringIO(text, newline=''), delimiter=by) if row), [])
     except csv_module.Error as error:
         raise UserError(f'{path}: the header cannot be read ({first_line(error)}); fix: correct the first line',
                         code='data/csv') from error
@@ -92,7 +92,13 @@ def _header(head: bytes, path) -> tuple[str, list[str]]:
     if numbers and not any(name.strip().lower() in ROLES for name in header):
         raise UserError(f'{path}: got the number {printable(numbers[0])} in the first line, expected the names of the columns; '
                         'fix: add a header line such as a,b,label', code='data/no-header')
-    return separator, header
+    return by, header
+
+
+def separator(text: str) -> str:
+    """The one of comma, semicolon and tab that the first line of a table holds most."""
+    first = next((line for line in re.split('[\r\n]', text) if line), '')
+    return max(',;\t', key=first.count)
 
 
 def jsonl(path: str | os.PathLike) -> RawTable:

@@ -26,7 +26,7 @@ from bigjax.nn.cpu import stored
 
 
 class Geometry(NamedTuple):
-    """What a convolution is beside its operands; one entry a spatial axis."""
+    """The options of a convolution; one entry per spatial axis."""
 
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -45,7 +45,7 @@ def conv(x, kernel, g: Geometry):
         return _library(x, kernel, g)
     axes = len(g.strides)
     patches = math.prod(g.out(x.shape[1:-1], kernel.shape[:-2])) * math.prod(kernel.shape[:-1]) * x.shape[0]
-    if axes == 1 and patches <= 2**18:  # a megabyte: in the cache
+    if axes == 1 and isinstance(patches, int) and patches <= 2**18:  # a megabyte: in the cache
         return _by_patches(x, kernel, g)
     return _forward(g, x.shape[1:-1], kernel.shape[:-2], x, kernel)
 
@@ -59,7 +59,7 @@ def _library(x, kernel, g: Geometry, spread=None):
 
 
 def _taps(x, axis: int, k: int, g: Geometry, out: int):
-    """What each of the k taps along a spatial axis sees, `out` values each."""
+    """The `out` input values that each of the k taps along a spatial axis is multiplied with."""
     low, high = g.padding[axis]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) if a == axis + 1 else (0, 0, 0) for a in range(x.ndim)])
     stride, dilation = g.strides[axis], g.dilation[axis]

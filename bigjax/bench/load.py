@@ -1,0 +1,54 @@
+"""How far other processes disturb a timing, from the kernel's counters.
+
+A busy machine flatters whichever side waits less at barriers, so a ratio that was measured on one is not judged.
+"""
+import os
+import resource
+import time
+from typing import NamedTuple
+
+BUSY_SHARE = 0.08  # of all cores, used by other processes: from here on a ratio is not judged
+STAT = '/proc/stat'
+
+
+class Counters(NamedTuple):
+    """The kernel's counters at one moment.
+
+    Attributes:
+      wall_s: a monotonic clock, seconds.
+      busy_s: seconds of all cores that were not idle, for any process; None where the system does not count them.
+      own_s: seconds of all cores that this process has used.
+    """
+
+    wall_s: float
+    busy_s: float | None
+    own_s: float
+
+
+def _busy(text: str) -> float:
+    """Seconds that the cores were not idle, from the text of /proc/stat (proc(5): user, nice, system, idle, iowait, …)."""
+    ticks = [int(word) for word in text.split('\n', 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf('SC_CLK_TCK')
+
+
+def counters() -> Counters:
+    """The counters now."""
+    try:
+        with open(STAT) as file:
+            busy = _busy(file.read())
+    except (OSError, ValueError, IndexError):
+        busy = None
+    return Counters(time.perf_counter(), busy, time.process_time())
+
+
+def share_of_others(before: Counters, after: Counters) -> float | None:
+    """The share of all cores that other processes used in between, 0 to 1; None where it is not known."""
+    if before.busy_s is None or after.busy_s is None or after.wall_s <= before.wall_s:
+        return None
+    others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    return min(1.0, max(0.0, others / ((after.wall_s - before.wall_s) * (os.cpu_count() or 1))))
+
+
+def minor_faults() -> int:
+    """Pages that this process has had to map so far without reading a disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
