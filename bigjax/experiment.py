@@ -106,11 +106,13 @@ class Interface:
 
     Attributes:
       parse: `parse(raw) -> example`, one example as `Data.train[i]` gives it, without its label; `raw` is text, a path, or
-        a mapping (a table's row). Raises UserError where it cannot be one.
+        a row of a table (a mapping, or a list of numbers). Its key '_notes', a list of texts, is no part of a batch: it tells
+        what was assumed (a resize). Raises UserError where `raw` cannot be an example.
       answer: `answer(outputs) -> {name: JSON value}` of the predictions of one example, such as
         {'class': 'cat', 'probability': 0.97}.
       accepts: the endings of files that `parse` takes ('.png', …), 'text' and 'row' for what else it takes.
-      sample: `sample(apply, variables, rng, prompt) -> iterator of text`, or None where the model does not generate.
+      sample: `sample(apply, variables, rng, prompt, *, tokens, temperature) -> iterator of text`, or None where the model
+        does not generate.
     """
 
     parse: Callable[[Any], Mapping[str, Any]]

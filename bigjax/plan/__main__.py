@@ -3,7 +3,7 @@ import json
 import pathlib
 import sys
 
-from bigjax.errors import UserError
+from bigjax.errors import DONE, USER, UserError
 from bigjax.plan import report
 
 
@@ -19,7 +19,8 @@ def read(paths) -> list[tuple[str, dict]]:
             found = json.loads(path.read_text(encoding='utf-8'))
             plans += [(f"{f['experiment']} {f['name']} on {f.get('topology', '?')}", f) for f in found]
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f'{path}: no record of a plan ({type(error).__name__}); write one by plan --out={path}') from None
+            raise UserError(f'{path}: got no record of a plan ({type(error).__name__}); fix: write one by plan --out={path}',
+                            code='plan/no-record') from None
     return plans
 
 
@@ -27,12 +28,13 @@ def main(paths: list[str]) -> int:
     """Prints the table."""
     try:
         if not paths:
-            raise UserError('bigjax.plan: no file is named; write python -m bigjax.plan experiments/results/plan/*.json')
+            raise UserError('bigjax.plan: got no file; fix: python -m bigjax.plan experiments/results/plan/*.json',
+                            code='plan/no-record')
         print(report.several(read(paths)))
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
-    return 0
+        return USER
+    return DONE
 
 
 if __name__ == '__main__':

@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 from bigjax import config as configs
 from bigjax.data.lazy import LazySource
-from bigjax.errors import UserError
+from bigjax.errors import DONE, NO, USER, UserError
 from bigjax.io import atomic
 from bigjax.nn import cpu
 from bigjax.plan import advice, compile, figures, report
 from bigjax.plan import topology as topologies
 
-FITS, WRONG, DOES_NOT = 0, 2, 4
 COMPILE_TIMEOUT_S = 1800
 
 
@@ -52,10 +51,10 @@ def plan(job, wanted: Wanted) -> int:
     if wanted.out:
         _write(wanted.out, [f | {'name': name, 'experiment': job.name} for name, f in plans])
     if not done:
-        return WRONG
+        return USER
     if lacking := compile.missing(topology):
         raise UserError(f'--topology={lacking}; above is what is known without it', code='plan/no-compiler')
-    return FITS if any(f['fits'] is not False for _, f in done) else DOES_NOT
+    return DONE if any(f['fits'] is not False for _, f in done) else NO
 
 
 def _topology(wanted: Wanted) -> str:
@@ -107,8 +106,8 @@ def outside(job, wanted: Wanted, row: str, overrides: dict[str, str]) -> dict:
                    *(f'--config.{key}={value}' for key, value in {**job.overrides, **overrides}.items())]
         ended = subprocess.run(command, env=compile.environment(), capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S,
                                check=False)
-        if ended.returncode == WRONG:
-            raise UserError(ended.stderr.strip().splitlines()[-1].removeprefix(f'{job.name}: '))
+        if ended.returncode == USER:
+            raise UserError(ended.stderr.strip().splitlines()[-1].removeprefix(f'{job.name}: '), code='plan/refused')
         if ended.returncode or not result.exists():
             raise Failed(f'the compilation for {wanted.topology} ended with {ended.returncode}:\n{ended.stderr[-4000:]}')
         return json.loads(result.read_text()) | ({'mesh_asked': overrides['mesh']} if 'mesh' in overrides else {})
@@ -123,7 +122,7 @@ def _inside(job, topology, wanted: Wanted) -> int:
         limit = wanted.hbm * 2**30 if wanted.hbm else topology.hardware.hbm if topology.hardware else None
         found = figures.plan(program, topology, limit) | {'notes': notes}
     _write(wanted.inside, found)
-    return FITS
+    return DONE
 
 
 def _program(job, row, devices, notes):

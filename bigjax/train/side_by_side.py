@@ -1,8 +1,9 @@
 """Rows of a table as processes side by side: rows that do not fill the machine take the time of the longest ones.
 
-Each row is the command that trains it alone, on a share of the cores of its own, and everything that it prints appears in the
-order of the table. The rows stop as one: a signal to this process reaches them all, and where one fails the others are asked to
-save. However this process ends, a row does not outlive it: it ends when the pipe that it holds is closed.
+Each row is the command that trains it alone, and everything that it prints appears in the order of the table. A row may use all
+cores: with fewer threads XLA adds up in another order, and the table would have other numbers than rows one after the other.
+The rows stop as one: a signal to this process reaches them all, and where one fails the others are asked to save. However this
+process ends, a row does not outlive it: it ends when the pipe that it holds is closed.
 """
 import contextlib
 import os
@@ -45,12 +46,8 @@ def wanted(job: Job, jobs: int) -> int:
     if jobs:
         return min(jobs, len(job.rows))
     on_cpu = (job.platform or os.environ.get('JAX_PLATFORMS', '')) == 'cpu' or not accelerators.accelerators()
-    return min(len(cores()), len(job.rows)) if on_cpu else 1
-
-
-def cores() -> list[int]:
-    """The cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else list(range(os.cpu_count() or 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return min(cores, len(job.rows)) if on_cpu else 1
 
 
 def train(job: Job, jobs: int) -> None:
@@ -61,7 +58,6 @@ def train(job: Job, jobs: int) -> None:
       Ended: a row failed; the others have saved their state.
     """
     waiting = list(reversed(job.rows))  # tables go from small to large, and the longest row should not begin last
-    shares = _shares(cores(), jobs)
     running: dict[int, Row] = {}
     output = {row: (tempfile.TemporaryFile(), tempfile.TemporaryFile()) for row in job.rows}  # noqa: SIM115
     printed = _Printed([output[row][0] for row in job.rows])
@@ -74,7 +70,7 @@ def train(job: Job, jobs: int) -> None:
                 for slot in range(jobs):
                     if waiting and slot not in running:
                         row = waiting.pop(0)
-                        running[slot] = _start(job, row, shares[slot], output[row], read_end)
+                        running[slot] = _start(job, row, output[row], read_end)
                 time.sleep(POLL_S)
                 for slot, row in list(running.items()):
                     if (code := row.process.poll()) is None:
@@ -118,20 +114,13 @@ class _Printed:
             self._row, self._at = self._row + 1, 0
 
 
-def _start(job: Job, row: str, share: Sequence[int], files, life: int) -> Row:
-    """Starts one row on its share of the cores."""
+def _start(job: Job, row: str, files, life: int) -> Row:
+    """Starts one row."""
     rest = [arg for arg in without(job.argv, *FROM_ABOVE) if arg != 'train']
     command = [sys.executable, *job.program, 'train', f'--variant={row}', f'--workdir={job.workdir(row)}', *rest]
     process = subprocess.Popen(command, stdout=files[0], stderr=files[1], stdin=subprocess.DEVNULL, pass_fds=(life,),
                                env={**os.environ, LIFE: str(life)}, start_new_session=True)
-    with contextlib.suppress(OSError, AttributeError):  # it has ended already; a system without it
-        os.sched_setaffinity(process.pid, share)
     return Row(row, process, *files, time.monotonic())
-
-
-def _shares(all_cores: Sequence[int], jobs: int) -> list[list[int]]:
-    """The cores of each job: disjoint, unless there are fewer cores than jobs."""
-    return [list(all_cores[i::jobs]) or [all_cores[i % len(all_cores)]] for i in range(jobs)]
 
 
 def _stop(rows, grace: float) -> None:

@@ -9,8 +9,6 @@ import time
 
 import pytest
 
-from bigjax.train import side_by_side
-
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = '''
 from bigjax import cli
@@ -124,11 +122,3 @@ def alive(pid):
         return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
     except OSError:
         return False
-
-
-@pytest.mark.parametrize(('count', 'jobs'), [(2, 2), (8, 3), (1, 2)])
-def test_cores_are_shared(count, jobs):
-    shares = side_by_side._shares(list(range(count)), jobs)
-    assert len(shares) == jobs and all(shares) and set().union(*shares) == set(range(count))
-    if count >= jobs:
-        assert sum(map(len, shares)) == count
