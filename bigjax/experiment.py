@@ -17,7 +17,9 @@ from bigjax.tasks import Task
 class Source(Protocol):
     """Examples by number: `len(source)` and `source[i] -> {name: array}`; the protocol of Grain's data sources.
 
-    A source that fits in memory also has `arrays`, {name: [len, …]}, and may then live on the device.
+    A source that fits in memory also has `arrays`, {name: [len, …]}, and `take(arrays, indices) -> batch`, pure, for NumPy
+    arrays and traced ones: it may then live on the device, and the pipeline gathers a batch in one call. A source may have
+    `spec`, {name: shape and dtype of one example}, so that it is not read before it is needed.
     """
 
     def __len__(self) -> int: ...
