@@ -1,7 +1,6 @@
 """Eight fake devices and a persistent compile cache for every test; nothing compiled outlives its file."""
 import contextlib
 import gc
-import inspect
 import json
 import os
 import pathlib
@@ -35,7 +34,8 @@ def pytest_collection_modifyitems(items):
     Tests that skip without PyTorch get the marker `parity`.
     """
     for item in items:
-        if "importorskip('torch" in inspect.getsource(item.function):
+        code = item.function.__code__
+        if 'importorskip' in code.co_names and 'torch' in code.co_consts:
             item.add_marker(pytest.mark.parity)
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 

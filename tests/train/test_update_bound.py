@@ -39,6 +39,6 @@ def test_finite_gradients_give_finite_updates(spec):
     {'name': 'adam', 'lr': 0.1, 'b2': 0.99999999}, {'name': 'lamb', 'lr': 0.1}, {'name': 'sgd', 'lr': 0.1, 'momentum': 1.0},
     {'name': 'sgd', 'lr': float('nan')}, {'name': 'sgd', 'lr': 0.1, 'unknown': 1}, {'name': 'sgd', 'lr': np.float32(0.1)},
     {'name': 'sgd', 'lr': 1.0, 'schedule': {'name': 'step', 'factor': 1e30}}, {'groups': ()}, {},
-    optax.sgd(0.1)], ids=str)
+    optax.sgd(0.1)], ids=lambda spec: str(spec) if isinstance(spec, dict) else 'a transformation of its own')
 def test_every_other_spec_is_looked_at(spec):
     assert not bounded(spec)
