@@ -1,4 +1,5 @@
 """A task holds the data and the model to the shapes and ranges that it states; terms are checked where they are summed."""
+import dataclasses
 import types
 
 import jax
@@ -121,6 +122,6 @@ def test_a_source_that_is_not_in_memory_is_held_to_its_classes():
 def test_a_run_does_not_start_on_labels_that_do_not_fit(label):
     base = tiny.experiment()
     source = ArraySource({'x': np.ones((2, 5), np.float32), 'label': np.asarray(label, np.int32)})
-    experiment = base.__class__(**{**vars(base), 'data': Data(source, {})})
+    experiment = dataclasses.replace(base, data=Data(source, {'test': source}))
     with refused('task/range' if np.ndim(label) == 1 else 'task/shape', 'label'):
         tiny.program([experiment], batch_size=2).init()
