@@ -118,7 +118,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
             if verb.needs_devices and platform not in ('', 'cpu'):
                 _check_platform(platform)
             if verb.needs_devices:
-                accelerators.refuse_cpu(platform)
+                accelerators.require_accelerator(platform)
             job = Job(module, short, overrides, list(argv), options.variant, options.workdir, leads=joined.process == 0,
                       guard=guard, joined=joined, platform=platform, grace=options.grace,
                       stored=verb.needs_workdir)
@@ -168,7 +168,7 @@ def _storage(error: BaseException | None) -> str:
     for _ in range(20):
         if error is None:
             break
-        if isinstance(error, storage.Broken):
+        if isinstance(error, storage.StorageUnavailable):
             return str(error)
         for number, text in STORAGE.items():
             if (isinstance(error, OSError) and error.errno == number) or os.strerror(number) in str(error):

@@ -232,7 +232,7 @@ def run(argv: Sequence[str]) -> None:
     peer = peer_of(options.against)
     if options.platform:
         jax.config.update('jax_platforms', options.platform)
-    accelerators.refuse_cpu(options.platform)
+    accelerators.require_accelerator(options.platform)
     cpu.keep_memory()
     rows = []
     for name in names:

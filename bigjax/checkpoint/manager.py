@@ -61,7 +61,7 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
-        with storage.blaming(self._folder):
+        with storage.translating(self._folder):
             self._orbax = ocp.training.Checkpointer(
                 self._folder, preservation_policy=self._kept,
                 cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has listed the store strictly
@@ -90,7 +90,7 @@ class Checkpoints:
             copied = copy(tree)
             begun = lambda: begin(jax.block_until_ready(copied))
         else:
-            with storage.blaming(self._folder):
+            with storage.translating(self._folder):
                 response = begin(tree)
             begun = lambda: response
         self._writing = threading.Thread(target=self._finish, args=(begun, step, eval_pending), name='checkpoint')
@@ -107,10 +107,10 @@ class Checkpoints:
         except BaseException as error:
             time.sleep(ORBAX_LOG_FLUSH_S)
             self._tries += 1
-            if self._tries < SAVE_TRIES and jax.process_count() == 1 and storage.passing(self._folder, error):
+            if self._tries < SAVE_TRIES and jax.process_count() == 1 and storage.is_transient(self._folder, error):
                 self._lost = step, error
             else:
-                self._error = storage.blamed(self._folder, error)
+                self._error = storage.translate(self._folder, error)
 
     def lost(self, wait: bool = False) -> bool:
         """Whether a save into a store failed by the store's fault, so that another one is due; true once per failure.
@@ -186,9 +186,9 @@ class Checkpoints:
         try:
             self.wait()
             if self._lost is not None:
-                raise storage.blamed(self._folder, self._lost[1])
+                raise storage.translate(self._folder, self._lost[1])
         finally:
-            if not storage.gave_up():  # Orbax would wait for writes that can no longer succeed
+            if not storage.given_up():  # Orbax would wait for writes that can no longer succeed
                 self._orbax.close()
 
 
@@ -298,7 +298,7 @@ def load(path, like, whole: bool = True):
     if rows := differences(saved, wanted):
         raise UserError(f'{path}: got a checkpoint of another model ({rows}); fix: use the config it was trained with, or '
                         'another --workdir', code='checkpoint/another-model')
-    with storage.blaming(path):
+    with storage.translating(path):
         return ocp.load(path, like, checkpointable_name=NAME) if whole else load_part(path, like)
 
 
@@ -338,7 +338,7 @@ def write(path, tree, step: int = 0) -> None:
     """
     check_writable(tree)
     path = storage.absolute(path)
-    with storage.blaming(path):
+    with storage.translating(path):
         ocp.save(path, tree, checkpointable_name=NAME, overwrite=True)
     if jax.process_index() == 0:
         manifest.seal(path, step)
@@ -346,7 +346,7 @@ def write(path, tree, step: int = 0) -> None:
 
 def stored(path) -> dict[str, tuple]:
     """{path of a leaf: its shape} of a checkpoint, without its arrays."""
-    with storage.blaming(path):
+    with storage.translating(path):
         return paths(ocp.metadata(storage.absolute(path), checkpointable_name=NAME).metadata)
 
 

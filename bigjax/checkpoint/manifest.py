@@ -47,7 +47,7 @@ def fault(folder, deep: bool = True) -> str:
         manifest = read(folder)
     except FileNotFoundError:
         return UNFINISHED
-    except storage.Broken:
+    except storage.StorageUnavailable:
         raise
     except (OSError, ValueError, RecursionError) as error:
         return f'{NAME} cannot be read ({type(error).__name__}), or is not what was written'
@@ -109,7 +109,7 @@ def _files(folder) -> dict[str, storage.Facts]:
 def _readable_sum(path) -> str:
     try:
         return storage.sha256(path)[1]
-    except storage.Broken:
+    except storage.StorageUnavailable:
         raise
     except OSError:
         return ''

@@ -166,7 +166,7 @@ def _portable(error: Exception) -> bool:
         return False
 
 
-class WorkerDied(storage.Broken):
+class WorkerDied(storage.StorageUnavailable):
     """A reading process ended without an error of its own; like a broken store, it is reported in one line, no traceback."""
 
     def __init__(self, exit_code: int, workers: int):

@@ -1,10 +1,10 @@
-"""The numbers of the hardware: what a device can do at most, for plans and for the utilisation in every log line.
+"""Peak rates and memory of devices, for plans and for the utilisation in every log line.
 
 Sources of the numbers: peaks, HBM and interconnect of TPUs from the pages "TPU v4", "v5e", "v5p", "v6e" and "TPU7x" of the
 Cloud TPU documentation (a published bidirectional bandwidth is halved); usable HBM from the text of libtpu's own refusals
-(0.0.42); H100 and H200 from NVIDIA's data sheets (dense bf16) with eight GPUs a host and one 400 Gb/s NIC a GPU, and usable
+(0.0.42); H100 and H200 from NVIDIA's data sheets (dense bf16) with eight GPUs per host and one 400 Gb/s NIC per GPU, and usable
 HBM as the three quarters that JAX allocates by default (XLA_PYTHON_CLIENT_MEM_FRACTION). The network between TPU slices is
-50 Gb/s a chip on v5p and about that on the others.
+50 Gb/s per chip on v5p and about that on the others.
 A100 and L4: NVIDIA's data sheets. The peak of a CPU is measured: its fastest product in float32.
 """
 import contextlib
@@ -28,9 +28,9 @@ class Hardware:
     """One device as JAX sees it: a chip, or one of the two cores of a TPU7x.
 
     Attributes:
-      kind: what JAX calls it.
+      kind: its name in JAX.
       flops: bf16 FLOP/s.
-      hbm: bytes that a program may use; None where nobody limits it.
+      hbm: bytes that a program may use; None without a limit.
       hbm_bandwidth: bytes/s.
       near: bytes/s that a device receives over all links of the fast network (ICI, NVLink).
       near_axis: bytes/s over the two links of one axis of the torus; on GPUs as `near`.
@@ -68,7 +68,7 @@ def peak(devices: Sequence) -> float | None:
 
 
 def cpu_peak(folder: str | None) -> float:
-    """FLOP/s of the fastest product that this machine has ever shown: measured now for a moment, and kept in `folder`."""
+    """FLOP/s of the fastest product measured on this machine: a short measurement now, and the best one kept in `folder`."""
     machine = f'{processor("model name")} x {os.cpu_count()} jax {jax.__version__}'
     path = pathlib.Path(folder, MEASURED) if folder else None
     known = _read(path) if path else {}
@@ -87,7 +87,7 @@ def _read(path) -> dict:
 
 
 def processor(*fields: str) -> str:
-    """What Linux says of this machine's first processor under one of the fields ('model name', 'flags'), or Python of it."""
+    """A field ('model name', 'flags') of this machine's first processor from /proc/cpuinfo, or Python's name for it."""
     info = pathlib.Path('/proc/cpuinfo')
     text = info.read_text() if info.is_file() else ''
     found = re.search(rf"^(?:{'|'.join(fields)})\s*:\s*(.*)$", text, re.MULTILINE)

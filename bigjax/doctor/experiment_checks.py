@@ -1,4 +1,4 @@
-"""The checks of `bigjax.doctor` that look at an experiment on this machine: its data, devices, state, memory and workdir."""
+"""The checks of the verb `doctor` that look at an experiment on this machine: its data, devices, state, memory and workdir."""
 import dataclasses
 import math
 import time
@@ -23,47 +23,48 @@ from bigjax.train.program import example_inputs
 from bigjax.train.settings import Settings
 from bigjax.train.state import count, init_variables
 
-OPENING = 16.0  # seconds for opening data
+OPEN_DATA_S = 16.0  # time for opening data
 SPARE = 1  # checkpoint beside those that are kept: the one being written
-FRESH = 30.0  # seconds; a run refreshes its run.json more often
+ALIVE_S = 30.0  # a running run refreshes its run.json more often
 
 
-def held(workdir, experiment: str, variant: str, config) -> Check:
+def workdir_run(workdir, experiment: str, variant: str, config) -> Check:
     """Whether the workdir is free for this run, or holds it already."""
+    workdir = storage.place(workdir)
     run = previous_run(workdir, RunFacts(experiment=experiment, variant=variant, config=configs.plain(config), command=''))
     if not run:
         return Check('run', OK, f'{workdir}: no other run is there')
-    there = storage.facts(workdir / 'run.json')
-    age = time.time() - there.when if there else 0.0
-    if run['status'] == 'running' and age < FRESH:
-        return Check('run', WARNING, f'{workdir}: a run wrote there {max(0.0, age):.0f} s ago; let it end, two would spoil it')
+    written = storage.facts(workdir / 'run.json')
+    age = time.time() - written.when if written else 0.0
+    if run['status'] == 'running' and age < ALIVE_S:
+        return Check('run', WARNING, f'{workdir}: a run wrote there {max(0.0, age):.0f} s ago; wait for its end')
     if run['status'] in FINISHED:
         return Check('run', OK, f"{workdir}: holds this run, {run['status']}")
-    return Check('run', OK, f"{workdir}: holds this run at step {run.get('steps')} ({run['status']}), and goes on with it")
+    return Check('run', OK, f"{workdir}: holds this run at step {run.get('steps')} ({run['status']}), which `train` resumes")
 
 
 def devices(settings: Settings) -> Check:
-    """The devices that there are against config.mesh and the batch."""
-    there, mesh = jax.devices(), meshes.make(settings.mesh)
+    """The devices of this machine against config.mesh and the batch."""
+    found, mesh = jax.devices(), meshes.make(settings.mesh)
     settings_module.check_devices(settings, meshes.data_size(mesh))
     part = settings.batch_size // meshes.data_size(mesh)
     _, parts = meshes.process_part(mesh)
     used = ','.join(f'{axis}:{n}' for axis, n in mesh.shape.items())
-    text = (f'{len(there)} x {there[0].device_kind} ({there[0].platform}), mesh {used}, {part} examples of '
+    text = (f'{len(found)} x {found[0].device_kind} ({found[0].platform}), mesh {used}, {part} examples of '
             f'{settings.batch_size} on each part')
     if jax.process_count() > 1:
         text += f', {parts} parts over {jax.process_count()} processes'
-    if mesh.size < len(there):
-        return Check('devices', WARNING, f'{text}; {len(there) - mesh.size} devices stay idle, --config.mesh=data:-1 takes all')
+    if mesh.size < len(found):
+        return Check('devices', WARNING, f'{text}; {len(found) - mesh.size} devices stay idle; --config.mesh=data:-1 uses all')
     return Check('devices', OK, text)
 
 
 def records(data) -> Check:
-    """One record of every split, the last, through the transform of the experiment."""
+    """Reads the last record of every split, through the transform of the experiment."""
     found = []
     for split, source in {'train': data.train, **data.evals}.items():
         if len(source) < 1:
-            raise UserError(f'{split}: the split is empty; name other data')
+            raise UserError(f'{split}: the split is empty; fix: name other data', code='data/empty')
         try:
             example = source[len(source) - 1]
             if data.transform is not None:
@@ -71,8 +72,8 @@ def records(data) -> Check:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f'{split}: record {len(source) - 1} cannot be read ({type(error).__name__}: {error}); get the data '
-                            'anew, or mend the file') from None
+            raise UserError(f'{split}: record {len(source) - 1} cannot be read ({type(error).__name__}: {error}); '
+                            'fix: get the data again, or repair the file', code='data/unreadable') from None
         fields = ', '.join(f'{k} {np.asarray(v).dtype}{list(np.shape(v))}' for k, v in sorted(example.items()))
         found.append(f'{split} {len(source):,} records ({fields})')
     return Check('data', OK, '; '.join(found))
@@ -83,13 +84,12 @@ class Shapes:
     """The state of a run as shapes, of one member; nothing is computed."""
 
     params: Any
-    rest: Any
-    """The model's other collections."""
+    rest: Any  # the model's other collections
     optimizer: Any
 
 
 def shapes(experiment, settings: Settings) -> Shapes:
-    """Of parameters, batch statistics and the like, and moments."""
+    """The shapes of parameters, other collections and optimizer state."""
     variables = jax.eval_shape(lambda: init_variables(experiment.model, example_inputs(experiment), 0))
     params = variables.pop('params')
     tx, _ = optimizers.make(experiment.optimizer, params, total_steps=max(1, settings.steps),
@@ -98,7 +98,7 @@ def shapes(experiment, settings: Settings) -> Shapes:
 
 
 def state_bytes(state: Shapes, experiment, settings: Settings, mesh) -> dict[str, int]:
-    """{part of the state: bytes on each device} of a mesh that need not be there; of all members."""
+    """{part of the state: bytes on each device} of a mesh that may be larger than this machine, for all members."""
     layout = rules.layout(state.params, experiment.partition_rules, mesh, experiment.axes)
 
     def each(tree, placed):
@@ -113,7 +113,7 @@ def state_bytes(state: Shapes, experiment, settings: Settings, mesh) -> dict[str
 
 
 def resident_bytes(data, settings: Settings) -> int:
-    """Of the sources that live on every device."""
+    """The bytes of the sources that are kept on every device."""
     sources = [s for s in (data.train, *data.evals.values()) if fits_on_device(s, data, settings.resident)]
     members = 1 if settings.population_over == 'seed' or settings.members else settings.population
     return members * sum(a.nbytes for a in {id(a): a for s in sources for a in s.arrays.values()}.values())
@@ -122,27 +122,27 @@ def resident_bytes(data, settings: Settings) -> int:
 def memory(experiment, settings: Settings, state: Shapes, free: int | None) -> list[Check]:
     """State, gradients and data against the memory of the devices and of this machine, whose free bytes are given.
 
-    A CPU's devices have the machine's memory; of others the machine holds a copy of the state while it is saved.
+    A CPU's devices share the machine's memory. For others the machine holds a copy of the state while it is saved.
     """
     mesh = meshes.abstract(settings.mesh)
     here, device = min(mesh.size, jax.local_device_count()), jax.local_devices()[0]
     each = {**state_bytes(state, experiment, settings, mesh), 'data': resident_bytes(experiment.data, settings)}
-    mend = 'before activations, which `plan` counts; a mesh with fsdp, a smaller population or --config.resident=no need less'
+    fix = 'activations, which `plan` counts, come on top; use fsdp, a smaller population or --config.resident=no'
     if device.platform == 'cpu':
-        return [host.room('memory', 'the run', {part: here * n for part, n in each.items()}, free, mend)]
+        return [host.room('memory', 'the run', {part: here * n for part, n in each.items()}, free, fix)]
     stats = device.memory_stats() or {}
     left = stats['bytes_limit'] - stats.get('bytes_in_use', 0) if 'bytes_limit' in stats else None
     saved = {part: here * n for part, n in each.items() if part not in ('gradients', 'data')}
-    return [host.room('memory', 'a device', each, left, mend),
+    return [host.room('memory', 'a device', each, left, fix),
             host.room('host memory', 'saving', saved, free, 'ask for more memory, or for more hosts')]
 
 
-class Patient:
-    """One row of an experiment, examined check by check: what one finds out the next ones use.
+class ExperimentChecks:
+    """The checks of one row of an experiment; each uses what the ones before have found.
 
     Args:
       computes: JAX has devices.
-      writable: the workdir is well.
+      writable: the workdir can be written.
 
     Attributes:
       opened: its data was opened, or refused; False where that takes too long.
@@ -154,16 +154,16 @@ class Patient:
         self.opened, self.to_write = False, 0
         self._config = self._reader = self._experiment = self._settings = self._state = None
 
-    def examine(self, look: Callable) -> None:
-        """All checks of the row, each by `look(name, check, *args)`."""
+    def run(self, look: Callable) -> None:
+        """Runs all checks of the row, each by `look(name, check, *args)`."""
         mine = lambda name, check, **options: look(self._named(name), lambda: self._mark(check()), **options)
-        mine('experiment', self._open, limit=OPENING, late=WARNING)
+        mine('experiment', self._open, limit=OPEN_DATA_S, late=WARNING)
         if self._config is not None and self._writable:
-            mine('run', lambda: held(self._job.workdir(self._row), self._job.name, self._row, self._config))
+            mine('run', lambda: workdir_run(self._job.workdir(self._row), self._job.name, self._row, self._config))
         if self._experiment is not None:
             mine('data', lambda: records(self._experiment.data))
         if not self._computes:
-            return  # its model would wait for them, too
+            return  # the model would wait for the devices, too
         if self._settings is not None:
             mine('devices', lambda: devices(self._settings))
         if self._experiment is not None:
@@ -179,7 +179,7 @@ class Patient:
         return [dataclasses.replace(c, name=self._named(c.name)) for c in found]
 
     def _open(self) -> Check:
-        """The config and what the script makes of it; the data is opened. Without it, the devices are still looked at."""
+        """Builds the experiment, which opens the data. The settings are read first: devices are checked also without data."""
         try:
             self._config = self._job.config(self._row)
             self._settings = settings_module.read(configs.Reader(self._config), 1)
@@ -191,14 +191,14 @@ class Patient:
         return Check('experiment', OK, f'{s.steps:,} steps of {s.batch_size}, data {self._config.data}')
 
     def _model(self) -> Check:
-        """The model and the optimizer as shapes; by now every key of the config has been read."""
+        """Evaluates the shapes of model and optimizer; every key of the config must have been read by now."""
         state = shapes(self._experiment, self._settings)
         self._reader.check()
         parts = state_bytes(state, self._experiment, self._settings, meshes.abstract('data:1'))
         whole = sum(n for part, n in parts.items() if part != 'gradients')
         self._state = state
         if self._writable:
-            there = storage.children(self._job.workdir(self._row) / 'checkpoints')
-            missing = self._settings.checkpoint_keep + SPARE - sum(name.isdigit() for name in there)
+            saved = storage.children(self._job.workdir(self._row) / 'checkpoints')
+            missing = self._settings.checkpoint_keep + SPARE - sum(name.isdigit() for name in saved)
             self.to_write = whole * max(SPARE, missing)
         return Check('model', OK, f'{count(state.params):,} parameters, {host.gib(whole)} a checkpoint')

@@ -1,4 +1,4 @@
-"""Small files on their way to an object store, which keeps whole objects and knows no appending."""
+"""Background writes of small files to an object store, which replaces whole objects and cannot append."""
 import threading
 import time
 
@@ -6,10 +6,10 @@ from bigjax.io import storage
 
 
 class Outbox:
-    """Sends the newest contents of each file, in a thread of its own, which the run does not wait for.
+    """Writes the newest contents of each file in a thread of its own; the run does not wait for it.
 
     Args:
-      every: seconds between two sendings; ten times as long as one takes, where that is more.
+      every: seconds between two writes, or ten times the duration of one where that is longer.
     """
 
     def __init__(self, every: float = 10.0):
@@ -20,13 +20,13 @@ class Outbox:
         self._thread.start()
 
     def put(self, path, contents: str) -> None:
-        """The file is to hold this, soon."""
+        """Sets the contents of a file."""
         with self._wake:
             self._contents[path] = bytearray(contents.encode())
             self._note(path)
 
     def append(self, path, line: str) -> None:
-        """A line more; what the file held before it must have been `put` here."""
+        """Appends a line; earlier contents of the file must have been `put` here."""
         with self._wake:
             self._contents.setdefault(path, bytearray()).extend(line.encode() + b'\n')
             self._note(path)
@@ -36,18 +36,18 @@ class Outbox:
         self._put += 1
 
     def look(self) -> None:
-        """Raises what sending has failed with."""
+        """Raises the error of a failed write."""
         if self._error is not None:
             raise self._error
 
     def flush(self, seconds: float | None = None) -> None:
-        """Returns when all that was put is in the store.
+        """Returns when everything that was put is in the store.
 
         Args:
-          seconds: how long to wait at most; None for as long as the store is not given up.
+          seconds: the longest wait; None waits until the store is given up.
 
         Raises:
-          Broken, UserError: it cannot be sent.
+          StorageUnavailable, UserError: a write failed.
         """
         with self._wake:
             until = self._put
@@ -57,7 +57,7 @@ class Outbox:
         self.look()
 
     def close(self, seconds: float | None = None) -> None:
-        """As `flush`; the thread ends."""
+        """Flushes, and ends the thread."""
         try:
             self.flush(seconds)
         finally:
@@ -73,11 +73,11 @@ class Outbox:
                 if not self._open:
                     return
                 self._urgent, until = False, self._put
-                going = {path: bytes(self._contents[path]) for path in self._changed}
+                pending = {path: bytes(self._contents[path]) for path in self._changed}
                 self._changed.clear()
             began = time.monotonic()
             try:
-                for path, contents in going.items():
+                for path, contents in pending.items():
                     storage.write(path, contents)
             except Exception as error:
                 self._error = error

@@ -1,4 +1,4 @@
-"""Small files that are whole or not there: written beside, then moved into place."""
+"""Atomic writes of small files: written beside the target, then renamed over it."""
 import contextlib
 import errno
 import json
@@ -11,50 +11,50 @@ from bigjax.io import storage
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Replaces the file at once; a reader, a kill or a full disk never leaves half of it.
+    """Replaces a file atomically; a reader, a kill or a full disk never leaves half of it.
 
     Raises:
-      OSError: as the system says, with the file's name; the file that stood there is intact.
+      OSError: the system's error, with the file's name; the old file is intact.
     """
     try:
         storage.write(path, text.encode())
-    except storage.Broken:
+    except storage.StorageUnavailable:
         raise
     except OSError as error:
         raise explained(error, path) from error
 
 
 def tidy(folder: pathlib.Path) -> None:
-    """Removes what a kill in the middle of `write_text` has left; for the one who alone writes there."""
+    """Removes the temporary files that a kill during `write_text` has left. Only the single writer of a folder may call it."""
     for left in folder.glob('.*.tmp'):
         left.unlink(missing_ok=True)
 
 
 def sync(path: pathlib.Path) -> None:
-    """Returns when a file is on the disk; a machine that loses its power keeps it. Nothing is said where there is none."""
+    """Returns when a file would survive a power failure; a missing file is no error."""
     with contextlib.suppress(FileNotFoundError), open(path, 'rb') as file:
         os.fsync(file.fileno())
 
 
 def explained(error: OSError, path) -> OSError:
-    """The same error, in one line that says what to do when the disk is full."""
+    """The same error; for a full disk with the file and the fix in one line."""
     if error.errno == errno.ENOSPC:
         return OSError(errno.ENOSPC, f'No space left on device for {path}; free some and run the same command again')
     return error
 
 
 def dumps(value: Any, **options) -> str:
-    """JSON that any reader takes: a number that is not finite is null, numpy and tuples are plain."""
+    """Strict JSON: a number that is not finite becomes null, NumPy arrays and tuples become lists."""
     return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, **options)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """`dumps` into a file, one key a line, with the newline at the end."""
+    """Writes `dumps` to a file, one key per line."""
     write_text(path, dumps(value, indent=1) + '\n')
 
 
 def plain(value: Any) -> Any:
-    """Dicts, lists, numbers, text, booleans and None, as JSON gives them back."""
+    """The value as dicts, lists, numbers, strings, booleans and None, as JSON returns them."""
     if hasattr(value, 'tolist'):  # numpy and JAX
         value = value.tolist()
     if isinstance(value, dict) or hasattr(value, 'items'):

@@ -1,6 +1,6 @@
-"""Files that somebody else may have written: what they announce is checked before memory is given to it.
+"""Safe reading of files from elsewhere: announced sizes are checked before memory is allocated.
 
-No reader of bigjax runs what it reads: no pickle, no eval, no class that a file names.
+No reader of bigjax executes what it reads: no pickle, no eval, no class that a file names.
 """
 import json
 import math
@@ -13,12 +13,12 @@ import numpy as np
 from bigjax.errors import UserError
 from bigjax.io.text import first_line, printable
 
-UNPACKED, RATIO = 256 << 20, 200  # bytes that any packed file may unpack to; and, above that, times its own size
-DEPTH = 40  # of JSON
+MAX_UNPACKED, MAX_RATIO = 256 << 20, 200  # bytes that any packed file may unpack to; above that, times its own size
+MAX_DEPTH = 40  # of nested JSON
 
 
 def content(path: str | os.PathLike, record: str = '') -> bytes:
-    """The bytes of a regular file; `record` tells the message which example it is.
+    """The bytes of a regular file; `record` names the example in messages.
 
     Raises:
       UserError: the file is missing, unreadable, or a device or pipe, which may never end.
@@ -26,32 +26,35 @@ def content(path: str | os.PathLike, record: str = '') -> bytes:
     where = f'{printable(path)} ({record})' if record else path
     try:
         if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-            raise UserError(f'{where}: it is no regular file: name one')
+            raise UserError(f'{where}: it is not a regular file; name one', code='data/not-a-file')
         return pathlib.Path(path).read_bytes()
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
-        raise UserError(f'{where}: {getattr(error, "strerror", None) or error}: check the path') from error
+        raise UserError(f'{where}: {getattr(error, "strerror", None) or error}; check the path',
+                        code='data/unreadable') from error
 
 
 def beside(folder: str | os.PathLike, name: str, record: str) -> pathlib.Path:
     """The file that a record of a table in `folder` names.
 
     Raises:
-      UserError: it is not in that folder, where a record could show any file of this machine.
+      UserError: it is not in that folder; otherwise a record could expose any file of this machine.
     """
     path = pathlib.Path(folder) / name
     try:
         inside = path.resolve().is_relative_to(pathlib.Path(folder).resolve())
-    except (OSError, ValueError, RuntimeError):  # a name too long, with a null character, in a circle: reading it says so
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a null character, in a circle: reading it raises
         inside = '..' not in path.parts and not pathlib.Path(name).is_absolute()
     if not inside:
-        raise UserError(f'{printable(path)} ({record}): outside the folder of the table: put the pictures beside the table')
+        raise UserError(f'{printable(path)} ({record}): outside the folder of the table; put the images beside the table',
+                        code='data/outside')
     return path
 
 
-def check_unpacked(where: str, size: int, packed: int, mend: str) -> None:
-    """Raises a UserError where `packed` bytes announce more than data does: a file made to fill the memory."""
-    if size > max(UNPACKED, RATIO * packed):
-        raise UserError(f'{where}: {packed:,} bytes unpack to {size:,} or more, over {RATIO} times as many: {mend}')
+def check_unpacked(where: str, size: int, packed: int, fix: str) -> None:
+    """Raises a UserError where `packed` bytes announce more than data does: a decompression bomb."""
+    if size > max(MAX_UNPACKED, MAX_RATIO * packed):
+        raise UserError(f'{where}: {packed:,} bytes unpack to {size:,} or more, over {MAX_RATIO} times as many; {fix}',
+                        code='data/too-large')
 
 
 def parsed(text: str | bytes):
@@ -72,7 +75,7 @@ def parsed(text: str | bytes):
 def shallow(value) -> bool:
     """Whether lists and dicts are nested no deeper than recursion over them may go."""
     level = [value]
-    for _ in range(DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [x for v in level if isinstance(v, dict | list) for x in (v.values() if isinstance(v, dict) else v)]
         if not level:
             return True
@@ -80,7 +83,7 @@ def shallow(value) -> bool:
 
 
 def archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of a NumPy archive as they are; never a pickle.
+    """The arrays of a NumPy archive; pickled objects are refused.
 
     Raises:
       UserError: not an archive, a damaged or incomplete one (names the array), pickled objects in it, a header that
@@ -93,8 +96,9 @@ def archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
             check_unpacked(str(path), announced, os.path.getsize(path), 'write it again with numpy.savez')
             for member in members.infolist():
                 name = member.filename.removesuffix('.npy')
-                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without measure
-                    raise ValueError('packed in a way that numpy does not')
+                # other methods of compression have no bound on the size that they unpack to
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError('a compression that numpy does not use')
                 with members.open(member) as file:
                     _check_header(file, member.file_size)
                 with members.open(member) as file:
@@ -102,13 +106,13 @@ def archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
                     if file.read(1):  # also checks the sum of the last block
                         raise ValueError('bytes after its end')
     except FileNotFoundError as error:
-        raise UserError(f'{path}: there is no such file: check the path') from error
+        raise UserError(f'{path}: there is no such file; check the path', code='data/unreadable') from error
     except UserError:
         raise
     except Exception as error:  # zipfile, its decompressors and NumPy's header raise many kinds
         raise UserError(f'{path}: '
                         f'{f"array {printable(name)} is damaged" if name else "not a complete .npz file"} '
-                        f'({first_line(error)}): write it again with numpy.savez') from error
+                        f'({first_line(error)}); write it again with numpy.savez', code='data/damaged') from error
     return arrays
 
 

@@ -1,10 +1,9 @@
-"""Where a run's files are: a folder of the file system, or gs://BUCKET/FOLDER in an object store, which every host reaches.
+"""Files of a run, in a folder of the file system or in gs://BUCKET/FOLDER of an object store that every host reaches.
 
-All modules ask here, in one way for both. Of a store the answers are strict: that something is not there is said only where the
-store has said so; what fails for another reason is tried again, or raises (see patience.py). A file is replaced whole or not
-at all.
+All modules use these functions for both. In a store a missing file is reported only where the store has answered so; any other
+failure is retried, or raises (`bigjax.io.retry`). A file is replaced whole or not at all.
 
-The arrays of checkpoints do not come this way: Orbax writes them itself, each host its own, by TensorStore's client.
+The arrays of checkpoints take another way: Orbax writes them itself, each host its own, by TensorStore's client.
 """
 import concurrent.futures
 import contextlib
@@ -25,11 +24,22 @@ from typing import NamedTuple
 
 from bigjax.errors import UserError
 from bigjax.io import uri
-from bigjax.io.retry import Broken, blamed, blaming, credentials, gave_up, insist, passing, patience, refusal, silence
+from bigjax.io.retry import (
+    StorageUnavailable,
+    credentials,
+    given_up,
+    is_transient,
+    refusal,
+    retry,
+    retry_s,
+    silence_s,
+    translate,
+    translating,
+)
 from bigjax.io.text import first_line, printable
 from bigjax.io.uri import SCHEME, remote
 
-__all__ = ['SCHEME', 'Broken', 'blamed', 'blaming', 'gave_up', 'insist', 'passing', 'patience', 'remote']  # of the two beside
+__all__ = ['SCHEME', 'StorageUnavailable', 'given_up', 'is_transient', 'remote', 'retry', 'retry_s', 'translate', 'translating']
 
 PART = 32 << 20  # bytes that are read at a time
 THREADS = 8
@@ -39,7 +49,7 @@ DAY = 86400.0  # seconds after which what is unfinished was given up
 
 
 class Facts(NamedTuple):
-    """Of one file: its bytes, when it was written (seconds since 1970), and of an object the number of this version."""
+    """File metadata: size in bytes, mtime (Unix seconds), and the object's generation ('' for local files)."""
 
     size: int
     when: float
@@ -47,10 +57,10 @@ class Facts(NamedTuple):
 
 
 def place(name):
-    """A path to work with; of a store it is an `etils.epath.Path`, which joins and prints as one does.
+    """A path to work with; in a store an `etils.epath.Path`, which joins and prints as a `pathlib.Path` does.
 
     Raises:
-      UserError: as `places.named`; what is needed for the store is not installed, or the credentials for it are none.
+      UserError: as `uri.named`; a package for the store is not installed, or there are no credentials for it.
     """
     text = uri.named(name)
     if not remote(text):
@@ -68,30 +78,30 @@ def absolute(name):
 
 @functools.cache
 def _store():
-    """gcsfs, so set that epath and Orbax, which use it too, see what is there now and never wait for ever."""
+    """gcsfs, configured so that epath and Orbax, which use it too, see the current contents and never hang."""
     if importlib.util.find_spec('gcsfs') is None:
-        raise UserError(f"{SCHEME}… needs gcsfs: pip install 'bigjax[gcs]'")
-    for name, value in (('EPATH_USE_TF', '0'),  # else another client would be taken where TensorFlow happens to be
+        raise UserError(f"{SCHEME}… needs gcsfs: pip install 'bigjax[gcs]'", code='storage/missing-package')
+    for name, value in (('EPATH_USE_TF', '0'),  # otherwise epath takes another client where TensorFlow is installed
                         ('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false'),
-                        ('TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS', str(max(1, round(silence())))),
+                        ('TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS', str(max(1, round(silence_s())))),
                         ('TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES', '1')):
         os.environ.setdefault(name, value)
     import aiohttp
     import fsspec.config
-    limits = aiohttp.ClientTimeout(total=None, sock_connect=silence() / 2, sock_read=silence())
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=silence_s() / 2, sock_read=silence_s())
     for name in ('gs', 'gcs'):
         fsspec.config.conf.setdefault(name, {}).update(use_listings_cache=False, consistency='md5', requests_timeout=limits)
-    logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it prints a traceback for what is tried again here
+    logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it prints a traceback for every failure that is retried here
     try:
         return fsspec.filesystem('gcs')
     except Exception as error:
-        if isinstance(error, ValueError | KeyError | OSError) or refusal(SCHEME, error):  # of a file, say
+        if isinstance(error, ValueError | KeyError | OSError) or refusal(SCHEME, error):  # a broken file of credentials
             raise credentials(f'{SCHEME}…', first_line(error)) from error
         raise
 
 
 def facts(path) -> Facts | None:
-    """Of one file; None where there is none."""
+    """The metadata of a file, None where there is none."""
     if not remote(path):
         try:
             found = os.stat(path)
@@ -99,7 +109,7 @@ def facts(path) -> Facts | None:
             return None
         return Facts(found.st_size, found.st_mtime)
     try:
-        found = insist(lambda: _store().info(str(path)), path)
+        found = retry(lambda: _store().info(str(path)), path)
     except FileNotFoundError:
         return None
     return _facts(found) if found['type'] == 'file' else None
@@ -115,14 +125,14 @@ def exists(path) -> bool:
 
 
 def children(folder) -> list[str]:
-    """The names of what lies directly in a folder, sorted; [] where it is not there."""
+    """The names directly in a folder, sorted; [] where it does not exist."""
     if not remote(folder):
         try:
             return sorted(os.listdir(folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
     try:
-        found = insist(lambda: _store().ls(str(folder), detail=False), folder)
+        found = retry(lambda: _store().ls(str(folder), detail=False), folder)
     except FileNotFoundError:
         return []
     inside = _key(folder) + '/'
@@ -130,15 +140,15 @@ def children(folder) -> list[str]:
 
 
 def files(folder) -> dict[str, Facts]:
-    """Every file below a folder, by its relative path, sorted; of a link to a folder, and of what is no file, as one.
+    """{relative path: metadata} for every file below a folder, sorted; a link to a folder and a special file count as files.
 
-    What vanishes meanwhile, by a process that removes it, is left out.
+    A file that another process removes meanwhile is left out.
     """
     if not remote(folder):
         return dict(sorted(_below(folder)))
     inside = _key(folder) + '/'
     try:
-        listed = insist(lambda: _store().find(str(folder), detail=True), folder)
+        listed = retry(lambda: _store().find(str(folder), detail=True), folder)
     except FileNotFoundError:
         return {}
     return {name.removeprefix(inside): _facts(about) for name, about in sorted(listed.items())
@@ -160,23 +170,23 @@ def read(path) -> bytes:
     Raises:
       FileNotFoundError: there is none.
     """
-    return insist(lambda: _store().cat_file(str(path)), path) if remote(path) else path.read_bytes()
+    return retry(lambda: _store().cat_file(str(path)), path) if remote(path) else path.read_bytes()
 
 
 def text(path) -> str:
-    """As `read`, decoded; what is no UTF-8 is replaced."""
+    """The contents of a file as text; bytes that are not UTF-8 are replaced."""
     return read(path).decode('utf-8', 'replace')
 
 
 def write(path, data: bytes) -> None:
-    """Replaces a file; half of it is never there, and where a link stood, the file stands then."""
+    """Replaces a file atomically; a link is replaced by the file."""
     if not remote(path):
         _replace(path, data)
         return
     try:
-        insist(lambda: _store().pipe_file(str(path), data), path)
+        retry(lambda: _store().pipe_file(str(path), data), path)
     except FileNotFoundError:
-        raise UserError(f'{path}: there is no such bucket; make it, or name another') from None
+        raise UserError(f'{path}: there is no such bucket; create it, or name another', code='storage/no-bucket') from None
 
 
 def _replace(path: pathlib.Path, data: bytes) -> None:
@@ -186,19 +196,19 @@ def _replace(path: pathlib.Path, data: bytes) -> None:
         with open(beside, 'xb') as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # else a machine that loses its power may keep the new name and not the data
+            os.fsync(file.fileno())  # otherwise a power failure may keep the new name and lose the data
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
 
 def regular(path) -> bool:
-    """Whether it is a file, and no link to one."""
+    """Whether a path is a file and not a link to one."""
     return remote(path) or (path.is_file() and not path.is_symlink())
 
 
 def make(folder) -> None:
-    """Makes a folder; stores have none."""
+    """Makes a folder; a store has no folders."""
     if not remote(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -218,7 +228,7 @@ def sha256(path) -> tuple[int, str]:
             return digest.update
 
         return _pour(path, facts(path), begin).size, digest.hexdigest()
-    if not os.path.isfile(path):  # to read a pipe is to wait for ever
+    if not os.path.isfile(path):  # reading a pipe would hang
         raise FileNotFoundError(f'{path}: there is no such file')
     with open(path, 'rb') as file:
         digest = hashlib.file_digest(file, 'sha256').hexdigest()
@@ -226,7 +236,7 @@ def sha256(path) -> tuple[int, str]:
 
 
 def remove(folder, first: str = '') -> None:
-    """Removes a folder and all in it, and before that the file `first`; nothing is said where there is none."""
+    """Removes a folder with its contents, the file `first` before the others; a missing folder is no error."""
     if not remote(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -236,22 +246,22 @@ def remove(folder, first: str = '') -> None:
 
 
 def remove_file(path) -> None:
-    """Removes one file; of a store nothing is said where there is none."""
+    """Removes one file; in a store a missing one is no error."""
     if not remote(path):
         path.unlink()
         return
-    with contextlib.suppress(FileNotFoundError):  # perhaps by a try whose answer was lost
-        insist(lambda: _store().rm_file(str(path)), path)
+    with contextlib.suppress(FileNotFoundError):  # an earlier try may have removed it, its answer lost
+        retry(lambda: _store().rm_file(str(path)), path)
 
 
 def move(folder, target, last: str = '') -> None:
-    """Moves a folder to where nothing is; in a store file by file, and a folder without its file `last` has not arrived."""
+    """Moves a folder to a free place; in a store file by file, so a folder without its file `last` is incomplete."""
     if not remote(folder):
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(folder, target)
         return
     names = sorted(files(folder), key=lambda name: name == last)
-    copy = lambda name: insist(lambda: _store().cp_file(str(folder / name), str(target / name)), folder / name)
+    copy = lambda name: retry(lambda: _store().cp_file(str(folder / name), str(target / name)), folder / name)
     for part in (names[:-1], names[-1:]):
         _each(copy, part)
     remove(folder, first=last)
@@ -263,7 +273,7 @@ def _each(call, items) -> None:
 
 
 def fetched(path) -> pathlib.Path:
-    """A file as one of this machine: itself, or a copy in the temporary folder."""
+    """A local file with the contents of a path: the file itself, or a copy in a temporary folder."""
     if not remote(path):
         return path
     folder = pathlib.Path(tempfile.mkdtemp(prefix='bigjax-'))
@@ -272,14 +282,14 @@ def fetched(path) -> pathlib.Path:
 
 
 def copied(path, only: Container[str] | None = None) -> pathlib.Path:
-    """A file or folder of a store as one of this machine: a copy in the user's cache, of which only what is missing or another
-    version is fetched. Several processes may ask at once.
+    """A local copy of a file or folder of a store, in the user's cache. Only files that are missing or of another version are
+    fetched. Several processes may call it at once.
 
     Args:
       only: names in the folder; the others are neither fetched nor removed.
 
     Raises:
-      UserError: there is nothing; a name that no file below it can have; the copy cannot be written.
+      UserError: the path does not exist, an object has a name that no file can have, or the copy cannot be written.
     """
     if not remote(path):
         return path
@@ -287,7 +297,7 @@ def copied(path, only: Container[str] | None = None) -> pathlib.Path:
     if only is None:
         listed |= {'': one} if (one := facts(path)) else {}
     if not listed and only is None:
-        raise UserError(f'{path}: there is nothing; check the path')
+        raise UserError(f'{path}: it does not exist; check the path', code='storage/not-found')
     _check_names(path, listed)
     if only is None and '' not in listed:
         for mine, about in files(root).items():
@@ -298,7 +308,7 @@ def copied(path, only: Container[str] | None = None) -> pathlib.Path:
 
 
 def _check_names(path, names: Iterable[str]) -> None:
-    """Raises a UserError where objects have names that files below a folder cannot have; `path` itself is ''."""
+    """Raises a UserError where objects have names that files below a folder cannot have; '' is the path itself."""
     folders = {folder for name in names if name for folder in ('', *map(str, pathlib.PurePosixPath(name).parents))}
     for name in names:
         parts = name.split('/')
@@ -312,11 +322,11 @@ def _check_names(path, names: Iterable[str]) -> None:
             why = 'a file and a folder in one, which no disk holds'
         else:
             continue
-        raise UserError(f'{path}: {printable(name) or "it"} is {why}; rename it')
+        raise UserError(f'{path}: {printable(name) or "it"} is {why}; rename it', code='storage/name')
 
 
 def cache(path) -> pathlib.Path:
-    """Where this machine keeps its copy of what is in a store."""
+    """The place of the local copy of a path in a store."""
     return _copies() / _key(path) if remote(path) else path
 
 
@@ -326,7 +336,7 @@ def _copies() -> pathlib.Path:
 
 
 def _fetch(path, about: Facts, target: pathlib.Path) -> None:
-    """The copy of one object; it is as old as its version has a number, by which it is known again."""
+    """Copies one object. The copy's mtime encodes the generation, which tells later whether it is current."""
     with contextlib.suppress(OSError):
         mine = os.stat(target)
         if (mine.st_size, mine.st_mtime_ns) == (about.size, _stamp(about)) and stat.S_ISREG(mine.st_mode):
@@ -339,24 +349,25 @@ def _fetch(path, about: Facts, target: pathlib.Path) -> None:
         os.utime(beside, ns=(_stamp(about), _stamp(about)))
         os.replace(beside, target)
     except OSError as error:
-        if isinstance(error, Broken):
+        if isinstance(error, StorageUnavailable):
             raise
         if error.errno is None:  # the store's answer
-            raise UserError(f'{path}: it was removed while it was copied; run the same command again') from error
-        raise UserError(f'{target}: {error.strerror}; it was to be the copy of {path}: mend that, or name another folder for '
-                        'copies by the variable XDG_CACHE_HOME') from error
+            raise UserError(f'{path}: it was removed while it was copied; run the same command again',
+                            code='storage/changed') from error
+        raise UserError(f'{target}: {error.strerror}; it was to be the copy of {path}; fix that, or choose another folder '
+                        'for copies with the variable XDG_CACHE_HOME', code='storage/cache') from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
 
 
 def _stamp(about: Facts) -> int:
-    """Nanoseconds since 1970 that tell one version of an object from another; stores count versions in microseconds."""
+    """Nanoseconds that identify a version of an object; generations count microseconds."""
     return int(about.generation) * 1000 % 2**62 if about.generation.isdigit() else round(about.when * 1e9)
 
 
 def _make_way(target: pathlib.Path) -> None:
-    """Makes the folder of a copy; what was an object may have become a folder, or the reverse."""
+    """Makes the folder of a copy; an object may have become a folder, or the reverse."""
     for folder in target.parents:
         if folder == _copies():
             break
@@ -368,10 +379,10 @@ def _make_way(target: pathlib.Path) -> None:
 
 
 def _pour(path, about: Facts | None, begin: Callable[[], Callable[[bytes], object]]) -> Facts:
-    """Gives one version of an object, a part at a time, to what `begin` returns; from the start where it is replaced meanwhile.
+    """Passes one version of an object, in parts, to the function that `begin` returns; restarts where it is replaced meanwhile.
 
     Returns:
-      The facts of the version that was read.
+      The metadata of the version that was read.
 
     Raises:
       FileNotFoundError: there is none.
@@ -383,12 +394,13 @@ def _pour(path, about: Facts | None, begin: Callable[[], Callable[[bytes], objec
         try:
             for start in range(0, about.size, PART):
                 stop = min(about.size, start + PART)
-                take(insist(lambda a=start, b=stop, v=version: _store().cat_file(str(path), a, b, **v), path))
+                take(retry(lambda a=start, b=stop, v=version: _store().cat_file(str(path), a, b, **v), path))
             return about
-        except FileNotFoundError:  # this version is no more
+        except FileNotFoundError:  # this version was removed
             about = facts(path)
     if about is not None:
-        raise UserError(f'{path}: it is replaced again and again while it is read; wait until its writer is done')
+        raise UserError(f'{path}: it is replaced repeatedly while it is read; wait until its writer is done',
+                        code='storage/changed')
     raise FileNotFoundError(f'{path}: there is none')
 
 

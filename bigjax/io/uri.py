@@ -1,4 +1,4 @@
-"""What the name of a place says: a path of this machine, or gs://BUCKET/FOLDER in an object store. Nothing is opened here."""
+"""Names of files and folders: a local path, or gs://BUCKET/FOLDER in an object store. Nothing is opened here."""
 import re
 import urllib.parse
 
@@ -6,7 +6,7 @@ from bigjax.errors import UserError
 from bigjax.io.text import printable
 
 SCHEME = 'gs://'
-OURS, FOREIGN = ('gs', 'gcs'), ('s3', 's3a')  # of these also `gs:BUCKET` is no folder of that name
+OURS, FOREIGN = ('gs', 'gcs'), ('s3', 's3a')  # also `gs:BUCKET`, without slashes, is not a local folder
 _URL = re.compile(r'([a-z][a-z0-9+.:-]+?):(/*)(.*)', re.IGNORECASE | re.DOTALL)
 
 
@@ -16,47 +16,49 @@ def remote(path) -> bool:
 
 
 def url(text: str) -> bool:
-    """Whether a text is meant as a URL: a scheme and at least one slash, as what joins paths leaves of two."""
+    """Whether a text is meant as a URL: a scheme and at least one slash (joining paths turns two into one)."""
     found = _URL.match(text)
     return '://' in text or bool(found and (found[2] or found[1].lower() in OURS + FOREIGN))
 
 
 def named(name) -> str:
-    """A path of this machine, or `gs://BUCKET/…`, however it was written (gcs://, GS://, file:///).
+    """A local path, or `gs://BUCKET/…`, from any spelling (gcs://, GS://, file:///).
 
     Raises:
-      UserError: no store that is known, or a user and a password in the name.
+      UserError: the scheme is not known, or the name holds a user and a password.
     """
     text = str(name)
     if '\0' in text:
-        raise UserError(f'{printable(text)}: a null character is in no name; write it without')
+        raise UserError(f'{printable(text)}: a name cannot hold a null character; remove it', code='storage/name')
     if not url(text):
         return text
     found, shown = _URL.match(text), masked(text)
     if shown != printable(text) and '***@' in shown:
-        raise UserError(f'{shown}: a user and a password do not belong in a name, which is printed and kept; take them out')
+        raise UserError(f'{shown}: a name is printed and recorded, so it must not hold a user and a password; remove '
+                        'them', code='storage/password')
     scheme, slashes, rest = (found[1].lower(), found[2], found[3]) if found else ('', '', '')
     if scheme == 'file':
         return _local(shown, slashes, rest)
     if scheme in OURS and slashes == '//' and rest.strip('/'):
         return SCHEME + rest.rstrip('/')
     if scheme in OURS:
-        mend = SCHEME + (printable(rest.strip('/')) or 'BUCKET/FOLDER')
-        raise UserError(f'{shown}: no store is named so; write {mend}, or of a folder of this machine the whole path')
+        fix = SCHEME + (printable(rest.strip('/')) or 'BUCKET/FOLDER')
+        raise UserError(f'{shown}: this is not the name of a store; write {fix}, or the whole path of a local folder',
+                        code='storage/name')
     raise UserError(f'{shown}: a folder of the file system, or {SCHEME}BUCKET/FOLDER; mount another kind of bucket '
-                    '(mountpoint-s3, …) and name the folder')
+                    '(mountpoint-s3, …) and name the folder', code='storage/scheme')
 
 
 def _local(shown: str, slashes: str, rest: str) -> str:
-    """The path that file:/PATH, file:///PATH or file://localhost/PATH names; signs may be written as in %20."""
+    """The path in file:/PATH, file:///PATH or file://localhost/PATH, percent-encoded or not."""
     host, slash, path = rest.partition('/') if slashes == '//' else ('', '/' if slashes else '', rest)
     if host not in ('', 'localhost') or not slash or '\0' in urllib.parse.unquote(path):
-        raise UserError(f'{shown}: it names no folder of this machine; write file:///FOLDER, or the folder alone')
+        raise UserError(f'{shown}: it is not a local folder; write file:///FOLDER, or the folder alone', code='storage/name')
     return '/' + urllib.parse.unquote(path)
 
 
 def masked(text: str) -> str:
-    """A URL fit for printing: without the user and the password, and without what follows a '?', where signatures are."""
+    """A URL without the user, the password and the query, where signatures are: safe to print."""
     found = re.match(r'(.*?:/+)(.*)', text, re.DOTALL)
     if not found:
         return printable(text)

@@ -72,7 +72,7 @@ def read_run(workdir) -> dict:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f'{workdir}: got a folder without run.json, expected the --workdir of a run',
                         code='workdir/no-run') from None
-    except storage.Broken:
+    except storage.StorageUnavailable:
         raise
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f'{path}: got no readable run record ({first_line(error)}); fix: remove it or fetch it again',
@@ -96,7 +96,7 @@ def read_metrics(workdir) -> list[dict]:
     path, merged = storage.place(workdir) / 'metrics.jsonl', {}
     try:
         lines = lines_of(path)
-    except storage.Broken:
+    except storage.StorageUnavailable:
         raise
     except (OSError, RecursionError) as error:
         raise UserError(f'{path}: got a file that cannot be read ({first_line(error)}); fix: remove it or fetch it again',

@@ -144,6 +144,8 @@ def device_put_global(tree, sharding: NamedSharding):
         return jax.device_put(tree, sharding)
 
     def one(x):
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):  # NumPy cannot hold a key
+            return jax.random.wrap_key_data(one(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 

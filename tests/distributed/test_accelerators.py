@@ -14,7 +14,7 @@ import pytest
 from bigjax import cli
 from bigjax.bench import cases
 from bigjax.distributed import accelerators
-from bigjax.errors import UserError
+from tests.refused import refused
 from tests.tiers import first
 
 
@@ -67,14 +67,13 @@ CUDA, LIB = {'jax-cuda12-plugin': '0.10.2'}, {'jaxlib': '0.10.2'}
      "jax-cuda12-plugin 0.10.2 is installed and failed (Unable to initialize backend 'cuda': no driver)"),
     ('accel0', devices(tpu="Backend 'tpu' failed to initialize: in use"), LIB | {'libtpu': '0.0.42'}, {},
      "libtpu 0.0.42 is installed and failed (Backend 'tpu' failed to initialize: in use); free"),
-    ('nvidia0', devices(cuda='Unknown backend cuda'), CUDA | LIB, {}, 'failed (see what JAX said above)'),
+    ('nvidia0', devices(cuda='Unknown backend cuda'), CUDA | LIB, {}, 'failed (see the output of JAX above)'),
     ('nvidia0', devices(), CUDA | {'jaxlib': '0.11.0'}, {}, 'jax-cuda12-plugin 0.10.2 is not for jaxlib 0.11.0; pip install'),
     ('nvidia0', devices(), CUDA | LIB, {'CUDA_VISIBLE_DEVICES': ''}, 'CUDA_VISIBLE_DEVICES= in the environment hides it')])
 def test_the_cpu_beside_an_accelerator_is_refused_with_the_cause(tmp_path, file, ask, packages, environ, words):
     root = system(tmp_path, f'dev/{file}')
-    with pytest.raises(UserError) as error:
-        accelerators.refuse_cpu(root=root, devices=ask, packages=packages, environ=environ)
-    assert words in str(error.value) and '--platform=cpu' in str(error.value) and '\n' not in str(error.value)
+    with refused('accelerator/unused', f'/dev/{file}', '--platform=cpu', words):
+        accelerators.require_accelerator(root=root, devices=ask, packages=packages, environ=environ)
 
 
 def never(*_):
@@ -91,7 +90,7 @@ def never(*_):
     (('nvidia0',), 'cuda', devices('gpu'), {'JAX_PLATFORMS': 'cpu'})])
 def test_the_cpu_is_allowed_where_it_is_asked_for_or_alone(tmp_path, files, platform, ask, environ):
     root = system(tmp_path, *(f'dev/{name}' for name in files))
-    accelerators.refuse_cpu(platform, root=root, devices=ask, packages={}, environ=environ)
+    accelerators.require_accelerator(platform, root=root, devices=ask, packages={}, environ=environ)
 
 
 @pytest.mark.parametrize(('files', 'name', 'value', 'shown'), [
@@ -100,10 +99,8 @@ def test_the_cpu_is_allowed_where_it_is_asked_for_or_alone(tmp_path, files, plat
     (('accel0',), 'JAX_PLATFORMS', 'cpu,tpu', '/dev/accel0')])
 def test_a_variable_that_may_have_been_forgotten_is_not_on_purpose(tmp_path, files, name, value, shown):
     root = system(tmp_path, *(f'dev/{name}' for name in files))
-    with pytest.raises(UserError) as error:
-        accelerators.refuse_cpu(root=root, devices=never, packages={}, environ={name: value})
-    assert str(error.value) == (f'{shown} is there and JAX does not compute on it: {name}={value} in the environment keeps it '
-                                'on the CPU; unset it, or --platform=cpu to run on the CPU on purpose')
+    with refused('accelerator/unused', f'{shown} is there', f'{name}={value}', '--platform=cpu'):
+        accelerators.require_accelerator(root=root, devices=never, packages={}, environ={name: value})
 
 
 def test_a_driver_that_does_not_answer_is_told_in_time(tmp_path):
@@ -113,16 +110,30 @@ def test_a_driver_that_does_not_answer_is_told_in_time(tmp_path):
             return [types.SimpleNamespace(platform='cpu')] if kind != kinds else held.wait(60)
 
         began = time.monotonic()
-        with pytest.raises(UserError, match=r'^/dev/accel0 is there and JAX got no answer from it in 1 s: .*; free or mend the '
-                           r'device, give it more time \(BIGJAX_DEVICE_SECONDS=60\), or --platform=cpu to run on the CPU'):
-            accelerators.refuse_cpu(root=root, devices=ask, packages=packages, environ={'BIGJAX_DEVICE_SECONDS': '1'})
+        with refused('accelerator/no-answer', '/dev/accel0', '1 s', 'BIGJAX_DEVICE_SECONDS=60', '--platform=cpu'):
+            accelerators.require_accelerator(root=root, devices=ask, packages=packages, environ={'BIGJAX_DEVICE_SECONDS': '1'})
         assert 0.9 < time.monotonic() - began < 5
     held.set()
 
 
 def test_an_error_that_is_not_jax_s_is_not_taken_for_an_answer(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        accelerators.refuse_cpu(root=system(tmp_path, 'dev/accel0'), devices=lambda *_: 1 / 0, packages={}, environ={})
+        accelerators.require_accelerator(root=system(tmp_path, 'dev/accel0'), devices=lambda *_: 1 / 0, packages={}, environ={})
+
+
+@pytest.mark.parametrize(('platform', 'environ', 'names'), [
+    ('cuda', {}, ('--platform=cuda', "pip install 'bigjax[cuda]'", '--platform=cpu')),
+    ('gpu', {}, ('--platform=gpu', "pip install 'bigjax[cuda]'")), ('quantum', {}, ('--platform=quantum',)),
+    ('', {'JAX_PLATFORMS': 'tpu'}, ('JAX_PLATFORMS=tpu', "pip install 'bigjax[tpu]'", 'unset JAX_PLATFORMS'))])
+@pytest.mark.parametrize('error', [RuntimeError("Unable to initialize backend\nx"), AssertionError(), None])
+def test_a_platform_that_is_not_here_is_one_line(tmp_path, platform, environ, names, error):
+    def ask(*_):
+        if error:
+            raise error
+        return [types.SimpleNamespace(platform='cpu')]
+
+    with refused('accelerator/none', *names):
+        accelerators.require_accelerator(platform, root=tmp_path, devices=ask, packages={}, environ=environ)
 
 
 SCRIPT = """
@@ -174,6 +185,13 @@ def test_a_command_stops_in_seconds(tmp_path, file, argv):
 
 
 @alone
+def test_a_command_for_a_platform_that_is_not_here_exits_2(tmp_path):
+    done, _ = command(tmp_path, *TRAIN, f'--workdir={tmp_path}/run', '--platform=cuda')
+    assert done.returncode == 2 and '--platform=cuda' in done.stderr.strip().splitlines()[-1], done
+    assert 'Traceback' not in done.stderr and not (tmp_path / 'run').exists()
+
+
+@alone
 @pytest.mark.slow
 @pytest.mark.parametrize(('file', 'argv'), [*((file, TRAIN) for file in KINDS), ('/dev/accel0', BENCH)])
 def test_a_command_stops_in_seconds_where_the_driver_hangs(tmp_path, file, argv):
@@ -213,14 +231,14 @@ def test_the_bench_is_refused(capsys, tmp_path, monkeypatch, file):
 
 
 @alone
-@pytest.mark.parametrize(('verb', 'refused'), [
+@pytest.mark.parametrize(('verb', 'checked'), [
     ('train', True), ('eval', True), ('bench', True), ('plan', False), ('shard', False), ('doctor', False)])
-def test_the_verbs_that_compute_are_refused(capsys, tmp_path, monkeypatch, verb, refused):
+def test_the_verbs_that_compute_are_refused(capsys, tmp_path, monkeypatch, verb, checked):
     for name in WHERE:
         monkeypatch.delenv(name, raising=False)
     shown = accelerators.accelerators(system(tmp_path, 'dev/nvidia0'))
     monkeypatch.setattr(accelerators, 'accelerators', lambda *_: shown)
     monkeypatch.setitem(cli.VERBS, verb, dataclasses.replace(cli.VERBS[verb], run=lambda job, **flags: 77))
-    assert cli.run(None, 'experiments.tiny', [verb]) == (cli.USER if refused else 77)
-    assert ('/dev/nvidia0 is there' in capsys.readouterr().err) == refused
+    assert cli.run(None, 'experiments.tiny', [verb]) == (cli.USER if checked else 77)
+    assert ('/dev/nvidia0 is there' in capsys.readouterr().err) == checked
     assert cli.run(None, 'experiments.tiny', [verb, '--platform=cpu']) == 77

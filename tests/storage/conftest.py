@@ -27,7 +27,7 @@ def server():
 def gcs(server, monkeypatch):
     """The server, empty and without faults; nothing is given up yet."""
     from bigjax.io import retry
-    monkeypatch.setattr(retry, '_given_up', [])
+    monkeypatch.setattr(retry, '_unavailable', [])
     server.objects.clear()
     server.requests.clear()
     server.faults = Faults()

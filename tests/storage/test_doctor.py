@@ -5,7 +5,6 @@ import pytest
 
 from bigjax.distributed import accelerators
 from bigjax.doctor import experiment_checks, host
-from bigjax.doctor.together import Together
 from bigjax.errors import UserError
 from bigjax.io import storage
 from tests import workdirs
@@ -21,7 +20,7 @@ def test_the_verb_in_a_store(gcs, capsys, monkeypatch):
     for said in ('ok workdir gs://bucket/run: it can be written', 'ok run gs://bucket/run: no other run is there',
                  'ok disk the checkpoints in gs://bucket/run need '):
         assert any(text.startswith(said) for text in lines), (said, lines)
-    assert 'GiB is free' not in next(text for text in lines if text.startswith('ok disk the')) and 'no end of its room' in out
+    assert 'GiB is free' not in next(text for text in lines if text.startswith('ok disk the')) and 'no known limit' in out
 
 
 def test_a_run_that_is_in_the_store(gcs, tmp_path):
@@ -30,7 +29,7 @@ def test_a_run_that_is_in_the_store(gcs, tmp_path):
     for name in ('run.json', 'config.json'):
         storage.write(place / name, (tmp_path / name).read_bytes())
     config = json.loads((tmp_path / 'config.json').read_text())
-    ask = lambda variant='cnn': line(experiment_checks.held(place, 'mnist1d', variant, config))
+    ask = lambda variant='cnn': line(experiment_checks.workdir_run(place, 'mnist1d', variant, config))
     assert ask().startswith('warning run gs://bucket/run: a run wrote there ')
     with pytest.raises(UserError, match='another variant'):
         ask('mlp')
@@ -41,5 +40,5 @@ def test_a_bucket_that_refuses(gcs, monkeypatch):
         raise UserError('gs://bucket: the store refuses; look at the credentials')
 
     monkeypatch.setattr(storage, 'write', refuse)
-    found = host.workdir(storage.place('gs://bucket/run'), Together())
-    assert [c.status for c in found] == ['FAILED'] and 'look at the credentials' in found[0].text
+    found = host.workdir(storage.place('gs://bucket/run'))
+    assert found.status == 'FAILED' and 'look at the credentials' in found.text

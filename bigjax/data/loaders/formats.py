@@ -39,7 +39,7 @@ def read(path: str | os.PathLike) -> bytes:
         return data
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            unpacked = file.read(max(safe_read.UNPACKED, safe_read.RATIO * len(data)) + 1)
+            unpacked = file.read(max(safe_read.MAX_UNPACKED, safe_read.MAX_RATIO * len(data)) + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f'{path}: a damaged or incomplete gzip file ({error}); fix: fetch it again',
                         code='data/damaged') from error
