@@ -249,7 +249,10 @@ def parse(module, name: str, argv: Sequence[str]):
         raise UserError('a flag has too many letters; --help shows the flags', code='cli/flag') from None
     verb = _verb(words)
     if values.help:
-        print(_help(module, name, values, verb, bool(words)))
+        try:
+            print(_help(module, name, values, verb, bool(words)), flush=True)
+        except BrokenPipeError:  # `--help | head`: the reader has left; the flush at exit must not raise again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return None, verb, [], {}
     own = {flag.name for flag in (*verb.flags, *SHARED)}
     if foreign := sorted(flag for flag in values if values[flag].present and flag not in own and flag not in ('help', 'h')):

@@ -12,6 +12,7 @@ from bigjax.job import CHECK, Flag, Job, Verb
 def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, deterministic: bool, check: bool,
           jobs: int) -> int:
     """Trains the rows one after the other, or side by side; returns the exit code."""
+    from bigjax.io import storage
     from bigjax.nn import cpu
     from bigjax.report import html
     from bigjax.runs.reader import read_run
@@ -20,6 +21,10 @@ def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, 
     if replay:
         from bigjax.train.replay import explain
         return explain(job, replay)
+    if len(job.rows) > 1 and storage.exists(job.root / 'run.json'):
+        raise UserError(f'--workdir={job.root}: got the workdir of a single row, expected a new folder for the table of '
+                        f'{len(job.rows)} rows; fix: --variant=ROW resumes that run, another --workdir trains the table',
+                        code='workdir/single-row')
     started = time.time()
     cpu.keep_memory()
     if (jobs := side_by_side.wanted(job, jobs)) > 1:

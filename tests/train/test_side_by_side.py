@@ -122,3 +122,11 @@ def alive(pid):
         return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
     except OSError:
         return False
+
+
+def test_the_workdir_of_a_single_row_takes_no_table(start, tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'run.json').write_text('{}')
+    code, _, err = ended(start('--workdir=run'))
+    assert code == 2 and '--variant' in err and err.count('\n') == 1
+    assert [path.name for path in (tmp_path / 'run').iterdir()] == ['run.json']
