@@ -227,7 +227,8 @@ def losses(name, variant, straight, **overrides):
     """The losses of the first three steps from the undisturbed run's start."""
     p = program(name, variant, **SLOWLY, **overrides)
     assert meshes.data_size(p.mesh) == int(overrides.get('mesh', 'data:1')[5:])
-    carry, feed, found = jax.device_put(jax.tree.map(jnp.copy, straight(name, variant).start), p.shardings), p.feed(0), []
+    placed = jax.tree.map(lambda x: x.sharding, p.abstract)
+    carry, feed, found = jax.device_put(jax.tree.map(jnp.copy, straight(name, variant).start), placed), p.feed(0), []
     for step in range(3):
         state, totals, _ = p.train_steps(carry['state'], tiny.zeros(carry['totals']), feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}

@@ -48,6 +48,7 @@ BAD_CALLS = {'eval', 'exec', 'execfile', 'os.system', 'os.popen', 'shutil.unpack
              'importlib.util.module_from_spec', 'module_from_spec', 'yaml.load', 'yaml.full_load', 'yaml.unsafe_load'}
 IMPORTS = {  # modules of bigjax itself that a command or a config names, below a folder that is written there
     'launch/engines/base.py': ('ENGINES[kind]',), 'launch/sweep.py': ("f'experiments.{experiment}'",),
+    'bigjax/bench/cases.py': ('PEERS[against][0]',),
     'launch/arms.py': ("f'experiments.{experiment}'",), 'bigjax/job.py': ("f'{place}.{name}'",),
     'bigjax/models/__init__.py': ("f'bigjax.models.{family}'", "f'bigjax.models.{name.partition('.')[0]}'",
                                   "f\"bigjax.models.{name.partition('.')[0]}\"")}
@@ -198,7 +199,7 @@ LIES = {
     'e.npz': (_zip(_npy((2**40,), 3)), tables.npz, 'announced'),
     'f.npz': (_zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), tables.npz, 'announced'),
     'g.npz': (_zip(bytes(300 << 20)), tables.npz, 'unpack to'),
-    'g2.npz': (_npz_of_bz2(800), tables.npz, 'packed in a way that numpy does not'),
+    'g2.npz': (_npz_of_bz2(800), tables.npz, 'a compression that numpy does not use'),
     'h.png': (_png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'pixels')}
 
 
@@ -252,10 +253,10 @@ def test_two_columns_of_one_name_are_one_line(tmp_path, values):
 @pytest.mark.parametrize('make', [os.mkfifo, lambda path: path.symlink_to('/dev/zero')], ids=['pipe', 'device'])
 def test_what_never_ends_is_not_read(tmp_path, make):
     make(tmp_path / 'a.png')
-    with pytest.raises(UserError, match='no regular file'):
+    with pytest.raises(UserError, match='not a regular file'):
         images.read_image(tmp_path / 'a.png', 'record 0')
     (tmp_path / 'a.jsonl').write_text('{"file": "a.png", "label": 1}\n')
-    with pytest.raises(UserError, match=r'record 0 of .*(no regular file|outside the folder)'):
+    with pytest.raises(UserError, match=r'record 0 of .*(not a regular file|outside the folder)'):
         open_data(f'jsonl:{tmp_path}/a.jsonl')
 
 

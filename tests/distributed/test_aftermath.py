@@ -54,7 +54,7 @@ def test_a_line_that_has_begun_is_not_taken_for_one_of_jax():
 @pytest.mark.parametrize('end', ['os.abort()', 'os._exit(1)', ''])
 def test_what_an_aborted_process_wrote_arrives(end):
     """Also what it wrote last, and from below Python."""
-    code = (f'import os, sys; from bigjax.parallel import aftermath; aftermath.divert({LEADER!r}); '
+    code = (f'import os, sys; from bigjax.distributed import aftermath; aftermath.divert({LEADER!r}); '
             f'print("one", file=sys.stderr); os.write(2, {POLLED + FATAL!r}); {end}')
     done = subprocess.run([sys.executable, '-c', code], cwd=pathlib.Path(aftermath.__file__).parents[2], stderr=subprocess.PIPE,
                           timeout=30, env={**os.environ})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bigjax.distributed import hardware
-from bigjax.train import flops as work
+from bigjax.train import flops as counting
 from tests import tiny
 
 
@@ -37,7 +37,7 @@ def test_the_peak_of_this_cpu_is_that_of_a_product():
 
 def test_rates_of_a_population_of_two():
     p = tiny.program(population=2)
-    found = work.of(p)._replace(peak=1e9)
+    found = counting.step_cost(p)._replace(peak=1e9)
     per_example = 2 * (5 * 16 * 2 + 16 * 3 * 3)  # the first layer has no gradient of its inputs
     assert found.flops == 2 * 8 * per_example and found.amount == 16 and found.unit == 'examples'
     rates = found.rates(10.0)

@@ -1,14 +1,13 @@
 """The doctor of a run whose workdir is in an object store: the stand-in of `tests/storage/fake_gcs.py`."""
 import json
 
-import pytest
-
 from bigjax.distributed import accelerators
 from bigjax.doctor import experiment_checks, host
 from bigjax.errors import UserError
 from bigjax.io import storage
 from tests import workdirs
 from tests.doctor.test_doctor import here, line  # noqa: F401  a fixture
+from tests.refused import refused
 from tests.test_cli import run
 
 
@@ -31,7 +30,7 @@ def test_a_run_that_is_in_the_store(gcs, tmp_path):
     config = json.loads((tmp_path / 'config.json').read_text())
     ask = lambda variant='cnn': line(experiment_checks.workdir_run(place, 'mnist1d', variant, config))
     assert ask().startswith('warning run gs://bucket/run: a run wrote there ')
-    with pytest.raises(UserError, match='another variant'):
+    with refused('workdir/another-run', 'cnn', 'mlp'):
         ask('mlp')
 
 

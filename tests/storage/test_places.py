@@ -44,8 +44,8 @@ def test_no_password_is_printed(name):
 
 
 @pytest.mark.parametrize(('folder', 'variable', 'words'), [
-    ('gs://bucket/cache', '', '--compile_cache=gs://bucket/cache: programs are kept on this machine'),
-    ('', 'gs://bucket/cache', 'JAX_COMPILATION_CACHE_DIR=gs://bucket/cache: programs are kept on this machine'),
+    ('gs://bucket/cache', '', '--compile_cache: got .gs://bucket/cache'),
+    ('', 'gs://bucket/cache', 'JAX_COMPILATION_CACHE_DIR: got .gs://bucket/cache'),
     ('s3://bucket/cache', '', 'mount another kind'), ('gs:/bucket', '', 'write gs://bucket')])
 def test_programs_are_not_kept_in_a_store(monkeypatch, tmp_path, folder, variable, words):
     monkeypatch.chdir(tmp_path)

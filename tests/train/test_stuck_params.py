@@ -37,7 +37,7 @@ def test_what_does_not_move_is_named(tmp_path, optimizer, named):
     program = tiny.program([idle], steps=24, log_every=24, ema=0.0, eval_every=24)
     program.watch = Watch(lambda text: print(text, file=out))
     tiny.run(program, tmp_path, Progress(stream=io.StringIO()))
-    assert ('warning: unused/bias, unused/kernel: not frozen, and not changed by 20 steps' in out.getvalue()) == named
+    assert ('unused/bias, unused/kernel: not frozen, and not changed by' in out.getvalue()) == named
 
 
 def warned(workdir, experiment, **options):

@@ -128,9 +128,14 @@ def _tfds(place: str, data_dir: str, image_size: int | None) -> OwnData:
 
 
 def _numbers_only(example: dict, size: int) -> dict:
-    """An example with an image without its file names and keys, which a device cannot hold; the image resized."""
+    """An example with an image without its file names and keys, which a device cannot hold; the image resized.
+
+    A grey image keeps its one channel, which models of grey images (MNIST) need.
+    """
     example = {name: value for name, value in example.items() if not isinstance(value, (str, bytes))}
-    return {**example, 'image': images.resize(images.rgb(example['image']), size)}
+    image = example['image']
+    image = image if image.dtype == 'uint8' and image.shape[-1] in (1, 3) else images.rgb(image)
+    return {**example, 'image': images.resize(image, size)}
 
 
 def _hf(place: str, data_dir: str, image_size: int | None) -> OwnData:
