@@ -164,7 +164,7 @@ def test_check_says_no_by_exit_4(capsys, tmp_path):
 def test_a_checkpoint_of_another_model(capsys, tmp_path):
     assert run(capsys, f'--workdir={tmp_path}/a')[0] == 0
     code, out, _ = run(capsys, f'--workdir={tmp_path}/b', '--config.norm=False', f'--init_from={tmp_path}/a')
-    assert code == 0 and 'not used: ' in out and 'norm/bias' in out  # the layers that both have are taken, the others are listed
+    assert code == 0 and 'not used: ' in out and 'norm/bias' in out  # layers of both are taken, others listed
 
 
 def test_the_table_runs_every_row_and_help_shows_the_config(capsys, tmp_path):

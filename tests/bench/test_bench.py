@@ -21,6 +21,7 @@ def test_the_peer_is_the_same_model(case):
     assert sum(x.size for x in jax.tree.leaves(mine)) == torch_peer.parameters(case)
 
 
+@pytest.mark.slow
 def test_figures_of_the_mlp(tmp_path, capsys):
     assert cases.main(['--case=mlp', '--pairs=1', f'--out={tmp_path}/b.json']) == 0
     row, = json.loads((tmp_path / 'b.json').read_text())
@@ -49,6 +50,7 @@ def test_plain_flax_is_the_same_model():
         assert sum(x.size for x in jax.tree.leaves(mine)) - second_biases == flax_peer.parameters(name, x), name
 
 
+@pytest.mark.slow
 def test_beside_plain_flax(tmp_path, capsys):
     assert cases.main(['--case=lenet5', '--against=flax', '--pairs=1', f'--out={tmp_path}/results/b.json']) == 0
     row, = json.loads((tmp_path / 'results' / 'b.json').read_text())

@@ -167,6 +167,7 @@ def test_shakespeare_continues_a_prompt(capsys, tmp_path_factory):
     assert code == 2 and err.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_an_experiment_without_an_interface(capsys, tmp_path_factory):
     workdir = trained(tmp_path_factory, gan_mnist, 'gan_mnist', '--config.model.width=4', '--config.model.latent=5',
                       '--config.judged=20')

@@ -71,6 +71,7 @@ def until(condition, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_same_runs_printed_in_order(start, tmp_path):
     both = {jobs: ended(start(f'--workdir={jobs}', f'--jobs={jobs}')) for jobs in (1, 3)}
     for jobs, (code, out, err) in both.items():
@@ -94,6 +95,7 @@ def rows_there(folder):
     return [json.loads(path.read_text()) for path in folder.glob('*/run.json')]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_reaches_every_row_and_the_same_command_resumes(start, tmp_path, number):
     argv = ('--workdir=run', '--jobs=3', '--config.steps=3000', '--config.checkpoint_every=50')
