@@ -4,13 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigjax import models
 from bigjax.train import optimizers
 from experiments import mnist
 
 
 @pytest.mark.slow
 def test_inputs_are_kept_with_08_and_hidden_units_with_05():
-    model = mnist.ROWS['dropout'][0](**mnist.get_config('dropout').model)
+    model = models.make(mnist.get_config('dropout').model, num_classes=10)
     x = jnp.ones((64, 28, 28, 1))
     variables = model.init(jax.random.key(0), x, train=False)
     _, state = model.apply(variables, x, train=True, rngs={'dropout': jax.random.key(1)},

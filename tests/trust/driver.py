@@ -29,6 +29,7 @@ from bigjax import cli
 from bigjax.data.sources import ArraySource
 from bigjax.runs import writer
 from bigjax.watchdog.phases import Clock
+from tests.trust import mutations
 
 WHERE = os.environ.get('TRUST', '').split(':')
 # Seconds before each step: without them a run is over before its first checkpoint is on the disk, and one of several processes
@@ -136,6 +137,7 @@ def main() -> None:
     build = module.get_experiment
     module.get_experiment = lambda config: with_ids(build(config))
     hook()
+    mutations.apply()
     sys.modules['__main__'] = module
     cli.main()
 
