@@ -30,7 +30,8 @@ def test_a_fingerprint_knows_bits_and_places():
 
 @pytest.mark.parametrize(('optimizer', 'named'), tiers.first(2, [
     ({'name': 'sgd', 'lr': 0.1}, True), ({'name': 'sgd', 'lr': 0.1, 'frozen': ('unused/.*',)}, False),
-    ({'name': 'sgd', 'lr': 0.1, 'lr_mults': (('unused/.*', 0.0),)}, False), ({'name': 'sgd', 'lr': 0.1, 'frozen': '.*'}, False)]))
+    ({'name': 'sgd', 'lr': 0.1, 'lr_mults': (('unused/.*', 0.0),)}, False),
+    ({'name': 'sgd', 'lr': 0.1, 'frozen': '.*'}, False)]))
 def test_what_does_not_move_is_named(tmp_path, optimizer, named):
     out = io.StringIO()
     idle = dataclasses.replace(tiny.experiment(optimizer=optimizer), model=Idle())
