@@ -37,7 +37,7 @@ def test_without_it_the_named_test_fails(tmp_path, tally, battery, name):
 
 def test_every_named_test_exists():
     files = {safeguard.test.partition('::')[0] for safeguard in SAFEGUARDS.values()}
-    listed = subprocess.run([sys.executable, '-m', 'pytest', '--collect-only', '-q', '-n', '0', '-m', '',
+    listed = subprocess.run([sys.executable, '-m', 'pytest', '--collect-only', '-n', '0', '-m', '',
                              *(f'tests/{file}' for file in sorted(files))], cwd=runs.ROOT, text=True, capture_output=True,
                             env={**os.environ, 'PYTHONPATH': str(runs.ROOT)}).stdout
     for name, safeguard in SAFEGUARDS.items():
