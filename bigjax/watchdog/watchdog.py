@@ -43,8 +43,10 @@ ASKING = 1.0  # seconds between two questions where the others are
 EXCUSE = 3.0  # seconds for which an answer is good
 A_WEEK = 7 * 24 * 3600 * 1000  # milliseconds; the budget ends it before
 SLACK = 60.0  # seconds beyond a budget after which the process ends even though this thread cannot run
-LIBRARIES = ('jax', 'jaxlib', 'orbax', 'grain', 'bigjax.parallel')
-DEVICE = ('bigjax.train.loop', 'bigjax.train.evaluate')  # NumPy's reading of a device leaves no trace but theirs
+LIBRARIES = ('jax', 'jaxlib', 'orbax', 'grain', 'bigjax.sharding', 'bigjax.distributed')
+# NumPy blocks on a device below frames of these modules and has no frame of its own.
+DEVICE = tuple(f'bigjax.train.{name}' for name in (
+    'loop', 'evaluate', 'evaluations', 'interval_log', 'diagnostics', 'best', 'in_flight', 'stuck_params'))
 OWN_WORK = ('compile', 'data')  # phases in which a process that is inside a library works, and waits for nobody
 
 

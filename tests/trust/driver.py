@@ -50,6 +50,12 @@ class Stalls(ArraySource):
             asleep()
         return super().__getitem__(index)
 
+    def take(self, arrays, indices):
+        self._answers -= len(indices)
+        if self._answers < 0:
+            asleep()
+        return super().take(arrays, indices)
+
 
 def with_ids(experiment):
     """The experiment, whose metrics also tell which examples a step saw: their numbers' sum and a sum that knows the order."""

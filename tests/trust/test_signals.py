@@ -134,7 +134,7 @@ def test_a_second_ctrl_c_to_one_stops_both(tmp_path):
 
 @pytest.mark.trust
 def test_a_signal_between_two_rows_leaves_the_finished_one_alone(tmp_path, monkeypatch):
-    monkeypatch.setitem(runs.KINDS, 'table', ('mnist1d', '--population=1'))
+    monkeypatch.setitem(runs.KINDS, 'table', ('mnist1d', '--population=1', '--jobs=1'))
     code, out = runs.run('table', tmp_path, trust='report:1:term')
     assert code == 75 and 'there is nothing to save' in out, out[-2000:]
     found = [json.loads(path.read_text()) for path in tmp_path.glob('*/run.json')]
