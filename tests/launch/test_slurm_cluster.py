@@ -184,8 +184,8 @@ def test_an_array_of_six_shares(user):
     """One of them is preempted once, and is started again alone."""
     program = user.folder / 'share.sh'
     program.write_text('echo "share $BIGJAX_SHARE"\n[ "$BIGJAX_SHARE" != 5/6 ] || [ "$SLURM_RESTART_COUNT" ] || exit 75\n')
-    start = ('import sys; from launch import job, verbs; '
-             f"sys.exit(verbs.start(job.Job('shares', 'slurm', ('sh', {str(program)!r}), array=6)))")
+    start = ('import sys; from launch import commands, job; '
+             f"sys.exit(commands.start(job.Job('shares', 'slurm', ('sh', {str(program)!r}), array=6)))")
     process = subprocess.Popen([*user.cluster.inside, sys.executable, '-c', start], cwd=user.code, env=user.env,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     user._running.append(process)

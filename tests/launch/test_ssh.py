@@ -141,7 +141,7 @@ def test_kill_from_another_machine_ends_it_for_good(shell):
 def test_a_name_that_runs_is_refused_and_a_detached_job_is_followed(shell):
     assert shell.program('three', '--detach').wait(SOON) == 0
     assert 'in use on host1' in shell('run', f'--on={shell.on}', '--name=three', '--', 'true', machine='there', code=2)
-    assert 'still runs; stop it first' in shell('down', 'three', '--yes', code=2)
+    assert 'still runs; fix: stop it first' in shell('down', 'three', '--yes', code=2)
     follower = shell.start('attach', 'three')
     until(lambda: '[1 host2] line 2' in follower.said())
     follower.send_signal(signal.SIGINT)
