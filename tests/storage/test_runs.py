@@ -229,7 +229,7 @@ def test_every_command_takes_a_store(gcs, tmp_path):
     assert 'params' in ask('bigjax.checkpoint', 'cat', f'{WORKDIR}/checkpoints/24', 'params').stdout
     assert ask('bigjax.checkpoint', 'diff', WORKDIR, f'{WORKDIR}/checkpoints/24').stdout.startswith('equal')
     assert ask('bigjax.report', WORKDIR).stdout.strip() == f'{WORKDIR}/report.html'
-    assert ask('bigjax.compare', WORKDIR).returncode == 0
+    assert ask('bigjax.compare', WORKDIR, f'--out={tmp_path}/compare.html').returncode == 0
     judged = ask(f'experiments.{name}', 'eval', *own, *runs.SHORT, f'--workdir={WORKDIR}')
     assert judged.returncode == 0 and 'test/accuracy' in judged.stdout, judged.stderr[-2000:]
     begun = ask(f'experiments.{name}', *own, *runs.SHORT, f'--workdir={tmp_path}', f'--init_from={WORKDIR}')
