@@ -151,6 +151,10 @@ class Worker:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, number)
 
+    def closed(self, grace: float) -> bool:
+        """Whether its output is closed after its end, or the grace for closing it is over."""
+        return self.end is not None and (not self.streams or time.monotonic() > self.end.when + grace)
+
 
 class Group:
     """The running processes of a job."""
@@ -197,7 +201,7 @@ class Group:
                 worker.end = self._ended(worker)
                 ends.append(worker.end)
         for worker in self._workers:
-            if worker.end is not None and not worker.gone and self._over(worker):
+            if not worker.gone and worker.closed(0.0 if signal.SIGKILL in self._sent else self._grace):
                 self._reap(worker)
         return ends
 
@@ -248,10 +252,6 @@ class Group:
         when = time.monotonic()
         worker.signal(signal.SIGKILL)
         return End(worker.number, worker.process.wait(), when)
-
-    def _over(self, worker: Worker) -> bool:
-        """Whether its output is closed, or the grace for closing it is over."""
-        return not worker.streams or signal.SIGKILL in self._sent or time.monotonic() > worker.end.when + self._grace
 
     def _reap(self, worker: Worker) -> None:
         worker.signal(signal.SIGKILL)

@@ -28,7 +28,7 @@ COMPILED = []  # by any thread
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, *_, **__: COMPILED.append(event) if event == compile_cache._DURATION else None)
 def line(check):
-    """As it is printed, blanks run together."""
+    """The line as it is printed, with single blanks."""
     return ' '.join(str(check).split())
 
 
@@ -60,7 +60,7 @@ def test_a_workdir_that_holds_a_run(tmp_path):
     assert ask('going').startswith(f"ok run {tmp_path / 'going'}: holds this run at step ")
     with refused('workdir/another-run', 'cnn', 'mlp'):
         ask('done', 'mlp')
-    with pytest.raises(UserError, match='batch_size'):
+    with refused('workdir/another-config', 'batch_size'):
         ask('done', batch_size=7)
 
 
@@ -92,14 +92,14 @@ class Broken:
 
 
 def spoil(example, rng, train):
-    raise ValueError('not a picture')
+    raise ValueError('not an image')
 
 
 @pytest.mark.parametrize(('changes', 'said'), [
     ({}, 'ok data train 53 records (label int32[], x float32[5]); test 17 records (label int32[], x float32[5])'),
     ({'evals': {'val': Broken()}}, 'FAILED data val: record 2 cannot be read (OSError: [Errno 5] Input/output error); fix'),
     ({'evals': {'val': Broken(0)}}, 'FAILED data val: the split is empty; fix: name other data'),
-    ({'transform': spoil}, 'FAILED data train: record 52 cannot be read (ValueError: not a picture); fix')])
+    ({'transform': spoil}, 'FAILED data train: record 52 cannot be read (ValueError: not an image); fix')])
 def test_records(changes, said):
     data = dataclasses.replace(tiny.experiment().data, **changes)
     assert line(doctor.attempt('data', lambda: experiment_checks.records(data), 10)[0]).startswith(said)
@@ -239,7 +239,7 @@ def refuse(error):
 
 
 def test_without_devices_the_other_checks_go_on(capsys, tmp_path, monkeypatch, here):
-    """Nothing asks for a device any more, which may take minutes."""
+    """No other check starts a device, which may take minutes."""
     monkeypatch.setattr(accelerators, 'accelerators', lambda *_: {})
     for name in ('local_devices', 'devices', 'default_backend', 'process_index', 'process_count'):
         monkeypatch.setattr(jax, name, refuse(AssertionError()))

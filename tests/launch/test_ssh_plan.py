@@ -22,14 +22,14 @@ from launch.engines.ssh.log_copies import Logs
 from launch.engines.ssh.transport import Hosts, Script, Unreachable
 from launch.job import Job
 from launch.outcome import LOST
+from tests.launch.tools import SOON_S, assert_secret, git, group_alive, program, repository
 from tests.refused import refused
 
 SECRET = "s3cret'$(touch leaked)\nof two lines"
 REMOTE = pathlib.Path(ssh.__file__).with_name('remote.sh')
 SHELLS = [shell for shell in ('dash', 'bash', 'sh') if shutil.which(shell)]
-SOON = 20.0
-FAKE = """#!/bin/sh
-# stands for ssh: the command runs here, each host has a home of its own; what it was called with is kept
+FAKE = """\
+# a fake ssh: the command runs here, each host has a home of its own, and the calls are kept
 query=
 while :; do case $1 in -[olpiF]) shift 2 ;; -T) shift ;; -G) query=1; shift ;; *) host=$1; shift; break ;; esac; done
 [ -z "$query" ] || { echo "hostname $host"; exit 0; }
@@ -51,9 +51,7 @@ def project(tmp_path, monkeypatch):
     (root / '.gitignore').write_text('*.ckpt\n')
     (root / 'big.ckpt').write_bytes(b'x' * 1000)
     (root / 'link').symlink_to('sub/work.py')
-    git(root, 'init', '-q')
-    git(root, 'add', '.')
-    git(root, 'commit', '-qm', 'first')
+    repository(root)
     monkeypatch.chdir(root)
     monkeypatch.setenv('BIGJAX_JOBS', str(tmp_path / 'jobs'))
     monkeypatch.setenv('TOKEN', SECRET)
@@ -65,10 +63,7 @@ def near(project, tmp_path, monkeypatch):
     """Hosts h1, h2, … that are folders here, reached by an ssh that stays on this machine."""
     if not shutil.which('rsync') or not shutil.which('setsid'):
         pytest.skip('needs rsync and setsid')
-    (tmp_path / 'bin').mkdir()
-    fake = tmp_path / 'bin' / 'ssh'
-    fake.write_text(FAKE.replace('FOLDER', str(tmp_path / 'hosts')))
-    fake.chmod(0o755)
+    program(tmp_path / 'bin' / 'ssh', FAKE.replace('FOLDER', str(tmp_path / 'hosts')))
     (tmp_path / 'hosts').mkdir()
     monkeypatch.setenv('PATH', f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     yield tmp_path / 'hosts'
@@ -79,11 +74,6 @@ def near(project, tmp_path, monkeypatch):
                 kill(number, signal.SIGKILL)
 
 
-def git(root, *words):
-    subprocess.run(['git', '-c', 'user.name=t', '-c', 'user.email=t@example.com', '-c', 'protocol.file.allow=always', *words],
-                   cwd=root, check=True, capture_output=True)
-
-
 def make(on='ssh:h1,h2', command=('sh', '-c', 'echo hello; sleep 0.2'), **more):
     return base.engine(Job('e1', on, tuple(command), created='2026-01-01T00:00:00+00:00', **more))
 
@@ -92,13 +82,7 @@ def files(folder):
     return {str(path): hashlib.md5(path.read_bytes()).hexdigest() for path in folder.rglob('*') if path.is_file()}
 
 
-def lives(group):
-    """Whether anything of a process group runs; what nobody has waited for does not."""
-    listed = subprocess.run(['ps', '-eo', 'pgid=,stat='], capture_output=True, text=True, check=True).stdout
-    return any(int(line.split()[0]) == group and line.split()[1][0] != 'Z' for line in listed.splitlines())
-
-
-def ends(group, seconds=SOON):
+def ends(group, seconds=SOON_S):
     """All of them, by process."""
     until, found = time.monotonic() + seconds, {}
     while group.running:
@@ -155,10 +139,8 @@ def test_wrong_input_is_refused_before_any_connection(project, on, more, code, v
 def test_what_is_sent(project, tmp_path):
     inner = tmp_path / 'inner'
     inner.mkdir()
-    git(inner, 'init', '-q')
     (inner / 'in.py').write_text('2\n')
-    git(inner, 'add', '.')
-    git(inner, 'commit', '-qm', 'x')
+    repository(inner)
     git(project, 'submodule', '--quiet', 'add', str(inner), 'part')
     git(project, 'commit', '-qm', 'part')
     (project / 'new.py').write_text('new\n')
@@ -172,8 +154,7 @@ def test_what_is_sent(project, tmp_path):
     assert found.within == 'sub' and found.changed
     copy = bundle.keep(found, tmp_path / 'job')
     assert copy.name == found.hash and (copy / 'link').is_symlink() and os.access(copy / 'tool.sh', os.X_OK)
-    head = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=project, capture_output=True, text=True, check=True).stdout.strip()
-    assert json.loads((copy / '.commit.json').read_text()) == {'sha': head, 'dirty': True}
+    assert json.loads((copy / '.commit.json').read_text()) == {'sha': git(project, 'rev-parse', 'HEAD'), 'dirty': True}
     assert '-exit 0\n+exit 1' in (tmp_path / 'job' / 'changes.diff').read_text()
 
 
@@ -240,7 +221,7 @@ class There:
         shutil.copy(REMOTE, folder / 'remote.sh')
 
     def __call__(self, *words, code=0):
-        done = subprocess.run([self._shell, self.folder / 'remote.sh', *words], capture_output=True, text=True, timeout=SOON,
+        done = subprocess.run([self._shell, self.folder / 'remote.sh', *words], capture_output=True, text=True, timeout=SOON_S,
                               check=False)
         assert done.returncode == code, done.stderr
         return done.stdout if code == 0 else done.stderr
@@ -249,7 +230,7 @@ class There:
         self('start', '0', '1', grace, str(self.folder), 'sh', '-c', text)
 
     def said(self, offset=0):
-        """What it announces until the end, without the times."""
+        """The messages until the end, without the times."""
         lines = self('follow', f'0:{offset}').splitlines()
         return [line.split()[0] + (line.split()[2] if line.startswith('E') else '') for line in lines
                 if re.fullmatch(r'[EGLSTQ]( [\d.]+)*', line)]
@@ -301,7 +282,7 @@ def test_what_a_process_leaves_behind_ends_with_it(there):
     there.start(f"{sys.executable} -c '{deaf}' & sleep 0.5; exit 0", grace='1')
     group = there.pids[1]
     assert there.said() == ['E0', 'G', 'Q']
-    assert not lives(group)
+    assert not group_alive(group)
 
 
 @pytest.mark.slow
@@ -312,7 +293,7 @@ def test_without_its_keeper_a_process_is_seen_and_ended(there):
     assert there('show').split()[1] == 'running'
     there('clear', '1')
     assert there.said() == ['L', 'G', 'Q']
-    assert not lives(group)
+    assert not group_alive(group)
 
 
 @pytest.mark.slow
@@ -357,8 +338,7 @@ def test_what_is_done_is_what_was_planned(near, project, capfd):
     out = capfd.readouterr().out
     assert f'[1 h2] 1 <{SECRET.splitlines()[0]}\n[1 h2] of two lines>\n' in out
     assert f"[0 h1] {near / 'h1' / '.bigjax' / 'code' / bundle.collect(project).hash}\n" in out
-    for path in [*near.rglob('*'), *made.job.folder.rglob('*')]:
-        assert not path.is_file() or path.suffix == '.log' or 's3cret' not in path.read_text(errors='replace'), path
+    assert_secret('s3cret', folders=[near, made.job.folder])
     assert not (project / 'leaked').exists() and not list(near.rglob('leaked'))
     assert (made.job.folder / 'logs' / '1.log').read_bytes() == (near / 'h2/.bigjax/jobs/e1/1.log').read_bytes()
 
@@ -388,13 +368,11 @@ def test_a_name_in_use_and_one_that_is_free_again(near, project):
 
 @pytest.mark.slow
 def test_all_or_none_and_the_reason_in_one_line(near, project):
-    (near / 'h1' / 'bin').mkdir(parents=True)
-    (near / 'h1' / 'bin' / 'only-here').write_text('#!/bin/sh\nsleep 60\n')
-    (near / 'h1' / 'bin' / 'only-here').chmod(0o755)
+    program(near / 'h1' / 'bin' / 'only-here', 'sleep 60')
     made = make('ssh:h1,h2,path=~/bin', command=('only-here',))
     with refused('launch/start-failed', "'only-here'", 'path='):
         made.start()
-    assert not lives(int((near / 'h1/.bigjax/jobs/e1/0.pid').read_text().split()[2]))
+    assert not group_alive(int((near / 'h1/.bigjax/jobs/e1/0.pid').read_text().split()[2]))
     in_the_way = near / 'h2/.bigjax/code' / bundle.collect(project).hash / 'tool.sh'
     in_the_way.unlink()
     (in_the_way / 'x').mkdir(parents=True)
@@ -425,7 +403,7 @@ def test_from_another_machine(near, project, tmp_path, monkeypatch, capfd):
 def test_a_silent_host_is_lost_and_waited_for(near, project, capfd):
     made = make('ssh:h1,h2,lost=1.5,wait=20', command=('sh', '-c', 'echo go; sleep 60'))
     group = made.start()
-    until = time.monotonic() + SOON
+    until = time.monotonic() + SOON_S
     while capfd.readouterr().out.count('go') < 1 and time.monotonic() < until:
         group.wait(0.1)
     for _ in range(10):
@@ -436,17 +414,17 @@ def test_a_silent_host_is_lost_and_waited_for(near, project, capfd):
         if link.host == 1:
             os.killpg(link.ssh.pid, signal.SIGKILL)
     found = []
-    while not found and time.monotonic() < off + SOON:
+    while not found and time.monotonic() < off + SOON_S:
         found += group.wait(0.1)
     assert [(end.process, end.code, end.where) for end in found] == [(1, LOST, 'h2')] and found[0].when <= off + 0.5
     group.signal(signal.SIGTERM)
     assert ends(group)[0].code == -15
     group.close()
     left = int((near / 'h2/.bigjax/jobs/e1/1.pid').read_text().split()[2])
-    assert lives(left)
+    assert group_alive(left)
     subprocess.Popen(['sh', '-c', f"sleep 3; rm {near / 'h2.off'}"])
     again = made.start()
-    assert not lives(left)  # what was cut off runs beside nobody
+    assert not group_alive(left)  # the process on the host that was cut off has been ended
     assert 'waits for h2' in capfd.readouterr().err and all('running' in line for line in made.status()[1:])
     again.signal(signal.SIGKILL)
     assert {end.code for end in ends(again).values()} == {-9}

@@ -4,30 +4,16 @@ import types
 
 import pytest
 
-from launch.engines.tpu_vm import gcloud, tpu_slice, tpu_types
-from launch.engines.tpu_vm.tpu_slice import READY, Allocation
+from launch.engines.tpu_vm import gcloud, resources, tpu_slice, tpu_types
+from launch.engines.tpu_vm.resources import READY, Resources
+from launch.engines.tpu_vm.tpu_slice import Allocation
 from launch.job import Job
 from tests.launch.fake_tpu import Cloud, Error
+from tests.launch.tools import Clock
 from tests.refused import refused
 
 WHERE = {'zone': 'us-west4-a', 'project': 'p'}
 QUOTA = Error(429, 'RESOURCE_EXHAUSTED', "Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded. Limit: 8")
-
-
-class Clock:
-    """Instead of `time`: sleeping takes no time; `at` are called when it has been slept so often."""
-
-    def __init__(self):
-        self.now, self.sleeps, self.at = 0.0, 0, {}
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now, self.sleeps = self.now + seconds, self.sleeps + 1
-        assert self.sleeps < 3000, 'it waits without end'
-        if self.sleeps in self.at:
-            self.at.pop(self.sleeps)()
 
 
 @pytest.fixture
@@ -41,7 +27,8 @@ def world(tmp_path, monkeypatch):
 
     def allocation(name='exp7', created='2026-01-01', *, queued=True, slices=1, wait=86400.0, **flags):
         job = Job(name, 'tpu_vm:v5e-16', ('python',), created=created)
-        return Allocation(job, WHERE, tpu_types.parse('v5e-16', 'tpu_vm'), slices=slices, queued=queued, flags=flags, wait=wait)
+        own = Resources(job, WHERE, tpu_types.parse('v5e-16', 'tpu_vm'), slices=slices, queued=queued, flags=flags)
+        return Allocation(own, tpu_slice.record(job), wait)
 
     record = tmp_path / 'exp7' / 'slice.json'
     return types.SimpleNamespace(cloud=cloud, clock=clock, said=said, allocation=allocation, record=record)
@@ -56,16 +43,16 @@ def test_made_waited_for_and_deleted(world, queued, things):
     made = world.allocation(queued=queued)
     found = made.ensure()
     assert (found.state, world.cloud.live) == (READY, things)
-    assert [tpu_slice.endpoints(node) for node in found.nodes] == [[('10.0.0.1', '10.0.0.1'), ('10.0.0.2', '10.0.0.2')]]
+    assert [resources.endpoints(node) for node in found.nodes] == [[('10.0.0.1', '10.0.0.1'), ('10.0.0.2', '10.0.0.2')]]
     assert json.loads(world.record.read_text())['zone'] == 'us-west4-a'
-    assert len(made.exists()) == len(things)
-    assert made.delete() and world.cloud.live == [] and made.exists() == [] and not world.record.exists()
+    assert len(made.resources.exists()) == len(things)
+    assert made.delete() and world.cloud.live == [] and made.resources.exists() == [] and not world.record.exists()
     assert made.delete() == []
 
 
 def test_several_slices(world):
     found = world.allocation(slices=12).ensure()
-    assert [tpu_slice.short(node) for node in found.nodes] == [f'exp7-{i}' for i in range(12)]
+    assert [resources.short(node) for node in found.nodes] == [f'exp7-{i}' for i in range(12)]
     assert len(world.cloud.bodies) == 1 and len(world.cloud.live) == 13
 
 
@@ -151,7 +138,7 @@ def test_a_name_in_use_is_not_touched(world, queued):
     mine = world.allocation(queued=queued)
     with refused('launch/google-refused', 'exp7: in use in us-west4-a', '--name'), mine.or_nothing(False):
         mine.ensure()
-    assert mine.delete() == [] and mine.exists() == []
+    assert mine.delete() == [] and mine.resources.exists() == []
     assert world.cloud.live == before and not any(line.startswith('DELETE') for line in world.cloud.log)
 
 
@@ -182,7 +169,7 @@ def test_interrupted_while_it_waits(world, queued, sleeps):
 
 @pytest.mark.parametrize('after', [False, True])
 def test_interrupted_in_the_command_that_makes_it(world, monkeypatch, after):
-    """What the command has asked for may come to be after it was interrupted; `execute` waits for that."""
+    """A resource may come to exist after the command that requested it was interrupted; `execute` waits for that."""
     made, real = world.allocation(), world.cloud.gcloud
 
     def execute(step, seconds, until=None):
@@ -224,7 +211,7 @@ def test_killed_before_it_could_delete(world):
         world.allocation().ensure()
     assert world.cloud.live == ['queuedResources/exp7'] and world.record.exists()
     again = world.allocation()  # as 'launch down' makes it from the job's record
-    assert again.exists() == ['queued resource exp7 in us-west4-a']
+    assert again.resources.exists() == ['queued resource exp7 in us-west4-a']
     assert again.delete() == ['queued resource exp7 deleted'] and world.cloud.live == []
 
 
@@ -249,7 +236,7 @@ def test_nobody_can_tell(world):
     made = world.allocation()
     made.ensure()
     world.cloud.refuse['GET queuedResources'] = Error(503, 'UNAVAILABLE', 'try later')
-    assert made.exists()[0].startswith('? ') and 'UNAVAILABLE: try later' in made.exists()[0]
+    assert made.resources.exists()[0].startswith('? ') and 'UNAVAILABLE: try later' in made.resources.exists()[0]
     with refused('launch/google-refused', 'exp7'):
         made.delete()
     assert world.record.exists()
