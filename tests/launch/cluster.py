@@ -1,6 +1,6 @@
 """A SLURM cluster to test against: slurmctld in the control network, a slurmd on each of two hosts of `tests.launch.hosts`.
 
-    with Cluster(hosts) as cluster:               # or the fixture: from tests.launch.cluster import cluster
+    with Cluster(hosts) as cluster:               # or the fixture `cluster`
         subprocess.run([*cluster.inside, 'sinfo'], env=cluster.env)
 
     cluster.inside                 arguments in front of a command of a user of the cluster

@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from tests.launch.cluster import cluster  # noqa: F401  fixtures of several files
+from tests.launch.hosts import hosts  # noqa: F401
+from tests.launch.near import near, project  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def interruptible():

@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from tests.launch.cluster import cluster  # noqa: F401
 from tests.launch.tools import assert_secret, copy_of_code, launcher, until
 from tests.trust.runs import numbers
 
@@ -83,7 +82,7 @@ class User:
 
 
 @pytest.fixture(scope='module')
-def user(cluster):  # noqa: F811
+def user(cluster):
     made = User(cluster)
     yield made
     made.close()

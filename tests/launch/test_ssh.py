@@ -13,7 +13,6 @@ import pytest
 
 from tests.distributed.test_processes import MLP, metrics, train
 from tests.launch import tools
-from tests.launch.hosts import hosts  # noqa: F401, a fixture
 from tests.launch.tools import ROOT, launcher
 
 pytestmark = pytest.mark.engines
@@ -40,7 +39,7 @@ for i in range(600 if starts < int(sys.argv[2]) else 3):
 class Shell:
     """A machine beside the hosts, from which launchers are started; `machine` is its own memory of jobs."""
 
-    def __init__(self, hosts, here):  # noqa: F811
+    def __init__(self, hosts, here):
         self.hosts, self.here, self.running = hosts, here, []
         python = pathlib.Path(sys.executable).parent
         self.on = f"ssh:{','.join(hosts.names)},config={hosts.config},path={python},lost=25,wait=60"
@@ -84,7 +83,7 @@ class Shell:
 
 
 @pytest.fixture
-def shell(hosts, tmp_path):  # noqa: F811
+def shell(hosts, tmp_path):
     made = Shell(hosts, tmp_path)
     yield made
     for process in made.running:

@@ -23,7 +23,6 @@ from launch.job import Job
 from launch.outcome import LOST
 from launch.steps import Run
 from tests.launch.fake_tpu import Cloud, Error, serve
-from tests.launch.hosts import hosts  # noqa: F401, a fixture
 from tests.launch.tools import copy_of_code, git, launcher
 from tests.refused import refused
 from tests.trust.runs import numbers
@@ -158,10 +157,11 @@ def test_the_real_gcloud_takes_every_command(tmp_path):
 class World:
     """A cloud whose machines are hosts with sshd, behind the API that gcloud calls, and launchers in their network.
 
-    A machine that is taken away is switched off; one that is made has an empty home folder, and accepts the keys that the API lists.
+    A machine that is taken away is switched off; one that is made has an empty home folder, and accepts the keys that the API
+    lists.
     """
 
-    def __init__(self, hosts, tmp_path, stack):  # noqa: F811
+    def __init__(self, hosts, tmp_path, stack):
         self.hosts, self.tmp, self.on = hosts, tmp_path, [True] * len(hosts.names)
         # A host dies with the thread that has switched it on, and those that answer requests do not last.
         self.hands = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
@@ -233,7 +233,7 @@ class World:
 
 
 @pytest.fixture
-def world(hosts, tmp_path):  # noqa: F811
+def world(hosts, tmp_path):
     with contextlib.ExitStack() as stack:
         yield World(hosts, tmp_path, stack)
 
