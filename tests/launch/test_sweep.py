@@ -87,6 +87,17 @@ def test_a_command_that_cannot_be_swept(command, code, value):
         workers.plan([{'seed': 1}], shlex.split(command), False)
 
 
+@pytest.mark.parametrize('words', [
+    '--variant=mlp --config.steps=7 --workdir=W', '--variant mlp --config.steps 7 --workdir W',
+    '-variant=mlp -config.steps=7 -workdir W --check'])
+def test_a_command_is_read_in_every_form_of_its_flags(words):
+    command = shlex.split(f'python -m experiments.mnist1d {words}')
+    config = workers.config_of(command, {'seed': 3})
+    assert (config.steps, config.seed, str(workers.folder_of(command))) == (7, 3, 'W')
+    (work,) = workers.plan([{'seed': 3}], command, False)
+    assert 'W' not in work.command and '--workdir=W/seed=3' in work.command and work.command[:3] == tuple(command[:3])
+
+
 def test_a_python_without_bigjax_is_refused_before_anything_runs(tmp_path):
     other = program(tmp_path / 'python', f'cd / && exec {sys.executable} -I -S "$@"')
     for python in (str(other), 'echo'):
