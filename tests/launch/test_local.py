@@ -321,6 +321,13 @@ def test_a_command_that_is_no_experiment_is_said_so(capfd):
     assert 'launch: note: true ' in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(('command', 'last'), [
+    ('echo out', 'out'), ('echo out; echo err >&2', 'err'), ('true', 'it wrote nothing')])
+def test_a_failure_ends_with_the_last_lines_of_the_process(capfd, command, last):
+    assert command_line.main(['run', '--on=local:1', '--', 'sh', '-c', f'{command}; exit 9']) == 1
+    assert own(capfd.readouterr().err)[-2].strip() == last
+
+
 def test_nothing_is_started_where_not_all_can_be(monkeypatch):
     groups, add = [], local.Group.add
 
