@@ -2,6 +2,8 @@
 
 Glossary: B batch · T time · D input width · H features · G all gates' features, 4H or 3H. Gates are side by side in the
 last axis of every parameter: LSTM in the order input, forget, cell, output; GRU in the order reset, update, new.
+
+The elementwise functions of a cell take the axis of features: -1 where a step is [B, H], -2 where it is [H, B].
 """
 from collections.abc import Callable
 from functools import partial
@@ -32,10 +34,10 @@ class Cell(NamedTuple):
     """A recurrence for `run`: what is elementwise in one step, beside its products. A carry is a tuple with h first.
 
     Attributes:
-      gates: `gates(from_input, from_state)`: the gates after their nonlinearities, given the two products with biases.
-      step: `step(carry, gates) -> carry`.
-      pull: the derivative, `pull(dcarry, carry, gates, new carry) -> (by the products, rest)`: by the state's product
-        and by the input's, once where they are equal, and what reaches the carry before past the products.
+      gates: `gates(from_input, from_state, axis)`: the gates after their nonlinearities, given the two products with biases.
+      step: `step(carry, gates, axis) -> carry`.
+      pull: the derivative, `pull(dcarry, carry, gates, axis) -> (by the products, rest)`: by the state's product and by the
+        input's, once where they are equal, and what reaches the carry before past the products.
     """
 
     gates: Callable
@@ -43,49 +45,49 @@ class Cell(NamedTuple):
     pull: Callable
 
 
-def lstm_gates(from_input, from_state):
-    """[B, 4H]; sigmoid(x) = (tanh(x / 2) + 1) / 2 makes one operation of the four."""
+def lstm_gates(from_input, from_state, axis=-1):
+    """All gates side by side; sigmoid(x) = (tanh(x / 2) + 1) / 2 makes one operation of the four."""
     x = from_input + from_state
-    size = x.shape[-1] // 4
-    position = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    size = x.shape[axis] // 4
+    position = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + axis)
     scale = jnp.where((position >= 2 * size) & (position < 3 * size), 1.0, 0.5).astype(x.dtype)
     return scale * jnp.tanh(scale * x) + (1 - scale)
 
 
-def lstm_step(carry, gates):
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
+def lstm_step(carry, gates, axis=-1):
+    i, f, g, o = jnp.split(gates, 4, axis)
     c = f * carry[1] + i * g
     return o * jnp.tanh(c), c
 
 
-def lstm_pull(dcarry, carry, gates, new):
+def lstm_pull(dcarry, carry, gates, axis=-1):
     dh, dc = dcarry
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
-    t = jnp.tanh(new[1])
+    i, f, g, o = jnp.split(gates, 4, axis)
+    t = jnp.tanh(f * carry[1] + i * g)
     dc = dc + dh * o * (1 - t * t)
     by_gate = [dc * g * i * (1 - i), dc * carry[1] * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)]
-    d = jnp.concatenate(by_gate, axis=-1)
+    d = jnp.concatenate(by_gate, axis)
     return (d,), (jnp.zeros_like(dh), dc * f)
 
 
-def gru_gates(from_input, from_state):
+def gru_gates(from_input, from_state, axis=-1):
     """r, z, n and the part of the state's product that r scales."""
-    xr, xz, xn = jnp.split(from_input, 3, axis=-1)
-    hr, hz, hn = jnp.split(from_state, 3, axis=-1)
+    xr, xz, xn = jnp.split(from_input, 3, axis)
+    hr, hz, hn = jnp.split(from_state, 3, axis)
     r = nn.sigmoid(xr + hr)
     return r, nn.sigmoid(xz + hz), jnp.tanh(xn + r * hn), hn
 
 
-def gru_step(carry, gates):
+def gru_step(carry, gates, axis=-1):
     _, z, n, _ = gates
     return n + z * (carry[0] - n),
 
 
-def gru_pull(dcarry, carry, gates, _):
+def gru_pull(dcarry, carry, gates, axis=-1):
     (dh,), (h,), (r, z, n, hn) = dcarry, carry, gates
     dn = dh * (1 - z) * (1 - n * n)
     dr, dz = dn * hn * r * (1 - r), dh * (h - n) * z * (1 - z)
-    by_gate = jnp.concatenate([dr, dz, dn * r], axis=-1), jnp.concatenate([dr, dz, dn], axis=-1)
+    by_gate = jnp.concatenate([dr, dz, dn * r], axis), jnp.concatenate([dr, dz, dn], axis)
     return by_gate, (dh * z,)
 
 
@@ -94,68 +96,81 @@ GRU_CELL = Cell(gru_gates, gru_step, gru_pull)
 
 
 class Loop(NamedTuple):
-    """How `run` is compiled: from the end, and how many steps in one iteration."""
+    """How `run` is compiled: from the end, how many steps in one iteration, and the axis of features in a step."""
 
     reverse: bool
     unroll: int
+    axis: int = -1
 
 
 def _freeze(alive, new, old):
     return new if alive is None else jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
 
 
-def _apart(f):
+def _apart(f, loop: Loop):
     """On a CPU what is elementwise is kept apart from the slicing of its inputs, with which it is not vectorised."""
-    return cpu.stored(f) if cpu.kernels() else f
+    return cpu.stored(f) if cpu.kernels() and loop.axis == -1 else f
+
+
+def _times(loop: Loop, step, kernel):
+    """The product of a step, [B, I] or [I, B], with a kernel [I, O]: [B, O] or [O, B]."""
+    return step @ kernel if loop.axis == -1 else kernel.T @ step
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def run(cell: Cell, loop: Loop, from_input_TxBxG, alive_TxBx1, carry: tuple, kernel_HxG, input_bias_G, state_bias_G):
+def run(cell: Cell, loop: Loop, from_input, alive, carry: tuple, kernel_HxG, input_bias_G, state_bias_G):
     """The loop: (last carry, h of every step [T, B, H]). Where `alive` is False the carry stays as it was.
 
-    Its derivative keeps the gates, and makes the gradient of the kernel one product after the loop instead of a sum of
-    small ones inside it.
+    Its derivative keeps the gates. The gradient of the kernel is one product after the loop; of small steps, whose arrays would
+    have to be brought into the order of that product first, the sum of those of the steps.
+
+    Args:
+      from_input: [T, B, G]; carry: of [B, H]; alive: [T, B, 1] or None. Where `loop.axis` is -2 the last two axes of these and
+        of the result are exchanged.
     """
-    return _run_forward(cell, loop, from_input_TxBxG, alive_TxBx1, carry, kernel_HxG, input_bias_G, state_bias_G)[0]
+    return _run_forward(cell, loop, from_input, alive, carry, kernel_HxG, input_bias_G, state_bias_G)[0]
 
 
 def _run_forward(cell, loop, from_input, alive, carry, kernel, *biases):
-    gates_of = _apart(lambda biases, a, b: cell.gates(a + biases[0], b + biases[1]))
-    advance = _apart(cell.step)
+    along = lambda bias: jnp.expand_dims(bias, -3 - loop.axis)
+    gates_of = _apart(lambda biases, a, b: cell.gates(a + along(biases[0]), b + along(biases[1]), loop.axis), loop)
+    advance = _apart(lambda carry, gates: cell.step(carry, gates, loop.axis), loop)
 
     def step(carry, inputs):
         from_input, alive = inputs
-        gates = gates_of(biases, from_input, carry[0] @ kernel)
+        gates = gates_of(biases, from_input, _times(loop, carry[0], kernel))
         new = _freeze(alive, advance(carry, gates), carry)
-        return new, (new, gates)
+        return new, (new[0], carry, gates)
 
-    last, (carries, gates) = lax.scan(step, carry, (from_input, alive), reverse=loop.reverse, unroll=loop.unroll)
-    return (last, carries[0]), (alive, carry, carries, gates, kernel, biases)
+    last, (h, before, gates) = lax.scan(step, carry, (from_input, alive), reverse=loop.reverse, unroll=loop.unroll)
+    return (last, h), (alive, before, gates, kernel, biases)
 
 
 def _run_backward(cell, loop, residuals, cotangents):
-    alive, first, carries, gates, kernel, _ = residuals
-    dlast, dh_TxBxH = cotangents
+    alive, before, gates, kernel, _ = residuals
+    dlast, dh = cotangents
+    pull = _apart(lambda *args: cell.pull(*args, loop.axis), loop)
+    turned_GxH = _apart(jnp.transpose, loop)(kernel)
+    in_loop = loop.axis == -2
 
-    def shift(first, rest):
-        return jnp.concatenate([rest[1:], first[None]] if loop.reverse else [first[None], rest[:-1]])
-
-    before = jax.tree.map(shift, first, carries)
-    pull, turned_GxH = _apart(cell.pull), _apart(jnp.transpose)(kernel)
-
-    def step(dcarry, inputs):
-        dh, alive, before, after, gates = inputs
+    def step(carried, inputs):
+        dcarry, dkernel = carried
+        dh, alive, before, gates = inputs
         dcarry = (dcarry[0] + dh, *dcarry[1:])
-        of_products, rest = pull(dcarry, before, gates, after)
-        new = _freeze(alive, (of_products[0] @ turned_GxH + rest[0], *rest[1:]), dcarry)
-        return new, _freeze(alive, of_products, jax.tree.map(jnp.zeros_like, of_products))
+        of_products, rest = pull(dcarry, before, gates)
+        new = _freeze(alive, (_times(loop, of_products[0], turned_GxH) + rest[0], *rest[1:]), dcarry)
+        of_products = _freeze(alive, of_products, jax.tree.map(jnp.zeros_like, of_products))
+        if in_loop:
+            dkernel = dkernel + before[0] @ of_products[0].T
+        return (new, dkernel), of_products
 
-    dfirst, of_products = lax.scan(
-        step, dlast, (dh_TxBxH, alive, before, carries, gates), reverse=not loop.reverse, unroll=loop.unroll)
-    dstate_bias, dinput_bias = (a.sum((0, 1)) for a in (of_products[0], of_products[-1]))
+    (dfirst, dkernel), of_products = lax.scan(
+        step, (dlast, jnp.zeros_like(kernel) if in_loop else None), (dh, alive, before, gates), reverse=not loop.reverse,
+        unroll=loop.unroll)
+    dstate_bias, dinput_bias = (a.sum((0, -3 - loop.axis)) for a in (of_products[0], of_products[-1]))
     if logical.batch_is_split():
         dkernel = jnp.einsum('TBH,TBG->HG', before[0], of_products[0])
-    else:
+    elif not in_loop:
         dkernel = before[0].reshape(-1, kernel.shape[0]).T @ of_products[0].reshape(-1, kernel.shape[1])
     return of_products[-1], None, dfirst, dkernel, dinput_bias, dstate_bias
 
@@ -221,17 +236,22 @@ class _Recurrent(nn.Module):
         rows = x_TxBxD if logical.batch_is_split() else x_TxBxD.reshape(time * batch, width)
         from_input = (rows @ weights['input_kernel']).reshape(time, batch, -1)
         alive = None if lengths is None else jnp.arange(time)[:, None, None] < lengths[None, :, None]
-        loop = Loop(self.reverse if reverse is None else reverse, self._unroll(batch))
-        carry, y_TxBxH = run(self.cell, loop, from_input, alive, carry, weights['recurrent_kernel'],
-                             weights['input_bias'], weights['recurrent_bias'])
+        loop = self._loop(batch, self.reverse if reverse is None else reverse)
+        turn = (lambda a: a) if loop.axis == -1 else partial(jnp.swapaxes, axis1=-1, axis2=-2)
+        carry, y_TxBxH = jax.tree.map(turn, run(
+            self.cell, loop, turn(from_input), None if alive is None else turn(alive), jax.tree.map(turn, carry),
+            weights['recurrent_kernel'], weights['input_bias'], weights['recurrent_bias']))
         if alive is not None:
             y_TxBxH = jnp.where(alive, y_TxBxH, 0)
         return self._public(carry), y_TxBxH.swapaxes(0, 1)
 
-    def _unroll(self, batch: int) -> int:
-        """Small steps cost more to dispatch than to compute: several in one iteration."""
+    def _loop(self, batch: int, reverse: bool) -> Loop:
+        """Small steps cost more to dispatch than to compute: several in one iteration. On a CPU features come before the batch
+        instead: few features, last, leave vector registers half empty."""
         small = isinstance(batch, int) and batch * self.features <= 4096
-        return self.unroll or (8 if small else 1)
+        if small and not self.unroll and cpu.kernels() and not logical.batch_is_split():
+            return Loop(reverse, 1, -2)
+        return Loop(reverse, self.unroll or (8 if small else 1))
 
     def step(self, carry, x_BxD):
         """One step with the same parameters, for decoding: (carry or None, [B, D]) -> (carry, y [B, H])."""
