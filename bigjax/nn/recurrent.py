@@ -36,13 +36,15 @@ class Cell(NamedTuple):
     Attributes:
       gates: `gates(from_input, from_state, axis)`: the gates after their nonlinearities, given the two products with biases.
       step: `step(carry, gates, axis) -> carry`.
-      pull: the derivative, `pull(dcarry, carry, gates, axis) -> (by the products, rest)`: by the state's product and by the
-        input's, once where they are equal, and what reaches the carry before past the products.
+      pull: the derivative, `pull(dcarry, carry, gates, axis) -> (by the products, rest)`: by both products, side by side,
+        and what reaches the carry before past the products.
+      parts: `parts(by the products, axis) -> (by the state's product, by the input's)`.
     """
 
     gates: Callable
     step: Callable
     pull: Callable
+    parts: Callable
 
 
 def lstm_gates(from_input, from_state, axis=-1):
@@ -66,8 +68,12 @@ def lstm_pull(dcarry, carry, gates, axis=-1):
     t = jnp.tanh(f * carry[1] + i * g)
     dc = dc + dh * o * (1 - t * t)
     by_gate = [dc * g * i * (1 - i), dc * carry[1] * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)]
-    d = jnp.concatenate(by_gate, axis)
-    return (d,), (jnp.zeros_like(dh), dc * f)
+    return jnp.concatenate(by_gate, axis), (jnp.zeros_like(dh), dc * f)
+
+
+def lstm_parts(by_products, axis=-1):
+    """The two products are added, so one derivative serves both."""
+    return by_products, by_products
 
 
 def gru_gates(from_input, from_state, axis=-1):
@@ -87,12 +93,17 @@ def gru_pull(dcarry, carry, gates, axis=-1):
     (dh,), (h,), (r, z, n, hn) = dcarry, carry, gates
     dn = dh * (1 - z) * (1 - n * n)
     dr, dz = dn * hn * r * (1 - r), dh * (h - n) * z * (1 - z)
-    by_gate = jnp.concatenate([dr, dz, dn * r], axis), jnp.concatenate([dr, dz, dn], axis)
-    return by_gate, (dh * z,)
+    return jnp.concatenate([dr, dz, dn * r, dn], axis), (dh * z,)
 
 
-LSTM_CELL = Cell(lstm_gates, lstm_step, lstm_pull)
-GRU_CELL = Cell(gru_gates, gru_step, gru_pull)
+def gru_parts(by_products, axis=-1):
+    """r scales the state's product in the new gate, and not the input's."""
+    r, z, state_n, input_n = jnp.split(by_products, 4, axis)
+    return jnp.concatenate([r, z, state_n], axis), jnp.concatenate([r, z, input_n], axis)
+
+
+LSTM_CELL = Cell(lstm_gates, lstm_step, lstm_pull, lstm_parts)
+GRU_CELL = Cell(gru_gates, gru_step, gru_pull, gru_parts)
 
 
 class Loop(NamedTuple):
@@ -157,22 +168,24 @@ def _run_backward(cell, loop, residuals, cotangents):
         dcarry, dkernel = carried
         dh, alive, before, gates = inputs
         dcarry = (dcarry[0] + dh, *dcarry[1:])
-        of_products, rest = pull(dcarry, before, gates)
-        new = _freeze(alive, (_times(loop, of_products[0], turned_GxH) + rest[0], *rest[1:]), dcarry)
-        of_products = _freeze(alive, of_products, jax.tree.map(jnp.zeros_like, of_products))
+        by_products, rest = pull(dcarry, before, gates)
+        by_state = cell.parts(by_products, loop.axis)[0]
+        new = _freeze(alive, (_times(loop, by_state, turned_GxH) + rest[0], *rest[1:]), dcarry)
+        by_products = _freeze(alive, by_products, jnp.zeros_like(by_products))
         if in_loop:
-            dkernel = dkernel + before[0] @ of_products[0].T
-        return (new, dkernel), of_products
+            dkernel = dkernel + before[0] @ cell.parts(by_products, loop.axis)[0].T
+        return (new, dkernel), by_products
 
-    (dfirst, dkernel), of_products = lax.scan(
+    (dfirst, dkernel), by_products = lax.scan(
         step, (dlast, jnp.zeros_like(kernel) if in_loop else None), (dh, alive, before, gates), reverse=not loop.reverse,
         unroll=loop.unroll)
-    dstate_bias, dinput_bias = (a.sum((0, -3 - loop.axis)) for a in (of_products[0], of_products[-1]))
+    by_state, by_input = cell.parts(by_products, loop.axis)
+    dstate_bias, dinput_bias = (a.sum((0, -3 - loop.axis)) for a in (by_state, by_input))
     if logical.batch_is_split():
-        dkernel = jnp.einsum('TBH,TBG->HG', before[0], of_products[0])
+        dkernel = jnp.einsum('TBH,TBG->HG', before[0], by_state)
     elif not in_loop:
-        dkernel = before[0].reshape(-1, kernel.shape[0]).T @ of_products[0].reshape(-1, kernel.shape[1])
-    return of_products[-1], None, dfirst, dkernel, dinput_bias, dstate_bias
+        dkernel = before[0].reshape(-1, kernel.shape[0]).T @ by_state.reshape(-1, kernel.shape[1])
+    return by_input, None, dfirst, dkernel, dinput_bias, dstate_bias
 
 
 run.defvjp(_run_forward, _run_backward)
