@@ -3,7 +3,7 @@
 Glossary: B batch · T time · D input width · H features · G all gates' features, 4H or 3H. Gates are side by side in the
 last axis of every parameter: LSTM in the order input, forget, cell, output; GRU in the order reset, update, new.
 
-The elementwise functions of a cell take the axis of features: -1 where a step is [B, H], -2 where it is [H, B].
+Gates and step of a cell take the axis of features: -1 where arrays of a step are [B, H], -2 where they are [H, B].
 """
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +18,7 @@ from bigjax.nn import cpu
 from bigjax.sharding import logical
 
 Carry = Any
+SMALL_STEP = 4096  # numbers in the state of a batch
 
 
 def by_gate(init: Callable, gates: int) -> Callable:
@@ -36,15 +37,13 @@ class Cell(NamedTuple):
     Attributes:
       gates: `gates(from_input, from_state, axis)`: the gates after their nonlinearities, given the two products with biases.
       step: `step(carry, gates, axis) -> carry`.
-      pull: the derivative, `pull(dcarry, carry, gates, axis) -> (by the products, rest)`: by both products, side by side,
-        and what reaches the carry before past the products.
-      parts: `parts(by the products, axis) -> (by the state's product, by the input's)`.
+      pull: the derivative, `pull(dcarry, carry, gates, new carry) -> (by the products, rest)`: by the state's product
+        and by the input's, once where they are equal, and what reaches the carry before past the products.
     """
 
     gates: Callable
     step: Callable
     pull: Callable
-    parts: Callable
 
 
 def lstm_gates(from_input, from_state, axis=-1):
@@ -62,18 +61,14 @@ def lstm_step(carry, gates, axis=-1):
     return o * jnp.tanh(c), c
 
 
-def lstm_pull(dcarry, carry, gates, axis=-1):
+def lstm_pull(dcarry, carry, gates, new):
     dh, dc = dcarry
-    i, f, g, o = jnp.split(gates, 4, axis)
-    t = jnp.tanh(f * carry[1] + i * g)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    t = jnp.tanh(new[1])
     dc = dc + dh * o * (1 - t * t)
     by_gate = [dc * g * i * (1 - i), dc * carry[1] * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)]
-    return jnp.concatenate(by_gate, axis), (jnp.zeros_like(dh), dc * f)
-
-
-def lstm_parts(by_products, axis=-1):
-    """The two products are added, so one derivative serves both."""
-    return by_products, by_products
+    d = jnp.concatenate(by_gate, axis=-1)
+    return (d,), (jnp.zeros_like(dh), dc * f)
 
 
 def gru_gates(from_input, from_state, axis=-1):
@@ -89,106 +84,103 @@ def gru_step(carry, gates, axis=-1):
     return n + z * (carry[0] - n),
 
 
-def gru_pull(dcarry, carry, gates, axis=-1):
+def gru_pull(dcarry, carry, gates, _):
     (dh,), (h,), (r, z, n, hn) = dcarry, carry, gates
     dn = dh * (1 - z) * (1 - n * n)
     dr, dz = dn * hn * r * (1 - r), dh * (h - n) * z * (1 - z)
-    return jnp.concatenate([dr, dz, dn * r, dn], axis), (dh * z,)
+    by_gate = jnp.concatenate([dr, dz, dn * r], axis=-1), jnp.concatenate([dr, dz, dn], axis=-1)
+    return by_gate, (dh * z,)
 
 
-def gru_parts(by_products, axis=-1):
-    """r scales the state's product in the new gate, and not the input's."""
-    r, z, state_n, input_n = jnp.split(by_products, 4, axis)
-    return jnp.concatenate([r, z, state_n], axis), jnp.concatenate([r, z, input_n], axis)
-
-
-LSTM_CELL = Cell(lstm_gates, lstm_step, lstm_pull, lstm_parts)
-GRU_CELL = Cell(gru_gates, gru_step, gru_pull, gru_parts)
+LSTM_CELL = Cell(lstm_gates, lstm_step, lstm_pull)
+GRU_CELL = Cell(gru_gates, gru_step, gru_pull)
 
 
 class Loop(NamedTuple):
-    """How `run` is compiled: from the end, how many steps in one iteration, and the axis of features in a step."""
+    """How `run` is compiled: from the end, and how many steps in one iteration."""
 
     reverse: bool
     unroll: int
-    axis: int = -1
 
 
 def _freeze(alive, new, old):
     return new if alive is None else jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
 
 
-def _apart(f, loop: Loop):
+def _apart(f):
     """On a CPU what is elementwise is kept apart from the slicing of its inputs, with which it is not vectorised."""
-    return cpu.stored(f) if cpu.kernels() and loop.axis == -1 else f
-
-
-def _times(loop: Loop, step, kernel):
-    """The product of a step, [B, I] or [I, B], with a kernel [I, O]: [B, O] or [O, B]."""
-    return step @ kernel if loop.axis == -1 else kernel.T @ step
+    return cpu.stored(f) if cpu.kernels('recurrent') else f
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def run(cell: Cell, loop: Loop, from_input, alive, carry: tuple, kernel_HxG, input_bias_G, state_bias_G):
+def run(cell: Cell, loop: Loop, from_input_TxBxG, alive_TxBx1, carry: tuple, kernel_HxG, input_bias_G, state_bias_G):
     """The loop: (last carry, h of every step [T, B, H]). Where `alive` is False the carry stays as it was.
 
-    Its derivative keeps the gates. The gradient of the kernel is one product after the loop; of small steps, whose arrays would
-    have to be brought into the order of that product first, the sum of those of the steps.
-
-    Args:
-      from_input: [T, B, G]; carry: of [B, H]; alive: [T, B, 1] or None. Where `loop.axis` is -2 the last two axes of these and
-        of the result are exchanged.
+    Its derivative keeps the gates, and makes the gradient of the kernel one product after the loop instead of a sum of
+    small ones inside it.
     """
-    return _run_forward(cell, loop, from_input, alive, carry, kernel_HxG, input_bias_G, state_bias_G)[0]
+    return _run_forward(cell, loop, from_input_TxBxG, alive_TxBx1, carry, kernel_HxG, input_bias_G, state_bias_G)[0]
 
 
 def _run_forward(cell, loop, from_input, alive, carry, kernel, *biases):
-    along = lambda bias: jnp.expand_dims(bias, -3 - loop.axis)
-    gates_of = _apart(lambda biases, a, b: cell.gates(a + along(biases[0]), b + along(biases[1]), loop.axis), loop)
-    advance = _apart(lambda carry, gates: cell.step(carry, gates, loop.axis), loop)
+    gates_of = _apart(lambda biases, a, b: cell.gates(a + biases[0], b + biases[1]))
+    advance = _apart(cell.step)
 
     def step(carry, inputs):
         from_input, alive = inputs
-        gates = gates_of(biases, from_input, _times(loop, carry[0], kernel))
+        gates = gates_of(biases, from_input, carry[0] @ kernel)
         new = _freeze(alive, advance(carry, gates), carry)
-        return new, (new[0], carry, gates)
+        return new, (new, gates)
 
-    last, (h, before, gates) = lax.scan(step, carry, (from_input, alive), reverse=loop.reverse, unroll=loop.unroll)
-    return (last, h), (alive, before, gates, kernel, biases)
+    last, (carries, gates) = lax.scan(step, carry, (from_input, alive), reverse=loop.reverse, unroll=loop.unroll)
+    return (last, carries[0]), (alive, carry, carries, gates, kernel, biases)
 
 
 def _run_backward(cell, loop, residuals, cotangents):
-    alive, before, gates, kernel, _ = residuals
-    dlast, dh = cotangents
-    pull = _apart(lambda *args: cell.pull(*args, loop.axis), loop)
-    turned_GxH = _apart(jnp.transpose, loop)(kernel)
-    in_loop = loop.axis == -2
+    alive, first, carries, gates, kernel, _ = residuals
+    dlast, dh_TxBxH = cotangents
 
-    def step(carried, inputs):
-        dcarry, dkernel = carried
-        dh, alive, before, gates = inputs
+    def shift(first, rest):
+        return jnp.concatenate([rest[1:], first[None]] if loop.reverse else [first[None], rest[:-1]])
+
+    before = jax.tree.map(shift, first, carries)
+    pull, turned_GxH = _apart(cell.pull), _apart(jnp.transpose)(kernel)
+
+    def step(dcarry, inputs):
+        dh, alive, before, after, gates = inputs
         dcarry = (dcarry[0] + dh, *dcarry[1:])
-        by_products, rest = pull(dcarry, before, gates)
-        by_state = cell.parts(by_products, loop.axis)[0]
-        new = _freeze(alive, (_times(loop, by_state, turned_GxH) + rest[0], *rest[1:]), dcarry)
-        by_products = _freeze(alive, by_products, jnp.zeros_like(by_products))
-        if in_loop:
-            dkernel = dkernel + before[0] @ cell.parts(by_products, loop.axis)[0].T
-        return (new, dkernel), by_products
+        of_products, rest = pull(dcarry, before, gates, after)
+        new = _freeze(alive, (of_products[0] @ turned_GxH + rest[0], *rest[1:]), dcarry)
+        return new, _freeze(alive, of_products, jax.tree.map(jnp.zeros_like, of_products))
 
-    (dfirst, dkernel), by_products = lax.scan(
-        step, (dlast, jnp.zeros_like(kernel) if in_loop else None), (dh, alive, before, gates), reverse=not loop.reverse,
-        unroll=loop.unroll)
-    by_state, by_input = cell.parts(by_products, loop.axis)
-    dstate_bias, dinput_bias = (a.sum((0, -3 - loop.axis)) for a in (by_state, by_input))
+    dfirst, of_products = lax.scan(
+        step, dlast, (dh_TxBxH, alive, before, carries, gates), reverse=not loop.reverse, unroll=loop.unroll)
+    dstate_bias, dinput_bias = (a.sum((0, 1)) for a in (of_products[0], of_products[-1]))
     if logical.batch_is_split():
-        dkernel = jnp.einsum('TBH,TBG->HG', before[0], by_state)
-    elif not in_loop:
-        dkernel = before[0].reshape(-1, kernel.shape[0]).T @ by_state.reshape(-1, kernel.shape[1])
-    return by_input, None, dfirst, dkernel, dinput_bias, dstate_bias
+        dkernel = jnp.einsum('TBH,TBG->HG', before[0], of_products[0])
+    else:
+        dkernel = before[0].reshape(-1, kernel.shape[0]).T @ of_products[0].reshape(-1, kernel.shape[1])
+    return of_products[-1], None, dfirst, dkernel, dinput_bias, dstate_bias
 
 
 run.defvjp(_run_forward, _run_backward)
+
+
+def features_first(cell: Cell, reverse: bool, from_input_TxBxG, alive_TxBx1, carry: tuple, kernel_HxG, input_bias_G, state_bias_G):
+    """The loop of `run` over arrays [H, B] and with JAX's own derivative: with few features in the last axis, a CPU's vector
+    registers are half empty."""
+    turned = jax.tree.map(lambda a: jnp.swapaxes(a, -1, -2), (from_input_TxBxG, alive_TxBx1, carry))
+    from_input_TxGxB, alive_Tx1xB, carry = turned
+    from_input_TxGxB = from_input_TxGxB + input_bias_G[:, None]
+
+    def step(carry, inputs):
+        from_input, alive = inputs
+        gates = cell.gates(from_input, kernel_HxG.T @ carry[0] + state_bias_G[:, None], -2)
+        new = _freeze(alive, cell.step(carry, gates, -2), carry)
+        return new, new[0]
+
+    last, h_TxHxB = lax.scan(step, carry, (from_input_TxGxB, alive_Tx1xB), reverse=reverse, unroll=2)
+    return jax.tree.map(lambda a: jnp.swapaxes(a, -1, -2), (last, h_TxHxB))
 
 
 class _Recurrent(nn.Module):
@@ -249,22 +241,17 @@ class _Recurrent(nn.Module):
         rows = x_TxBxD if logical.batch_is_split() else x_TxBxD.reshape(time * batch, width)
         from_input = (rows @ weights['input_kernel']).reshape(time, batch, -1)
         alive = None if lengths is None else jnp.arange(time)[:, None, None] < lengths[None, :, None]
-        loop = self._loop(batch, self.reverse if reverse is None else reverse)
-        turn = (lambda a: a) if loop.axis == -1 else partial(jnp.swapaxes, axis1=-1, axis2=-2)
-        carry, y_TxBxH = jax.tree.map(turn, run(
-            self.cell, loop, turn(from_input), None if alive is None else turn(alive), jax.tree.map(turn, carry),
-            weights['recurrent_kernel'], weights['input_bias'], weights['recurrent_bias']))
+        reverse = self.reverse if reverse is None else reverse
+        small = isinstance(batch, int) and batch * self.features <= SMALL_STEP
+        if small and not self.unroll and cpu.kernels('recurrent') and not logical.batch_is_split():
+            loop = partial(features_first, self.cell, reverse)
+        else:  # a small step costs more to dispatch than to compute: several in one iteration
+            loop = partial(run, self.cell, Loop(reverse, self.unroll or (8 if small else 1)))
+        carry, y_TxBxH = loop(from_input, alive, carry, weights['recurrent_kernel'], weights['input_bias'],
+                              weights['recurrent_bias'])
         if alive is not None:
             y_TxBxH = jnp.where(alive, y_TxBxH, 0)
         return self._public(carry), y_TxBxH.swapaxes(0, 1)
-
-    def _loop(self, batch: int, reverse: bool) -> Loop:
-        """Small steps cost more to dispatch than to compute: several in one iteration. On a CPU features come before the batch
-        instead: few features, last, leave vector registers half empty."""
-        small = isinstance(batch, int) and batch * self.features <= 4096
-        if small and not self.unroll and cpu.kernels() and not logical.batch_is_split():
-            return Loop(reverse, 1, -2)
-        return Loop(reverse, self.unroll or (8 if small else 1))
 
     def step(self, carry, x_BxD):
         """One step with the same parameters, for decoding: (carry or None, [B, D]) -> (carry, y [B, H])."""
