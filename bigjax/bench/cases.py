@@ -4,10 +4,10 @@
     python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
 
 A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn, PyTorch's in the same
-process and Flax's in its own (`bigjax.bench.peer_process`), and the medians of the pairs are compared, so a machine that slows down
-slows both. ratio = ours / peer: below 1 is faster. The peer `plain` is the same network without one of the formulations that layers
-have for a CPU (`bigjax.nn.cpu.FORMULATIONS`), a row for each that changes the program.
-Where other processes use 8 % of the cores or more meanwhile, a ratio is reported and not judged.
+process and Flax's in its own (`bigjax.bench.peer_process`), and the medians of the pairs are compared, so a machine that slows
+down slows both. ratio = ours / peer: below 1 is faster. The peer `plain` is the same network without one of the formulations
+that layers have for a CPU (`bigjax.nn.cpu.FORMULATIONS`), a row for each that changes the program. Where other processes use
+8 % of the cores or more meanwhile, a ratio is reported and not judged.
 """
 import argparse
 import importlib

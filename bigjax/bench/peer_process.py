@@ -1,7 +1,7 @@
 """A peer in a process of its own: `keep_memory` sets the allocator of a whole process, so in ours a peer would gain by it, too.
 
-The process reads a number of steps per line from its standard input, runs them, and answers with the seconds of all cores that it
-has used so far, by which `bigjax.bench.load` tells it from processes that disturb a timing.
+The process reads a number of steps per line from its standard input, runs them, and answers with the seconds of all cores
+that it has used so far, by which `bigjax.bench.load` tells it from processes that disturb a timing.
 """
 import atexit
 import importlib
@@ -44,8 +44,8 @@ class PeerProcess:
     def _answer(self) -> str:
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f'the process of the peer ended: got exit code {self._process.wait()}, expected it to answer; fix: '
-                             'see its own message above')
+            raise RuntimeError(f'the process of the peer ended: got exit code {self._process.wait()}, expected an answer; fix: '
+                               'see its own message above')
         return line
 
     def close(self) -> None:

@@ -166,7 +166,8 @@ def _run_backward(cell, loop, residuals, cotangents):
 run.defvjp(_run_forward, _run_backward)
 
 
-def features_first(cell: Cell, reverse: bool, from_input_TxBxG, alive_TxBx1, carry: tuple, kernel_HxG, input_bias_G, state_bias_G):
+def features_first(cell: Cell, reverse: bool, from_input_TxBxG, alive_TxBx1, carry: tuple, kernel_HxG, input_bias_G,
+                   state_bias_G):
     """The loop of `run` over arrays [H, B] and with JAX's own derivative: with few features in the last axis, a CPU's vector
     registers are half empty."""
     turned = jax.tree.map(lambda a: jnp.swapaxes(a, -1, -2), (from_input_TxBxG, alive_TxBx1, carry))
