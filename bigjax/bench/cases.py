@@ -200,11 +200,11 @@ def _lowered(p: Program) -> str:
     return p.compiled.lower(*p.arguments()).as_text()
 
 
-def without_formulations(name: str, pairs: int) -> list[dict]:
+def without_formulations(name: str, pairs: int, formulations: Sequence[str] = cpu.FORMULATIONS) -> list[dict]:
     """The rows of a case beside itself without each of the formulations that change its program."""
     whole, rows = program(name), []
     text = _lowered(whole)
-    for formulation in cpu.FORMULATIONS:
+    for formulation in formulations:
         with cpu.plain_layers(formulation):
             other = program(name)
             if _lowered(other) == text:
