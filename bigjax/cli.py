@@ -2,8 +2,8 @@
 
     python -m experiments.NAME [VERB] --workdir=DIR [--variant=A,B] [--config.key=value]
 
-Only this file, `job`, `experiments` and `launch` know flags. A verb is a folder of bigjax/ with a `verb.py`
-(`bigjax.job.Verb`), which states what it needs; `run` provides it. The exit codes are those of `bigjax.errors`.
+Only this file, `bigjax.train.job`, `experiments` and `launch` know flags. A verb is a folder of bigjax/ with a `verb.py`
+(`bigjax.train.job.Verb`), which states what it needs; `run` provides it. The exit codes are those of `bigjax.errors`.
 """
 import contextlib
 import errno
@@ -24,9 +24,10 @@ from bigjax.distributed import accelerators
 from bigjax.distributed.bootstrap import Flags, Start, start
 from bigjax.errors import DONE, FAILED, NONFINITE, PREEMPTED, USER, NonFinite, Preempted, UserError
 from bigjax.experiment import EXPLAINED, KEYS, OPTIONAL
-from bigjax.io import storage
+from bigjax.io import nested, storage
 from bigjax.io.text import first_line, printable
-from bigjax.job import PROCESS, Flag, Job, Verb, scanned, variants, without
+from bigjax.train.build import scanned
+from bigjax.train.job import PROCESS, Flag, Job, Verb, variants, without
 from bigjax.watchdog.phases import process_began
 from bigjax.watchdog.watchdog import Unstarted, preemptible
 
@@ -309,7 +310,7 @@ def explained(config: Mapping, own: Mapping[str, str]) -> str:
     """
     known = {key: (entry.help, entry.choices) for key, entry in {**OPTIONAL, **KEYS}.items()}
     known |= {key: (text, ()) for key, text in {**EXPLAINED, **models.meanings(config), **own}.items()}
-    found = {key: value for key, value in configs.leaves(config).items() if not key.startswith(configs.PUBLISHED)}
+    found = {key: value for key, value in nested.leaves(config).items() if not key.startswith(configs.PUBLISHED)}
     rows = [(f'{key} = {value!r}', *known.get(key, ('', ()))) for key, value in found.items()]
     rows += [(key, entry.help, entry.choices) for key, entry in OPTIONAL.items()
              if key not in found and (configs.section_of(config, key))]

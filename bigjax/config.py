@@ -15,27 +15,11 @@ from typing import Any
 import ml_collections
 
 from bigjax.errors import UserError
+from bigjax.io.nested import is_section, leaves, tuples
 
 DURATION = re.compile(r'\s*[\d.]+\s*(%|[a-z]+)\s*')
 ELSEWHERE = {'epochs': "--config.steps='10 epochs'", 'lr': '--config.optimizer.lr', 'learning_rate': '--config.optimizer.lr'}
 PUBLISHED = 'published'  # the section of what the paper reports: a record of the script's, never set from outside
-
-
-def is_section(value) -> bool:
-    """Whether a value of a config is a section with keys of its own."""
-    return isinstance(value, Mapping | ml_collections.ConfigDict)
-
-
-def leaves(config: Mapping, prefix: str = '') -> dict:
-    """{'a.b': value} of every key that is not itself a section."""
-    found = {}
-    for key in config:
-        value = config[key]
-        if is_section(value):
-            found |= leaves(value, f'{prefix}{key}.')
-        else:
-            found[f'{prefix}{key}'] = value
-    return found
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:
@@ -175,20 +159,8 @@ def restore(config: Mapping, stored: Mapping) -> ml_collections.ConfigDict:
             inner = config.get(key)
             config[key] = restore(inner if is_section(inner) else {}, value)
         else:
-            config[key] = _tuples(value)
+            config[key] = tuples(value)
     return config
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def difference(config: Mapping, base: Mapping) -> dict:
-    """{'a.b': (value here, value in base)} of the keys that are not the same; None where a side has none. Lists and tuples of
-    the same values are the same."""
-    ours, theirs = ({k: _tuples(v) for k, v in leaves(c).items()} for c in (config, base))
-    return {key: (ours.get(key), theirs.get(key)) for key in {**theirs, **ours} if key not in ours or key not in theirs
-            or ours[key] != theirs[key]}
 
 
 class Reader(Mapping):
@@ -237,20 +209,3 @@ class Reader(Mapping):
             near = nearest(names[0], sorted(self._read))
             raise UserError(f'config.{names[0]}: set, and never read by this run{also}{near}; fix: remove or rename it',
                             code='config/unread-key')
-
-
-def plain(config: Mapping) -> dict:
-    """The config as nested dicts of JSON values."""
-    def value(v):
-        if is_section(v):
-            return plain(v)
-        return [value(x) for x in v] if isinstance(v, tuple | list) else v
-
-    return {key: value(config[key]) for key in config}
-
-
-def lines(config: Mapping) -> str:
-    """One `key = value` per line, for people."""
-    found = leaves(config)
-    width = max(map(len, found), default=0)
-    return '\n'.join(f'  {key:{width}} = {value!r}' for key, value in found.items())

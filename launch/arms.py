@@ -118,7 +118,7 @@ def config_of(command: Sequence[str], arm: Mapping):
     Raises:
       UserError: the command is no experiment, or a key or a value is not one of its config.
     """
-    from bigjax.job import Job as ExperimentJob
+    from bigjax.train.job import Job as ExperimentJob
     experiment = Job('', '', tuple(command)).experiment
     if not experiment:
         raise UserError(f"got the command '{' '.join(command)}', expected 'python -m experiments.NAME …'; fix: sweep an "

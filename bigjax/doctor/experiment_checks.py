@@ -12,7 +12,7 @@ from bigjax import config as configs
 from bigjax.doctor import host
 from bigjax.doctor.host import OK, WARNING, Check
 from bigjax.errors import UserError
-from bigjax.io import storage
+from bigjax.io import nested, storage
 from bigjax.runs.writer import FINISHED, RunFacts, previous_run
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
@@ -31,7 +31,7 @@ ALIVE_S = 30.0  # a running run refreshes its run.json more often
 def workdir_run(workdir, experiment: str, variant: str, config) -> Check:
     """Whether the workdir is free for this run, or holds it already."""
     workdir = storage.place(workdir)
-    run = previous_run(workdir, RunFacts(experiment=experiment, variant=variant, config=configs.plain(config), command=''))
+    run = previous_run(workdir, RunFacts(experiment=experiment, variant=variant, config=nested.plain(config), command=''))
     if not run:
         return Check('run', OK, f'{workdir}: no other run is there')
     written = storage.facts(workdir / 'run.json')

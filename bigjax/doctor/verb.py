@@ -23,7 +23,7 @@ from bigjax.doctor import host
 from bigjax.doctor.experiment_checks import ExperimentChecks
 from bigjax.doctor.host import FAILED, OK, WARNING, Check
 from bigjax.errors import DONE, NO, UserError
-from bigjax.job import Verb
+from bigjax.train.job import Verb
 
 CHECK_S, DEVICES_S = 10.0, 15.0  # time for one check, and for starting the devices
 TOTAL_S, EXIT_S = 18.0, 23.0  # the last check begins, and the process has ended, this long after the start

@@ -1,6 +1,6 @@
 """The verb `eval`: judges the newest checkpoint of each run in --workdir by every evaluator."""
 from bigjax.errors import DONE, NO
-from bigjax.job import CHECK, Job, Verb, say_overrides
+from bigjax.train.job import CHECK, Job, Verb, say_overrides
 
 
 def evaluate(job: Job, *, check: bool) -> int:

@@ -10,9 +10,9 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from bigjax.config import leaves
 from bigjax.errors import DONE, USER, UserError
 from bigjax.io import atomic, storage
+from bigjax.io.nested import leaves
 from bigjax.io.text import printable, table
 from bigjax.report.charts import Series, chart, legend, logarithmic
 from bigjax.report.html import escape, section, table_html

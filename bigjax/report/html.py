@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.config import leaves
 from bigjax.errors import UserError
 from bigjax.io import atomic, storage
+from bigjax.io.nested import leaves
 from bigjax.metrics.confusion import Confusion
 from bigjax.report.charts import Series, chart, legend
 from bigjax.report.page import page

@@ -27,12 +27,12 @@ import jax
 import numpy as np
 
 import bigjax
-from bigjax.config import leaves
 from bigjax.data import sources
 from bigjax.errors import NonFinite, Preempted, UserError
 from bigjax.experiment import Expected
 from bigjax.io import atomic, storage
 from bigjax.io.async_writer import Outbox
+from bigjax.io.nested import leaves, plain
 from bigjax.runs import artifacts as artifact_files
 from bigjax.runs import lock, provenance
 from bigjax.runs.reader import lines_of, read_run
@@ -101,7 +101,7 @@ class Records:
         self._writes = jax.process_index() == 0
         self._outbox = Outbox() if self._writes and storage.remote(self.workdir) else None
         facts = RunFacts(**facts)
-        config = atomic.plain(facts.config)
+        config = plain(facts.config)
         is_finished = lambda run: run.get('status') in FINISHED and run.get('config') == config
         before, self._lock = previous_run(self.workdir, facts), None
         if self._writes and not is_finished(before):
@@ -118,13 +118,13 @@ class Records:
         carried = {key: before[key] for key in CARRIED if key in before}
         self.run = {
             'experiment': facts.experiment, 'variant': facts.variant, 'command': facts.command, 'config': config,
-            'git': provenance.git(), 'versions': versions(), 'devices': atomic.plain(facts.devices),
+            'git': provenance.git(), 'versions': versions(), 'devices': plain(facts.devices),
             'host_cpus': os.cpu_count(), 'seed': facts.seed, 'population': facts.population, 'parameters': facts.parameters,
-            'data': atomic.plain(facts.data), **carried,
+            'data': plain(facts.data), **carried,
             'started': before.get('started') or datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
             'starts': before.get('starts', 0) + 1, 'wall_seconds': 0.0, 'seconds': {}, 'saved': before.get('saved', {}),
             'damaged': before.get('damaged', []), 'steps': 0, 'steps_per_second': None, 'status': 'running', 'error': None,
-            'final': {}, 'expected': [], 'info': atomic.plain(facts.info)}
+            'final': {}, 'expected': [], 'info': plain(facts.info)}
         self._sinks = Sinks(sinks if self._writes else (), self.workdir, self.run)
         if self._writes:
             with self._user_errors():
@@ -297,9 +297,9 @@ class Records:
                 [artifacts] if isinstance(artifacts, Mapping) else artifacts).items():
             self.save_artifact(name, value)
         final = {name: summarise(members) for name, members in final.items()}
-        self.run.update(status=status, steps=int(step), final=atomic.plain(final), error=None,
+        self.run.update(status=status, steps=int(step), final=plain(final), error=None,
                         steps_per_second=float(f'{np.median(self._speeds):.5g}') if self._speeds else None,
-                        expected=atomic.plain(judge(final, expected)), compiled=dict(compiled or {}))
+                        expected=plain(judge(final, expected)), compiled=dict(compiled or {}))
         self._write_run()
         if self._outbox:
             self._outbox.close()
@@ -339,7 +339,7 @@ def previous_run(workdir, facts: RunFacts) -> dict:
         if run.get(key) != getattr(facts, key):
             raise UserError(f'{workdir}: got a run of the {key} {run.get(key)!r}, expected {getattr(facts, key)!r}; {another}',
                             code='workdir/another-run')
-    before, after = leaves(run.get('config', {})), leaves(atomic.plain(facts.config))
+    before, after = leaves(run.get('config', {})), leaves(plain(facts.config))
     differing = [key for key in {**before, **after} if key not in CADENCE + MACHINE
                  and before.get(key, 'absent') != after.get(key, 'absent')]
     if differing:

@@ -2,9 +2,9 @@
 from bigjax import config as configs
 from bigjax.checkpoint import manager
 from bigjax.errors import DONE, UserError
-from bigjax.io import storage
-from bigjax.job import Job
+from bigjax.io import nested, storage
 from bigjax.train import nonfinite
+from bigjax.train.job import Job
 
 
 def explain(job: Job, folder: str) -> int:
@@ -37,5 +37,5 @@ def _member_alone(job: Job, row: str, config, member: int, folder: str):
     if settings.members:
         own = {key: repr(value) for key, value in settings.members[member].items() if key != 'seed'}
     else:
-        own = {} if over == 'seed' else {over: str(configs.leaves(config)[over] + member)}
+        own = {} if over == 'seed' else {over: str(nested.leaves(config)[over] + member)}
     return configs.override(config, {**own, 'population': '1', 'population_over': 'seed'})

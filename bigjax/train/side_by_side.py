@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 
 from bigjax.distributed import accelerators
 from bigjax.errors import DONE, NO, PREEMPTED, Preempted
-from bigjax.job import Job, without
+from bigjax.train.job import Job, without
 
 POLL_S = 0.05
 LIFE = 'BIGJAX_LIFE'  # the file descriptor, in a row, of the pipe whose end is the end of this process

@@ -6,7 +6,7 @@ import time
 
 from bigjax.errors import DONE, NO, NonFinite, UserError
 from bigjax.io.text import clock
-from bigjax.job import CHECK, Flag, Job, Verb
+from bigjax.train.job import CHECK, Flag, Job, Verb
 
 
 def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, deterministic: bool, check: bool,
@@ -49,10 +49,9 @@ def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, 
 
 def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: bool, deterministic: bool) -> dict:
     """Trains one row and returns its finished run record."""
-    from bigjax import config as configs
     from bigjax.checkpoint import manager
     from bigjax.data import sources
-    from bigjax.io import storage
+    from bigjax.io import nested, storage
     from bigjax.report import html
     from bigjax.runs.progress import Progress
     from bigjax.runs.writer import Records
@@ -74,7 +73,7 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     program, settings = built.program(watch=Watch(progress.say, strict)), built.settings
     traced = profile.parse(profile_steps, settings.steps)
     host_consistency.check(program.datas)
-    records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
+    records = Records(workdir, experiment=job.name, variant=row, config=nested.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program, built.differs), sinks=settings.sinks,
                       clock=guard.clock, data=sources.identity(program.experiment.data), total_steps=settings.steps)
@@ -84,7 +83,7 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
         if job.leads:
             html.write(workdir)  # the process may have been killed while it wrote the report
         return records.run
-    progress.say(f'config\n{configs.lines(config)}')
+    progress.say(f'config\n{nested.lines(config)}')
     if found := program.experiment.data.info.get('found'):
         progress.say('\n'.join(['data', *found]))
     progress.say(program.describe())

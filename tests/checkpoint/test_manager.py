@@ -108,12 +108,12 @@ def test_nothing_there_is_refused(tmp_path):
 
 
 def test_own_checkpoint_then_init_from_then_scratch(tmp_path):
-    from bigjax import config as configs
+    from bigjax.io import nested
     from bigjax.train.loop import Loop
 
     def start(workdir, init_from=''):
         p = tiny.program()
-        records = Records(workdir, experiment='tiny', variant='', config=configs.plain(tiny.config()), command='')
+        records = Records(workdir, experiment='tiny', variant='', config=nested.plain(tiny.config()), command='')
         loop = Loop(p, workdir, records, Progress(stream=io.StringIO()), init_from=init_from)
         try:
             loop._start()
