@@ -79,11 +79,11 @@ def devices(topology: Topology) -> list:
     Raises:
       UserError: this process has fewer.
     """
-    from jax.experimental import topologies
+    from bigjax.compat import get_topology_desc
     if topology.platform == 'cpu':
         return _fake(topology.devices)
     if topology.platform == 'gpu':
-        return list(topologies.get_topology_desc(
+        return list(get_topology_desc(
             platform='cuda', target_config=gpu_target(topology.generation),
             topology=f"1x{topology.shape[0]}x{topology.shape[1]}").devices)
     options: dict[str, Any] = {'num_slices': topology.slices} if topology.slices > 1 else {}
@@ -91,7 +91,7 @@ def devices(topology: Topology) -> list:
         options['chip_config_name'] = 'megacore'  # one device per chip, as on the machines
     if topology.chips == topology.slices:
         options['chips_per_host_bounds'] = (1, 1, 1)
-    return list(topologies.get_topology_desc(platform='tpu', topology_name=topology.name, **options).devices)
+    return list(get_topology_desc(platform='tpu', topology_name=topology.name, **options).devices)
 
 
 def _fake(count: int) -> list:

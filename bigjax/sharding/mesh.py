@@ -19,9 +19,9 @@ import math
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from bigjax.compat import create_device_mesh, create_hybrid_device_mesh, multihost_utils
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 from bigjax.sharding.logical import BATCH, batch_axes
@@ -95,11 +95,10 @@ def abstract(text: str) -> AbstractMesh:
 
 def _grid(devices, slices, inner):
     """Devices [axis, …]; neighbours in the array are near each other where the hardware reports distances."""
-    from jax.experimental import mesh_utils
     if devices[0].platform == 'tpu' or (math.prod(slices) > 1 and hasattr(devices[0], 'slice_index')):
         if math.prod(slices) > 1:
-            return mesh_utils.create_hybrid_device_mesh(inner, slices, devices, allow_split_physical_axes=True)
-        return mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
+            return create_hybrid_device_mesh(inner, slices, devices, allow_split_physical_axes=True)
+        return create_device_mesh(inner, devices, allow_split_physical_axes=True)
     grid = np.asarray(devices).reshape(*slices, *inner)  # slices are neighbours in the list of devices
     order = [axis for pair in zip(range(len(slices)), range(len(slices), 2 * len(slices)), strict=True) for axis in pair]
     return grid.transpose(order).reshape([a * b for a, b in zip(slices, inner, strict=True)])

@@ -7,15 +7,14 @@ import threading
 from collections.abc import Callable
 
 import jax
-from jax import monitoring
 
+from bigjax import compat
 from bigjax.distributed import hardware
 from bigjax.errors import UserError
 from bigjax.io import uri
 
 VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 MIN_COMPILE_S = 0.1  # programs that compile faster are not worth a file
-_DURATION, _HIT = '/jax/core/compile/backend_compile_duration', '/jax/compilation_cache/cache_hits'
 
 
 class StrictError(Exception):
@@ -33,13 +32,13 @@ class Stats(threading.local):
 
     def duration(self, event: str, seconds: float, **_) -> None:
         """A listener of JAX's durations."""
-        if event == _DURATION:
+        if event == compat.COMPILE_SECONDS_EVENT:
             self.programs += 1
             self.seconds += seconds
 
     def event(self, event: str, **_) -> None:
         """A listener of JAX's events."""
-        self.hits += event == _HIT
+        self.hits += event == compat.CACHE_HIT_EVENT
 
     def since(self, programs: int = 0, hits: int = 0, seconds: float = 0.0) -> dict:
         """The counts since they stood at these numbers, for run.json."""
@@ -54,8 +53,8 @@ def describe(done: dict) -> str:
 
 
 STATS = Stats()
-monitoring.register_event_duration_secs_listener(STATS.duration)
-monitoring.register_event_listener(STATS.event)
+compat.register_event_duration_secs_listener(STATS.duration)
+compat.register_event_listener(STATS.event)
 
 
 def enable(folder: str) -> None:

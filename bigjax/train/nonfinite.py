@@ -15,6 +15,7 @@ import optax
 
 from bigjax.checkpoint import manager
 from bigjax.checkpoint.convert import STACKED
+from bigjax.compat import Tracer
 from bigjax.errors import UserError
 from bigjax.io import storage
 from bigjax.io.safe_read import archive, parsed
@@ -89,7 +90,7 @@ def first_nonfinite(call) -> str | None:
         name = f"{'/'.join(path)} ({type(context.module).__name__}.{method})"
         if leaves:
             finite = jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
-            if isinstance(finite, jax.core.Tracer):
+            if isinstance(finite, Tracer):
                 jax.debug.callback(lambda finite: note(path, method, name, bool(finite)), finite)
             else:
                 note(path, method, name, bool(finite))
