@@ -25,7 +25,7 @@ from bigjax.distributed.bootstrap import Flags, Start, start
 from bigjax.errors import DONE, FAILED, NONFINITE, PREEMPTED, USER, NonFinite, Preempted, UserError
 from bigjax.experiment import EXPLAINED, KEYS, OPTIONAL
 from bigjax.io import nested, storage
-from bigjax.io.text import first_line, printable
+from bigjax.io.text import first_line, hint, printable
 from bigjax.train.build import scanned
 from bigjax.train.job import PROCESS, Flag, Job, Verb, variants, without
 from bigjax.watchdog.phases import process_began
@@ -275,7 +275,7 @@ def _verb(words: Sequence[str]) -> Verb:
     """The verb that the words begin with, `train` without words."""
     name = words[0] if words else 'train'
     if name not in VERBS:
-        raise UserError(f"'{printable(name)}': no such verb{configs.nearest(name, list(VERBS))}; the verbs are "
+        raise UserError(f"'{printable(name)}': no such verb{hint(name, list(VERBS))}; the verbs are "
                         f"{', '.join(VERBS)}", code='cli/verb')
     if len(words) > 1 and not VERBS[name].inputs:
         raise UserError(f"'{printable(words[1])}': one verb at a time; flags start with --", code='cli/words')

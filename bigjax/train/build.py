@@ -13,7 +13,7 @@ from bigjax import config as configs
 from bigjax.errors import UserError
 from bigjax.experiment import KEYS, Experiment, base_config, choose
 from bigjax.io import nested
-from bigjax.io.text import first_line, printable
+from bigjax.io.text import first_line, hint, printable
 
 # Keys that change where a run computes, what it writes and how many seeds it has, and not what the paper describes.
 ANY_SETUP = ('seed', 'population', 'eval_batch_size', 'accumulate', 'data_dir', 'data_threads', 'data_workers', 'resident',
@@ -77,7 +77,7 @@ class Build:
         known = nested.leaves(self.config)
         if isinstance(known.get(over), bool) or not isinstance(known.get(over), int):
             raise UserError(f"config.population_over: '{printable(over)}' is not an integer key of the config"
-                            f'{configs.nearest(over, list(known))}', code='config/population-over')
+                            f'{hint(over, list(known))}', code='config/population-over')
         members = []
         for number in range(1, population):
             config = configs.override(self.config, {over: str(known[over] + number)})

@@ -45,7 +45,7 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.errors import UserError
-from bigjax.io.text import nearest
+from bigjax.io.text import hint
 from bigjax.train import averages, durations, layers, penalties, schedules
 from bigjax.train.averages import eval_params as eval_params
 from bigjax.train.param_rules import assign, factors, flatten, map_leaves, regexes
@@ -292,7 +292,7 @@ def _find(name, place):
         raise UserError(f'{place}.name: {name!r} cannot be used here: {UNFIT[name]}', code='optimizer/unfit')
     constructor = _constructor(name)
     if constructor is None:
-        raise UserError(f'{place}.name: optax has no optimizer {name!r}{_hint(name, names())}; it has {", ".join(names())}',
+        raise UserError(f'{place}.name: optax has no optimizer {name!r}{hint(name, names())}; it has {", ".join(names())}',
                         code='optimizer/unknown-name')
     return name, constructor
 
@@ -304,11 +304,6 @@ def _constructor(name):
         return None
     arguments = inspect.signature(function).parameters
     return function if {'learning_rate', 'max_learning_rate'} & set(arguments) else None
-
-
-def _hint(word, valid) -> str:
-    found = nearest(word, valid)
-    return f'; the nearest is {found}' if found else ''
 
 
 def _default(arguments, key):
@@ -347,8 +342,8 @@ def _arguments(spec, name, arguments, place):
         if key in OWN_KEYS or spec[key] is None:
             continue
         if key not in valid:
-            hint = f'; write {_ELSEWHERE[key]}' if key in _ELSEWHERE else _hint(key, [*valid, *OWN_KEYS])
-            raise UserError(f'{place}.{key}: {name} has no such argument{hint}; it has {", ".join(valid) or "none"}, '
+            fix = f'; write {_ELSEWHERE[key]}' if key in _ELSEWHERE else hint(key, [*valid, *OWN_KEYS])
+            raise UserError(f'{place}.{key}: {name} has no such argument{fix}; it has {", ".join(valid) or "none"}, '
                             f'and every optimizer has {", ".join(OWN_KEYS)}', code='optimizer/unknown-key')
         if isinstance(spec[key], float) and spec[key] != spec[key]:
             raise UserError(f'{place}.{key}: got nan, expected a number', code='optimizer/number')

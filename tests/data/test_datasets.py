@@ -89,7 +89,7 @@ def test_a_place_without_its_kind(tmp_path):
 @pytest.mark.parametrize('name, words', [
     ('mnist', ['curl', '/mnist/', 'train-images-idx3-ubyte.gz']), ('fashion_mnist', ['curl', '/fashion_mnist/']),
     ('cifar10', ["file_format='array_record'"]), ('ucr/Coffee', ['Coffee_TRAIN.tsv', '/ucr', 'pip install aeon']),
-    ('ucr/Cofee', ['Cofee_TRAIN.tsv', 'did you mean ucr/Coffee?']), ('uci/yacht', ['git clone', '/uci']),
+    ('ucr/Cofee', ['Cofee_TRAIN.tsv', 'the nearest is Coffee']), ('uci/yacht', ['git clone', '/uci']),
     ('tiny_shakespeare', ['curl', '/tiny_shakespeare/input.txt']), ('scan/simple', ['git clone', '/scan'])])
 def test_missing_data_says_the_command(tmp_path, monkeypatch, name, words):
     monkeypatch.setitem(sys.modules, 'aeon.datasets', None)
