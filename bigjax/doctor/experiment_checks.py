@@ -13,7 +13,7 @@ from bigjax.doctor import host
 from bigjax.doctor.host import OK, WARNING, Check
 from bigjax.errors import UserError
 from bigjax.io import nested, storage
-from bigjax.runs.writer import FINISHED, RunFacts, previous_run
+from bigjax.runs.workdir import FINISHED, RunFacts, previous_run
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
 from bigjax.train import optimizers

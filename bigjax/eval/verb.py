@@ -8,8 +8,8 @@ def evaluate(job: Job, *, check: bool) -> int:
     from bigjax.checkpoint import manager
     from bigjax.data import sources
     from bigjax.runs.reader import read_run
-    from bigjax.runs.summary import judged_table, spread
-    from bigjax.runs.writer import data_difference, judge, summarise
+    from bigjax.runs.summary import judge, judged_table, spread, summarise
+    from bigjax.runs.workdir import data_difference
     from bigjax.train import evaluations, host_consistency
     rows, missed = {}, False
     if job.leads:

@@ -1,4 +1,4 @@
-"""Atomic writes of small files: written beside the target, then renamed over it."""
+"""Atomic writes of small files: written beside the target, then renamed over it; a line is appended whole or not at all."""
 import contextlib
 import errno
 import json
@@ -22,6 +22,19 @@ def write_text(path: pathlib.Path, text: str) -> None:
         raise
     except OSError as error:
         raise explained(error, path) from error
+
+
+def append(path: pathlib.Path, line: str) -> None:
+    """Appends one line to a file, or nothing: on a full disk the file stays as it was."""
+    data = memoryview(line.encode() + b'\n')
+    with open(path, 'ab', buffering=0) as file:  # a buffer would be written once more when the file is closed
+        size = file.tell()
+        try:
+            while data:
+                data = data[file.write(data):]
+        except OSError as error:
+            os.truncate(path, size)
+            raise explained(error, path) from error
 
 
 def tidy(folder: pathlib.Path) -> None:

@@ -24,8 +24,8 @@ import bigjax
 from bigjax.errors import UserError
 from bigjax.io import atomic, storage
 from bigjax.runs.reader import read_metrics, read_run
-from bigjax.runs.summary import commit, device, differences, number, paper, runs_in, seconds, spread
-from bigjax.runs.writer import FINISHED, judge
+from bigjax.runs.summary import commit, device, differences, judge, number, paper, runs_in, seconds, spread
+from bigjax.runs.workdir import FINISHED
 
 PAGES = ('README.md', 'experiments/README.md', 'docs/trust.md', 'docs/speed.md')
 BLOCK = re.compile(r'(<!-- results:begin(?P<names>[^>]*?) ?-->\n).*?(<!-- results:end -->)', re.DOTALL)

@@ -54,6 +54,7 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     from bigjax.io import nested, storage
     from bigjax.report import html
     from bigjax.runs.progress import Progress
+    from bigjax.runs.workdir import check_shared
     from bigjax.runs.writer import Records
     from bigjax.train import flops, host_consistency, profile, stuck_params
     from bigjax.train import loop as loops
@@ -77,7 +78,7 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program, built.differs), sinks=settings.sinks,
                       clock=guard.clock, data=sources.identity(program.experiment.data), total_steps=settings.steps)
-    records.agree()
+    check_shared(workdir, records.finished)
     if records.finished:
         progress.say(f'{workdir}: this run is done; name another --workdir to train again')
         if job.leads:

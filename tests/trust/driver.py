@@ -27,7 +27,7 @@ import numpy as np
 
 from bigjax import cli
 from bigjax.data.sources import ArraySource
-from bigjax.runs import writer
+from bigjax.io import atomic
 from bigjax.watchdog.phases import Clock
 from tests.trust import mutations
 
@@ -115,7 +115,7 @@ def asleep():
 
 def hook() -> None:
     """Puts `harm` where phases are entered and lines are written."""
-    seen, enter, append = {}, Clock.enter, writer.append
+    seen, enter, append = {}, Clock.enter, atomic.append
     log = os.environ.get('TRUST_LOG')
 
     def entered(self, phase, step=None):
@@ -133,7 +133,7 @@ def hook() -> None:
         append(path, line)
         harm('lines', seen)
 
-    Clock.enter, writer.append = entered, appended
+    Clock.enter, atomic.append = entered, appended
 
 
 def main() -> None:
