@@ -17,7 +17,7 @@ import sys
 from bigjax.data import folders, images
 from bigjax.data.loaders import formats, registry, tfds_hf
 from bigjax.errors import UserError
-from bigjax.io import storage, uri
+from bigjax.io import local_copy, storage, uri
 from bigjax.io.text import first_line
 
 
@@ -37,7 +37,7 @@ def build(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathli
     Raises:
       UserError: missing or damaged idx files; a package is missing; `to` has the set already.
     """
-    tfds, dataset, source, to = tfds_hf.tfds_module(), name, storage.copied(storage.place(source)), _target(to)
+    tfds, dataset, source, to = tfds_hf.tfds_module(), name, local_copy.copied(storage.place(source)), _target(to)
     named, _ = registry.lookup(name)
     shape, classes = named.shapes('')['image'][0], len(named.info('')['classes'])
     parts = {}
@@ -77,7 +77,7 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
         raise UserError(f'--name: got {name!r}, expected lower-case letters, digits and underscores; fix: such as my_pets',
                         code='builders/name')
     tfds, dataset, to = tfds_hf.tfds_module(), name, _target(to)
-    parts, _ = folders.open_folder(storage.copied(storage.place(source)))
+    parts, _ = folders.open_folder(local_copy.copied(storage.place(source)))
     splits = {'val': 'validation'}  # TFDS's name
     for part in parts.values():  # a damaged image ends the command before anything is written
         for i in range(len(part)):

@@ -28,7 +28,7 @@ from bigjax.data.loaders.registry import load, standardize
 from bigjax.data.sources import ArraySource, Splits, check_labels, held_out, labels, subset
 from bigjax.data.windows import WindowSource
 from bigjax.errors import UserError
-from bigjax.io import storage, uri
+from bigjax.io import local_copy, storage, uri
 from bigjax.io.text import hint
 
 __all__ = ['Splits', 'hold_out', 'load', 'open_data', 'standardize']
@@ -112,7 +112,7 @@ def _local(kind: str, place: str) -> tuple[str, Any]:
         return place, None
     path = storage.place(place)
     table = storage.remote(path) and kind in TABLES and storage.facts(path)
-    return str(storage.copied(path)), path.parent if table else None
+    return str(local_copy.copied(path)), path.parent if table else None
 
 
 def _bring_images(parts, folder) -> None:
@@ -124,7 +124,7 @@ def _bring_images(parts, folder) -> None:
         elif isinstance(source, parquet.ParquetSource):  # its rows are read when they are needed
             names |= {name for name in storage.files(folder) if images.is_image(name)}
     if names:
-        storage.copied(folder, only=names)
+        local_copy.copied(folder, only=names)
 
 
 def hold_out(splits: Splits, fraction: float, seed: int = 0) -> Splits:

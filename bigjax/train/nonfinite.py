@@ -17,7 +17,7 @@ from bigjax.checkpoint import manager
 from bigjax.checkpoint.convert import STACKED
 from bigjax.compat import Tracer
 from bigjax.errors import UserError
-from bigjax.io import storage
+from bigjax.io import local_copy, storage
 from bigjax.io.safe_read import archive, parsed
 from bigjax.io.text import first_line
 from bigjax.tasks import FROZEN, LOSSES, loss_metrics, mean
@@ -63,7 +63,7 @@ def read(folder) -> tuple[dict, dict]:
     if wrong:
         raise UserError(f'--replay={folder}: got info.json without {wrong[0]}; fix: name the {FOLDER}/ folder of a run that '
                         'exited 3', code='replay/no-evidence')
-    return info, archive(storage.fetched(folder / 'batch.npz'))
+    return info, archive(local_copy.fetched(folder / 'batch.npz'))
 
 
 def first_nonfinite(call) -> str | None:

@@ -18,7 +18,7 @@ from bigjax.data.loaders import find as finders
 from bigjax.data.loaders import formats, tfds_hf
 from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
-from bigjax.io import storage
+from bigjax.io import local_copy, storage
 from bigjax.io.text import hint
 
 FASHION = ['T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot']
@@ -214,8 +214,8 @@ def here(data_dir: str, name: str) -> str:
         return str(place)
     folder = place / name.partition('/')[0]
     if storage.children(folder):
-        return str(storage.copied(folder).parent)
-    empty = storage.cache(folder.parent)
+        return str(local_copy.copied(folder).parent)
+    empty = local_copy.cache(folder.parent)
     empty.mkdir(parents=True, exist_ok=True)
     return str(empty)
 
