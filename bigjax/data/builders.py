@@ -16,7 +16,7 @@ import sys
 
 from bigjax.data import folders, images
 from bigjax.data.loaders import formats, registry, tfds_hf
-from bigjax.errors import UserError
+from bigjax.errors import DONE, UserError, command
 from bigjax.io import local_copy, storage, uri
 from bigjax.io.text import first_line
 
@@ -128,24 +128,21 @@ def _prepare(builder_class: type, name: str, to: str) -> pathlib.Path:
     return pathlib.Path(builder.data_dir)
 
 
+@command('builders')
 def main(argv: list[str] | None = None) -> int:
-    """The command at the top of this file; 0, or 2 where the input is wrong."""
+    """The command at the top of this file; returns its exit code."""
     parser = argparse.ArgumentParser(prog='python -m bigjax.data.builders', description=__doc__.splitlines()[0])
     parser.add_argument('what', choices=['mnist', 'fashion_mnist', 'folder'])
     parser.add_argument('--from', dest='source', required=True, help='the folder of idx files, or of images')
     parser.add_argument('--to', required=True, help='the TFDS folder')
     parser.add_argument('--name', default='', help='of the prepared data set (folder)')
     args = parser.parse_args(argv)
-    try:
-        if args.what == 'folder':
-            where = build_folder(args.name, args.source, args.to)
-        else:
-            where = build(args.what, args.source, args.to)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if args.what == 'folder':
+        where = build_folder(args.name, args.source, args.to)
+    else:
+        where = build(args.what, args.source, args.to)
     print(f'prepared {where}')
-    return 0
+    return DONE
 
 
 if __name__ == '__main__':
