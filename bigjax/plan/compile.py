@@ -9,12 +9,12 @@ import os
 import pathlib
 import re
 import tempfile
-import time
 from typing import Any, NamedTuple
 
 import jax
 
 from bigjax.errors import UserError
+from bigjax.io.stopwatch import Stopwatch
 from bigjax.nn import cpu
 from bigjax.plan.topology import Topology
 
@@ -121,10 +121,9 @@ def compile_step(program, topology: Topology) -> Compiled:
     """
     seconds, platform = {}, topology.platform
     with cpu.lowering_for(platform):
-        started = time.time()
+        watch = Stopwatch()
         lowered = program.compiled.trace(*program.arguments()).lower(lowering_platforms=(LOWERING[platform],))
-        seconds['lower'] = time.time() - started
-    started = time.time()
+        seconds['lower'] = watch.lap()
     with tempfile.TemporaryDirectory() as folder:
         options = {**FAST, 'xla_dump_to': folder} if platform == 'tpu' else None
         try:
@@ -133,7 +132,7 @@ def compile_step(program, topology: Topology) -> Compiled:
             if 'RESOURCE_EXHAUSTED' in str(error) or 'xceeds available' in str(error):
                 raise TooLarge(str(error), _dumped(folder)) from None
             raise
-    seconds['compile'] = time.time() - started
+    seconds['compile'] = watch.lap()
     return Compiled(compiled.as_text(), _memory(compiled), seconds)
 
 

@@ -2,9 +2,9 @@
 import contextlib
 import os
 import sys
-import time
 
 from bigjax.errors import DONE, NO, NonFinite, UserError
+from bigjax.io.stopwatch import Stopwatch
 from bigjax.io.text import clock
 from bigjax.train.job import CHECK, Flag, Job, Verb
 
@@ -25,7 +25,7 @@ def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, 
         raise UserError(f'--workdir={job.root}: got the workdir of a single row, expected a new folder for the table of '
                         f'{len(job.rows)} rows; fix: --variant=ROW resumes that run, another --workdir trains the table',
                         code='workdir/single-row')
-    started = time.time()
+    watch = Stopwatch()
     cpu.keep_memory()
     if (jobs := side_by_side.wanted(job, jobs)) > 1:
         try:
@@ -43,7 +43,7 @@ def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, 
         return answer
     page = html.write(job.root) if len(job.rows) > 1 else job.root / html.PAGE
     print(judged_table(job.name, {row: (run['final'], run['expected'], differences(run)) for row, run in runs.items()}))
-    print(f'{clock(time.time() - started)} in all · report: {page}')
+    print(f'{clock(watch.seconds())} in all · report: {page}')
     return answer
 
 
