@@ -13,6 +13,7 @@ from bigjax.doctor import host
 from bigjax.doctor.host import OK, WARNING, Check
 from bigjax.errors import UserError
 from bigjax.io import nested, storage
+from bigjax.io.text import gib
 from bigjax.runs.workdir import FINISHED, RunFacts, previous_run
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
@@ -201,4 +202,4 @@ class ExperimentChecks:
             saved = storage.children(self._job.workdir(self._row) / 'checkpoints')
             missing = self._settings.checkpoint_keep + SPARE - sum(name.isdigit() for name in saved)
             self.to_write = whole * max(SPARE, missing)
-        return Check('model', OK, f'{count(state.params):,} parameters, {host.gib(whole)} a checkpoint')
+        return Check('model', OK, f'{count(state.params):,} parameters, {gib(whole)} a checkpoint')

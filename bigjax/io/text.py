@@ -1,4 +1,4 @@
-"""Text for people: aligned tables, short numbers, durations, the nearest valid name, one line of another library's error."""
+"""Text for people: aligned tables, short numbers, sizes, durations, the nearest valid name, one line of an error."""
 import difflib
 from collections.abc import Iterable, Sequence
 
@@ -15,6 +15,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def short(value: float) -> str:
     """Four significant digits; thousands separated from 10,000 on."""
     return f'{value:.4g}' if abs(value) < 1e4 else f'{value:,.0f}'
+
+
+def gib(bytes_: float | None) -> str:
+    """Bytes in GiB, or MiB below a hundredth; '?' where they are not known."""
+    if bytes_ is None:
+        return '?'
+    return f'{bytes_ / 2**30:.2f} GiB' if bytes_ >= 2**30 / 100 else f'{bytes_ / 2**20:.2f} MiB'
 
 
 def clock(seconds: float) -> str:

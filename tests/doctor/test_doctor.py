@@ -16,6 +16,7 @@ from bigjax.distributed import accelerators
 from bigjax.doctor import experiment_checks, host
 from bigjax.doctor import verb as doctor
 from bigjax.errors import UserError
+from bigjax.io.text import gib
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
 from bigjax.train import compile_cache
@@ -129,7 +130,7 @@ def test_the_memory_of_an_accelerator_and_of_its_machine(monkeypatch):
     assert experiment_checks.resident_bytes(e.data, settings(resident='no')) == 0
     assert [c.status for c in experiment_checks.memory(e, s, state, 1 << 30)] == ['ok']
     assert [c.status for c in experiment_checks.memory(e, s, state, 1)] == ['FAILED']
-    whole = f'data {host.gib(8 * kept)}'  # eight devices share the machine
+    whole = f'data {gib(8 * kept)}'  # eight devices share the machine
     assert whole in experiment_checks.memory(e, s, state, 1)[0].text
     for used, status in ((100, 'ok'), (1 << 30, 'FAILED')):
         chip = types.SimpleNamespace(platform='gpu', memory_stats=lambda n=used: {'bytes_limit': 1 << 30, 'bytes_in_use': n})
