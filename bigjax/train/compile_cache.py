@@ -12,6 +12,7 @@ from bigjax import compat
 from bigjax.distributed import hardware
 from bigjax.errors import UserError
 from bigjax.io import uri
+from bigjax.sharding import tree_paths
 
 VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 MIN_COMPILE_S = 0.1  # programs that compile faster are not worth a file
@@ -144,9 +145,9 @@ class Watched:
 def signature(args) -> dict[str, str]:
     """{path: dtype, shape and sharding}, on which a compiled function depends; donated arrays have them, too."""
     found = {}
-    for path, x in jax.tree_util.tree_flatten_with_path(args)[0]:
+    for path, x in tree_paths.leaves(args):
         where = getattr(getattr(x, 'sharding', None), 'spec', '')
-        found[jax.tree_util.keystr(path, simple=True, separator='/')] = (
+        found[path] = (
             f'{x.dtype}{list(x.shape)} {where}'.strip() if hasattr(x, 'dtype') else type(x).__name__)
     return found
 

@@ -46,9 +46,10 @@ import optax
 
 from bigjax.errors import UserError
 from bigjax.io.text import hint
+from bigjax.sharding.tree_paths import leaves, map_leaves
 from bigjax.train import averages, durations, layers, penalties, schedules
 from bigjax.train.averages import eval_params as eval_params
-from bigjax.train.param_rules import assign, factors, flatten, map_leaves, regexes
+from bigjax.train.param_rules import assign, factors, regexes
 
 OWN_KEYS = ('name', 'fn', 'lr', 'schedule', 'weight_decay', 'l2', 'l1', 'clip_norm', 'clip_value', 'max_norm', 'lr_mults',
             'wd_mults', 'wd_mask', 'frozen', 'groups', 'lookahead', 'swa')
@@ -98,7 +99,7 @@ def make(spec: Any, params: Any, *, total_steps: int, steps_per_epoch: float | N
       UserError: a key, a name or an argument is unknown, or a regex does not fit the parameters.
     """
     spec = as_spec(spec)
-    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params)}
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves(params)}
     leads, paths = layers.leads(params), list(shapes)
     run = {'total_steps': total_steps, 'steps_per_epoch': steps_per_epoch, 'batch_size': batch_size}
     rules = factors(spec, 'optimizer', paths)
@@ -152,7 +153,7 @@ def wrap(tx: optax.GradientTransformation, transforms: Sequence[Callable]) -> op
 
 def frozen_paths(spec: Any, params: Any) -> set[str]:
     """The paths of the parameters that a spec leaves as they are: frozen, or with a rate of zero."""
-    spec, paths = as_spec(spec), [path for path, _ in flatten(params)]
+    spec, paths = as_spec(spec), [path for path, _ in leaves(params)]
     frozen = set(assign([(regex, True) for regex in regexes(spec, 'frozen', 'optimizer')], paths, 'optimizer.frozen'))
     if not spec.get('groups') and spec.get('lr') == 0:  # one member of a population
         return set(paths)
