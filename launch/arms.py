@@ -24,11 +24,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from bigjax import sweep
 from bigjax.errors import UserError
 from bigjax.io.atomic import write_json
+from bigjax.runs.reader import FINISHED
 from launch.job import Job
 from launch.lines import log
 from launch.outcome import DONE, FAILED, NO, PREEMPTED, USER
-
-FINISHED = ('done', 'stopped early')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ from bigjax.doctor.host import OK, WARNING, Check
 from bigjax.errors import UserError
 from bigjax.io import nested, storage
 from bigjax.io.text import gib
-from bigjax.runs.workdir import FINISHED, RunFacts, previous_run
+from bigjax.runs.reader import FINISHED
+from bigjax.runs.workdir import RunFacts, previous_run
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
 from bigjax.train import optimizers

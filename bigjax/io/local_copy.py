@@ -76,8 +76,12 @@ def cache(path) -> pathlib.Path:
 
 
 def _copies() -> pathlib.Path:
-    home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    return home / 'bigjax' / 'store'
+    return user_cache() / 'store'
+
+
+def user_cache() -> pathlib.Path:
+    """The folder of bigjax in the user's cache."""
+    return pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'bigjax'
 
 
 def _fetch(path, about: storage.Facts, target: pathlib.Path) -> None:

@@ -23,9 +23,8 @@ from collections.abc import Mapping, Sequence
 import bigjax
 from bigjax.errors import DONE, NO, UserError, command
 from bigjax.io import atomic, storage
-from bigjax.runs.reader import read_metrics, read_run
+from bigjax.runs.reader import FINISHED, read_metrics, read_run
 from bigjax.runs.summary import commit, device, differences, judge, number, paper, runs_in, seconds, spread
-from bigjax.runs.workdir import FINISHED
 
 PAGES = ('README.md', 'experiments/README.md', 'docs/trust.md', 'docs/speed.md')
 BLOCK = re.compile(r'(<!-- results:begin(?P<names>[^>]*?) ?-->\n).*?(<!-- results:end -->)', re.DOTALL)

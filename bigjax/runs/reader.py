@@ -13,6 +13,7 @@ from bigjax.io.safe_read import shallow
 from bigjax.io.text import first_line
 
 CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # they move a cursor, or no file can hold them
+FINISHED = ('done', 'stopped early')  # the statuses of a run that ended as it was meant to
 LARGEST = 1e100  # the sums and squares of larger numbers may overflow
 
 

@@ -9,8 +9,7 @@ from bigjax.errors import UserError
 from bigjax.experiment import Expected
 from bigjax.io import storage
 from bigjax.io.text import clock, table
-from bigjax.runs.reader import read_metrics, read_run
-from bigjax.runs.workdir import FINISHED
+from bigjax.runs.reader import FINISHED, read_metrics, read_run
 
 
 def summarise(members: Sequence[float]) -> dict:

@@ -10,13 +10,12 @@ from bigjax.data import sources
 from bigjax.errors import UserError
 from bigjax.io import storage
 from bigjax.io.nested import leaves, plain
-from bigjax.runs.reader import read_run
+from bigjax.runs.reader import FINISHED, read_run
 from bigjax.sharding import mesh as meshes
 
 # Keys of how long and where a run trains and of what it writes, not of what it learns: they may differ on resuming.
 CADENCE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_keep', 'patience')
 MACHINE = ('data_dir', 'data_threads', 'data_workers', 'resident', 'mesh', 'steps_per_call', 'eval_batch_size', 'sinks')
-FINISHED = ('done', 'stopped early')
 SHARED_WORKDIR_TIMEOUT_S = 30.0  # until all hosts see the files that process 0 has written
 
 

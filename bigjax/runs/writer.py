@@ -29,11 +29,11 @@ from bigjax.io.async_writer import Outbox
 from bigjax.io.nested import plain
 from bigjax.runs import artifacts as artifact_files
 from bigjax.runs import lock, provenance
-from bigjax.runs.reader import lines_of
+from bigjax.runs.reader import FINISHED, lines_of
 from bigjax.runs.seconds import Seconds, earlier_seconds
 from bigjax.runs.sinks import Sinks
 from bigjax.runs.summary import judge, summarise
-from bigjax.runs.workdir import FINISHED, RunFacts, previous_run, refuse_unwritable
+from bigjax.runs.workdir import RunFacts, previous_run, refuse_unwritable
 from bigjax.watchdog.phases import Clock
 
 CARRIED = ('stuck', 'wandb')  # keys of run.json that a later start of the run takes over

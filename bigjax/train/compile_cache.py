@@ -12,6 +12,7 @@ from bigjax import compat
 from bigjax.distributed import hardware
 from bigjax.errors import UserError
 from bigjax.io import uri
+from bigjax.io.local_copy import user_cache
 from bigjax.sharding import tree_paths
 
 VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
@@ -94,8 +95,7 @@ def default() -> pathlib.Path:
     if own := os.environ.get(VARIABLE):
         return pathlib.Path(own).expanduser()
     kind = hashlib.sha1(hardware.processor('flags', 'Features').encode()).hexdigest()[:8]
-    home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    return home / 'bigjax' / f'{platform.machine()}-{kind}'
+    return user_cache() / f'{platform.machine()}-{kind}'
 
 
 class Watch:
