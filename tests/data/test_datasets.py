@@ -71,10 +71,10 @@ def test_fake_is_a_function_of_its_seed():
 
 
 @pytest.mark.parametrize('spec, code, words', [
-    ('mnits', 'unknown-name', ["'mnits'", 'mnist?']), ('fashion-mnist', 'unknown-name', ['fashion_mnist']),
+    ('mnits', 'unknown-name', ["'mnits'", 'nearest is mnist']), ('fashion-mnist', 'unknown-name', ['fashion_mnist']),
     ('scan/jump', 'unknown-name', ['scan/addprim_jump']), ('uci', 'unknown-name', ['uci/yacht']),
-    ('mnist/x', 'unknown-name', ['mnist']), ('fake:ucr/Cofee', 'unknown-name', ['ucr/Coffee?']),
-    ('foldr:/x', 'kind', ["'foldr'", 'folder?']), ('folder:', 'no-place', ['folder:PLACE']),
+    ('mnist/x', 'unknown-name', ['mnist']), ('fake:ucr/Cofee', 'unknown-name', ['nearest is ucr/Coffee']),
+    ('foldr:/x', 'kind', ["'foldr'", 'nearest is folder']), ('folder:', 'no-place', ['folder:PLACE']),
     ('qqq', 'unknown-name', ['mnist,'])])
 def test_unknown_names_get_the_nearest(spec, code, words):
     refuses(code, words, open_data, spec)
