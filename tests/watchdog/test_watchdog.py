@@ -8,17 +8,17 @@ import pytest
 
 STUCK = '''
 import time
-from bigjax.watchdog import watchdog as guard
-guard.LAST_WORDS = 0.5
-with guard.Guard(budgets={'step': 0.5}, name='process 0') as watch:
+from bigjax.watchdog import exits, watchdog
+exits.LAST_WORDS_S = 0.5
+with watchdog.Guard(timeouts={'step': 0.5}, name='process 0') as watch:
     watch.last_words = lambda error: time.sleep(1000)
     watch.clock.enter('step', 7)
     time.sleep(1000)
 '''
 HANGS = '''
 import time
-from bigjax.watchdog import watchdog as guard
-with guard.Guard(grace=4, name='process 0') as watch:
+from bigjax.watchdog import watchdog
+with watchdog.Guard(grace=4, name='process 0') as watch:
     watch.last_words, watch.unsaved = lambda error: time.sleep(1000), True
     watch.clock.enter('step', 7)
     print('up', flush=True)
@@ -26,22 +26,22 @@ with guard.Guard(grace=4, name='process 0') as watch:
 '''
 LOCKED = '''
 import ctypes
-from bigjax.watchdog import watchdog as guard
-guard.SLACK = 1
-with guard.Guard(budgets={'step': 0.5}) as watch:
+from bigjax.watchdog import timeouts, watchdog
+timeouts.HARD_EXIT_S = 1
+with watchdog.Guard(timeouts={'step': 0.5}) as watch:
     watch.clock.enter('step', 7)
     __import__('time').sleep(0.3)
     ctypes.PyDLL(None).sleep(1000)  # keeps Python's lock
 '''
 LEFT = '''
 import time
-from bigjax.watchdog import watchdog as guard
-guard.SLACK = 0.2
-with guard.Guard(budgets={'step': 0.5}) as watch:
+from bigjax.watchdog import timeouts, watchdog
+timeouts.HARD_EXIT_S = 0.2
+with watchdog.Guard(timeouts={'step': 0.5}) as watch:
     watch.clock.enter('step', 7)
     time.sleep(0.3)
 time.sleep(1.5)
-print('alive')
+print('lives')
 '''
 EXITS = '''
 import atexit
@@ -114,7 +114,7 @@ def test_a_main_thread_that_keeps_python_to_itself_is_ended():
 
 def test_nobody_is_ended_once_the_watch_is_over():
     done = run(LEFT)
-    assert (done.returncode, done.stdout) == (0, 'alive\n'), done.stderr
+    assert (done.returncode, done.stdout) == (0, 'lives\n'), done.stderr
 
 
 def test_a_script_that_exits_by_itself_waits_for_nobody():
