@@ -294,6 +294,9 @@ def start(flags: Flags = Flags(), *, command: str = '', seconds: float = 300.0, 
     bind, peers = rendezvous(decided, split(decided.coordinator), command=command, seconds=seconds, log=log,
                              heartbeat=heartbeat)
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    # The watchdog's agreement replaces JAX's preemption service, whose own handler of SIGTERM would hide signals from Python
+    # until the watchdog starts; Orbax, which polls the service by steps, treats a disabled one as no preemption.
+    jax.config.update('jax_enable_preemption_service', False)
     jax.distributed.initialize(
         decided.coordinator, decided.processes, decided.process, decided.local_devices, cluster_detection_method='deactivate',
         initialization_timeout=60, coordinator_bind_address=bind, heartbeat_timeout_seconds=max(1, round(heartbeat)))

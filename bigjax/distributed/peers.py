@@ -23,6 +23,7 @@ import select
 import socket
 import threading
 import time
+from multiprocessing.connection import wait
 from typing import NamedTuple
 
 SEND_S = 2.0  # time in which a peer must take a message
@@ -42,7 +43,7 @@ class PeerLinks:
     """One process's connections.
 
     Args:
-      peers: name -> connection; on rank 0 all others, elsewhere rank 0 alone.
+      peers: name -> connection; on rank 0 all others, elsewhere only rank 0.
       relays: pass on received messages to the rest (rank 0).
       heartbeat: a peer's machine that is silent for so many seconds counts as gone.
 
@@ -65,7 +66,9 @@ class PeerLinks:
 
     def read(self, connection: socket.socket) -> list[Message]:
         """The new messages of a peer, relayed to the rest; its end without `bye` is a message, too."""
-        who, found = self._peers[connection], []
+        who, found = self._peers.get(connection), []
+        if who is None:  # another thread has just ended the links
+            return []
         try:
             part = connection.recv(1 << 16)
         except BlockingIOError:
@@ -82,7 +85,7 @@ class PeerLinks:
             elif message:
                 found.append(message)
         if not part or len(self._received[connection]) > LONGEST:
-            del self._peers[connection]
+            self._peers.pop(connection, None)
             if connection not in self._left:
                 found.append(Message('dead', f'{who} is gone ({why})', who))
             connection.close()
@@ -118,7 +121,7 @@ class PeerLinks:
         self.send('bye')
         until = time.monotonic() + seconds
         while self._relays and self._peers and (left := until - time.monotonic()) > 0:
-            for connection in select.select(self.sockets(), [], [], left)[0]:
+            for connection in wait(self.sockets(), left):
                 self.read(connection)
         for connection in self.sockets():
             connection.detach()
@@ -145,8 +148,7 @@ def _parse(line: bytes, who: str) -> Message | None:
 
 
 def _send(connection: socket.socket, line: bytes) -> None:
-    rest = memoryview(line)
-    while rest:
-        if not select.select([], [connection], [], SEND_S)[1]:
-            return
+    rest, writable = memoryview(line), select.poll()
+    writable.register(connection, select.POLLOUT)
+    while rest and writable.poll(1000 * SEND_S):
         rest = rest[connection.send(rest):]

@@ -25,17 +25,16 @@ class Exit:
     Args:
       peers: the links to the other processes, where there are any.
       poll: called while `leave` waits, for signals that arrive meanwhile.
+      last_words: called with the exception that describes why the process ends.
 
     Attributes:
-      last_words: called with the exception that describes why the process ends.
       deadline: when the grace is over (`time.monotonic`).
       leaving: `leave` has been called.
       cancelled: the process ends by itself; `leave` does nothing.
     """
 
-    def __init__(self, peers: PeerLinks | None, poll: Callable[[], None]):
-        self._peers, self._poll = peers, poll
-        self.last_words: Callable[[BaseException], None] = silence
+    def __init__(self, peers: PeerLinks | None, poll: Callable[[], None], last_words: Callable[[BaseException], None]):
+        self._peers, self._poll, self._last_words = peers, poll, last_words
         self.deadline, self.leaving, self.cancelled = math.inf, False, False
 
     def leave(self, code: int, text: str, error: BaseException, seconds: float = math.inf) -> None:
@@ -64,7 +63,7 @@ class Exit:
 
     def _speak(self, error: BaseException) -> None:
         with contextlib.suppress(Exception):
-            self.last_words(error)
+            self._last_words(error)
 
 
 def log(text: str) -> None:

@@ -59,6 +59,11 @@ class Clock:
         finally:
             self.enter(before)
 
+    def place(self) -> str:
+        """The phase for messages: "step 7, 'save' for 12 s"."""
+        now = self.now
+        return f"step {now.step:,}, '{now.phase}' for {time.monotonic() - now.since:.0f} s"
+
     def spent(self) -> dict[str, float]:
         """{phase: seconds} until now."""
         now = self.now

@@ -5,11 +5,14 @@ collective. So the number of the signal goes to a socket that the watchdog's thr
 more than interrupt a wait for data.
 """
 import contextlib
+import math
 import signal
 import socket
 import threading
+import time
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
+SAME_INTERRUPT_S = 0.5  # two Ctrl-C within this are one: a terminal sends it to all processes, and a wrapper passes its own on
 
 
 class InterruptedBeforeStart(BaseException):
@@ -48,8 +51,10 @@ class Signals:
 
     def __init__(self):
         self.wake, self._write = socket.socketpair()
+        self.wake.setblocking(False)
         self._write.setblocking(False)
         self._handlers, self._count, self._may_raise = {}, 0, False
+        self._interrupted = -math.inf
 
     def install(self) -> None:
         """Takes over both signals. A thread other than the main one cannot, and has no signals then."""
@@ -71,8 +76,18 @@ class Signals:
             self._write.send(b'\0')
 
     def arrived(self) -> list[int]:
-        """The numbers of the signals in `wake`, which must be readable."""
-        return [number for number in self.wake.recv(64) if number in NUMBERS]
+        """The numbers of the signals since the last call."""
+        try:
+            numbers, found = self.wake.recv(64), []
+        except BlockingIOError:
+            return []
+        for number in filter(NUMBERS.__contains__, numbers):
+            if number == signal.SIGINT:
+                if time.monotonic() < self._interrupted + SAME_INTERRUPT_S:
+                    continue
+                self._interrupted = time.monotonic()
+            found.append(number)
+        return found
 
     def _handle(self, number, frame) -> None:
         """A Python handler must exist, or the system's own would end the process."""

@@ -10,12 +10,12 @@ import contextlib
 import faulthandler
 import math
 import os
-import select
 import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import wait  # not `select`, which refuses the numbers of files above 1,023
 
 import jax
 
@@ -33,7 +33,6 @@ EXIT_MARGIN_S = 5.0  # part of the grace, at most a quarter, that is kept for th
 TICK_S = 0.2  # time between two looks at the clock
 CAUSE_WAIT_S = 3.0  # a collective breaks before the watchdog's thread has read who died; the cause is known after so long
 HURRIED_EXIT_S = 1.0  # time for the exit after a second Ctrl-C
-SAME_INTERRUPT_S = 0.5  # two Ctrl-C within this are one: a terminal sends it to all processes, and a wrapper passes its own on
 BEFORE_STEPS = ('start', 'compile', 'restore', 'data')  # phases in which nothing is unsaved yet
 
 
@@ -52,27 +51,20 @@ class Guard:
       clock: the clock of the current run; replaced for each.
       asked: the name of the signal that requested a stop, or ''.
       unsaved: steps were done whose state is on no disk; set by the loop.
+      last_words: called with the exception that describes why the process ends.
     """
 
     def __init__(self, *, grace: float = GRACE_S, timeouts: Mapping[str, float] | None = None, peers: PeerLinks | None = None,
                  name: str = '', explain: Callable[[BaseException], str] = lambda error: '', began: float | None = None):
         self.clock, self.asked, self.unsaved = Clock(began=began), '', False
         self._grace, self._peers, self._name, self._explain = grace, peers, name, explain
-        self._interrupts, self._interrupted = 0, -math.inf
+        self.last_words: Callable[[BaseException], None] = silence
+        self._deadline, self._interrupts = math.inf, 0
         self._timer = PhaseTimer(timeouts or {}, peers, lambda: self.clock)
-        self._exit = Exit(peers, self._poll_signals)
+        self._exit = Exit(peers, self._read_signals, lambda error: self.last_words(error))
         self._signals = self._thread = self._agreement = self._barrier = None
         if peers:
             self._agreement, self._barrier = (kind(peers.ranks, peers.send) for kind in (StopAgreement, EndBarrier))
-
-    @property
-    def last_words(self) -> Callable[[BaseException], None]:
-        """Called with the exception that describes why the process ends here."""
-        return self._exit.last_words
-
-    @last_words.setter
-    def last_words(self, function: Callable[[BaseException], None]) -> None:
-        self._exit.last_words = function
 
     def __enter__(self):
         self._signals = Signals()
@@ -128,47 +120,39 @@ class Guard:
 
     def _watch(self) -> None:
         while not self._exit.cancelled:
-            sockets = self._peers.sockets() if self._peers else []
-            ready = select.select([self._signals.wake, *sockets], [], [], TICK_S)[0]
-            for connection in ready:
+            leaves = self._exit.leaving  # the main thread does, and only it reads the links then
+            sockets = self._peers.sockets() if self._peers and not leaves else []
+            for connection in wait([self._signals.wake, *sockets], TICK_S):
                 if connection is self._signals.wake:
                     self._read_signals()
                 else:
                     for message in self._peers.read(connection):
                         self._handle(message)
-            if not self._exit.cancelled:
+            if not (self._exit.cancelled or leaves):
                 self._check()
 
     def _read_signals(self) -> None:
-        for number in self._signals.arrived():
-            self._signalled(number)
+        """Handles signals, also while the process leaves. Other threads have no part in it: two would divide the signals."""
+        if threading.current_thread() is self._thread:
+            for number in self._signals.arrived():
+                self._interrupts += number == signal.SIGINT
+                self._signalled(signal.Signals(number).name)
 
-    def _poll_signals(self) -> None:
-        """Reads signals while the process leaves: a second Ctrl-C ends it at once. Only one thread may read them."""
-        if threading.current_thread() is self._thread and select.select([self._signals.wake], [], [], 0)[0]:
-            self._read_signals()
-
-    def _signalled(self, number: int) -> None:
-        if number == signal.SIGINT:
-            if time.monotonic() < self._interrupted + SAME_INTERRUPT_S:
-                return
-            self._interrupts, self._interrupted = self._interrupts + 1, time.monotonic()
+    def _signalled(self, name: str) -> None:
         if self._interrupts > 1:
-            self._stop_now()
-        if self.asked or self._exit.leaving:
-            return
-        name = signal.Signals(number).name
-        if self._peers:
-            self._peers.send('notice', name)  # before the proposal, so that the others can name the signal
-        self._request_stop(name)
+            if self._exit.leaving:
+                os._exit(INTERRUPTED)
+            if self._peers:
+                self._peers.send('stop')
+            self._stop_now('')
+        if not (self.asked or self._exit.leaving):
+            if self._peers:
+                self._peers.send('notice', name)  # before the proposal, so that the others can name the signal
+            self._request_stop(name)
 
-    def _stop_now(self) -> None:
-        """Handles a second Ctrl-C."""
-        if self._exit.leaving:
-            os._exit(INTERRUPTED)
-        if self._peers:
-            self._peers.send('stop')
-        self._exit.leave(INTERRUPTED, 'Ctrl-C again: stopping at once; what is saved stays', KeyboardInterrupt(),
+    def _stop_now(self, sender: str) -> None:
+        """Ends the process at once, after a second Ctrl-C to it or to another one."""
+        self._exit.leave(INTERRUPTED, f'{sender}Ctrl-C again: stopping at once; what is saved stays', KeyboardInterrupt(),
                          HURRIED_EXIT_S)
 
     def _request_stop(self, name: str) -> None:
@@ -196,14 +180,13 @@ class Guard:
         elif kind in ('dead', 'stuck'):
             if kind == 'stuck':
                 log_stacks()
-            self._exit.leave(FAILED, f'{text}; this process ends with it ({self._place()})', PhaseTimeout(text))
+            self._exit.leave(FAILED, f'{text}; this process ends with it ({self.clock.place()})', PhaseTimeout(text))
         elif kind == 'refused':
             self._exit.leave(USER, f'{sender}: {text}', UserError(text))
         elif kind == 'failed':
             self._exit.leave(FAILED, f'{sender} failed:\n{text}', RuntimeError(f'{sender} failed'))
         elif kind == 'stop':
-            self._exit.leave(INTERRUPTED, f'{sender}: Ctrl-C again: stopping at once; what is saved stays', KeyboardInterrupt(),
-                             HURRIED_EXIT_S)
+            self._stop_now(f'{sender}: ')
 
     def _check(self) -> None:
         """Ends the process where the grace or a phase is over."""
@@ -213,7 +196,7 @@ class Guard:
             self._exit.leave(PREEMPTED, f'{self.asked} before the first step of this start: there is nothing to save; run the '
                              'same command again', Preempted(self.asked))
         if self.asked and time.monotonic() > self._deadline - min(EXIT_MARGIN_S, self._grace / 4):
-            why = f'nothing could be saved within {self._grace:.0f} s ({self._place()})'
+            why = f'nothing could be saved within {self._grace:.0f} s ({self.clock.place()})'
             self._exit.leave(PREEMPTED, f'{self.asked}: {why}; the last checkpoint is as it was, run the same command again',
                              Preempted(f'{self.asked}; {why}'))
         if what := self._timer.overdue():
@@ -223,7 +206,3 @@ class Guard:
                 self._peers.send('stuck', text)
             log_stacks()
             self._exit.leave(FAILED, '', PhaseTimeout(text))
-
-    def _place(self) -> str:
-        now = self.clock.now
-        return f"step {now.step:,}, '{now.phase}' for {time.monotonic() - now.since:.0f} s"

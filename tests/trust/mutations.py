@@ -206,7 +206,7 @@ safeguard('a failure is reported', f'{GROUPS}::test_an_exception_of_one_ends_the
     functools.partial(_silent, 'failed'))
 
 
-@safeguard('the watch over phases', f'{GROUPS}::test_a_stuck_process_ends_all_within_the_budget[step:7]')
+@safeguard('the watch over phases', f'{GROUPS}::test_a_stuck_process_ends_all_within_the_timeout[step:7]')
 def _():
     from bigjax.watchdog.timeouts import PhaseTimer
     replace(PhaseTimer, 'overdue', lambda overdue: lambda self: '')
@@ -221,7 +221,7 @@ def _():
     step.jnp = Instead(jnp, isfinite=lambda x: jnp.ones(jnp.shape(x), bool))
 
 
-@safeguard('a failed process waits for nobody',
+@safeguard('a failed process does not wait for others',
            'trust/test_disks.py::test_a_disk_that_cannot_be_written_stops_the_run[read-only-save:3]')
 def _():
     from bigjax import cli

@@ -94,7 +94,7 @@ def test_the_time_of_all_starts_adds_up_however_they_end(tmp_path, tally):
         unseen = outside - run['wall_seconds']
         unseen_each = lock.HEARTBEAT_S + 1.0
         assert -0.01 * outside <= unseen <= 0.01 * outside + len(ends) * unseen_each, (outside, run['wall_seconds'], parts)
-        note(worst={'s a start that nobody counted': unseen / len(ends)})
+        note(worst={'s per start outside the record': unseen / len(ends)})
 
 
 @pytest.mark.trust

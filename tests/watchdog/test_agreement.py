@@ -1,4 +1,4 @@
-"""Decisions of several processes: they stop at the same poll, whoever is ahead, and end together."""
+"""Decisions of several processes: they stop at the same poll, though some are ahead, and end together."""
 import random
 import threading
 import time
@@ -70,7 +70,7 @@ def test_a_second_request_changes_nothing():
 
 
 @pytest.mark.parametrize('late', [0, 1, 2])
-def test_nobody_leaves_before_all_have_come(late):
+def test_no_process_leaves_before_all_have_come(late):
     network, left = Network(EndBarrier, 3, late), []
 
     def end(rank):

@@ -1,4 +1,4 @@
-"""The watch over a process: it ends in time, whatever hangs. (What it says and saves in a run: tests/trust.)"""
+"""The watch over a process: it ends in time, whatever hangs. (What it prints and saves in a run: tests/trust.)"""
 import signal
 import subprocess
 import sys
@@ -56,7 +56,7 @@ cli.main()
 
 
 def run(program):
-    """The process, when it has ended."""
+    """Runs a program to its end."""
     return subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=60)
 
 
@@ -91,7 +91,7 @@ def test_the_grace_is_kept_whatever_hangs(hanging):
     assert code == 75 and 2.5 < seconds < 4 and 'the last checkpoint is as it was' in err
 
 
-def test_a_second_ctrl_c_is_heard_while_the_process_is_leaving(hanging):
+def test_a_second_ctrl_c_ends_a_process_that_is_leaving(hanging):
     hanging.send_signal(signal.SIGINT)
     time.sleep(3.2)  # a quarter of the grace is for the end
     hanging.send_signal(signal.SIGINT)
@@ -112,11 +112,11 @@ def test_a_main_thread_that_keeps_python_to_itself_is_ended():
     assert done.returncode == 1 and 'Timeout' in done.stderr and 'most recent call first' in done.stderr
 
 
-def test_nobody_is_ended_once_the_watch_is_over():
+def test_no_process_is_ended_once_the_watch_is_over():
     done = run(LEFT)
     assert (done.returncode, done.stdout) == (0, 'lives\n'), done.stderr
 
 
-def test_a_script_that_exits_by_itself_waits_for_nobody():
+def test_a_script_that_exits_by_itself_does_not_wait():
     done = run(EXITS)
     assert done.returncode == 5 and not done.stdout and 'in script' in done.stderr
