@@ -1,4 +1,4 @@
-"""Who takes part, from made-up environments; and wrong coordinators, refused in seconds with the reason."""
+"""The part of a process in a job, from made-up environments; and wrong coordinators, refused in seconds with the reason."""
 import contextlib
 import json
 import re
@@ -126,11 +126,11 @@ def test_lists_of_nodes_and_addresses():
 def test_alone_nothing_happens(monkeypatch):
     for name in ('SLURM_JOB_ID', 'OMPI_COMM_WORLD_SIZE', 'BIGJAX_PROCESSES', 'JOB_COMPLETION_INDEX', 'TPU_WORKER_HOSTNAMES'):
         monkeypatch.delenv(name, raising=False)
-    said = []
-    assert start(log=said.append) == Start() and not said
+    lines = []
+    assert start(log=lines.append) == Start() and not lines
     monkeypatch.setenv('SLURM_JOB_ID', '7')
     monkeypatch.setenv('SLURM_NTASKS', '8')
-    assert start(log=said.append).processes == 1 and 'start it with srun' in said[0]
+    assert start(log=lines.append).processes == 1 and 'start it with srun' in lines[0]
 
 
 def free_port():
@@ -141,13 +141,13 @@ def free_port():
 
 def meet(process, port, *, processes=2, host='127.0.0.1', hosts=None, seconds=30.0, command='train', log=lambda text: None,
          late_names=False):
-    """One process at the meeting place."""
+    """One process at the rendezvous."""
     who = Start(f'{host}:{port}', processes, process, None, 'a test', hosts, late_names)
     return rendezvous.rendezvous(who, (host, port), command=command, seconds=seconds, log=log)[0]
 
 
 def together(*calls):
-    """What each of several processes, here threads, was told: an error or what `meet` returned."""
+    """The result of each of several processes, here threads: an error or what `meet` returned."""
     results = [None] * len(calls)
 
     def run(i, call):
@@ -167,7 +167,7 @@ def together(*calls):
 
 @contextlib.contextmanager
 def refused_in_five_seconds(code, *names):
-    """One line, in time."""
+    """The block is refused in time."""
     began = time.monotonic()
     with refused(code, *names):
         yield
@@ -246,11 +246,11 @@ def test_different_counts_are_refused_everywhere():
     assert all(r.code == 'distributed/counts' for r in results)
 
 
-def test_another_job_is_refused_and_this_one_goes_on():
-    port, said = free_port(), []
-    results = together(lambda: meet(0, port, log=said.append), lambda: meet(1, port, command='eval'), lambda: meet(1, port))
+def test_another_job_is_refused_and_this_one_continues():
+    port, lines = free_port(), []
+    results = together(lambda: meet(0, port, log=lines.append), lambda: meet(1, port, command='eval'), lambda: meet(1, port))
     assert results[0] == f'127.0.0.1:{port}' and results[1].code == 'distributed/other-job' and results[2] == ''
-    assert said == [f'all 2 processes are here: {socket.gethostname()}: 0 1']
+    assert lines == [f'all 2 processes are here: {socket.gethostname()}: 0 1']
 
 
 def test_strangers_and_the_dead_do_not_count(monkeypatch):
@@ -281,10 +281,10 @@ def test_strangers_and_the_dead_do_not_count(monkeypatch):
     assert results == [f'127.0.0.1:{port}', '', '']
 
 
-def test_who_has_arrived_is_told_while_waiting(monkeypatch):
+def test_the_ranks_that_have_arrived_are_logged_while_waiting(monkeypatch):
     monkeypatch.setattr(rendezvous, 'LOG_EVERY_S', 0.3)
-    port, said = free_port(), []
-    results = together(lambda: meet(0, port, processes=4, seconds=2, log=said.append), lambda: meet(2, port, processes=4))
+    port, lines = free_port(), []
+    results = together(lambda: meet(0, port, processes=4, seconds=2, log=lines.append), lambda: meet(2, port, processes=4))
     host = socket.gethostname()
-    assert f'waiting at 127.0.0.1:{port}: {host}: 0 2; process 1, 3 to come' in said
+    assert f'waiting at 127.0.0.1:{port}: {host}: 0 2; process 1, 3 to come' in lines
     assert all(r.code == 'distributed/missing' and 'process 1, 3' in str(r) for r in results)
