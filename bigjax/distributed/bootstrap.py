@@ -97,8 +97,8 @@ def decide(environ: Mapping[str, str], flags: Flags = Flags(), *, metadata: Call
                  or _kubernetes(environ, fqdn, given.get('processes')) or Start())
     if found.reason == ALONE and given:
         missing = [f'--{key}' for key in ('coordinator', 'processes', 'process') if key not in given]
-        raise UserError(f"--{next(iter(given))} is given and {' and '.join(missing)} not; several processes by hand need "
-                        f'{BY_HAND}', code='distributed/incomplete')
+        raise UserError(f"--{next(iter(given))} is given and {' and '.join(missing)} not; fix: start several processes by "
+                        f'hand with {BY_HAND}', code='distributed/incomplete')
     return _complete(dataclasses.replace(found, **given), environ)
 
 
@@ -110,8 +110,8 @@ def _complete(start: Start, environ) -> Start:
     if start.processes == 1:
         return dataclasses.replace(start, coordinator='', hosts=1)
     if not start.coordinator:
-        raise UserError(f'--coordinator is missing ({start.reason} does not name it); add --coordinator=HOST:PORT with the '
-                        'host of process 0 and a free port on it', code='distributed/incomplete')
+        raise UserError(f'--coordinator is missing ({start.reason} does not name it); fix: add --coordinator=HOST:PORT with '
+                        'the host of process 0 and a free port on it', code='distributed/incomplete')
     split(start.coordinator)
     if ids := environ.get('JAX_LOCAL_DEVICE_IDS'):
         start = dataclasses.replace(start, local_devices=tuple(map(int, ids.split(','))))
@@ -143,7 +143,7 @@ def _number(environ, name: str, default: int | None = None) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise UserError(f'the variable {name}: got {text}, expected a number; unset it, or give {BY_HAND}',
+        raise UserError(f'the variable {name}: got {text}, expected a number; fix: unset it, or give {BY_HAND}',
                         code='distributed/variable') from None
 
 
@@ -250,8 +250,8 @@ def _kubernetes(environ, fqdn, processes: int | None) -> Start | None:
     if index is None or 'KUBERNETES_SERVICE_HOST' not in environ:
         return None
     if processes is None:
-        raise UserError('the number of pods of this Indexed Job is not in its environment; set BIGJAX_PROCESSES there to '
-                        'the parallelism of the Job, or to 1 where every pod is a run of its own',
+        raise UserError('the number of pods of this Indexed Job is not in its environment; fix: set BIGJAX_PROCESSES there '
+                        'to the parallelism of the Job, or to 1 where every pod is a run of its own',
                         code='distributed/incomplete')
     host, dot, domain = fqdn().partition('.')
     first = re.sub(r'-\d+$', '-0', host) + dot + domain if dot else ''

@@ -81,8 +81,8 @@ def _lookup(host: str, until: float, log) -> list:
             return answer
         if time.monotonic() >= until:
             why = answer[0].strerror if answer else f'no answer in {LOOKUP_S:.0f} s'
-            raise UserError(f"--coordinator: the name '{host}' cannot be resolved on {socket.gethostname()} ({why}); write the "
-                            'IP address of the host of process 0', code='distributed/no-address')
+            raise UserError(f"--coordinator: the name '{host}' cannot be resolved on {socket.gethostname()} ({why}); fix: "
+                            'write the IP address of the host of process 0', code='distributed/no-address')
         if time.monotonic() - logged > LOG_EVERY_S:
             logged = time.monotonic()
             log(f"waiting for the name '{host}' to exist")
@@ -102,15 +102,15 @@ def _refuse(start, host: str, found: list, local: bool) -> None:
     """Raises UserError where the address cannot be that of process 0."""
     shown = host if str(found[0]) == host else f'{host} ({found[0]})'
     if any(ip.is_unspecified for ip in found):
-        raise UserError(f'--coordinator: {shown} is not one machine; name the host of process 0',
+        raise UserError(f'--coordinator: {shown} is not one machine; fix: name the host of process 0',
                         code='distributed/coordinator')
     if local and start.hosts is not None and start.hosts > 1:
         raise UserError(f'--coordinator: {shown} is a loopback address, which each of the {start.hosts} hosts takes for '
-                        f'itself; name the host of process 0 as the others see it ({start.reason})',
+                        f'itself; fix: name the host of process 0 as the others see it ({start.reason})',
                         code='distributed/loopback')
     if start.process == 0 and 'JAX_COORDINATOR_BIND_ADDRESS' not in os.environ and not any(map(_mine, found)):
-        raise UserError(f'--coordinator: {shown} is not an address of {socket.gethostname()}, where process 0 runs; name this '
-                        'host, or set JAX_COORDINATOR_BIND_ADDRESS where addresses are translated',
+        raise UserError(f'--coordinator: {shown} is not an address of {socket.gethostname()}, where process 0 runs; fix: name '
+                        'this host, or set JAX_COORDINATOR_BIND_ADDRESS where addresses are translated',
                         code='distributed/coordinator')
 
 
@@ -141,8 +141,8 @@ def _listen(bind: str, shown: str) -> socket.socket:
             return socket.create_server(('' if host == '::' else host, int(port)), family=family, dualstack_ipv6=dual)
         except OSError as error:
             if time.monotonic() > until:
-                raise UserError(f'--coordinator={shown}: process 0 cannot listen there ({error.strerror}); is there another '
-                                'coordinator with this port? choose another one', code='distributed/port') from None
+                raise UserError(f'--coordinator={shown}: process 0 cannot listen there ({error.strerror}), perhaps for '
+                                'another job that uses the port; fix: choose another one', code='distributed/port') from None
             time.sleep(0.2)
 
 
@@ -180,7 +180,7 @@ class Rendezvous:
                     self.log(f'waiting at {self.place}: {self.arrived()}; {self.missing()} to come')
                 if time.monotonic() > until:
                     raise UserError(f'--coordinator={self.place}: {self.missing()} did not come in {seconds:.0f} s '
-                                    f'({self.arrived()}); look at what they print, or raise --start_timeout',
+                                    f'({self.arrived()}); fix: look at what they print, or raise --start_timeout',
                                     code='distributed/missing')
         except BaseException as error:
             refused = isinstance(error, UserError)
@@ -203,21 +203,21 @@ class Rendezvous:
             return
         who = process_name(hello)
         if hello['command'] != self.mine['command']:
-            _send(connection, {'refused': f"{who} was told to do '{hello['command']}' and process 0 at {self.place} "
-                                          f"'{self.mine['command']}'; give all the same command, each job its own port",
+            _send(connection, {'refused': f"{who}: got the command '{hello['command']}', expected '{self.mine['command']}' as "
+                                          f'process 0 at {self.place}; fix: the same command for all, a port for each job',
                                'code': 'distributed/other-job'})
             connection.close()
             return
         before = self.there.get(hello['process'])
         self.there[hello['process']] = hello, connection  # from here on it receives the refusal of the job
         if hello['processes'] != self.mine['processes']:
-            raise UserError(f"{who} expects {hello['processes']} processes and process 0 {self.mine['processes']}; give all "
-                            'the same --processes', code='distributed/counts')
+            raise UserError(f"{who}: got --processes={hello['processes']}, expected {self.mine['processes']} as process 0 "
+                            'has it; fix: the same number for all', code='distributed/counts')
         if hello['process'] == 0 or (before and _connected(before[1])):
             first = before[0] if before else self.mine
             self.there |= {(hello['process'], 'before'): before} if before else {}  # it receives the refusal, too
-            raise UserError(f"{who}: that process is already here, on {first['host']} (pid {first['pid']}); give each its own "
-                            '--process', code='distributed/twice')
+            raise UserError(f"{who}: that process is already here, on {first['host']} (pid {first['pid']}); fix: give each "
+                            'its own --process', code='distributed/twice')
 
     def arrived(self) -> str:
         """'hostA: 0 1 · hostB: 2'."""
@@ -255,17 +255,17 @@ def _join(hello: dict, host: str, port: int, until: float, seconds: float, local
             if not isinstance(answer, dict):
                 late = time.monotonic() >= until
                 raise UserError(f'--coordinator={place}: ' + (
-                    f'not all processes came in {seconds:.0f} s; process 0 prints which are missing' if late else
-                    'what listens there is not process 0 of this job waiting for others; look at what it prints'),
+                    f'not all processes came in {seconds:.0f} s; fix: process 0 prints which are missing' if late else
+                    'what listens there is not process 0 of this job waiting for others; fix: look at what it prints'),
                                 code='distributed/missing' if late else 'distributed/stranger')
             if 'refused' in answer:
                 raise UserError(str(answer['refused']), code=str(answer.get('code', '')))
             stack.pop_all()
             return {process_name(answer): connection}
         if time.monotonic() >= until:
-            hint = ('a loopback address is this machine alone: start process 0 here first, or name its host' if local else
-                    'is it running, is the port open?')
-            raise UserError(f'--coordinator={place}: process 0 did not answer in {seconds:.0f} s; {hint}',
+            hint = ('start process 0 here first, or name its host: a loopback address is this machine alone' if local else
+                    'see that it runs and that its port is open')
+            raise UserError(f'--coordinator={place}: process 0 did not answer in {seconds:.0f} s; fix: {hint}',
                             code='distributed/no-answer')
         if time.monotonic() - logged > LOG_EVERY_S:
             logged = time.monotonic()
