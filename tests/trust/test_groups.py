@@ -39,10 +39,12 @@ def test_a_dead_process_is_named_and_the_others_end(tmp_path, tally, rank, at):
 
 
 def look_dead(ended, seconds, rank):
-    assert ended[rank][0] == -9 and ended[1 - rank][0] in (1, -6), ended[1 - rank][1][-3000:]
+    """JAX's own lines, which name no host, may stand before ours."""
+    code, out = ended[1 - rank]
+    assert ended[rank][0] == -9 and code == 1, out[-3000:]
     assert seconds < HEARTBEAT + 15
-    causes = [line for line in ended[1 - rank][1].splitlines() if re.search('is gone|died|failed|coordination|client', line)]
-    assert causes and re.match(rf'process {rank} on \S+ \(pid \d+\) is gone', causes[0]), ended[1 - rank][1][-3000:]
+    named = re.findall(r'^process (\d) on \S+ \(pid \d+\) is gone', out, re.MULTILINE)
+    assert named == [str(rank)], out[-3000:]  # once, and no other process
 
 
 @pytest.mark.parametrize(('at', 'rank'), [
