@@ -66,9 +66,6 @@ class Checkpoints:
             self._orbax = ocp.training.Checkpointer(
                 self._folder, preservation_policy=self._kept,
                 cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has listed the store strictly
-        # Orbax also polls `reached_preemption_sync_point(step)`. JAX allows one counter per process: a second poller makes
-        # hosts agree on a step that has passed, and none stops. So disable Orbax's.
-        self._orbax._manager.reached_preemption = lambda step: False
 
     def save(self, step: int, tree, eval_pending: bool = False) -> None:
         """Starts writing; returns when the arrays are copied. Waits for the save before it, and raises its error.

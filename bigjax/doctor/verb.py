@@ -128,8 +128,8 @@ def leave(job, code: int, seconds: float) -> int:
     with contextlib.suppress(OSError):  # a closed pipe
         sys.stdout.flush()
         sys.stderr.flush()
-    if job.joined.lifeline:
-        job.joined.lifeline.end(max(1.0, seconds))
+    if job.joined.peers:
+        job.joined.peers.end(max(1.0, seconds))
     os._exit(code)
 
 

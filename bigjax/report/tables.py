@@ -120,26 +120,31 @@ def trust(root) -> str:
                                f"{kept['jax']}.\n")
 
 
+def _case(row: Mapping) -> str:
+    """The network of a row, whose name may end in a formulation: 'lenet / conv'."""
+    return row['case'].partition(' / ')[0]
+
+
 def bench(root) -> str:
     """Step times beside the peer's, a table for each machine."""
-    from bigjax.bench.cases import CASES  # models and JAX, which nothing else here needs
+    from bigjax.bench.cases import CASES, PLAIN  # models and JAX, which nothing else here needs
     tables = []
     for path in sorted((pathlib.Path(root) / 'experiments' / 'results' / 'bench').glob('*.json')):
-        rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and row['case'] in CASES]
+        rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and _case(row) in CASES]
         if not rows:
             continue
         version = str(rows[0]['versions']['peer'])
-        peer = 'Flax' if version.startswith('flax') else 'PyTorch'
+        peer = 'Flax' if version.startswith('flax') else 'without it' if version == PLAIN else 'PyTorch'
         lines = [_line(path.stem, 'parameters', 'batch', 'ours, ms', f'{peer}, ms', f'ours / {peer}', 'at most', ''),
                  '|---|--:|--:|--:|--:|--:|--:|---|']
         for row in rows:
-            target = row.get('target') or CASES[row['case']].target
+            target = row.get('target') or CASES[_case(row)].target
             lines.append(_line(
                 row['case'], number(row['parameters']), row['batch_size'], f"{row['ours_ms']:.1f}", f"{row['peer_ms']:.1f}",
                 f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})", f'{target:g}',
                 'machine busy' if not row.get('judged', True) else '✓' if row['ratio'] <= target else '**missed**'))
-        tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {rows[0]['versions']['jax']}, {peer} "
-                      f"{version.removeprefix('flax ')}.\n")
+        tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {rows[0]['versions']['jax']}"
+                      + ('' if version == PLAIN else f", {peer} {version.removeprefix('flax ')}") + '.\n')
     return '\n'.join(tables)
 
 

@@ -166,11 +166,6 @@ def allgather_int(number: int) -> list[int]:
     return [number] if jax.process_count() == 1 else multihost_utils.process_allgather(np.int32(number)).tolist()
 
 
-def asked_to_stop(round_: int) -> bool:
-    """Whether a process received a stop signal; a collective, which every process calls once per round with its number."""
-    return multihost_utils.reached_preemption_sync_point(round_)
-
-
 def device_put_local(tree, sharding: NamedSharding):
     """Puts this process's part of each array on its devices, as global arrays."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)

@@ -65,7 +65,7 @@ def train(job: Job, jobs: int) -> None:
     read_end, write_end = os.pipe()
     print(f'{len(job.rows)} rows, {jobs} at a time; they are printed in this order: {" ".join(job.rows)}', flush=True)
     try:
-        with (getattr(job.guard, 'interruptible', None) or job.guard.waiting)():
+        with job.guard.interruptible():
             while waiting or running:
                 for slot in range(jobs):
                     if waiting and slot not in running:

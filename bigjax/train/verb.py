@@ -59,8 +59,9 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     from bigjax.train import flops, host_consistency, profile, stuck_params
     from bigjax.train import loop as loops
     from bigjax.train.compile_cache import Watch
+    from bigjax.watchdog.exits import silence
     from bigjax.watchdog.phases import Clock
-    from bigjax.watchdog.watchdog import Guard, silence
+    from bigjax.watchdog.watchdog import Guard
     guard = job.guard or Guard()
     if row != job.rows[0]:  # the first row began with the process
         guard.clock = Clock()

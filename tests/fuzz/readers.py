@@ -91,7 +91,7 @@ def _command(path):
     with contextlib.redirect_stdout(io.StringIO()):
         options, *_, overrides = cli.parse(module, 'experiments.one', argv)
     if options is not None:
-        phases.budgets(options.phase_timeouts)
+        phases.phase_timeouts(options.phase_timeouts)
         made = settings.read(config.Reader(config.override(get_config(''), overrides)), 1000)
         mesh.abstract(made.mesh)
         for text in filter(None, options.mesh.split(';')):
