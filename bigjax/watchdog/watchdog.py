@@ -183,7 +183,7 @@ class Guard:
                 log_stacks()
             self._exit.leave(FAILED, f'{text}; this process ends with it ({self.clock.place()})', PhaseTimeout(text))
         elif kind == 'refused':
-            self._exit.leave(USER, f'{sender}: {text}', UserError(text))
+            self._exit.leave(USER, f'{sender}: {text}', UserError(text, code='watchdog/refused'))
         elif kind == 'failed':
             self._exit.leave(FAILED, f'{sender} failed:\n{text}', RuntimeError(f'{sender} failed'))
         elif kind == 'stop':

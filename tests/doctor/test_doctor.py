@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from bigjax import compat
 from bigjax import config as configs
 from bigjax.distributed import accelerators
 from bigjax.doctor import experiment_checks, host
@@ -19,7 +20,6 @@ from bigjax.errors import UserError
 from bigjax.io.text import gib
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
-from bigjax.train import compile_cache
 from bigjax.train import settings as settings_module
 from tests import tiny, workdirs
 from tests.refused import refused
@@ -27,7 +27,7 @@ from tests.test_cli import SCRIPT, get_config, get_experiment, run
 
 COMPILED = []  # by any thread
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, *_, **__: COMPILED.append(event) if event == compile_cache._DURATION else None)
+    lambda event, *_, **__: COMPILED.append(event) if event == compat.COMPILE_SECONDS_EVENT else None)
 def line(check):
     """As it is printed, blanks run together."""
     return ' '.join(str(check).split())
