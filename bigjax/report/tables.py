@@ -21,11 +21,10 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import bigjax
-from bigjax.errors import UserError
+from bigjax.errors import DONE, NO, UserError, command
 from bigjax.io import atomic, storage
-from bigjax.runs.reader import read_metrics, read_run
-from bigjax.runs.summary import commit, device, differences, number, paper, runs_in, seconds, spread
-from bigjax.runs.writer import FINISHED, judge
+from bigjax.runs.reader import FINISHED, read_metrics, read_run
+from bigjax.runs.summary import commit, device, differences, judge, number, paper, runs_in, seconds, spread
 
 PAGES = ('README.md', 'experiments/README.md', 'docs/trust.md', 'docs/speed.md')
 BLOCK = re.compile(r'(<!-- results:begin(?P<names>[^>]*?) ?-->\n).*?(<!-- results:end -->)', re.DOTALL)
@@ -34,6 +33,7 @@ LINES = 60  # of training metrics, and of evaluations, that a kept record has at
 PATH = re.compile(r'(?<![\w/.])/(?:[\w.+~-]+/)+(?=[\w.+~-])')  # the folders before a file's own name
 
 
+@command('results')
 def main(argv: Sequence[str], root: pathlib.Path | None = None) -> int:
     """The command; returns its exit code. `root` is the checkout."""
     parser = argparse.ArgumentParser(prog='python -m bigjax.results', description=__doc__.splitlines()[0])
@@ -41,29 +41,22 @@ def main(argv: Sequence[str], root: pathlib.Path | None = None) -> int:
     parser.add_argument('verb', nargs='?', choices=['add'])
     parser.add_argument('workdirs', nargs='*', metavar='WORKDIR', help='finished runs to keep')
     root = root or pathlib.Path(bigjax.__file__).resolve().parent.parent
-    try:
-        options = parser.parse_args(argv)
-    except SystemExit as stop:
-        return stop.code or 0
-    try:
-        if options.verb and (options.check or not options.workdirs):
-            raise UserError('add: name the workdirs of finished runs, without --check', code='results/add')
-        for workdir in options.workdirs:
-            for path in add(workdir, root):
-                print(f'kept {path.relative_to(root)}')
-        stale = [page for page, text in pages(root).items() if (root / page).read_text(encoding='utf-8') != text]
-        if options.check:
-            for page in stale:
-                print(f'{page}: its tables do not match the records; fix: python -m bigjax.results', file=sys.stderr)
-            return 4 if stale else 0
-        for page, text in pages(root).items():
-            if page in stale:
-                atomic.write_text(root / page, text)
-                print(f'rewrote {page}')
-        return 0
-    except UserError as error:
-        print(f'results: {error}', file=sys.stderr)
-        return 2
+    options = parser.parse_args(argv)
+    if options.verb and (options.check or not options.workdirs):
+        raise UserError('add: name the workdirs of finished runs, without --check', code='results/add')
+    for workdir in options.workdirs:
+        for path in add(workdir, root):
+            print(f'kept {path.relative_to(root)}')
+    stale = [page for page, text in pages(root).items() if (root / page).read_text(encoding='utf-8') != text]
+    if options.check:
+        for page in stale:
+            print(f'{page}: its tables do not match the records; fix: python -m bigjax.results', file=sys.stderr)
+        return NO if stale else DONE
+    for page, text in pages(root).items():
+        if page in stale:
+            atomic.write_text(root / page, text)
+            print(f'rewrote {page}')
+    return DONE
 
 
 def records(root) -> dict[str, dict[str, dict]]:

@@ -19,7 +19,7 @@ from bigjax.data.sources import array_shapes
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
 from bigjax.nn import cpu
-from bigjax.sharding import explicit_reduce, logical, rules
+from bigjax.sharding import explicit_reduce, logical, rules, tree_paths
 from bigjax.sharding import mesh as meshes
 from bigjax.train import best, optimizers, update_bound
 from bigjax.train.feed import batch_shapes
@@ -258,7 +258,7 @@ def _same_form(given, wanted) -> dict:
     Raises:
       UserError: it has other variables, or one of another shape.
     """
-    there, here = dict(rules.paths(given)), dict(rules.paths(wanted))
+    there, here = dict(tree_paths.leaves(given)), dict(tree_paths.leaves(wanted))
     shape = lambda tree, path: list(tree[path].shape) if path in tree else 'nothing'
     for path in [*here, *there]:
         if shape(there, path) != shape(here, path):

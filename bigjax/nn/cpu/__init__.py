@@ -18,7 +18,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 import jax
-from jax.experimental.xla_metadata import set_xla_metadata
+
+from bigjax.compat import set_xla_metadata
 
 MANY_TOKENS = 2048
 TOP_PAD_BYTES = 64 * 2**20  # by which the heap grows at a time: address space, resident only once it is used
