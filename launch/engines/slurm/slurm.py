@@ -16,6 +16,7 @@ import subprocess
 import time
 
 from bigjax.errors import UserError
+from bigjax.io.text import hint
 from launch import job as jobs
 from launch.engines import base
 from launch.engines.slurm import slurm_script, slurm_state, slurm_target
@@ -25,7 +26,6 @@ from launch.engines.slurm.slurm_target import Target
 from launch.job import Job
 from launch.lines import log
 from launch.steps import Failed, Run, Step, Write, execute
-from launch.target import nearest
 
 
 class Engine(base.Engine):
@@ -63,7 +63,7 @@ class Engine(base.Engine):
             raise UserError(f'no answer from SLURM: {error}', code='launch/no-answer') from None
         for wanted in self.target.partition.split(',') if self.target.partition else ():
             if wanted not in known:
-                raise UserError(f"--on={self.job.on}: no partition '{wanted}' in the cluster{nearest(wanted, known)}; fix: "
+                raise UserError(f"--on={self.job.on}: no partition '{wanted}' in the cluster{hint(wanted, known)}; fix: "
                                 f"write one of {', '.join(known)}", code='launch/unknown-partition')
 
     def files(self) -> dict[str, str]:

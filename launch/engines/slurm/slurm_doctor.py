@@ -4,11 +4,11 @@ import pathlib
 import re
 import shutil
 
+from bigjax.io.text import hint
 from launch.engines.base import Check
 from launch.engines.slurm import slurm_state
 from launch.engines.slurm.slurm_target import Target
 from launch.steps import Failed
-from launch.target import nearest
 
 INSTALL = 'apt install slurm-client, dnf install slurm'
 
@@ -29,7 +29,7 @@ def doctor(engine) -> list[Check]:
     wanted = (target.partition or next((name for name, p in partitions.items() if p.default), '')).split(',')[0]
     partition = partitions.get(wanted)
     if partition is None:
-        found = f"no '{wanted}' in the cluster{nearest(wanted, partitions)}" if wanted else 'the cluster has no default one'
+        found = f"no '{wanted}' in the cluster{hint(wanted, partitions)}" if wanted else 'the cluster has no default one'
         return [*checks, Check('partition', False, found, f"write partition=…, one of {', '.join(partitions)}")]
     checks.append(Check('partition', partition.up, f"{wanted} is {'up' if partition.up else 'down'}", 'choose another one'))
     up = [node for node in slurm_state.nodes(wanted) if node.up]
