@@ -47,7 +47,7 @@ class SliceMachines(Machines):
         found = self.found = self.found or self._resources.look()
         if found.state != READY:
             self.found = None
-            raise UserError(f'{self._resources.name}: no machines ({found.state}); {self.hint(found)}',
+            raise UserError(f'{self._resources.name}: no machines ({found}); {self.hint(found)}',
                             code='launch/no-machines')
         places = [(f'{short(node)}:{number}', inside if self._target.internal_ips else outside or inside)
                   for node in found.nodes for number, (inside, outside) in enumerate(endpoints(node))]
