@@ -49,7 +49,7 @@ BAD_CALLS = {'eval', 'exec', 'execfile', 'os.system', 'os.popen', 'shutil.unpack
              'importlib.util.module_from_spec', 'module_from_spec', 'yaml.load', 'yaml.full_load', 'yaml.unsafe_load'}
 IMPORTS = {  # modules of bigjax itself that a command or a config names, below a folder that is written there
     'launch/engines/base.py': ('ENGINES[kind]',), 'launch/sweep.py': ("f'experiments.{experiment}'",),
-    'bigjax/bench/cases.py': ('PEERS[against][0]',),
+    'bigjax/bench/peer_process.py': ('module',), 'bigjax/bench/cases.py': ('PEERS[against][0]',),
     'launch/arms.py': ("f'experiments.{experiment}'",), 'bigjax/train/build.py': ("f'{place}.{name}'",),
     'bigjax/models/__init__.py': ("f'bigjax.models.{family}'", "f'bigjax.models.{name.partition('.')[0]}'",
                                   "f\"bigjax.models.{name.partition('.')[0]}\"")}
