@@ -68,7 +68,7 @@ def test_a_value_that_is_not_finite_is_never_the_best(tmp_path, values, step):
     given, out = iter([*values, 0.0]), io.StringIO()
     e = tiny.experiment(norm=False, compute=lambda outputs, examples: {'score': next(given)})
     outcome, carry = tiny.train(tmp_path, [e], Progress(stream=out), best='max test/score', eval_every=3, checkpoint_every=3)
-    assert 'warning' in out.getvalue() and 'test/score' in out.getvalue()
+    assert 'test/score' in out.getvalue()
     kept, state = carry['best'], carry['state']
     if step:
         assert int(kept['step']) == step and np.isfinite(kept['value'])

@@ -214,17 +214,26 @@ def test_a_run_that_stopped_early_is_not_trained_on_when_it_is_started_again(tmp
     assert lines(tmp_path) == written and manager.steps(tmp_path / manager.FOLDER) == kept and tiny.equal(carry, same)
 
 
+SAVED_OFTEN = dict(best='test/loss', checkpoint_every=4)
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    """(workdir, outcome, final carry) of the run that the signals disturb."""
+    workdir = tmp_path_factory.mktemp('undisturbed')
+    return workdir, *tiny.train(workdir, **SAVED_OFTEN)
+
+
 @pytest.mark.parametrize('at', [3, 9, 12])  # in a step; where a save and no evaluation is near; before the last evaluation
-def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, at):
-    options = dict(best='test/loss', checkpoint_every=4)
-    straight, carry = tiny.train(tmp_path / 'straight', **options)
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, undisturbed, at):
+    workdir, straight, carry = undisturbed
     with pytest.raises(Preempted) as stop, Guard() as guard:
-        tiny.train(tmp_path / 'asked', progress=Asks(at), guard=guard, **options)
+        tiny.train(tmp_path, progress=Asks(at), guard=guard, **SAVED_OFTEN)
     assert 'SIGTERM' in str(stop.value)
-    resumed, again = tiny.train(tmp_path / 'asked', **options)
+    resumed, again = tiny.train(tmp_path, **SAVED_OFTEN)
     assert resumed.final == straight.final and tiny.equal(carry, again)
-    assert lines(tmp_path / 'straight') == lines(tmp_path / 'asked')
-    assert not manifest.read(tmp_path / 'asked' / manager.FOLDER / '12')[manifest.EVAL_PENDING]
+    assert lines(workdir) == lines(tmp_path)
+    assert not manifest.read(tmp_path / manager.FOLDER / '12')[manifest.EVAL_PENDING]
 
 
 def test_a_save_that_failed_ends_the_run_at_the_next_step(tmp_path, monkeypatch):
