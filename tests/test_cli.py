@@ -67,7 +67,7 @@ def run(capsys, *argv, script=SCRIPT):
     (['eval', '--strict'], 'cli/foreign-flag', 'train'),
     (['--config.steps'], 'cli/no-value', '--config.steps'),
     (['--config.accumulate=3'], 'config/batch-divisible', '--config.batch_size=9'),
-    (['--config.mesh=data:3'], 'mesh/batch', '3'),
+    (['--config.mesh=data:3'], 'config/batch-divisible', '3 devices'),
     (['--config.mesh=data:9'], 'mesh/devices', '8'),
     (['--config.mesh=data'], 'mesh/not-axis-size', 'axis:size'),
     (['--config.resident=maybe'], 'config/choice', "'auto', 'yes', 'no'"),
@@ -78,7 +78,7 @@ def run(capsys, *argv, script=SCRIPT):
     (['--config.population=2', '--config.population_over=sed'], 'config/population-over', 'seed'),
     (['--config.population=2', '--config.population_over=batch_size'], 'config/population-over', 'batch_size'),
     (['--config.population=2', '--config.population_over=width'], 'config/population-over', 'model'),
-    (['--config.log_every=3 weeks'], 'duration/unit', 'weeks'),
+    (['--config.log_every=3 weeks'], 'duration/form', 'weeks'),
     (['--replay=/nowhere'], 'replay/no-evidence', 'info.json'),
     (['eval'], 'checkpoint/none', '/run')])
 def test_wrong_input_is_one_line_and_exit_2(capsys, tmp_path, refusals, argv, code, shown):
@@ -241,8 +241,8 @@ def test_an_unknown_experiment():
 
 
 @pytest.mark.parametrize(('argument', 'code', 'named'), [
-    ('model.features=(0,)', 'model/size', 'config.model.features'), ('model.num_classes=3', 'model/classes', 'num_classes'),
-    ('model.name=cnn', 'config/unread-key', 'model.features'), ('model.name=mpl', 'model/unknown-name', "'mpl'"),
+    ('model.features=(0,)', 'model/size', 'config.model.features'), ('model.num_classes=3', 'model/decided', 'num_classes'),
+    ('model.name=cnn', 'model/unknown-field', 'model.features'), ('model.name=mpl', 'model/unknown-name', "'mpl'"),
     ('published.test/accuracy.value=0.1', 'config/fixed', 'published')])
 def test_a_model_that_cannot_be(capsys, tmp_path, refusals, argument, code, named):
     ended, _, err = run(capsys, '--variant=mlp', '--config.data=fake', f'--workdir={tmp_path}/run', f'--config.{argument}',
