@@ -41,7 +41,7 @@ def test_idx_files_to_tfds_and_back(tmp_path, refusals, name):
             assert source.arrays['image'].dtype == np.uint8 and source.arrays['label'].dtype == np.int32
         assert str(tmp_path / 'tfds') in splits.info['source'] and len(splits.info['classes']) == 10
     assert 'tensorflow' not in sys.modules
-    assert builders.main(argv) == 2 and refusals == ['builders/exists']
+    assert builders.main(argv) == 2 and refusals[-1] == 'builders/exists'
 
 
 def test_folder_to_tfds_and_back(tmp_path):
