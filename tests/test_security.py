@@ -202,7 +202,7 @@ LIES = {
     'e.npz': (lambda: _zip(_npy((2**40,), 3)), tables.npz, 'data/damaged'),
     'f.npz': (lambda: _zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), tables.npz, 'data/damaged'),
     'g.npz': (lambda: _zip(bytes(300 << 20)), tables.npz, 'data/too-large'),
-    'g2.npz': (lambda: _npz_of_bz2(800), tables.npz, 'data/damaged'),
+    'g2.npz': (lambda: _npz_of_bz2(100), tables.npz, 'data/damaged'),
     'h.png': (lambda: _png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'data/image')}
 
 
@@ -217,7 +217,8 @@ def test_an_announced_size_is_no_reason_to_fill_the_memory(tmp_path, name):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert str(error.value).isprintable() and peak < 600 << 20
+    assert str(error.value).isprintable()
+    assert peak < (50 if name == 'g2.npz' else 600) << 20  # bzip2 has no bound: nothing of it is unpacked
 
 
 def test_a_parquet_file_of_one_value_many_times(tmp_path):
