@@ -253,7 +253,7 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
     close = [f'{name.partition("/")[0]}/{v}' for v in difflib.get_close_matches(variant, named.variants, n=1)]
     hint = f'; or did you mean {close[0]}?' if close and close[0] != name else ''
     command = named.get.format(data_dir=given or '$BIGJAX_DATA', variant=variant or name)
-    if '$BIGJAX_DATA' in command and command.startswith(('curl', 'git')):  # the shell would read an unset variable as the root
+    if '$BIGJAX_DATA' in command and command.startswith(('curl', 'for', 'git')):  # the shell would read an unset variable as the root
         command = f'export BIGJAX_DATA=$HOME/data; {command}'
     raise UserError(f'{name} was not found ({place}, nor in the TFDS folder, nor in an installed package); '
                     f'get it with: {command}{hint}', code='data/not-found')
