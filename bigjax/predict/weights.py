@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
-from bigjax.job import Job
+from bigjax.train.job import Job
 
 
 class Trained(NamedTuple):

@@ -50,9 +50,9 @@ def test_pairs_are_timed_in_turn():
 
 @pytest.mark.parametrize('case', list(cases.CASES))
 def test_plain_flax_is_the_same_model(case):
-    """An LSTM of Flax has one bias where those of cuDNN and PyTorch have two."""
+    """An LSTM of Flax has one bias where those of cuDNN and PyTorch have two; a GRU has the second in the new gate alone."""
     x, mine = ours(case)
-    second_biases = 2 * 4 * 256 if case == 'lstm' else 0
+    second_biases = {'lstm': 2 * 4 * 256, 'gru': 2 * 2 * 6}.get(case, 0)
     assert mine - second_biases == flax_peer.parameters(case, x)
 
 
@@ -101,3 +101,11 @@ def test_wrong_input_is_exit_2(capsys, argv, code):
     with refused(code):
         cases.run(argv)
     assert cases.main(argv) == 2 and capsys.readouterr().err.count('\n') == 1
+
+
+@pytest.mark.parametrize('against,row', [
+    ('flax', 'gru'), ('plain', 'gru / recurrent')])
+def test_beside_a_peer_of_jax(tmp_path, against, row):
+    assert cases.main(['--case=gru', f'--against={against}', '--pairs=1', f'--out={tmp_path}/b.json']) == 0
+    found, = json.loads((tmp_path / 'b.json').read_text())
+    assert found['case'] == row and found['ratio'] > 0 and found['target'] == 0.9
