@@ -183,7 +183,7 @@ def test_a_table_brings_its_pictures(gcs, cache, tmp_path, kind):
     assert there == sorted([f'{i}.png' for i in range(6)] + [f'all.{kind}'])
     del gcs.objects['bucket', 'set/pics/3.png']
     (cache / 'bigjax' / 'store' / 'bucket' / 'set' / 'pics' / '3.png').unlink()
-    with refused('storage/not-found', '3.png', 'record 3'):
+    with refused('data/unreadable', '3.png', 'record 3'):
         open_data(f'{kind}:gs://bucket/set/all.{kind}', val_fraction=0.0)
 
 
