@@ -241,14 +241,24 @@ def test_an_unknown_experiment():
 
 
 @pytest.mark.parametrize(('argument', 'code', 'named'), [
-    ('model.features=(0,)', 'model/size', 'config.model.features'), ('model.num_classes=3', 'model/decided', 'num_classes'),
-    ('model.name=cnn', 'model/unknown-field', 'model.features'), ('model.name=mpl', 'model/unknown-name', "'mpl'"),
-    ('published.test/accuracy.value=0.1', 'config/fixed', 'published')])
-def test_a_model_that_cannot_be(capsys, tmp_path, refusals, argument, code, named):
-    ended, _, err = run(capsys, '--variant=mlp', '--config.data=fake', f'--workdir={tmp_path}/run', f'--config.{argument}',
+    ('platform=cpu:0', 'cli/platform', 'cpu:0'), ('platform=cuda:2', 'cli/platform', 'cuda:2'),
+    ('config.model.features=(0,)', 'model/size', 'config.model.features'),
+    ('config.model.num_classes=3', 'model/decided', 'num_classes'),
+    ('config.model.name=cnn', 'model/unknown-field', 'model.features'),
+    ('config.model.name=mpl', 'model/unknown-name', "'mpl'"),
+    ('config.published.test/accuracy.value=0.1', 'config/fixed', 'published')])
+def test_a_model_or_a_platform_that_cannot_be(capsys, tmp_path, refusals, argument, code, named):
+    ended, _, err = run(capsys, '--variant=mlp', '--config.data=fake', f'--workdir={tmp_path}/run', f'--{argument}',
                         script=mnist1d)
     assert ended == 2 and named in err and err.count('\n') == 1 and refusals[-1] == code, (err, refusals)
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_cpu_is_divided_into_devices(tmp_path):
+    done = python('-m', 'experiments.mnist1d', '--variant=logistic', '--config.data=fake', f'--workdir={tmp_path}/run',
+                  '--config.steps=2', '--platform=cpu:2')
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / 'run' / 'run.json').read_text())['devices']['count'] == 2
 
 
 def test_the_core_is_light():

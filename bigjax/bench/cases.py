@@ -200,11 +200,11 @@ def _lowered(p: Program) -> str:
     return p.compiled.lower(*p.arguments()).as_text()
 
 
-def without_formulations(name: str, pairs: int) -> list[dict]:
+def without_formulations(name: str, pairs: int, formulations: Sequence[str] = cpu.FORMULATIONS) -> list[dict]:
     """The rows of a case beside itself without each of the formulations that change its program."""
     whole, rows = program(name), []
     text = _lowered(whole)
-    for formulation in cpu.FORMULATIONS:
+    for formulation in formulations:
         with cpu.plain_layers(formulation):
             other = program(name)
             if _lowered(other) == text:
@@ -257,9 +257,7 @@ def run(argv: Sequence[str]) -> None:
     if options.pairs < 1:
         raise UserError(f'--pairs: got {options.pairs}, expected 1 or more; fix: --pairs=9', code='bench/no-pairs')
     peer = peer_of(options.against)
-    if options.platform:
-        jax.config.update('jax_platforms', options.platform)
-    accelerators.require_accelerator(options.platform)
+    accelerators.require_accelerator(accelerators.choose(options.platform))
     cpu.keep_memory()
     rows = []
     for name in names:

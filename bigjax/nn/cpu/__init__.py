@@ -25,7 +25,7 @@ MANY_TOKENS = 2048
 TOP_PAD_BYTES = 64 * 2**20  # by which the heap grows at a time: address space, resident only once it is used
 
 _platform: ContextVar[str | None] = ContextVar('platform', default=None)
-FORMULATIONS = ('attention', 'conv', 'layer_norm', 'pool', 'recurrent')  # what a CPU has of its own, one name per layer
+FORMULATIONS = ('attention', 'conv', 'dense', 'layer_norm', 'pool', 'recurrent')  # what a CPU has of its own, by layer
 _plain: ContextVar[frozenset] = ContextVar('plain', default=frozenset())
 
 
