@@ -1,4 +1,4 @@
-"""What bigjax reads may come from anybody, and what it writes may be shown to anybody."""
+"""Files that bigjax reads may come from anyone, and pages that it writes may be shown to anyone."""
 import ast
 import bz2
 import errno
@@ -45,7 +45,7 @@ from tests.refused import refused
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted(p for folder in ('bigjax', 'experiments', 'launch') for p in (ROOT / folder).rglob('*.py'))
 BAD_MODULES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'tarfile', 'runpy', 'imp'}
-OWN = {'bigjax/data/pipeline.py': {'pickle'}}  # asks whether an error of its own can be sent to another process
+OWN = {'bigjax/data/pipeline.py': {'pickle'}}  # tests whether an error of its own can be sent to another process
 BAD_CALLS = {'eval', 'exec', 'execfile', 'os.system', 'os.popen', 'shutil.unpack_archive', 'np.fromfile', 'pd.read_pickle',
              'compile', 'builtins.compile', '__import__', 'builtins.__import__', 'importlib.__import__',
              'importlib.util.module_from_spec', 'module_from_spec', 'yaml.load', 'yaml.full_load', 'yaml.unsafe_load'}
@@ -82,7 +82,7 @@ def test_no_source_can_run_what_it_reads(path):
 
 
 class Bomb:
-    """What a pickle runs when it is loaded."""
+    """A pickle that opens a file when it is loaded."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -167,7 +167,7 @@ def _npy(shape, count):
 
 
 def _npz_of_bz2(size):
-    """One array of a MiB, says the archive; `size` MiB come out of it."""
+    """An archive that announces one array of a MiB, and unpacks to `size` MiB."""
     content = _npy((1 << 17,), 1 << 17)
     packed = bz2.compress(content + bytes((size - 1) << 20))
     name = b'x.npy'
@@ -355,7 +355,7 @@ def test_a_record_shows_no_image_outside_the_folder_of_its_table(tmp_path, name)
 # Pages: everything on them is text.
 
 def _evil_run(folder, evil):
-    """A run that says `evil` wherever a run can say something."""
+    """A run with `evil` in every text that a run can contain."""
     records = Records(folder, experiment='mnist1d', variant=evil, config={'seed': 0, f'key{evil}': evil}, parameters=3,
                       command=f'python {evil}', devices={'platform': 'cpu', 'kind': evil, 'count': 1},
                       info={f'info{evil}': evil, 'classes': [evil, 'b']})
