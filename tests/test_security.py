@@ -4,7 +4,6 @@ import bz2
 import errno
 import gzip
 import html
-import importlib.util
 import io
 import json
 import os
@@ -19,8 +18,11 @@ import tracemalloc
 import zipfile
 import zlib
 
+import markdown_it
 import ml_collections
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bigjax import config
@@ -193,23 +195,21 @@ def _png(width, height):
 
 
 LIES = {
-    'a-idx2': (_idx(2**31, 2**31), lambda p: formats.idx(p, 2), 'data/damaged'),
-    # 2**64, which is 0 in a machine word
-    'b-idx4': (_idx(2**16, 2**16, 2**16, 2**16)[:20], lambda p: formats.idx(p, 4), 'data/damaged'),
-    'c-idx2.gz': (gzip.compress(_idx(2**31, 2**31)), lambda p: formats.idx(p, 2), 'data/damaged'),
-    'd.gz': (gzip.compress(bytes(300 << 20), 1), formats.read, 'data/too-large'),
-    'e.npz': (_zip(_npy((2**40,), 3)), tables.npz, 'data/damaged'),
-    'f.npz': (_zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), tables.npz, 'data/damaged'),
-    'g.npz': (_zip(bytes(300 << 20)), tables.npz, 'data/too-large'),
-    'g2.npz': (_npz_of_bz2(800), tables.npz, 'data/damaged'),
-    'h.png': (_png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'data/image')}
+    'a-idx2': (lambda: _idx(2**31, 2**31), lambda p: formats.idx(p, 2), 'data/damaged'),
+    'b-idx4': (lambda: _idx(2**16, 2**16, 2**16, 2**16)[:20], lambda p: formats.idx(p, 4), 'data/damaged'),  # 2**64 wraps
+    'c-idx2.gz': (lambda: gzip.compress(_idx(2**31, 2**31)), lambda p: formats.idx(p, 2), 'data/damaged'),
+    'd.gz': (lambda: gzip.compress(bytes(300 << 20), 1), formats.read, 'data/too-large'),
+    'e.npz': (lambda: _zip(_npy((2**40,), 3)), tables.npz, 'data/damaged'),
+    'f.npz': (lambda: _zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), tables.npz, 'data/damaged'),
+    'g.npz': (lambda: _zip(bytes(300 << 20)), tables.npz, 'data/too-large'),
+    'g2.npz': (lambda: _npz_of_bz2(100), tables.npz, 'data/damaged'),
+    'h.png': (lambda: _png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'data/image')}
 
 
 @pytest.mark.parametrize('name', LIES)
 def test_an_announced_size_is_no_reason_to_fill_the_memory(tmp_path, name):
-    data, read, code = LIES[name]
-    (tmp_path / name).write_bytes(data)
-    del data
+    made, read, code = LIES[name]
+    (tmp_path / name).write_bytes(made())
     tracemalloc.start()
     try:
         with refused(code, name) as error:
@@ -218,11 +218,10 @@ def test_an_announced_size_is_no_reason_to_fill_the_memory(tmp_path, name):
     finally:
         tracemalloc.stop()
     assert str(error.value).isprintable()
-    assert peak < 600 << 20
+    assert peak < (50 if name == 'g2.npz' else 600) << 20  # bzip2 has no bound: nothing of it is unpacked
 
 
 def test_a_parquet_file_of_one_value_many_times(tmp_path):
-    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
     array = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000_000, np.int8)), pa.array(['x']))
     pq.write_table(pa.table({'text': array}), tmp_path / 'a.parquet', row_group_size=1 << 30)
     assert (tmp_path / 'a.parquet').stat().st_size < 100_000
@@ -231,7 +230,6 @@ def test_a_parquet_file_of_one_value_many_times(tmp_path):
 
 
 def test_a_parquet_file_of_one_long_text_many_times(tmp_path):
-    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
     for rows in (40, 1500):
         array = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(['x' * (1 << 20)]))
         pq.write_table(pa.table({'text': array, 'n': range(rows)}), tmp_path / f'{rows}.parquet', compression='zstd',
@@ -246,7 +244,6 @@ def test_a_parquet_file_of_one_long_text_many_times(tmp_path):
 
 @pytest.mark.parametrize('values', [[1, 2], ['a', 'b']])
 def test_two_columns_of_one_name_are_one_line(tmp_path, values):
-    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
     pq.write_table(pa.Table.from_arrays([pa.array(values)] * 2, names=['x\n'] * 2), tmp_path / 'a.parquet')
     with refused('data/two-columns', 'a.parquet', r'x\n'):
         parquet.raw_table(tmp_path / 'a.parquet')
@@ -255,10 +252,10 @@ def test_two_columns_of_one_name_are_one_line(tmp_path, values):
 @pytest.mark.parametrize('make', [os.mkfifo, lambda path: path.symlink_to('/dev/zero')], ids=['pipe', 'device'])
 def test_what_never_ends_is_not_read(tmp_path, make):
     make(tmp_path / 'a.png')
-    with refused('data/not-a-file', 'record 0'):
+    with refused('data/not-a-file', 'a.png', 'record 0'):
         images.read_image(tmp_path / 'a.png', 'record 0')
     (tmp_path / 'a.jsonl').write_text('{"file": "a.png", "label": 1}\n')
-    with refused('data/outside' if (tmp_path / 'a.png').is_symlink() else 'data/not-a-file', 'record 0'):
+    with refused('data/outside' if (tmp_path / 'a.png').is_symlink() else 'data/not-a-file', 'record 0 of '):
         open_data(f'jsonl:{tmp_path}/a.jsonl')
 
 
@@ -302,7 +299,7 @@ def test_artifacts_that_are_a_link_are_neither_shown_nor_written(tmp_path):
     (tmp_path / 'run' / 'artifacts').symlink_to(tmp_path / 'outside')
     assert artifacts.load(tmp_path / 'run') == {}
     assert 'SECRET' not in report.write(tmp_path / 'run').read_text()
-    with refused('artifacts/link', str(tmp_path / 'run' / 'artifacts')):
+    with refused('artifacts/link', 'artifacts'):
         artifacts.save(tmp_path / 'run', 'a', 'x')
     assert _everything(tmp_path / 'outside') == {'secret.txt'}
 
@@ -336,7 +333,6 @@ def test_a_kept_record_stays_in_its_folder(tmp_path, key, value):
 
 @pytest.mark.parametrize('name', ['../private.png', 'ABSOLUTE', 'link.png', 'in/../../private.png'])
 def test_a_record_shows_no_image_outside_the_folder_of_its_table(tmp_path, name):
-    pytest.importorskip('cv2')
     (tmp_path / 'private.png').write_bytes(images.encode_png(np.full((4, 4, 3), 77, np.uint8)))
     folder = tmp_path / 'set'
     (folder / 'in').mkdir(parents=True)
@@ -345,12 +341,9 @@ def test_a_record_shows_no_image_outside_the_folder_of_its_table(tmp_path, name)
     name = name.replace('ABSOLUTE', str(tmp_path / 'private.png'))
     made = {'jsonl': lambda name: (folder / 'a.jsonl').write_text(json.dumps({'file': name, 'label': 0})),
             'csv': lambda name: (folder / 'a.csv').write_text(f'file,label\n{name},0\n')}
-    if importlib.util.find_spec('pyarrow'):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-        kind = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
-        made['parquet'] = lambda name: pq.write_table(
-            pa.table({'image': pa.array([{'bytes': None, 'path': name}], kind)}), folder / 'a.parquet')
+    kind = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
+    made['parquet'] = lambda name: pq.write_table(
+        pa.table({'image': pa.array([{'bytes': None, 'path': name}], kind)}), folder / 'a.parquet')
     for ending, make in made.items():
         make(name)
         with refused('data/outside', 'record 0'):
@@ -408,13 +401,12 @@ def test_the_report_of_a_table_and_the_comparison_escape_too(tmp_path, evil, cap
     '\\<b>\\', r'\[x](javascript:alert(1))', 'a | b', r'a \| b', '<!-- results:end -->', '[x](//y/z)',
     '&lt;b&gt; &amp; &#60; & x'])
 def test_a_table_of_results_shows_text(tmp_path, evil):
-    commonmark = pytest.importorskip('markdown_it')
     _evil_run(tmp_path / 'a', evil)
     run = json.loads((tmp_path / 'a' / 'run.json').read_text())
     run['git'] = {'sha': evil, 'dirty': False}
     unjudged = {**run, 'expected': [], 'variant': f'b{evil}'}
     made = results.table({'main': run, evil: {**run, 'variant': ''}, 'unjudged': unjudged})
-    page = commonmark.MarkdownIt('commonmark', {'html': True}).enable('table').render(made)
+    page = markdown_it.MarkdownIt('commonmark', {'html': True}).enable('table').render(made)
     tags = set(re.findall(r'<[^>]*>', page))
     plain = {'table', 'thead', 'tbody', 'tr', 'th', 'td', 'p', 'strong', 'code'}
     assert all(re.fullmatch(r'</?(\w+)( style="text-align:right")?>', tag)[1] in plain for tag in tags), tags
@@ -488,8 +480,8 @@ def test_a_setting_that_no_run_can_have_is_one_line(key, value):
     made[key] = value
     with pytest.raises(UserError) as error:
         settings.read(config.Reader(made), 100)
-    said = str(error.value)
-    assert said.startswith((f'config.{key}', 'config.seed')) and said.isprintable() and len(said) < 600
+    assert error.value.code and re.search(rf'config\.({key}|seed)', str(error.value))
+    assert str(error.value).isprintable() and len(str(error.value)) < 600
 
 
 def test_the_largest_seed_and_the_members_after_it():
@@ -497,7 +489,7 @@ def test_the_largest_seed_and_the_members_after_it():
     made.seed = 2**31 - 1
     assert settings.read(config.Reader(made), 100).seed == 2**31 - 1
     made.population = 2
-    with refused('config/range', 'config.seed', '2 members'):
+    with refused('config/range', 'config.seed', str(2**31 - 2)):
         settings.read(config.Reader(made), 100)
 
 
