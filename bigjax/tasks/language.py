@@ -27,6 +27,11 @@ def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | N
             return batch[tokens], batch[targets]
         return batch[tokens][:, :-1], batch[tokens][:, 1:]
 
+    def positions(batch):
+        """Predicted tokens, from shapes alone: without targets a row predicts one fewer than it has."""
+        *rows, length = batch[tokens].shape
+        return math.prod(rows) * (length if targets in batch else length - 1)
+
     def evaluate(apply, variables, batch, **options):
         """(nats, hits, which targets count, model state), the first three float32 [B, T]."""
         given, truth_BxT = pair(batch)
@@ -54,5 +59,5 @@ def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | N
     def ranges(logits):
         return {tokens: Range(logits.shape[-1]), targets: Range(logits.shape[-1], ignore)}
 
-    return Task(lambda batch: (pair(batch)[0],), loss, predict, unit='tokens',
-                size=lambda batch: math.prod(pair(batch)[0].shape), ranges=ranges)
+    return Task(lambda batch: (pair(batch)[0],), loss, predict, unit='tokens', size=positions,
+                ranges=ranges)

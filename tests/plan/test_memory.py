@@ -28,7 +28,7 @@ state, totals = jax.block_until_ready((carry['state'], carry['totals']))
 items = jax.block_until_ready(feed.at(0, 1))
 open('/proc/self/clear_refs', 'w').write('5')
 for t in range(3):
-    state, totals, halted = call(state, totals, feed.arrays, items)
+    state, totals, halted = call(state, totals, feed.arrays, items, {})
     jax.block_until_ready(halted)
     items = feed.at(t + 1, 1)
 print(json.dumps({'measured': status('VmHWM') - before, 'predicted': figures.plan(p, topology.parse('cpu:8'), None)['memory']}))

@@ -199,7 +199,7 @@ def command(tmp_path, *argv):
 def test_several_meshes_in_one_table_and_what_does_not_fit_is_4_with_what_would_help(tmp_path):
     code, out, err = command(tmp_path, '--topology=cpu:4', '--mesh=data:4;data:3', f'--out={tmp_path}/plan.json')
     assert code == 0, err
-    assert 'FITS' in out and 'not divisible by 3' in out and 'of wire per step' in out
+    assert 'FITS' in out and 'a multiple of 3 devices' in out and 'of wire per step' in out
     fits, refused = json.loads((tmp_path / 'plan.json').read_text())
     assert fits['mesh'] == 'data:4' and fits['fits'] and 'error' in refused
     code, out, err = command(tmp_path, '--topology=cpu:4', '--hbm=0.000001')
