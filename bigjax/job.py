@@ -102,8 +102,11 @@ class Build:
     reader: configs.Reader
     differs: Mapping[str, tuple]
 
-    def program(self, devices=None, watch=None):
+    def program(self, devices=None, watch=None, one_data: bool = False):
         """The compiled functions on some devices (None: all); every key has been read when it returns.
+
+        Args:
+          one_data: all members have the data of the first one, as nothing is read of it.
 
         Raises:
           UserError: the model cannot have the sizes that the command line gave it; what `Program` refuses.
@@ -111,7 +114,8 @@ class Build:
         from bigjax.train.program import Program
         resized = [key for key in self.differs if key.startswith('model.')]
         try:
-            return Program([self.experiment, *self._members()], self.settings, check=self.reader.check, devices=devices,
+            others = [] if one_data else self._members()
+            return Program([self.experiment, *others], self.settings, check=self.reader.check, devices=devices,
                            watch=watch)
         except NEVER_BUILT as error:
             if not resized:
@@ -212,7 +216,7 @@ class Job:
     @property
     def rows(self) -> tuple[str, ...]:
         """The variants to work on: the one that was asked for, or the whole table; of stored runs, those that are there."""
-        return tuple(self.runs) if self.stored else variants(self.module, self.variant)
+        return tuple(self.runs) if self.stored else variants(self.module, self.variant, self.overrides.get('data', ''))
 
     @property
     def root(self):
@@ -298,9 +302,17 @@ class Job:
         return build(self.module, self.config(row) if config is None else config, self.paper(row))
 
 
-def variants(module, variant: str) -> tuple[str, ...]:
-    """The rows that a command works on: the one that it names, or the whole table of the experiment."""
-    return (variant,) if variant else tuple(getattr(module, 'TABLE', ())) or ('',)
+def variants(module, variant: str, data: str = '') -> tuple[str, ...]:
+    """The rows that a command works on: the one that it names, or the whole table of the experiment.
+
+    A script whose rows are data sets gives the rows for data of the user's own as `OWN_ROWS`: its table would train that data
+    once for each of the sets.
+
+    Args:
+      data: `config.data` of the command line.
+    """
+    own = getattr(module, 'OWN_ROWS', ()) if ':' in data and data.partition(':')[0] != 'fake' else ()
+    return (variant,) if variant else tuple(own) or tuple(getattr(module, 'TABLE', ())) or ('',)
 
 
 def without(argv: Sequence[str], *names: str) -> list[str]:

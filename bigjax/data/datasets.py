@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data import found, images, text
+from bigjax.data import found, images, recorded, text
 from bigjax.data.loaders import formats, parquet, registry
 from bigjax.data.loaders.own import OWN, TABLES, OwnData, same_size
 from bigjax.data.loaders.records import TableSource
@@ -49,8 +49,8 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
       **options: of a named set (see `load`); text and tokens take `length`, other data of the user's own none.
 
     Returns:
-      Splits; info has 'name', 'source', 'records', 'found' (the lines to print), 'classes' where there are labels,
-      'image_size' for images, and 'schema' and 'features' for tables.
+      Splits; info has 'name', 'source', 'records', 'found' (the lines to print), 'shapes' (`bigjax.data.recorded`), 'classes'
+      where there are labels, 'image_size' for images, 'ground' for grey ones, and 'schema' and 'features' for tables.
 
     Raises:
       UserError: an unknown kind or name (with the nearest one), data that lacks what `like` holds, or what the reader of
@@ -58,6 +58,8 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
     """
     spec = str(spec) or like
     kind, colon, place = spec.partition(':')
+    if kind == recorded.KIND:
+        return recorded.splits(place)
     if kind not in OWN and ('://' in spec or kind.lower() in uri.OURS + uri.FOREIGN):
         raise UserError(f'config.data={uri.named(spec)}: got a place without its kind, expected KIND:PLACE; fix: write '
                         f'jsonl:{uri.SCHEME}…, or another kind', code='data/no-kind')
@@ -94,7 +96,16 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
         splits = _hold_out(_own(spec, own, image_size), val_fraction, seed)
     if like and (colon or spec != like):
         splits = found.fit_to(splits, like, schema)
-    return Splits(splits.train, splits.evals, {**splits.info, 'found': found.lines(splits, schema, notes)})
+    return Splits(splits.train, splits.evals, {**splits.info, 'found': found.lines(splits, schema, notes),
+                                               **recorded.described(splits), **_ground(splits.train)})
+
+
+def _ground(source: Any) -> dict[str, str]:
+    """{'ground': 'dark', 'light' or ''} of drawings that are in memory, {} of other data."""
+    if not getattr(source, 'opened', True) or 'image' not in getattr(source, 'arrays', {}):
+        return {}
+    image = source.arrays['image']
+    return {'ground': images.ground(image)} if image.shape[-1] == 1 and image.dtype == np.uint8 else {}
 
 
 def _hold_out(splits: Splits, val_fraction: float | None, seed: int) -> Splits:
