@@ -127,7 +127,7 @@ class Build:
     def _members(self) -> list[Experiment]:
         """The members of a population beside the first, where they differ in more than the seed and the optimizer's numbers."""
         over, population = self.settings.population_over, self.settings.population
-        if over == 'seed' or self.settings.members or population == 1:
+        if over == 'seed' or self.settings.members:
             return []
         known = configs.leaves(self.config)
         if isinstance(known.get(over), bool) or not isinstance(known.get(over), int):

@@ -19,6 +19,7 @@ from bigjax.errors import UserError
 from bigjax.io.text import printable
 
 RESERVED = ('x', 'image', 'tokens', 'targets', 'source', 'stream', 'mask', '_mask', 'losses')  # keys of a batch with a meaning
+INTERNAL = ('_mask', 'losses')  # keys that the loop gives a batch: an array of that name would weigh the examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +103,8 @@ class Schema:
                 columns[i] = Column(c.name, 'text')
             elif len(images) == 1 and c == images[0] and 'image' not in raw.columns:
                 columns[i] = dataclasses.replace(c, key='image')
-            if separate and c.kind == 'number' and c.name in RESERVED:
-                raise UserError(f'{raw.where}: got single numbers in column {c.name!r}, which means something else in a batch; '
+            if separate and ((c.kind == 'number' and c.name in RESERVED) or (c.kind == 'array' and c.name in INTERNAL)):
+                raise UserError(f'{raw.where}: got numbers in column {c.name!r}, which means something else in a batch; '
                                 'fix: rename the column', code='data/reserved-column')
         return cls(tuple(columns), folded)
 

@@ -102,7 +102,9 @@ def read(config: Mapping, examples: int) -> Settings:
     seed, population = _at_least(config, 'seed', 0), len(members) or _at_least(config, 'population', 1)
     if not members and seed + population - 1 > LARGEST['seed']:
         raise _refusal('seed', seed, f"at most {LARGEST['seed'] - population + 1}, as {population} members count from it")
-    patience = cadence('patience')
+    patience, log_every = cadence('patience'), cadence('log_every')
+    if log_every < 1:
+        raise _refusal('log_every', config['log_every'], 'at least one step', "--config.log_every='1 epoch'")
     if patience and not config['best']:
         raise _refusal('patience', config['patience'], "'' where config.best is not set, as nothing says what may not improve",
                        '--config.best=val/loss', 'config/patience')
@@ -113,7 +115,7 @@ def read(config: Mapping, examples: int) -> Settings:
         data_threads=_at_least(config, 'data_threads', 1), data_workers=_at_least(config, 'data_workers', 0),
         resident=_one_of(config, 'resident', ('auto', 'yes', 'no')), mesh=config['mesh'],
         reduce_dtype=_one_of(config, 'reduce_dtype', ('', *DTYPES)),
-        steps_per_call=_at_least(config, 'steps_per_call', 0), log_every=max(1, cadence('log_every')),
+        steps_per_call=_at_least(config, 'steps_per_call', 0), log_every=log_every,
         eval_every=cadence('eval_every'), checkpoint_every=cadence('checkpoint_every'),
         checkpoint_keep=_at_least(config, 'checkpoint_keep', 1),
         best=best.checked(config['best']), patience=patience, ema=float(ema), steps_per_epoch=per_epoch,
