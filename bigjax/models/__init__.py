@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from bigjax.errors import UserError
 from bigjax.io.text import nearest, printable
 
-NOT_ZERO = ('num_layers', 'layers', 'width', 'num_heads', 'embed', 'latent', 'patch', 'features', 'hidden', 'channels', 'widths')
+NOT_ZERO = ('num_layers', 'layers', 'width', 'num_heads', 'embed', 'latent', 'patch', 'features', 'hidden', 'channels',
+            'widths')
 OF_THE_DATA = ('num_classes', 'vocab_size', 'block_size', 'source_vocab', 'target_vocab')  # sizes that the data decides
 
 
