@@ -12,10 +12,11 @@ test.csv (…) for tables. Every decision about the columns of a table is made f
 A place, or the folder of the named sets, may be gs://BUCKET/…: what is needed is copied to this machine's cache, including
 the images that a table names.
 """
+import functools
 import os
 import pathlib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,8 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
                             'the path', code='data/no-train')
         splits = _hold_out(splits, val_fraction, seed)
     else:
-        own = OWN[kind](place, registry.here(data_dir, place) if kind == 'tfds' else data_dir, image_size)
+        kept = functools.partial(_kept, val_fraction=val_fraction, seed=seed)
+        own = OWN[kind](place, registry.here(data_dir, place) if kind == 'tfds' else data_dir, image_size, kept)
         if remote_folder is not None:
             _bring_images(own.parts.values(), remote_folder)
         schema, notes = own.schema, own.notes
@@ -109,8 +111,22 @@ def _ground(source: Any) -> dict[str, str]:
 
 
 def _hold_out(splits: Splits, val_fraction: float | None, seed: int) -> Splits:
-    fraction = (0.0 if splits.evals else 0.1) if val_fraction is None else val_fraction
-    return hold_out(splits, fraction, seed) if fraction and 'val' not in splits.evals else splits
+    fraction = _fraction(splits.evals, val_fraction)
+    return hold_out(splits, fraction, seed) if fraction else splits
+
+
+def _fraction(evals: Collection[str], val_fraction: float | None) -> float:
+    """How much of train is held out beside these evaluation splits."""
+    if 'val' in evals:
+        return 0.0
+    return (0.0 if evals else 0.1) if val_fraction is None else val_fraction
+
+
+def _kept(splits: Collection[str], count: int, label: np.ndarray | None, *, val_fraction: float | None,
+          seed: int) -> np.ndarray | None:
+    """The training records of a table that `_hold_out` will keep, None for all of them."""
+    fraction = _fraction({*splits} - {'train'}, val_fraction)
+    return held_out(count, fraction, seed, label)[0] if fraction else None
 
 
 def _local(kind: str, place: str) -> tuple[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data.columns import ENCODERS, Column, decide_feature, decide_label, decide_target, read_one
+from bigjax.data.columns import ENCODERS, Column, decide_feature, decide_label, decide_target, read_one, refill
 from bigjax.data.loaders.cells import ROLES, RawTable
 from bigjax.errors import UserError
 from bigjax.io.text import printable
@@ -107,6 +107,11 @@ class Schema:
                 raise UserError(f'{raw.where}: got numbers in column {c.name!r}, which means something else in a batch; '
                                 'fix: rename the column', code='data/reserved-column')
         return cls(tuple(columns), folded)
+
+    def refilled(self, raw: RawTable, rows: np.ndarray) -> 'Schema':
+        """The same, with empty cells filled from some records of the training table: those that are not held out."""
+        columns = tuple(refill(c, raw.columns[c.name], rows) if c.fill is not None else c for c in self.columns)
+        return Schema(columns, self.folded)
 
     def encode(self, raw: RawTable, labelled: bool = True) -> tuple[dict[str, Any], list[str]]:
         """Reads a table by these decisions: ({key: array [N, …], or a list of texts or image paths}, notes).
