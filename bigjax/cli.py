@@ -2,8 +2,8 @@
 
     python -m experiments.NAME [VERB] --workdir=DIR [--variant=A,B] [--config.key=value]
 
-Only this file, `job`, `experiments` and `launch` know flags. A verb is a folder of bigjax/ with a `verb.py`
-(`bigjax.job.Verb`), which states what it needs; `run` provides it. The exit codes are those of `bigjax.errors`.
+Only this file, `bigjax.train.job`, `experiments` and `launch` know flags. A verb is a folder of bigjax/ with a `verb.py`
+(`bigjax.train.job.Verb`), which states what it needs; `run` provides it. The exit codes are those of `bigjax.errors`.
 """
 import contextlib
 import errno
@@ -24,11 +24,12 @@ from bigjax.distributed import accelerators
 from bigjax.distributed.bootstrap import Flags, Start, start
 from bigjax.errors import DONE, FAILED, NONFINITE, PREEMPTED, USER, NonFinite, Preempted, UserError
 from bigjax.experiment import EXPLAINED, KEYS, OPTIONAL
-from bigjax.io import storage
-from bigjax.io.text import first_line, printable
-from bigjax.job import PROCESS, Flag, Job, Verb, scanned, variants, without
+from bigjax.io import nested, storage
+from bigjax.io.text import first_line, hint, printable
+from bigjax.train.build import scanned
+from bigjax.train.job import PROCESS, Flag, Job, Verb, variants, without
 from bigjax.watchdog.phases import process_began
-from bigjax.watchdog.watchdog import Unstarted, preemptible
+from bigjax.watchdog.signals import InterruptedBeforeStart, interruptible_start
 
 PREEMPTED_EXIT_S, EXIT_S = 3.0, 60.0  # the end of the program may take so long, when it was asked to stop and otherwise
 
@@ -59,9 +60,9 @@ def main() -> None:
     module = sys.modules['__main__']
     name = module.__spec__.name if module.__spec__ else pathlib.Path(module.__file__).stem
     try:
-        with preemptible():
+        with interruptible_start():
             code = run(module, name, sys.argv[1:], process_began())
-    except Unstarted as error:
+    except InterruptedBeforeStart as error:
         _end_now(_print_error(f"{name.rsplit('.', 1)[-1]}: {error}", PREEMPTED))
     except BaseException as error:  # also sys.exit() somewhere in a script, which the other processes would wait for
         traceback.print_exc()
@@ -96,14 +97,14 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
     """
     from bigjax.train import compile_cache
     from bigjax.train.stuck_params import NotDeterministic
-    from bigjax.watchdog.phases import budgets
+    from bigjax.watchdog.phases import phase_timeouts
     from bigjax.watchdog.watchdog import Guard
     short = name.rsplit('.', 1)[-1]
     try:
         options, verb, inputs, overrides = parse(module, name, argv)
         if options is None:
             return DONE
-        limits = budgets(options.phase_timeouts)
+        limits = phase_timeouts(options.phase_timeouts)
         limits = limits if verb.watched else {}  # the others are in one phase all the time
         own = {flag.name: options[flag.name].value for flag in verb.flags} | ({'inputs': inputs} if verb.inputs else {})
         platform = options.platform or os.environ.get(accelerators.PLATFORM, '')
@@ -113,7 +114,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         if verb.needs_devices or verb.joins_processes:
             compile_cache.enable(options.compile_cache)
         joined = _join(options, name, argv, _start_timeout(options, verb)) if verb.joins_processes else Start()
-        with Guard(grace=options.grace, budgets=limits, lifeline=joined.lifeline, name=joined.name, explain=_storage,
+        with Guard(grace=options.grace, timeouts=limits, peers=joined.peers, name=joined.name, explain=_storage,
                    began=began) as guard, _ending(guard) if verb.watched else contextlib.nullcontext():
             if verb.needs_devices and platform not in ('', 'cpu'):
                 _check_platform(platform)
@@ -274,7 +275,7 @@ def _verb(words: Sequence[str]) -> Verb:
     """The verb that the words begin with, `train` without words."""
     name = words[0] if words else 'train'
     if name not in VERBS:
-        raise UserError(f"'{printable(name)}': no such verb{configs.nearest(name, list(VERBS))}; the verbs are "
+        raise UserError(f"'{printable(name)}': no such verb{hint(name, list(VERBS))}; the verbs are "
                         f"{', '.join(VERBS)}", code='cli/verb')
     if len(words) > 1 and not VERBS[name].inputs:
         raise UserError(f"'{printable(words[1])}': one verb at a time; flags start with --", code='cli/words')
@@ -309,7 +310,7 @@ def explained(config: Mapping, own: Mapping[str, str]) -> str:
     """
     known = {key: (entry.help, entry.choices) for key, entry in {**OPTIONAL, **KEYS}.items()}
     known |= {key: (text, ()) for key, text in {**EXPLAINED, **models.meanings(config), **own}.items()}
-    found = {key: value for key, value in configs.leaves(config).items() if not key.startswith(configs.PUBLISHED)}
+    found = {key: value for key, value in nested.leaves(config).items() if not key.startswith(configs.PUBLISHED)}
     rows = [(f'{key} = {value!r}', *known.get(key, ('', ()))) for key, value in found.items()]
     rows += [(key, entry.help, entry.choices) for key, entry in OPTIONAL.items()
              if key not in found and (configs.section_of(config, key))]

@@ -6,45 +6,20 @@ reads, and lists the keys that were never read.
 """
 import ast
 import copy as copies
-import difflib
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
 from bigjax.errors import UserError
+from bigjax.io.nested import is_section, leaves, tuples
+from bigjax.io.text import hint, printable
 
 DURATION = re.compile(r'\s*[\d.]+\s*(%|[a-z]+)\s*')
 ELSEWHERE = {'epochs': "--config.steps='10 epochs'", 'lr': '--config.optimizer.lr', 'learning_rate': '--config.optimizer.lr'}
 PUBLISHED = 'published'  # the section of what the paper reports: a record of the script's, never set from outside
-
-
-def is_section(value) -> bool:
-    """Whether a value of a config is a section with keys of its own."""
-    return isinstance(value, Mapping | ml_collections.ConfigDict)
-
-
-def leaves(config: Mapping, prefix: str = '') -> dict:
-    """{'a.b': value} of every key that is not itself a section."""
-    found = {}
-    for key in config:
-        value = config[key]
-        if is_section(value):
-            found |= leaves(value, f'{prefix}{key}.')
-        else:
-            found[f'{prefix}{key}'] = value
-    return found
-
-
-def nearest(name: str, valid: Sequence[str]) -> str:
-    """'; the nearest is …' or ''."""
-    tails = {key.rsplit('.', 1)[-1]: key for key in valid}
-    match = difflib.get_close_matches(name, valid, 1, 0.5)
-    if not match and (tail := difflib.get_close_matches(name.rsplit('.', 1)[-1], tails, 1, 0.6)):
-        match = [tails[tail[0]]]
-    return f'; the nearest is {match[0]}' if match else ''
 
 
 def parse(key: str, text: str, current):
@@ -54,8 +29,7 @@ def parse(key: str, text: str, current):
       UserError: it does not fit the key's type.
     """
     def wrong(expected):
-        shown = text if text.isprintable() and len(text) <= 200 else ascii(text[:200])
-        return UserError(f'--config.{key}={shown}: expected {expected}; it is now {current!r}', code='config/type')
+        return UserError(f'--config.{key}={printable(text)}: expected {expected}; it is now {current!r}', code='config/type')
 
     if isinstance(current, str):
         return text
@@ -117,7 +91,7 @@ def override(config: Mapping, overrides: Mapping[str, str],
     config = copy(config)
     for key, text in overrides.items():
         known = {**(optional or {}), **leaves(config)}
-        shown = key if key.isprintable() and len(key) <= 200 else ascii(key[:200])
+        shown = printable(key)
         if key.partition('.')[0] == PUBLISHED:
             raise UserError(f'--config.{shown}: it is what the paper reports, which the script states; fix: leave it out',
                             code='config/fixed')
@@ -125,9 +99,9 @@ def override(config: Mapping, overrides: Mapping[str, str],
         if target is None:
             inside = [k for k in known if k.startswith(f'{key}.')]
             there = [k for k in known if section_of(config, k)]
-            hint = (f"; it is a section: {', '.join(inside)}" if inside else
-                    f'; write {ELSEWHERE[key]}' if key in ELSEWHERE else nearest(key, there))
-            raise UserError(f'--config.{shown}: no such key{hint}', code='config/unknown-key')
+            fix = (f"; it is a section: {', '.join(inside)}" if inside else
+                   f'; write {ELSEWHERE[key]}' if key in ELSEWHERE else hint(key, there))
+            raise UserError(f'--config.{shown}: no such key{fix}', code='config/unknown-key')
         target[key.rpartition('.')[2]] = parse(key, text, known[key])
     return config
 
@@ -175,20 +149,8 @@ def restore(config: Mapping, stored: Mapping) -> ml_collections.ConfigDict:
             inner = config.get(key)
             config[key] = restore(inner if is_section(inner) else {}, value)
         else:
-            config[key] = _tuples(value)
+            config[key] = tuples(value)
     return config
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def difference(config: Mapping, base: Mapping) -> dict:
-    """{'a.b': (value here, value in base)} of the keys that are not the same; None where a side has none. Lists and tuples of
-    the same values are the same."""
-    ours, theirs = ({k: _tuples(v) for k, v in leaves(c).items()} for c in (config, base))
-    return {key: (ours.get(key), theirs.get(key)) for key in {**theirs, **ours} if key not in ours or key not in theirs
-            or ours[key] != theirs[key]}
 
 
 class Reader(Mapping):
@@ -218,7 +180,7 @@ class Reader(Mapping):
             return self[key]
         except KeyError:
             raise UserError(f'config.{self._path}{key}: the experiment reads this key and its config does not set it'
-                            f'{nearest(key, list(self._config))}', code='config/missing-key') from None
+                            f'{hint(key, list(self._config))}', code='config/missing-key') from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._config)
@@ -234,23 +196,5 @@ class Reader(Mapping):
         """Raises UserError where a key was set and never read."""
         if names := self.unread():
             also = f" (also {', '.join(names[1:4])})" if names[1:] else ''
-            near = nearest(names[0], sorted(self._read))
-            raise UserError(f'config.{names[0]}: set, and never read by this run{also}{near}; fix: remove or rename it',
-                            code='config/unread-key')
-
-
-def plain(config: Mapping) -> dict:
-    """The config as nested dicts of JSON values."""
-    def value(v):
-        if is_section(v):
-            return plain(v)
-        return [value(x) for x in v] if isinstance(v, tuple | list) else v
-
-    return {key: value(config[key]) for key in config}
-
-
-def lines(config: Mapping) -> str:
-    """One `key = value` per line, for people."""
-    found = leaves(config)
-    width = max(map(len, found), default=0)
-    return '\n'.join(f'  {key:{width}} = {value!r}' for key, value in found.items())
+            raise UserError(f'config.{names[0]}: set, and never read by this run{also}{hint(names[0], self._read)}; fix: '
+                            'remove or rename it', code='config/unread-key')

@@ -1,4 +1,7 @@
 """The errors that end a command, and its exit codes."""
+import functools
+import sys
+from collections.abc import Callable
 
 DONE = 0
 FAILED = 1  # a fault of the program or the machine
@@ -29,6 +32,22 @@ def _with_code(kind, args, code):
     error = kind(*args)
     error.code = code
     return error
+
+
+def command(name: str) -> Callable:
+    """Decorator of a command `main(argv, …) -> exit code` other than an experiment's: wrong input is one line, exit `USER`."""
+    def decorate(main):
+        @functools.wraps(main)
+        def run(*args, **kwargs) -> int:
+            try:
+                return main(*args, **kwargs)
+            except UserError as error:
+                print(f'{name}: {error}', file=sys.stderr, flush=True)
+                return USER
+            except SystemExit as stop:  # argparse, after --help or a wrong flag
+                return stop.code or DONE
+        return run
+    return decorate
 
 
 class NonFinite(Exception):

@@ -9,7 +9,7 @@ import ml_collections
 
 from bigjax.data import batches
 from bigjax.errors import UserError
-from bigjax.io.text import nearest, printable
+from bigjax.io.text import hint, printable
 from bigjax.metrics.confusion import Confusion as Confusion
 from bigjax.tasks import Task
 
@@ -289,6 +289,5 @@ def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
     """
     if name in table:
         return table[name]
-    near = nearest(str(name), list(table), 0.4)
-    hint = f'did you mean {near}? ' if near else ''
-    raise UserError(f"{what}: there is no '{printable(name)}'; {hint}there are {', '.join(table)}", code='config/unknown-name')
+    raise UserError(f"{what}: there is no '{printable(name)}'{hint(name, table, 0.4)}; there are {', '.join(table)}",
+                    code='config/unknown-name')

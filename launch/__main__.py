@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from bigjax.errors import UserError
-from bigjax.io.text import table
+from bigjax.io.text import hint, table
 from launch import commands, outcome, target
 from launch.engines import base
 from launch.lines import log
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         verb, *names = words or ['']
         example = f'fix: write for example {commands.EXAMPLE}'
         if verb not in VERBS:
-            raise UserError(f"'{verb}': no such verb{target.nearest(verb, VERBS)}; fix: write one of {', '.join(VERBS)}"
+            raise UserError(f"'{verb}': no such verb{hint(verb, VERBS)}; fix: write one of {', '.join(VERBS)}"
                             if verb else f'a verb is missing; {example}', code='launch/unknown-verb')
         return VERBS[verb](options, names, command)
     except UserError as error:

@@ -24,11 +24,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from bigjax import sweep
 from bigjax.errors import UserError
 from bigjax.io.atomic import write_json
+from bigjax.runs.reader import FINISHED
 from launch.job import Job
 from launch.lines import log
 from launch.outcome import DONE, FAILED, NO, PREEMPTED, USER
-
-FINISHED = ('done', 'stopped early')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +117,7 @@ def config_of(command: Sequence[str], arm: Mapping):
     Raises:
       UserError: the command is no experiment, or a key or a value is not one of its config.
     """
-    from bigjax.job import Job as ExperimentJob
+    from bigjax.train.job import Job as ExperimentJob
     experiment = Job('', '', tuple(command)).experiment
     if not experiment:
         raise UserError(f"got the command '{' '.join(command)}', expected 'python -m experiments.NAME …'; fix: sweep an "

@@ -22,7 +22,7 @@ from bigjax.io.text import table as table_of
 from bigjax.report.charts import Series, chart, legend
 from bigjax.report.html import escape, section, table_html
 from bigjax.report.page import page
-from bigjax.runs.reader import read_run
+from bigjax.runs.reader import FINISHED, read_run
 from bigjax.runs.summary import spread
 from launch import arms as workers
 from launch import commands
@@ -85,7 +85,7 @@ def show(root, metric: str = '', to: str = '') -> int:
     if direction(rows, metric)[0] is None and metric:
         log(f"{metric}: no known direction, so nothing is ranked; fix: add --metric='max {metric}' or --metric='min {metric}'")
     print(table_of([printable(cell) for cell in head], [[printable(cell) for cell in line] for line in lines]))
-    missing = [sweep.name(row['arm']) for row in rows if row['run'] is None or row['run']['status'] not in workers.FINISHED]
+    missing = [sweep.name(row['arm']) for row in rows if row['run'] is None or row['run']['status'] not in FINISHED]
     print(f'{len(rows) - len(missing)} of {len(rows)} arms done' + (f"; missing: {', '.join(missing[:5])}" if missing else '')
           + (f' and {len(missing) - 5} more' if len(missing) > 5 else ''))
     if best:
@@ -197,7 +197,7 @@ def lines_of(rows: Sequence[Mapping], metric: str) -> tuple[list[str], list[list
     scored = []
     for name, members in groups.items():
         found = [v for row in members for v in values(row, metric) if v is not None and np.isfinite(v)]
-        done = sum(row['run'] is not None and row['run']['status'] in workers.FINISHED for row in members)
+        done = sum(row['run'] is not None and row['run']['status'] in FINISHED for row in members)
         mean = float(np.mean(found)) if found else None
         std = float(np.std(found, ddof=1)) if len(found) > 1 else None
         scored.append((mean, [*(str(members[0]['arm'].get(k, '–')) for k in keys), spread(mean, std), str(len(found)),
@@ -239,7 +239,7 @@ def draw(record: Mapping, rows: Sequence[Mapping], metric: str) -> str:
     cells = [[escape(cell) for cell in line] for line in lines]
     body = section('Configurations', table_html([escape(cell) for cell in head], cells))
     body += section('Over one key', ''.join(figures)) if figures else ''
-    done = sum(row['run'] is not None and row['run']['status'] in workers.FINISHED for row in rows)
+    done = sum(row['run'] is not None and row['run']['status'] in FINISHED for row in rows)
     verdict = ('done' if done == len(rows) else 'running', f'{done} of {len(rows)} arms done; best: {best or "none yet"}.')
     return page('Sweep', verdict, escape(' '.join(record['command'])), body)
 

@@ -5,7 +5,7 @@ import typing
 from typing import Any, TypeVar
 
 from bigjax.errors import UserError
-from bigjax.io import text as texts
+from bigjax.io.text import hint
 
 T = TypeVar('T')
 
@@ -27,7 +27,7 @@ def parse(kind: str, text: str, cls: type[T]) -> T:
         key, equals, value = item.partition('=')
         if equals or (key in fields and hints[key] is bool):
             if key not in fields:
-                raise UserError(f"--on={kind}:{text}: no '{key}'{nearest(key, fields)}; fix: write one of {', '.join(fields)}",
+                raise UserError(f"--on={kind}:{text}: no '{key}'{hint(key, fields)}; fix: write one of {', '.join(fields)}",
                                 code='launch/unknown-key')
             values[key] = _value(f'--on={kind}: {key}={value}', value if equals else 'yes', hints[key])
         else:
@@ -39,7 +39,7 @@ def parse(kind: str, text: str, cls: type[T]) -> T:
     if hints[first] == tuple[str, ...]:
         values.update({first: tuple(loose)} if loose else {})
     elif len(loose) > 1:
-        near = nearest(loose[1], fields)
+        near = hint(loose[1], fields)
         raise UserError(f"--on={kind}:{text}: '{loose[1]}' is not key=value{near}; fix: write one of {', '.join(fields)}",
                         code='launch/unknown-key')
     elif loose:
@@ -84,12 +84,6 @@ def describe(cls: type) -> list[tuple[str, str]]:
 def text(meaning: str, default: Any = dataclasses.MISSING) -> Any:
     """A dataclass field with its meaning."""
     return dataclasses.field(default=default, metadata={'help': meaning})
-
-
-def nearest(name: str, valid) -> str:
-    """The part of a message that names the valid name most like `name`: '; the nearest is …', or ''."""
-    match = texts.nearest(name, valid)
-    return f'; the nearest is {match}' if match else ''
 
 
 def _split(where: str, text: str) -> list[str]:

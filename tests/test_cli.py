@@ -232,7 +232,7 @@ def python(*argv, **env):
 
 def test_an_unknown_experiment():
     done = python('-m', 'experiments.mnst1d')
-    assert done.returncode == 2 and 'did you mean mnist1d' in done.stderr and done.stderr.count('\n') == 1
+    assert done.returncode == 2 and 'the nearest is mnist1d' in done.stderr and done.stderr.count('\n') == 1
 
 
 @pytest.mark.parametrize(('argv', 'named'), [

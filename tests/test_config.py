@@ -5,6 +5,7 @@ import pytest
 
 from bigjax import config as configs
 from bigjax.experiment import OPTIONAL, base_config
+from bigjax.io import nested
 from tests.refused import refused
 
 
@@ -20,9 +21,9 @@ def config():
     ('optimizer.nesterov', 'true', True), ('optimizer.betas', '(0.5, 0.9)', (0.5, 0.9)), ('optimizer.name', 'sgd', 'sgd'),
     ('optimizer.extra', '7', 7), ('log_every', '5%', '5%'), ('optimizer.betas', '0.5', (0.5,))])
 def test_override(config, key, text, value):
-    before = configs.leaves(config)
-    after = configs.leaves(configs.override(config, {key: text}))
-    assert after.pop(key) == value and type(configs.leaves(configs.override(config, {key: text}))[key]) is type(value)
+    before = nested.leaves(config)
+    after = nested.leaves(configs.override(config, {key: text}))
+    assert after.pop(key) == value and type(nested.leaves(configs.override(config, {key: text}))[key]) is type(value)
     before.pop(key)
     assert after == before
 
@@ -43,13 +44,13 @@ def test_bad_overrides_name_the_key_and_the_fix(config, key, text, code, fix):
 def test_override_leaves_its_argument_alone_at_every_depth(key):
     config = base_config()
     config.split, config.cv, config.groups = 0, dict(fold=0, deep=dict(fold=0)), (('a', {'lr': 1.0}),)
-    before = configs.plain(config)
+    before = nested.plain(config)
     for member in range(1, 4):
-        now = configs.leaves(config)[key]
+        now = nested.leaves(config)[key]
         changed = configs.override(config, {key: str(now + member)})
-        assert configs.leaves(changed)[key] == member
+        assert nested.leaves(changed)[key] == member
         changed.groups[0][1]['lr'] = 2.0
-    assert configs.plain(config) == before
+    assert nested.plain(config) == before
 
 
 @pytest.mark.parametrize(('key', 'text', 'value'), [
@@ -57,7 +58,7 @@ def test_override_leaves_its_argument_alone_at_every_depth(key):
     ('optimizer.weight_decay', '0.1', 0.1), ('optimizer.schedule', 'cosine', 'cosine')])
 def test_an_optional_key_can_be_set_though_it_is_absent(config, key, text, value):
     optional = {name: entry.default for name, entry in OPTIONAL.items()}
-    assert configs.leaves(configs.override(config, {key: text}, optional))[key] == value
+    assert nested.leaves(configs.override(config, {key: text}, optional))[key] == value
     del config.optimizer
     with refused('config/unknown-key', key):
         configs.override(config, {key: text}, optional)
@@ -73,10 +74,10 @@ def test_a_schedule_that_is_a_name_becomes_a_section(config):
 
 def test_a_stored_config_is_restored(config):
     changed = configs.override(config, {'optimizer.betas': '(0.5, 0.9)', 'steps': '7 epochs'})
-    stored = json.loads(json.dumps(configs.plain(changed)))
+    stored = json.loads(json.dumps(nested.plain(changed)))
     again = configs.restore(config, stored)
     assert again.optimizer.betas == (0.5, 0.9) and again.steps == '7 epochs' and config.steps == 1000
-    assert configs.difference(again, config) == {'optimizer.betas': ((0.5, 0.9), (0.9, 0.99)), 'steps': ('7 epochs', 1000)}
+    assert nested.difference(again, config) == {'optimizer.betas': ((0.5, 0.9), (0.9, 0.99)), 'steps': ('7 epochs', 1000)}
 
 
 def test_a_wrong_type_inside_a_script_is_refused(config):
@@ -87,7 +88,7 @@ def test_a_wrong_type_inside_a_script_is_refused(config):
 def test_reader_knows_what_was_not_read(config):
     reader = configs.Reader(config)
     dict(**reader.optimizer)
-    for key in set(configs.leaves(config)) - {'steps'}:
+    for key in set(nested.leaves(config)) - {'steps'}:
         if '.' not in key:
             reader[key]
     assert reader.unread() == ['steps']
@@ -106,4 +107,4 @@ def test_reader_counts_get_and_names_the_nearest_missing_key(config):
 
 
 def test_plain_is_json(config):
-    assert configs.plain(config)['optimizer']['betas'] == [0.9, 0.99]
+    assert nested.plain(config)['optimizer']['betas'] == [0.9, 0.99]

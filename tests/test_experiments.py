@@ -22,12 +22,13 @@ import pytest
 
 from bigjax import config as configs
 from bigjax.experiment import base_config
-from bigjax.job import Job
+from bigjax.io import nested
 from bigjax.runs.progress import Progress
 from bigjax.runs.reader import read_metrics
 from bigjax.runs.writer import Records
 from bigjax.sharding import mesh as meshes
 from bigjax.tasks import mean
+from bigjax.train.job import Job
 from bigjax.train.loop import Loop
 from tests import tiny
 
@@ -70,7 +71,7 @@ def trained_variants():
 def job(name, variant, shrink=True, **overrides):
     """The experiment on made-up data, a few steps of a small batch; `TINY` of the script shrinks what costs time."""
     own = getattr(module(name), 'TINY', {}) if shrink else {}
-    known = configs.leaves(module(name).get_config(variant))
+    known = nested.leaves(module(name).get_config(variant))
     wanted = {k: v for k, v in ({**SMALL, **own, **overrides}).items() if k in known}
     return Job(module(name), name, wanted, variant=variant)
 
@@ -122,7 +123,7 @@ def test_resolved_config(name, variant):
 def golden_row(script, name, variant, path):
     """Holds the keys in which a variant differs from `base_config` to the golden file of its experiment, or writes them."""
     config = configs.complete(script.get_config(variant), base_config())
-    mine = {key: value for key, (value, _) in configs.difference(configs.plain(config), base_config()).items()}
+    mine = {key: value for key, (value, _) in nested.difference(nested.plain(config), base_config()).items()}
     mine = json.loads(json.dumps(mine))
     golden = json.loads(path.read_text()) if path.exists() else {}
     if os.environ.get('BIGJAX_UPDATE_GOLDEN'):
@@ -145,7 +146,7 @@ def run(name, variant, workdir, progress=None, **overrides):
     config = it.config(variant)
     built = it.build(variant, config)
     p, settings = built.program(), built.settings
-    records = Records(workdir, experiment=name, variant=variant, config=configs.plain(config), command='')
+    records = Records(workdir, experiment=name, variant=variant, config=nested.plain(config), command='')
     outcome = Loop(p, workdir, records, progress or Progress(stream=io.StringIO())).run()
     return p, outcome, p.restore(workdir / 'checkpoints' / str(settings.steps))
 

@@ -49,7 +49,7 @@ BAD_CALLS = {'eval', 'exec', 'execfile', 'os.system', 'os.popen', 'shutil.unpack
 IMPORTS = {  # modules of bigjax itself that a command or a config names, below a folder that is written there
     'launch/engines/base.py': ('ENGINES[kind]',), 'launch/sweep.py': ("f'experiments.{experiment}'",),
     'bigjax/bench/cases.py': ('PEERS[against][0]',),
-    'launch/arms.py': ("f'experiments.{experiment}'",), 'bigjax/job.py': ("f'{place}.{name}'",),
+    'launch/arms.py': ("f'experiments.{experiment}'",), 'bigjax/train/build.py': ("f'{place}.{name}'",),
     'bigjax/models/__init__.py': ("f'bigjax.models.{family}'", "f'bigjax.models.{name.partition('.')[0]}'",
                                   "f\"bigjax.models.{name.partition('.')[0]}\"")}
 EVIL = ('<script>alert(1)</script>', '"onload="alert(1)', "'onload='alert(1)")

@@ -10,6 +10,7 @@ import numpy as np
 from bigjax import config as configs
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Evaluator, Experiment, base_config
+from bigjax.io import nested
 from bigjax.runs.progress import Progress
 from bigjax.runs.writer import Records
 from bigjax.tasks import classification
@@ -75,7 +76,7 @@ def program(experiments=None, **changes):
 def run(program, workdir, progress, guard=None):
     """The outcome of a program's loop in a workdir."""
     s = program.settings
-    records = Records(workdir, experiment='tiny', variant='', config=configs.plain(config()), command='tiny',
+    records = Records(workdir, experiment='tiny', variant='', config=nested.plain(config()), command='tiny',
                       population=s.population, seed=s.seed)
     return Loop(program, workdir, records, progress, guard=guard).run()
 

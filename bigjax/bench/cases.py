@@ -1,11 +1,13 @@
 """Step times: those of the cases that peers are compared on, and of any experiment.
 
-    python -m bigjax.bench [--case=mlp,resnet,gpt] [--against=torch|flax] [--pairs=9] [--platform=cpu] [--out=FILE.json]
+    python -m bigjax.bench [--case=mlp,resnet,gpt] [--against=torch|flax|plain] [--pairs=9] [--platform=cpu] [--out=FILE.json]
     python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
 
-A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn in one process, and
-the medians of the pairs are compared, so a machine that slows down slows both. ratio = ours / peer: below 1 is faster.
-Where other processes use 8 % of the cores or more meanwhile, a ratio is reported and not judged.
+A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn, PyTorch's in the same
+process and Flax's in its own (`bigjax.bench.peer_process`), and the medians of the pairs are compared, so a machine that slows
+down slows both. ratio = ours / peer: below 1 is faster. The peer `plain` is the same network without one of the formulations
+that layers have for a CPU (`bigjax.nn.cpu.FORMULATIONS`), a row for each that changes the program. Where other processes use
+8 % of the cores or more meanwhile, a ratio is reported and not judged.
 """
 import argparse
 import importlib
@@ -24,6 +26,7 @@ import numpy as np
 import bigjax
 from bigjax import config as configs
 from bigjax.bench import load, pipeline
+from bigjax.bench.peer_process import PeerProcess
 from bigjax.data.sources import ArraySource
 from bigjax.distributed import accelerators
 from bigjax.errors import DONE, USER, UserError
@@ -56,12 +59,15 @@ CASES = {
     'lenet': Case(cnn.CNN(**cnn.VARIANTS['lenet_wide']), 64, (28, 28, 1)),
     'resnet': Case(resnet.ResNet(blocks=(3,), widths=(64,)), 64, (32, 32, 3), target=1.15),
     'lstm': Case(rnn.RNNClassifier(cell='lstm', features=256, layers=2, num_classes=10), 64, (64, 256), target=1.2),
+    'gru': Case(rnn.RNNClassifier(**rnn.VARIANTS['mnist1d']), 100, (40,)),
     'gpt_small': Case(gpt.GPT(**gpt.VARIANTS['shakespeare_cpu']), 12, (64,), 65, 1.15),
     'gpt': Case(gpt.GPT(**{**gpt.VARIANTS['shakespeare'], 'dropout': 0.0}), 16, (256,), 65, 1.1),
 }
 FLAX_TARGET = 0.9  # the share of plain Flax's time that a step takes at most; and in the geometric mean of the cases:
 FLAX_MEAN_TARGET = 0.65
+FORMULATION_TARGET = 0.9  # a formulation that gains less than a tenth in every case is not worth its code
 PEERS = {'torch': ('bigjax.bench.torch_peer', "pip install 'bigjax[parity]'"), 'flax': ('bigjax.bench.flax_peer', '')}
+PLAIN = 'plain'
 
 
 def program(case: str) -> Program:
@@ -125,9 +131,12 @@ def measure(name: str, p: Program, pairs: int, peer: Callable | None = None, pee
     """One row of figures; `target` is the ratio at which the row is within its target."""
     run, first = stepper(p)
     flops = work.model_flops(p)
-    before = load.counters()
+    used = lambda: load.counters(getattr(peer, 'used_s', 0.0))
+    if peer:
+        peer(1)
+    before = used()
     times = paired({'ours': run, **({'peer': peer} if peer else {})}, pairs)
-    others = load.share_of_others(before, load.counters())
+    others = load.share_of_others(before, used())
     faults = load.minor_faults()
     run(FAULT_CALLS)
     faults = (load.minor_faults() - faults) / (FAULT_CALLS * p.steps_per_call)
@@ -187,16 +196,34 @@ def show(rows: Sequence[dict], out: str = '') -> None:
         print(f'figures: {path}')
 
 
+def _lowered(p: Program) -> str:
+    return p.compiled.lower(*p.arguments()).as_text()
+
+
+def without_formulations(name: str, pairs: int, formulations: Sequence[str] = cpu.FORMULATIONS) -> list[dict]:
+    """The rows of a case beside itself without each of the formulations that change its program."""
+    whole, rows = program(name), []
+    text = _lowered(whole)
+    for formulation in formulations:
+        with cpu.plain_layers(formulation):
+            other = program(name)
+            if _lowered(other) == text:
+                continue
+            theirs, _ = stepper(other)
+        rows.append(measure(f'{name} / {formulation}', whole, pairs, theirs, PLAIN, FORMULATION_TARGET))
+    return rows
+
+
 def peer_of(against: str):
-    """The peer's module, or None for ''.
+    """The peer's module, or None for '' and `PLAIN`.
 
     Raises:
       UserError: an unknown peer, or one that is not installed.
     """
-    if not against:
+    if against in ('', PLAIN):
         return None
     if against not in PEERS:
-        raise UserError(f'--against: got {against}, expected one of {", ".join(PEERS)}; fix: choose one of them',
+        raise UserError(f'--against: got {against}, expected one of {", ".join([*PEERS, PLAIN])}; fix: choose one of them',
                         code='bench/unknown-peer')
     if importlib.util.find_spec(against) is None:
         raise UserError(f'--against: got {against}, expected an installed peer; fix: {PEERS[against][1]}',
@@ -207,7 +234,7 @@ def peer_of(against: str):
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='python -m bigjax.bench', description=__doc__.splitlines()[0])
     parser.add_argument('--case', default=','.join(CASES), help='names with commas; all by default')
-    parser.add_argument('--against', default='', help=f'the peer: {" or ".join(PEERS)}')
+    parser.add_argument('--against', default='', help=f'the peer: {", ".join(PEERS)} or {PLAIN}')
     parser.add_argument('--pairs', type=int, default=9, help='how often ours and the peer are timed in turn')
     parser.add_argument('--platform', default=os.environ.get(accelerators.PLATFORM, ''),
                         help='cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)')
@@ -239,10 +266,17 @@ def run(argv: Sequence[str]) -> None:
         if name == pipeline.CASE:
             rows.append(pipeline.measure({'bigjax': bigjax.__version__, 'jax': jax.__version__}))
             continue
+        if options.against == PLAIN:
+            rows += without_formulations(name, options.pairs)
+            continue
         p = program(name)
-        theirs = peer.stepper(name, *p.datas[0].train.arrays.values()) if peer else None
+        arrays = p.datas[0].train.arrays.values()
+        theirs = (PeerProcess(peer.__name__, name, arrays) if options.against == 'flax' else
+                  peer.stepper(name, *arrays) if peer else None)
         target = CASES[name].target if options.against == 'torch' else FLAX_TARGET if peer else None
         rows.append(measure(name, p, options.pairs, theirs, peer.version() if peer else None, target))
+        if isinstance(theirs, PeerProcess):
+            theirs.close()
     show(rows, options.out)
 
 

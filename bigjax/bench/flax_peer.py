@@ -70,6 +70,15 @@ class LSTM(nn.Module):
         return nn.Dense(10)(x[:, -1])
 
 
+class GRU(nn.Module):
+    """The GRU of MNIST-1D: six features in each direction, all outputs classified."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Bidirectional(nn.RNN(nn.GRUCell(6)), nn.RNN(nn.GRUCell(6)))(x[..., None])
+        return nn.Dense(10)(x.reshape(x.shape[0], -1))
+
+
 class GPT(nn.Module):
     """GPT-2's blocks without biases, the head tied to the embedding: tokens [B, T] -> logits [B, T, 65]."""
 
@@ -93,7 +102,7 @@ class GPT(nn.Module):
         return embed.attend(nn.LayerNorm(use_bias=False)(x))
 
 
-MODELS = {'mlp': MLP(), 'lenet5': LeNet5(), 'lenet': LeNet(), 'resnet': ResNet(), 'lstm': LSTM(),
+MODELS = {'mlp': MLP(), 'lenet5': LeNet5(), 'lenet': LeNet(), 'resnet': ResNet(), 'lstm': LSTM(), 'gru': GRU(),
           'gpt_small': GPT(4, 4, 128, 64), 'gpt': GPT(6, 6, 384, 256)}
 
 

@@ -17,7 +17,7 @@ class Counters(NamedTuple):
     Attributes:
       wall_s: a monotonic clock, seconds.
       busy_s: seconds of all cores that were not idle, for any process; None where the system does not count them.
-      own_s: seconds of all cores that this process has used.
+      own_s: seconds of all cores that this process and the peer's have used.
     """
 
     wall_s: float
@@ -31,14 +31,14 @@ def _busy(text: str) -> float:
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf('SC_CLK_TCK')
 
 
-def counters() -> Counters:
-    """The counters now."""
+def counters(peer_s: float = 0.0) -> Counters:
+    """The counters now; `peer_s`: seconds of all cores that the peer's own process has used."""
     try:
         with open(STAT) as file:
             busy = _busy(file.read())
     except (OSError, ValueError, IndexError):
         busy = None
-    return Counters(time.perf_counter(), busy, time.process_time())
+    return Counters(time.perf_counter(), busy, time.process_time() + peer_s)
 
 
 def share_of_others(before: Counters, after: Counters) -> float | None:

@@ -39,6 +39,17 @@ class LSTM(nn.Module):
         return self.head(self.rnn(x)[0][:, -1])
 
 
+class GRU(nn.Module):
+    """The GRU of MNIST-1D: six features in each direction, all outputs classified."""
+
+    def __init__(self, width=6, length=40, classes=10):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(1, width, bidirectional=True, batch_first=True), nn.Linear(2 * width * length, classes)
+
+    def forward(self, x):
+        return self.head(self.rnn(x[..., None])[0].flatten(1))
+
+
 class GPT(nn.Module):
     """GPT-2's blocks without biases, fused attention, the head tied to the embedding."""
 
@@ -83,7 +94,7 @@ def _lenet():
                          nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 49, 1024), nn.ReLU(), nn.Linear(1024, 10))
 
 
-MODELS = {'mlp': _mlp, 'lenet5': _lenet5, 'lenet': _lenet, 'resnet': ResNet, 'lstm': LSTM,
+MODELS = {'mlp': _mlp, 'lenet5': _lenet5, 'lenet': _lenet, 'resnet': ResNet, 'lstm': LSTM, 'gru': GRU,
           'gpt_small': lambda: GPT(4, 4, 128, 64), 'gpt': lambda: GPT(6, 6, 384, 256)}
 
 

@@ -1,6 +1,6 @@
 """The verb `bench`: times the compiled train step of each row."""
 from bigjax.errors import DONE
-from bigjax.job import Flag, Job, Verb
+from bigjax.train.job import Flag, Job, Verb
 
 
 def bench(job: Job, *, out: str) -> int:

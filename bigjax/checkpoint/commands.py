@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from bigjax.errors import DONE, FAILED, NO, USER, UserError
+from bigjax.errors import DONE, FAILED, NO, USER, UserError, command
 from bigjax.io import storage
 
 SHOWN = 50  # differing arrays
@@ -89,9 +89,14 @@ def cat(path: str, pattern: str = '') -> int:
     """Prints the arrays whose path matches."""
     from bigjax.checkpoint import manager
     from bigjax.io.text import table
+    try:
+        matches = re.compile(pattern).search
+    except re.error as error:
+        raise UserError(f"got the pattern '{pattern}', expected a regular expression ({error})",
+                        code='checkpoint/regex') from None
     rows = []
     for name, x in sorted(manager.arrays(manager.newest(path)).items()):
-        if re.search(pattern, name):
+        if matches(name):
             rows.append([name, str(list(x.shape)), str(x.dtype), *_figures(np.asarray(x))])
     if not rows:
         raise UserError(f"{path}: got '{pattern}', which matches no array's path; fix: leave it out to show all",
@@ -138,23 +143,21 @@ def _gap(a: np.ndarray, b: np.ndarray) -> str:
 VERBS = {'ls': (ls, 1, 1), 'verify': (verify, 1, 1), 'cat': (cat, 1, 2), 'diff': (diff, 2, 2)}
 
 
+@command('bigjax.checkpoint')
 def main(argv: list[str]) -> int:
     """One command; returns its exit code."""
+    if not argv or argv[0] in ('-h', '--help'):
+        print(__doc__.strip())
+        return DONE if argv else USER
+    verb, *rest = argv
+    if verb not in VERBS:
+        raise UserError(f"'{verb}': no such verb; the verbs are {', '.join(VERBS)}", code='checkpoint/verb')
+    function, least, most = VERBS[verb]
+    if not least <= len(rest) <= most:
+        raise UserError(f"'{verb}' takes {least}{f' to {most}' if most > least else ''} argument{'s' * (most > 1)}; --help "
+                        'shows them', code='checkpoint/arguments')
     try:
-        if not argv or argv[0] in ('-h', '--help'):
-            print(__doc__.strip())
-            return DONE if argv else USER
-        verb, *rest = argv
-        if verb not in VERBS:
-            raise UserError(f"'{verb}': no such verb; the verbs are {', '.join(VERBS)}", code='checkpoint/verb')
-        function, least, most = VERBS[verb]
-        if not least <= len(rest) <= most:
-            raise UserError(f"'{verb}' takes {least}{f' to {most}' if most > least else ''} argument{'s' * (most > 1)}; --help "
-                            'shows them', code='checkpoint/arguments')
         return function(*rest)
-    except (UserError, re.error) as error:
-        print(f'bigjax.checkpoint: {error}', file=sys.stderr)
-        return USER
-    except OSError as error:  # a store, a disk, a pipe that nobody reads
+    except OSError as error:  # a store, a disk, a closed pipe
         print(f'bigjax.checkpoint: {error}', file=sys.stderr)
         return FAILED

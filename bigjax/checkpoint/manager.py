@@ -23,6 +23,7 @@ from bigjax.errors import UserError
 from bigjax.io import storage
 from bigjax.io.text import first_line
 from bigjax.sharding import mesh as meshes
+from bigjax.sharding import tree_paths
 
 GENERATORS = {2: 'threefry2x32', 4: 'rbg'}  # numbers in a key: JAX's generator
 FOLDER, DAMAGED = 'checkpoints', 'damaged'
@@ -65,9 +66,6 @@ class Checkpoints:
             self._orbax = ocp.training.Checkpointer(
                 self._folder, preservation_policy=self._kept,
                 cleanup_tmp_directories=not storage.remote(self._folder))  # `set_aside` has listed the store strictly
-        # Orbax also polls `reached_preemption_sync_point(step)`. JAX allows one counter per process: a second poller makes
-        # hosts agree on a step that has passed, and none stops. So disable Orbax's.
-        self._orbax._manager.reached_preemption = lambda step: False
 
     def save(self, step: int, tree, eval_pending: bool = False) -> None:
         """Starts writing; returns when the arrays are copied. Waits for the save before it, and raises its error.
@@ -268,8 +266,7 @@ def paths(tree) -> dict[str, tuple]:
             leaf = jax.eval_shape(jax.random.key_data, leaf)
         return tuple(leaf.shape)
 
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator='/'): shape(leaf) for path, leaf in leaves}
+    return {path: shape(leaf) for path, leaf in tree_paths.leaves(tree)}
 
 
 def differences(saved: dict[str, tuple], wanted: dict[str, tuple], limit: int = 3) -> str:
@@ -305,8 +302,7 @@ def load(path, like, whole: bool = True):
 def _check_generator(path, saved: dict[str, tuple], like) -> None:
     """Raises UserError where a random key was saved under another default generator of JAX."""
     is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-    for key, leaf in [(p, x) for p, x in jax.tree_util.tree_flatten_with_path(like)[0] if is_key(x)]:
-        name = jax.tree_util.keystr(key, simple=True, separator='/')
+    for name, leaf in [(path, x) for path, x in tree_paths.leaves(like) if is_key(x)]:
         size, wanted = (shape[-1] if shape else 0 for shape in (saved.get(name), *paths([leaf]).values()))
         if size and size != wanted:
             there, here = (GENERATORS.get(n, 'another generator') for n in (size, wanted))
@@ -357,9 +353,8 @@ def arrays(path) -> dict:
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
     like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host),
                         ocp.metadata(path, checkpointable_name=NAME).metadata)
-    leaves = jax.tree_util.tree_flatten_with_path(ocp.load(path, like, checkpointable_name=NAME))[0]
     plain = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    return {jax.tree_util.keystr(p, simple=True, separator='/'): plain(x) for p, x in leaves}
+    return {name: plain(x) for name, x in tree_paths.leaves(ocp.load(path, like, checkpointable_name=NAME))}
 
 
 def load_part(path, like):

@@ -16,8 +16,8 @@ import sys
 
 from bigjax.data import folders, images
 from bigjax.data.loaders import formats, registry, tfds_hf
-from bigjax.errors import UserError
-from bigjax.io import storage, uri
+from bigjax.errors import DONE, UserError, command
+from bigjax.io import local_copy, storage, uri
 from bigjax.io.text import first_line
 
 
@@ -37,7 +37,7 @@ def build(name: str, source: str | os.PathLike, to: str | os.PathLike) -> pathli
     Raises:
       UserError: missing or damaged idx files; a package is missing; `to` has the set already.
     """
-    tfds, dataset, source, to = tfds_hf.tfds_module(), name, storage.copied(storage.place(source)), _target(to)
+    tfds, dataset, source, to = tfds_hf.tfds_module(), name, local_copy.copied(storage.place(source)), _target(to)
     named, _ = registry.lookup(name)
     shape, classes = named.shapes('')['image'][0], len(named.info('')['classes'])
     parts = {}
@@ -77,7 +77,7 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
         raise UserError(f'--name: got {name!r}, expected lower-case letters, digits and underscores; fix: such as my_pets',
                         code='builders/name')
     tfds, dataset, to = tfds_hf.tfds_module(), name, _target(to)
-    parts, _ = folders.open_folder(storage.copied(storage.place(source)))
+    parts, _ = folders.open_folder(local_copy.copied(storage.place(source)))
     splits = {'val': 'validation'}  # TFDS's name
     for part in parts.values():  # a damaged image ends the command before anything is written
         for i in range(len(part)):
@@ -128,24 +128,21 @@ def _prepare(builder_class: type, name: str, to: str) -> pathlib.Path:
     return pathlib.Path(builder.data_dir)
 
 
+@command('builders')
 def main(argv: list[str] | None = None) -> int:
-    """The command at the top of this file; 0, or 2 where the input is wrong."""
+    """The command at the top of this file; returns its exit code."""
     parser = argparse.ArgumentParser(prog='python -m bigjax.data.builders', description=__doc__.splitlines()[0])
     parser.add_argument('what', choices=['mnist', 'fashion_mnist', 'folder'])
     parser.add_argument('--from', dest='source', required=True, help='the folder of idx files, or of images')
     parser.add_argument('--to', required=True, help='the TFDS folder')
     parser.add_argument('--name', default='', help='of the prepared data set (folder)')
     args = parser.parse_args(argv)
-    try:
-        if args.what == 'folder':
-            where = build_folder(args.name, args.source, args.to)
-        else:
-            where = build(args.what, args.source, args.to)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if args.what == 'folder':
+        where = build_folder(args.name, args.source, args.to)
+    else:
+        where = build(args.what, args.source, args.to)
     print(f'prepared {where}')
-    return 0
+    return DONE
 
 
 if __name__ == '__main__':

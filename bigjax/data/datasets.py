@@ -25,11 +25,12 @@ from bigjax.data import found, images, recorded, text
 from bigjax.data.loaders import formats, parquet, registry
 from bigjax.data.loaders.own import OWN, TABLES, OwnData, same_size
 from bigjax.data.loaders.records import TableSource
-from bigjax.data.loaders.registry import load, nearest, standardize
+from bigjax.data.loaders.registry import load, standardize
 from bigjax.data.sources import ArraySource, Splits, check_labels, held_out, labels, subset
 from bigjax.data.windows import WindowSource
 from bigjax.errors import UserError
-from bigjax.io import storage, uri
+from bigjax.io import local_copy, storage, uri
+from bigjax.io.text import hint
 
 __all__ = ['Splits', 'hold_out', 'load', 'open_data', 'standardize']
 
@@ -76,7 +77,8 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
     elif not colon:
         splits = _hold_out(_resized(_named(spec, data_dir, options, seed), image_size), val_fraction, seed)
     elif kind not in OWN:
-        raise UserError(f'config.data={spec}: there is no kind {kind!r}: {nearest(kind, [*OWN, "fake"])}', code='data/kind')
+        raise UserError(f'config.data={spec}: there is no kind {kind!r}{hint(kind, OWN)}; there are {", ".join(OWN)}, fake',
+                        code='data/kind')
     elif not place:
         raise UserError(f'config.data={spec}: got nothing after the colon, expected a place; fix: write {kind}:PLACE',
                         code='data/no-place')
@@ -137,7 +139,7 @@ def _local(kind: str, place: str) -> tuple[str, Any]:
         return place, None
     path = storage.place(place)
     table = storage.remote(path) and kind in TABLES and storage.facts(path)
-    return str(storage.copied(path)), path.parent if table else None
+    return str(local_copy.copied(path)), path.parent if table else None
 
 
 def _bring_images(parts, folder) -> None:
@@ -149,7 +151,7 @@ def _bring_images(parts, folder) -> None:
         elif isinstance(source, parquet.ParquetSource):  # its rows are read when they are needed
             names |= {name for name in storage.files(folder) if images.is_image(name)}
     if names:
-        storage.copied(folder, only=names)
+        local_copy.copied(folder, only=names)
 
 
 def hold_out(splits: Splits, fraction: float, seed: int = 0) -> Splits:

@@ -2,21 +2,24 @@
 import numpy as np
 
 
-def resize(image: np.ndarray, size: int | None) -> np.ndarray:
-    """[size, size, C] of an image [H, W, C], or the image as it is where `size` is None or 0; the aspect is not kept.
+def resize(image: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
+    """[h, w, C] of an image [H, W, C]: `size` is both sides or (h, w); None or 0 keeps the image. The aspect is not kept.
 
     An axis that shrinks is averaged over areas, an axis that grows is interpolated. OpenCV's area averaging needs both axes to
     shrink: where one grows it samples single rows or columns of the other, so stripes alias. The two are then resized one after
     the other.
     """
     height, width = image.shape[:2]
-    if not size or (height, width) == (size, size):
+    if not size:
+        return image
+    wanted = size if isinstance(size, tuple) else (size, size)
+    if (height, width) == wanted:
         return image
     import cv2
     cv2.setNumThreads(0)  # the input pipeline has its own threads
-    shrunk = min(height, size), min(width, size)
+    shrunk = min(height, wanted[0]), min(width, wanted[1])
     if shrunk != (height, width):
         image = cv2.resize(image, shrunk[::-1], interpolation=cv2.INTER_AREA)
-    if shrunk != (size, size):
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-    return image.reshape(size, size, -1)
+    if shrunk != wanted:
+        image = cv2.resize(image, wanted[::-1], interpolation=cv2.INTER_LINEAR)
+    return image.reshape(*wanted, -1)

@@ -1,4 +1,4 @@
-"""Many processes: how many there are, which one this is, and where they meet; decided from flags and environment.
+"""Several processes: how many there are, which rank this one has, and the coordinator, from flags and environment.
 
     python -m experiments.NAME --workdir=DIR                                            a laptop, or one host with 8 GPUs
     srun python -m experiments.NAME …       mpirun python -m experiments.NAME …         SLURM, Open MPI
@@ -11,6 +11,7 @@ First match wins, part by part:
   3. one process with all devices of the machine.
 """
 import dataclasses
+import importlib.util
 import os
 import re
 import socket
@@ -20,9 +21,9 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Mapping
 
-from bigjax.distributed.aftermath import divert
-from bigjax.distributed.peers import Lifeline
-from bigjax.distributed.rendezvous import called, meet
+from bigjax.distributed.accelerators import accelerators
+from bigjax.distributed.peers import PeerLinks
+from bigjax.distributed.rendezvous import process_name, rendezvous
 from bigjax.errors import UserError
 
 ALONE = 'one process'
@@ -34,7 +35,7 @@ BY_HAND = '--coordinator=HOST:PORT --processes=N --process=I'
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What the command line says; None and '' where it says nothing."""
+    """The flags of the command line; None and '' where one is not given."""
 
     coordinator: str = ''
     processes: int | None = None
@@ -43,16 +44,16 @@ class Flags:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """How this process takes part.
+    """The part of this process in the job.
 
     Attributes:
       coordinator: 'host:port' of process 0; '' for one process.
       processes, process: how many, and which one of 0 … processes - 1 this is.
       local_devices: the GPUs of this process among those it sees; None for all.
-      reason: what decided, in words.
-      hosts: over how many machines, None where nothing tells.
-      late_names: names of machines may begin to exist after this process has started.
-      lifeline: the way to the other processes, once they have met.
+      reason: the launcher that decided, for messages.
+      hosts: the number of machines, None where it is not known.
+      late_names: names of machines may appear only after this process has started.
+      peers: the links to the other processes, after the rendezvous.
     """
 
     coordinator: str = ''
@@ -62,26 +63,26 @@ class Start:
     reason: str = ALONE
     hosts: int | None = 1
     late_names: bool = False
-    lifeline: Lifeline | None = None
+    peers: PeerLinks | None = None
 
     @property
     def name(self) -> str:
-        """As the other processes call this one."""
-        return called({'process': self.process, 'host': socket.gethostname(), 'pid': os.getpid()})
+        """The name of this process in messages."""
+        return process_name({'process': self.process, 'host': socket.gethostname(), 'pid': os.getpid()})
 
 
 def decide(environ: Mapping[str, str], flags: Flags = Flags(), *, metadata: Callable[[str], str] | None = None,
            fqdn: Callable[[], str] = lambda: '') -> Start:
-    """The one place that knows the launchers; a function of its arguments alone.
+    """The only place that depends on the launchers; a pure function of its arguments.
 
     Args:
       environ: the environment's variables.
-      flags: what the command line says.
+      flags: the flags of the command line.
       metadata: on a TPU VM, the value of an attribute of the machine ('' where it has none); None elsewhere.
-      fqdn: this machine's full name, asked for in Kubernetes only.
+      fqdn: this machine's full name, needed in Kubernetes only.
 
     Raises:
-      UserError: what is said is not enough, or contradicts itself.
+      UserError: the values are not enough, or contradict each other.
     """
     given = {'coordinator': flags.coordinator or environ.get('BIGJAX_COORDINATOR') or environ.get('JAX_COORDINATOR_ADDRESS'),
              'processes': _first(flags.processes, _number(environ, 'BIGJAX_PROCESSES')),
@@ -96,21 +97,21 @@ def decide(environ: Mapping[str, str], flags: Flags = Flags(), *, metadata: Call
                  or _kubernetes(environ, fqdn, given.get('processes')) or Start())
     if found.reason == ALONE and given:
         missing = [f'--{key}' for key in ('coordinator', 'processes', 'process') if key not in given]
-        raise UserError(f"--{next(iter(given))} is given and {' and '.join(missing)} not; several processes by hand need "
-                        f'{BY_HAND}')
+        raise UserError(f"--{next(iter(given))} is given and {' and '.join(missing)} not; fix: start several processes by "
+                        f'hand with {BY_HAND}', code='distributed/incomplete')
     return _complete(dataclasses.replace(found, **given), environ)
 
 
 def _complete(start: Start, environ) -> Start:
-    """The same, checked."""
+    """The start, checked."""
     if start.processes < 1 or not 0 <= start.process < start.processes:
         raise UserError(f'--process={start.process}: with --processes={start.processes} there are 0 … {start.processes - 1} '
-                        f'({start.reason})')
+                        f'({start.reason})', code='distributed/rank')
     if start.processes == 1:
         return dataclasses.replace(start, coordinator='', hosts=1)
     if not start.coordinator:
-        raise UserError(f'--coordinator is missing ({start.reason} does not tell it); add --coordinator=HOST:PORT with the '
-                        'host of process 0 and a free port on it')
+        raise UserError(f'--coordinator is missing ({start.reason} does not name it); fix: add --coordinator=HOST:PORT with '
+                        'the host of process 0 and a free port on it', code='distributed/incomplete')
     split(start.coordinator)
     if ids := environ.get('JAX_LOCAL_DEVICE_IDS'):
         start = dataclasses.replace(start, local_devices=tuple(map(int, ids.split(','))))
@@ -118,14 +119,15 @@ def _complete(start: Start, environ) -> Start:
 
 
 def split(coordinator: str) -> tuple[str, int]:
-    """'host:port' -> (host, port); an IPv6 address stands in brackets.
+    """'host:port' -> (host, port); an IPv6 address is in brackets.
 
     Raises:
       UserError: it is not that.
     """
     host, colon, port = coordinator.rpartition(':')
     if not (colon and host.strip('[]') and port.isdigit() and 0 < int(port) < 65536) or (':' in host and host[0] != '['):
-        raise UserError(f"--coordinator={coordinator}: not HOST:PORT; write for example --coordinator=node1:{FIRST_PORT}")
+        raise UserError(f'--coordinator: got {coordinator}, expected HOST:PORT, such as node1:{FIRST_PORT}',
+                        code='distributed/coordinator')
     return host.strip('[]'), int(port)
 
 
@@ -141,11 +143,12 @@ def _number(environ, name: str, default: int | None = None) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise UserError(f'the variable {name}={text} is not a number; unset it, or say {BY_HAND}') from None
+        raise UserError(f'the variable {name}: got {text}, expected a number; fix: unset it, or give {BY_HAND}',
+                        code='distributed/variable') from None
 
 
 def _port(environ, job: int) -> int:
-    """A port that all processes of a job agree on and jobs rarely share."""
+    """A port that is the same for all processes of a job and rarely that of another job."""
     return _number(environ, 'JAX_COORDINATOR_PORT', FIRST_PORT + job % PORTS)
 
 
@@ -163,7 +166,7 @@ def _gpus(environ, local: int, tasks: int, bound: bool) -> tuple[int, ...] | Non
 
 
 def _open_mpi(environ) -> Start | None:
-    """Open MPI 4 tells the address of mpirun; 5 does not, and needs --coordinator where there are several machines."""
+    """Open MPI 4 has the address of mpirun in the environment; 5 has not, and needs --coordinator on several machines."""
     size = _number(environ, 'OMPI_COMM_WORLD_SIZE')
     if size is None:
         return None
@@ -230,7 +233,7 @@ def _gke(environ) -> Start | None:
 
 
 def _tpu_vm(environ, metadata) -> Start | None:
-    """A machine of a TPU slice: its metadata server knows the others."""
+    """A machine of a TPU slice: its metadata server lists the others."""
     if metadata is None:
         return None
     number, endpoints = metadata('agent-worker-number'), metadata('worker-network-endpoints')
@@ -247,8 +250,9 @@ def _kubernetes(environ, fqdn, processes: int | None) -> Start | None:
     if index is None or 'KUBERNETES_SERVICE_HOST' not in environ:
         return None
     if processes is None:
-        raise UserError('this pod of an Indexed Job is not told how many there are; set BIGJAX_PROCESSES in its environment to '
-                        'the parallelism of the Job, or to 1 where every pod is a run of its own')
+        raise UserError('the number of pods of this Indexed Job is not in its environment; fix: set BIGJAX_PROCESSES there '
+                        'to the parallelism of the Job, or to 1 where every pod is a run of its own',
+                        code='distributed/incomplete')
     host, dot, domain = fqdn().partition('.')
     first = re.sub(r'-\d+$', '-0', host) + dot + domain if dot else ''
     return Start(_join(first, _number(environ, 'JAX_COORDINATOR_PORT', KUBERNETES_PORT)), processes, index, None,
@@ -259,47 +263,54 @@ def _join(host: str, port: int) -> str:
     return f'[{host}]:{port}' if ':' in host else f'{host}:{port}' if host else ''
 
 
-def at_once(text: str) -> None:
-    """Prints a line where it belongs among those of stderr, also into a file or a pipe."""
+def print_now(text: str) -> None:
+    """Prints a line unbuffered: in a file or a pipe it keeps its place among the lines of stderr."""
     print(text, flush=True)
 
 
 def start(flags: Flags = Flags(), *, command: str = '', seconds: float = 300.0, heartbeat: float = 30.0,
-          say: Callable[[str], None] = at_once) -> Start:
-    """Joins this process to the others; to be called before JAX has touched a device. Alone, it does nothing.
+          log: Callable[[str], None] = print_now) -> Start:
+    """Joins this process to the others, before JAX has touched a device. Alone, it does nothing.
 
     Args:
-      flags: what the command line says.
-      command: what all processes must have been told to do.
+      flags: the flags of the command line.
+      command: the command, which must be the same for all processes.
       seconds: how long to wait for the others.
-      heartbeat: seconds of silence after which a process, or its machine, counts as dead.
-      say: told who has arrived.
+      heartbeat: a process, or its machine, that is silent for so many seconds counts as dead.
+      log: receives a line on who has arrived.
 
     Raises:
-      UserError: the coordinator cannot be right, or somebody did not come.
+      UserError: the coordinator cannot be right, or a process did not arrive.
     """
     import jax
-    from jax._src import cloud_tpu_init
-    decided = decide(os.environ, flags, metadata=tpu_metadata if cloud_tpu_init.running_in_cloud_tpu_vm else None,
+    decided = decide(os.environ, flags, metadata=tpu_metadata if on_tpu_vm() else None,
                      fqdn=socket.getfqdn)
     if decided.processes == 1:
         if decided.reason.endswith(WITHOUT_SRUN):
-            say(f'note: {decided.reason}')
+            log(f'note: {decided.reason}')
         return decided
     if jax.distributed.is_initialized():
         return decided
-    bind, lifeline = meet(decided, split(decided.coordinator), command=command, seconds=seconds, say=say, heartbeat=heartbeat)
-    if decided.process:
-        divert(lifeline.leader)
+    bind, peers = rendezvous(decided, split(decided.coordinator), command=command, seconds=seconds, log=log,
+                             heartbeat=heartbeat)
+    peers.start_witness()
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    # The watchdog's agreement replaces JAX's preemption service, whose own handler of SIGTERM would hide signals from Python
+    # until the watchdog starts; Orbax, which polls the service by steps, treats a disabled one as no preemption.
+    jax.config.update('jax_enable_preemption_service', False)
     jax.distributed.initialize(
         decided.coordinator, decided.processes, decided.process, decided.local_devices, cluster_detection_method='deactivate',
         initialization_timeout=60, coordinator_bind_address=bind, heartbeat_timeout_seconds=max(1, round(heartbeat)))
-    return dataclasses.replace(decided, lifeline=lifeline)
+    return dataclasses.replace(decided, peers=peers)
+
+
+def on_tpu_vm() -> bool:
+    """Whether this machine has TPUs and JAX's library for them, so that a metadata server may list the other hosts."""
+    return 'tpu' in accelerators() and importlib.util.find_spec('libtpu') is not None
 
 
 def tpu_metadata(attribute: str, tries: int = 3) -> str:
-    """An attribute of the Google Cloud machine that this is; '' where it has none, or nobody answers."""
+    """An attribute of the Google Cloud machine that this is; '' where it has none, or the server does not answer."""
     place = os.environ.get('GCE_METADATA_IP', 'metadata.google.internal')
     url = f'http://{place}/computeMetadata/v1/instance/attributes/{attribute}'
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

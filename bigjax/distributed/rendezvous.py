@@ -1,9 +1,9 @@
-"""Where the processes of a job meet before JAX starts: mistakes become one line instead of a hang or an abort.
+"""The rendezvous of a job's processes before JAX starts: mistakes become one line instead of a hang or an abort.
 
-JAX's own start-up waits five minutes for a wrong address and then aborts, dies of a signal where the port is taken, and says
-nothing meanwhile. So process 0 first listens on the coordinator's port itself; each other process connects and says in one
-line of JSON who it is, and waits for the answer: who process 0 is, when all are there, or `{"refused": reason}`. Then JAX
-takes the port; the connections stay (`bigjax.distributed.peers`).
+JAX's own start-up waits five minutes for a wrong address and then aborts, dies of a signal where the port is taken, and prints
+nothing meanwhile. So rank 0 first listens on the coordinator's port itself. Each other process connects, sends one line of
+JSON that identifies it, and waits for the answer: the identity of rank 0, when all have arrived, or `{"refused": reason}`. Then
+JAX takes the port; the connections stay open (`bigjax.distributed.peers`).
 """
 import contextlib
 import dataclasses
@@ -15,31 +15,31 @@ import threading
 import time
 from collections.abc import Callable
 
-from bigjax.distributed.peers import Lifeline
+from bigjax.distributed.peers import PeerLinks
 from bigjax.errors import UserError
 
-LOOKUP = 3.0  # seconds for the name service
-LOOPBACK = 4.0  # seconds in which process 0 must be found on this same machine
-TELL = 5.0  # seconds between two lines on who has arrived
+LOOKUP_S = 3.0  # time for the name service
+LOOPBACK_S = 4.0  # time in which rank 0 must be found on this same machine
+LOG_EVERY_S = 5.0  # time between two lines on who has arrived
 LONGEST = 16384  # bytes of a hello or an answer
 HELLO = {'process': int, 'processes': int, 'host': str, 'pid': int, 'command': str}
 
 
-def meet(start, address: tuple[str, int], *, command: str, seconds: float, say: Callable[[str], None],
-         heartbeat: float = 30.0) -> tuple[str, Lifeline]:
-    """Returns when all processes are there, with the address that process 0 is to listen on, and the way to the others.
+def rendezvous(start, address: tuple[str, int], *, command: str, seconds: float, log: Callable[[str], None],
+               heartbeat: float = 30.0) -> tuple[str, PeerLinks]:
+    """Waits for all processes; returns the address that JAX's coordinator binds on rank 0, and the links to the others.
 
     Args:
       start: `bigjax.distributed.bootstrap.Start` of this process.
       address: host and port of the coordinator.
-      heartbeat: seconds of silence of a machine after which it counts as gone.
+      heartbeat: a machine that is silent for so many seconds counts as gone.
 
     Raises:
-      UserError: the coordinator cannot be right, somebody did not come in time, or two are the same.
+      UserError: the coordinator cannot be right, a process did not arrive in time, or two have the same number.
     """
     host, port = address
     until = time.monotonic() + seconds
-    found = _lookup(host, until if start.late_names else 0.0, say)
+    found = _lookup(host, until if start.late_names else 0.0, log)
     local = all(ip.is_loopback for ip in found)
     _refuse(start, host, found, local)
     hello = {'process': start.process, 'processes': start.processes, 'host': socket.gethostname(), 'pid': os.getpid(),
@@ -48,15 +48,15 @@ def meet(start, address: tuple[str, int], *, command: str, seconds: float, say: 
         bind = os.environ.get('JAX_COORDINATOR_BIND_ADDRESS') or (
             f'{_bracketed(str(found[0]))}:{port}' if local and host in ('localhost', str(found[0])) else f'[::]:{port}')
         with _listen(bind, f'{_bracketed(host)}:{port}') as server:
-            peers = Roster(hello, f'{_bracketed(host)}:{port}', say).wait(server, until, seconds)
-        return bind, Lifeline(peers, relays=True, heartbeat=heartbeat)
+            peers = Rendezvous(hello, f'{_bracketed(host)}:{port}', log).wait(server, until, seconds)
+        return bind, PeerLinks(peers, relays=True, heartbeat=heartbeat)
     if local and start.hosts is None:
-        until, seconds = min(until, time.monotonic() + LOOPBACK), min(seconds, LOOPBACK)
-    peers = _join(hello, host, port, until, seconds, local, say)
-    return '', Lifeline(peers, relays=False, heartbeat=heartbeat)
+        until, seconds = min(until, time.monotonic() + LOOPBACK_S), min(seconds, LOOPBACK_S)
+    peers = _join(hello, host, port, until, seconds, local, log)
+    return '', PeerLinks(peers, relays=False, heartbeat=heartbeat)
 
 
-def called(hello: dict) -> str:
+def process_name(hello: dict) -> str:
     """'process 1 on node2 (pid 77)'."""
     return f"process {hello['process']} on {hello['host']} (pid {hello['pid']})"
 
@@ -65,31 +65,31 @@ def _bracketed(host: str) -> str:
     return f'[{host}]' if ':' in host else host
 
 
-def _lookup(host: str, until: float, say) -> list:
-    """The addresses of a name; asked for again until `until`.
+def _lookup(host: str, until: float, log) -> list:
+    """The addresses of a name; the lookup is repeated until `until`.
 
     Raises:
-      UserError: it has none, or the name service does not answer.
+      UserError: it has none, or the name service does not answer in time.
     """
-    told = time.monotonic()
+    logged = time.monotonic()
     while True:
-        answer, until_now = [], time.monotonic() + LOOKUP
-        thread = threading.Thread(target=_ask, args=(host, answer), daemon=True)  # the system's own limit is far longer
+        answer, until_now = [], time.monotonic() + LOOKUP_S
+        thread = threading.Thread(target=_resolve, args=(host, answer), daemon=True)  # the system's own limit is far longer
         thread.start()
-        thread.join(LOOKUP)
+        thread.join(LOOKUP_S)
         if answer and not isinstance(answer[0], OSError):
             return answer
         if time.monotonic() >= until:
-            why = answer[0].strerror if answer else f'no answer in {LOOKUP:.0f} s'
-            raise UserError(f"--coordinator: the name '{host}' cannot be resolved on {socket.gethostname()} ({why}); write the "
-                            'IP address of the host of process 0')
-        if time.monotonic() - told > TELL:
-            told = time.monotonic()
-            say(f"waiting for the name '{host}' to exist")
+            why = answer[0].strerror if answer else f'no answer in {LOOKUP_S:.0f} s'
+            raise UserError(f"--coordinator: the name '{host}' cannot be resolved on {socket.gethostname()} ({why}); fix: "
+                            'write the IP address of the host of process 0', code='distributed/no-address')
+        if time.monotonic() - logged > LOG_EVERY_S:
+            logged = time.monotonic()
+            log(f"waiting for the name '{host}' to exist")
         time.sleep(max(0.0, min(1.0, until_now - time.monotonic())))
 
 
-def _ask(host, answer):
+def _resolve(host, answer):
     try:
         rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -102,13 +102,16 @@ def _refuse(start, host: str, found: list, local: bool) -> None:
     """Raises UserError where the address cannot be that of process 0."""
     shown = host if str(found[0]) == host else f'{host} ({found[0]})'
     if any(ip.is_unspecified for ip in found):
-        raise UserError(f'--coordinator: {shown} is no single machine; name the host of process 0')
+        raise UserError(f'--coordinator: {shown} is not one machine; fix: name the host of process 0',
+                        code='distributed/coordinator')
     if local and start.hosts is not None and start.hosts > 1:
         raise UserError(f'--coordinator: {shown} is a loopback address, which each of the {start.hosts} hosts takes for '
-                        f'itself; name the host of process 0 as the others see it ({start.reason})')
+                        f'itself; fix: name the host of process 0 as the others see it ({start.reason})',
+                        code='distributed/loopback')
     if start.process == 0 and 'JAX_COORDINATOR_BIND_ADDRESS' not in os.environ and not any(map(_mine, found)):
-        raise UserError(f'--coordinator: {shown} is not an address of {socket.gethostname()}, where process 0 runs; name this '
-                        'host, or set JAX_COORDINATOR_BIND_ADDRESS where addresses are translated')
+        raise UserError(f'--coordinator: {shown} is not an address of {socket.gethostname()}, where process 0 runs; fix: name '
+                        'this host, or set JAX_COORDINATOR_BIND_ADDRESS where addresses are translated',
+                        code='distributed/coordinator')
 
 
 def _mine(ip) -> bool:
@@ -123,7 +126,7 @@ def _mine(ip) -> bool:
 
 
 def _listen(bind: str, shown: str) -> socket.socket:
-    """A listening socket; a port that is just being given back is waited for.
+    """A listening socket; it waits for a port that is just being released.
 
     Raises:
       UserError: the port is in use.
@@ -132,62 +135,64 @@ def _listen(bind: str, shown: str) -> socket.socket:
     host = host.strip('[]')
     dual = host in ('', '::') and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual or (':' in host and host != '::') else socket.AF_INET
-    until = time.monotonic() + LOOKUP
+    until = time.monotonic() + LOOKUP_S
     while True:
         try:
             return socket.create_server(('' if host == '::' else host, int(port)), family=family, dualstack_ipv6=dual)
         except OSError as error:
             if time.monotonic() > until:
-                raise UserError(f'--coordinator={shown}: process 0 cannot listen there ({error.strerror}); is there another '
-                                'coordinator with this port? choose another one') from None
+                raise UserError(f'--coordinator={shown}: process 0 cannot listen there ({error.strerror}), perhaps for '
+                                'another job that uses the port; fix: choose another one', code='distributed/port') from None
             time.sleep(0.2)
 
 
 @dataclasses.dataclass
-class Roster:
-    """Process 0's list of who has arrived.
+class Rendezvous:
+    """Rank 0's list of the processes that have arrived.
 
     Attributes:
-      mine: the hello of process 0.
+      mine: the hello of rank 0.
       place: the coordinator's address, for messages.
-      say: told who is there.
-      there: process -> (its hello, its connection).
+      log: receives a line on who has arrived.
+      there: rank -> (its hello, its connection).
     """
 
     mine: dict
     place: str
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     there: dict = dataclasses.field(default_factory=dict)
 
     def wait(self, server: socket.socket, until: float, seconds: float) -> dict[str, socket.socket]:
-        """Returns when everybody has arrived and been told so: who they are, and the way to them.
+        """Waits until all have arrived and confirms it to them; returns name -> connection.
 
         Raises:
-          UserError: two are the same, the counts differ, or the time is over.
+          UserError: two have the same number, the counts differ, or the time is over.
         """
-        told = time.monotonic()
+        logged = time.monotonic()
         server.settimeout(0.2)
         try:
             while len(self.there) < self.mine['processes'] - 1:
                 with contextlib.suppress(TimeoutError):
                     self._greet(server.accept()[0])
                 self.there = {key: (hello, other) for key, (hello, other) in self.there.items() if _connected(other)}
-                if time.monotonic() - told > TELL:
-                    told = time.monotonic()
-                    self.say(f'waiting at {self.place}: {self.arrived()}; {self.missing()} to come')
+                if time.monotonic() - logged > LOG_EVERY_S:
+                    logged = time.monotonic()
+                    self.log(f'waiting at {self.place}: {self.arrived()}; {self.missing()} to come')
                 if time.monotonic() > until:
                     raise UserError(f'--coordinator={self.place}: {self.missing()} did not come in {seconds:.0f} s '
-                                    f'({self.arrived()}); look at what they print, or raise --start_timeout')
+                                    f'({self.arrived()}); fix: look at what they print, or raise --start_timeout',
+                                    code='distributed/missing')
         except BaseException as error:
-            self._answer({'refused': str(error) if isinstance(error, UserError) else 'process 0 was stopped'})
+            refused = isinstance(error, UserError)
+            self._answer({'refused': str(error) if refused else 'process 0 was stopped', 'code': error.code if refused else ''})
             raise
-        self.say(f"all {self.mine['processes']} processes are here: {self.arrived()}")
+        self.log(f"all {self.mine['processes']} processes are here: {self.arrived()}")
         for _, connection in self.there.values():
             _send(connection, {key: self.mine[key] for key in ('process', 'host', 'pid')})
-        return {called(hello): connection for hello, connection in self.there.values()}
+        return {process_name(hello): connection for hello, connection in self.there.values()}
 
     def _greet(self, connection: socket.socket) -> None:
-        """Enters a newcomer; whoever does not speak as a process of this job is let go.
+        """Registers a new connection; one that does not send a hello of this job is closed.
 
         Raises:
           UserError: this job cannot come together.
@@ -196,22 +201,23 @@ class Roster:
         if not isinstance(hello, dict) or {key: type(value) for key, value in hello.items()} != HELLO:
             connection.close()
             return
-        who = called(hello)
+        who = process_name(hello)
         if hello['command'] != self.mine['command']:
-            _send(connection, {'refused': f"{who} was told to do '{hello['command']}' and process 0 at {self.place} "
-                                          f"'{self.mine['command']}'; give all the same command, each job its own port"})
+            _send(connection, {'refused': f"{who}: got the command '{hello['command']}', expected '{self.mine['command']}' as "
+                                          f'process 0 at {self.place}; fix: the same command for all, a port for each job',
+                               'code': 'distributed/other-job'})
             connection.close()
             return
         before = self.there.get(hello['process'])
-        self.there[hello['process']] = hello, connection  # from here on it is told when the job is refused
+        self.there[hello['process']] = hello, connection  # from here on it receives the refusal of the job
         if hello['processes'] != self.mine['processes']:
-            raise UserError(f"{who} expects {hello['processes']} processes and process 0 {self.mine['processes']}; give all "
-                            'the same --processes')
+            raise UserError(f"{who}: got --processes={hello['processes']}, expected {self.mine['processes']} as process 0 "
+                            'has it; fix: the same number for all', code='distributed/counts')
         if hello['process'] == 0 or (before and _connected(before[1])):
             first = before[0] if before else self.mine
-            self.there |= {(hello['process'], 'before'): before} if before else {}  # it is told, too
-            raise UserError(f"{who}: that process is already here, on {first['host']} (pid {first['pid']}); give each its own "
-                            '--process')
+            self.there |= {(hello['process'], 'before'): before} if before else {}  # it receives the refusal, too
+            raise UserError(f"{who}: that process is already here, on {first['host']} (pid {first['pid']}); fix: give each "
+                            'its own --process', code='distributed/twice')
 
     def arrived(self) -> str:
         """'hostA: 0 1 · hostB: 2'."""
@@ -226,7 +232,7 @@ class Roster:
         return f"process {', '.join(map(str, numbers[:10]))}{' …' if len(numbers) > 10 else ''}"
 
     def _answer(self, what: dict) -> None:
-        """Tells everybody and lets them close first, so that the port is free at once."""
+        """Sends an answer to all and lets them close first, so that the port is free at once."""
         for _, connection in self.there.values():
             _send(connection, what)
         for _, connection in self.there.values():
@@ -234,13 +240,13 @@ class Roster:
             connection.close()
 
 
-def _join(hello: dict, host: str, port: int, until: float, seconds: float, local: bool, say) -> dict[str, socket.socket]:
-    """Reports to process 0 and waits for its answer: who it is, and the way to it.
+def _join(hello: dict, host: str, port: int, until: float, seconds: float, local: bool, log) -> dict[str, socket.socket]:
+    """Reports to rank 0 and waits for its answer; returns its name and connection.
 
     Raises:
-      UserError: nobody is there, it is not process 0 of this job, or it refuses.
+      UserError: nothing answers, it is not rank 0 of this job, or it refuses.
     """
-    place, told = f'{_bracketed(host)}:{port}', time.monotonic()
+    place, logged = f'{_bracketed(host)}:{port}', time.monotonic()
     while True:
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             connection = stack.enter_context(socket.create_connection((host, port), timeout=2.0))
@@ -249,19 +255,21 @@ def _join(hello: dict, host: str, port: int, until: float, seconds: float, local
             if not isinstance(answer, dict):
                 late = time.monotonic() >= until
                 raise UserError(f'--coordinator={place}: ' + (
-                    f'not everybody came in {seconds:.0f} s; process 0 says who is missing' if late else
-                    'what listens there is not process 0 of this job waiting for others; look at what it prints'))
+                    f'not all processes came in {seconds:.0f} s; fix: process 0 prints which are missing' if late else
+                    'what listens there is not process 0 of this job waiting for others; fix: look at what it prints'),
+                                code='distributed/missing' if late else 'distributed/stranger')
             if 'refused' in answer:
-                raise UserError(str(answer['refused']))
+                raise UserError(str(answer['refused']), code=str(answer.get('code', '')))
             stack.pop_all()
-            return {called(answer): connection}
+            return {process_name(answer): connection}
         if time.monotonic() >= until:
-            hint = ('a loopback address is this machine alone: start process 0 here first, or name its host' if local else
-                    'is it running, is the port open?')
-            raise UserError(f'--coordinator={place}: process 0 did not answer in {seconds:.0f} s; {hint}')
-        if time.monotonic() - told > TELL:
-            told = time.monotonic()
-            say(f"process {hello['process']} waits for process 0 at {place}")
+            hint = ('start process 0 here first, or name its host: a loopback address is this machine alone' if local else
+                    'see that it runs and that its port is open')
+            raise UserError(f'--coordinator={place}: process 0 did not answer in {seconds:.0f} s; fix: {hint}',
+                            code='distributed/no-answer')
+        if time.monotonic() - logged > LOG_EVERY_S:
+            logged = time.monotonic()
+            log(f"process {hello['process']} waits for process 0 at {place}")
         time.sleep(0.2)
 
 
@@ -286,7 +294,7 @@ def _read(connection: socket.socket, seconds: float):
 
 
 def _connected(connection: socket.socket) -> bool:
-    """Whether the other end still waits."""
+    """Whether the other end is still connected."""
     connection.setblocking(False)
     try:
         return connection.recv(1, socket.MSG_PEEK) != b''

@@ -12,8 +12,10 @@ from bigjax import config as configs
 from bigjax.doctor import host
 from bigjax.doctor.host import OK, WARNING, Check
 from bigjax.errors import UserError
-from bigjax.io import storage
-from bigjax.runs.writer import FINISHED, RunFacts, previous_run
+from bigjax.io import nested, storage
+from bigjax.io.text import gib
+from bigjax.runs.reader import FINISHED
+from bigjax.runs.workdir import RunFacts, previous_run
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
 from bigjax.train import optimizers
@@ -31,7 +33,7 @@ ALIVE_S = 30.0  # a running run refreshes its run.json more often
 def workdir_run(workdir, experiment: str, variant: str, config) -> Check:
     """Whether the workdir is free for this run, or holds it already."""
     workdir = storage.place(workdir)
-    run = previous_run(workdir, RunFacts(experiment=experiment, variant=variant, config=configs.plain(config), command=''))
+    run = previous_run(workdir, RunFacts(experiment=experiment, variant=variant, config=nested.plain(config), command=''))
     if not run:
         return Check('run', OK, f'{workdir}: no other run is there')
     written = storage.facts(workdir / 'run.json')
@@ -201,4 +203,4 @@ class ExperimentChecks:
             saved = storage.children(self._job.workdir(self._row) / 'checkpoints')
             missing = self._settings.checkpoint_keep + SPARE - sum(name.isdigit() for name in saved)
             self.to_write = whole * max(SPARE, missing)
-        return Check('model', OK, f'{count(state.params):,} parameters, {host.gib(whole)} a checkpoint')
+        return Check('model', OK, f'{count(state.params):,} parameters, {gib(whole)} a checkpoint')

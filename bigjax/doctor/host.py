@@ -16,8 +16,7 @@ import jax
 from bigjax.distributed import accelerators as visible
 from bigjax.errors import UserError
 from bigjax.io import storage
-from bigjax.io.text import printable
-from bigjax.plan.report import gib
+from bigjax.io.text import gib, printable
 
 OK, WARNING, FAILED = 'ok', 'warning', 'FAILED'
 ROOT = pathlib.Path('/')

@@ -12,7 +12,6 @@ import pathlib
 import queue
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 
@@ -23,7 +22,8 @@ from bigjax.doctor import host
 from bigjax.doctor.experiment_checks import ExperimentChecks
 from bigjax.doctor.host import FAILED, OK, WARNING, Check
 from bigjax.errors import DONE, NO, UserError
-from bigjax.job import Verb
+from bigjax.io.stopwatch import Stopwatch
+from bigjax.train.job import Verb
 
 CHECK_S, DEVICES_S = 10.0, 15.0  # time for one check, and for starting the devices
 TOTAL_S, EXIT_S = 18.0, 23.0  # the last check begins, and the process has ended, this long after the start
@@ -48,11 +48,11 @@ FIXES = {  # check: what helps where its own error does not name it
 def doctor(job) -> int:
     """Checks the machine and every row of the experiment, prints what it finds, and exits 4 where a check FAILED."""
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # otherwise it takes the memory of runs on the same GPU
-    started, found = time.monotonic(), []
+    watch, found = Stopwatch(), []
 
     def look(name: str, check: Callable, *args, limit: float = CHECK_S, late: str = FAILED) -> bool:
         """Whether it did not fail."""
-        left = min(limit, TOTAL_S - (time.monotonic() - started))
+        left = min(limit, TOTAL_S - watch.seconds())
         answers = attempt(name, lambda: check(*args), left, late)
         for one in answers:
             found.append(one)
@@ -74,7 +74,7 @@ def doctor(job) -> int:
         look('devices', lambda: Check('devices', WARNING, 'devices, model and memory were not checked: the accelerators first'))
     rows = []
     for i, row in enumerate(job.rows):
-        if i and time.monotonic() - started > TOTAL_S - ROW_S:
+        if i and watch.seconds() > TOTAL_S - ROW_S:
             text = f'{i} of {len(job.rows)} rows were checked; --variant=ROW checks one'
             look('rows', lambda text=text: Check('rows', WARNING, text))
             break
@@ -86,11 +86,10 @@ def doctor(job) -> int:
         look('disk', lambda: host.disk(job.root, sum(checks.to_write for checks in rows)))
     count = {status: sum(check.status == status for check in found) for status in (OK, WARNING, FAILED)}
     if job.leads:
-        seconds = time.monotonic() - started
-        print(f'{count[OK]} ok, {count[WARNING]} warnings, {count[FAILED]} FAILED; {seconds:.1f} s', flush=True)
+        print(f'{count[OK]} ok, {count[WARNING]} warnings, {count[FAILED]} FAILED; {watch.seconds():.1f} s', flush=True)
     code = NO if count[FAILED] else DONE
     blocked = not computes or any(thread.name.startswith(THREAD) for thread in threading.enumerate())
-    return leave(job, code, EXIT_S - (time.monotonic() - started)) if blocked or job.joined.processes > 1 else code
+    return leave(job, code, EXIT_S - watch.seconds()) if blocked or job.joined.processes > 1 else code
 
 
 def attempt(name: str, check: Callable[[], Check | list[Check]], seconds: float, late: str = FAILED) -> list[Check]:
@@ -129,8 +128,8 @@ def leave(job, code: int, seconds: float) -> int:
     with contextlib.suppress(OSError):  # a closed pipe
         sys.stdout.flush()
         sys.stderr.flush()
-    if job.joined.lifeline:
-        job.joined.lifeline.end(max(1.0, seconds))
+    if job.joined.peers:
+        job.joined.peers.end(max(1.0, seconds))
     os._exit(code)
 
 

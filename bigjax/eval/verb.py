@@ -1,6 +1,6 @@
 """The verb `eval`: judges the newest checkpoint of each run in --workdir by every evaluator."""
 from bigjax.errors import DONE, NO
-from bigjax.job import CHECK, Job, Verb, say_overrides
+from bigjax.train.job import CHECK, Job, Verb, say_overrides
 
 
 def evaluate(job: Job, *, check: bool) -> int:
@@ -8,8 +8,8 @@ def evaluate(job: Job, *, check: bool) -> int:
     from bigjax.checkpoint import manager
     from bigjax.data import sources
     from bigjax.runs.reader import read_run
-    from bigjax.runs.summary import judged_table, spread
-    from bigjax.runs.writer import data_difference, judge, summarise
+    from bigjax.runs.summary import judge, judged_table, spread, summarise
+    from bigjax.runs.workdir import data_difference
     from bigjax.train import evaluations, host_consistency
     rows, missed = {}, False
     if job.leads:

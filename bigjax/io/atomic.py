@@ -1,13 +1,13 @@
-"""Atomic writes of small files: written beside the target, then renamed over it."""
+"""Atomic writes of small files: written beside the target, then renamed over it; a line is appended whole or not at all."""
 import contextlib
 import errno
 import json
-import math
 import os
 import pathlib
 from typing import Any
 
 from bigjax.io import storage
+from bigjax.io.nested import plain
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -22,6 +22,19 @@ def write_text(path: pathlib.Path, text: str) -> None:
         raise
     except OSError as error:
         raise explained(error, path) from error
+
+
+def append(path: pathlib.Path, line: str) -> None:
+    """Appends one line to a file, or nothing: on a full disk the file stays as it was."""
+    data = memoryview(line.encode() + b'\n')
+    with open(path, 'ab', buffering=0) as file:  # a buffer would be written once more when the file is closed
+        size = file.tell()
+        try:
+            while data:
+                data = data[file.write(data):]
+        except OSError as error:
+            os.truncate(path, size)
+            raise explained(error, path) from error
 
 
 def tidy(folder: pathlib.Path) -> None:
@@ -51,16 +64,3 @@ def dumps(value: Any, **options) -> str:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes `dumps` to a file, one key per line."""
     write_text(path, dumps(value, indent=1) + '\n')
-
-
-def plain(value: Any) -> Any:
-    """The value as dicts, lists, numbers, strings, booleans and None, as JSON returns them."""
-    if hasattr(value, 'tolist'):  # numpy and JAX
-        value = value.tolist()
-    if isinstance(value, dict) or hasattr(value, 'items'):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(v) for v in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | bool | int) or value is None else str(value)

@@ -14,12 +14,8 @@ import logging
 import os
 import pathlib
 import shutil
-import stat
-import tempfile
 import threading
-import time
-import uuid
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from bigjax.errors import UserError
@@ -36,16 +32,14 @@ from bigjax.io.retry import (
     translate,
     translating,
 )
-from bigjax.io.text import first_line, printable
+from bigjax.io.text import first_line
 from bigjax.io.uri import SCHEME, remote
 
 __all__ = ['SCHEME', 'StorageUnavailable', 'given_up', 'is_transient', 'remote', 'retry', 'retry_s', 'translate', 'translating']
 
 PART = 32 << 20  # bytes that are read at a time
 THREADS = 8
-UNFINISHED = '.part'
 TRIES = 5  # of reading what is replaced meanwhile
-DAY = 86400.0  # seconds after which what is unfinished was given up
 
 
 class Facts(NamedTuple):
@@ -135,7 +129,7 @@ def children(folder) -> list[str]:
         found = retry(lambda: _store().ls(str(folder), detail=False), folder)
     except FileNotFoundError:
         return []
-    inside = _key(folder) + '/'
+    inside = key(folder) + '/'
     return sorted(name.removeprefix(inside).rstrip('/') for name in found if name.startswith(inside) and name != inside)
 
 
@@ -146,7 +140,7 @@ def files(folder) -> dict[str, Facts]:
     """
     if not remote(folder):
         return dict(sorted(_below(folder)))
-    inside = _key(folder) + '/'
+    inside = key(folder) + '/'
     try:
         listed = retry(lambda: _store().find(str(folder), detail=True), folder)
     except FileNotFoundError:
@@ -227,7 +221,7 @@ def sha256(path) -> tuple[int, str]:
             digest = hashlib.sha256()
             return digest.update
 
-        return _pour(path, facts(path), begin).size, digest.hexdigest()
+        return read_parts(path, facts(path), begin).size, digest.hexdigest()
     if not os.path.isfile(path):  # reading a pipe would hang
         raise FileNotFoundError(f'{path}: there is no such file')
     with open(path, 'rb') as file:
@@ -242,7 +236,7 @@ def remove(folder, first: str = '') -> None:
         return
     names = sorted(files(folder), key=lambda name: name != first)
     for part in (names[:1], names[1:]):
-        _each(lambda name: remove_file(folder / name), part)
+        each(lambda name: remove_file(folder / name), part)
 
 
 def remove_file(path) -> None:
@@ -263,122 +257,17 @@ def move(folder, target, last: str = '') -> None:
     names = sorted(files(folder), key=lambda name: name == last)
     copy = lambda name: retry(lambda: _store().cp_file(str(folder / name), str(target / name)), folder / name)
     for part in (names[:-1], names[-1:]):
-        _each(copy, part)
+        each(copy, part)
     remove(folder, first=last)
 
 
-def _each(call, items) -> None:
+def each(call: Callable, items: Iterable) -> None:
+    """Calls a function for every item, `THREADS` at a time."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(call, items))
 
 
-def fetched(path) -> pathlib.Path:
-    """A local file with the contents of a path: the file itself, or a copy in a temporary folder."""
-    if not remote(path):
-        return path
-    folder = pathlib.Path(tempfile.mkdtemp(prefix='bigjax-'))
-    (folder / path.name).write_bytes(read(path))
-    return folder / path.name
-
-
-def copied(path, only: Container[str] | None = None) -> pathlib.Path:
-    """A local copy of a file or folder of a store, in the user's cache. Only files that are missing or of another version are
-    fetched. Several processes may call it at once.
-
-    Args:
-      only: names in the folder; the others are neither fetched nor removed.
-
-    Raises:
-      UserError: the path does not exist, an object has a name that no file can have, or the copy cannot be written.
-    """
-    if not remote(path):
-        return path
-    listed, root = {name: about for name, about in files(path).items() if only is None or name in only}, cache(path)
-    if only is None:
-        listed |= {'': one} if (one := facts(path)) else {}
-    if not listed and only is None:
-        raise UserError(f'{path}: it does not exist; check the path', code='storage/not-found')
-    _check_names(path, listed)
-    if only is None and '' not in listed:
-        for mine, about in files(root).items():
-            if mine not in listed and not (mine.endswith(UNFINISHED) and time.time() - about.when < DAY):
-                (root / mine).unlink(missing_ok=True)
-    _each(lambda name: _fetch(path / name if name else path, listed[name], root / name), listed)
-    return root
-
-
-def _check_names(path, names: Iterable[str]) -> None:
-    """Raises a UserError where objects have names that files below a folder cannot have; '' is the path itself."""
-    folders = {folder for name in names if name for folder in ('', *map(str, pathlib.PurePosixPath(name).parents))}
-    for name in names:
-        parts = name.split('/')
-        if name and not {'..', '.', ''}.isdisjoint(parts):
-            why = 'no name of a file below it'
-        elif '\0' in name or any('\ud800' <= sign <= '\udfff' for sign in name):
-            why = 'no name that a disk takes'
-        elif any(len(part.encode()) > 255 for part in parts):
-            why = 'a name of more than the 255 bytes that a disk takes'
-        elif name in folders:
-            why = 'a file and a folder in one, which no disk holds'
-        else:
-            continue
-        raise UserError(f'{path}: {printable(name) or "it"} is {why}; rename it', code='storage/name')
-
-
-def cache(path) -> pathlib.Path:
-    """The place of the local copy of a path in a store."""
-    return _copies() / _key(path) if remote(path) else path
-
-
-def _copies() -> pathlib.Path:
-    home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    return home / 'bigjax' / 'store'
-
-
-def _fetch(path, about: Facts, target: pathlib.Path) -> None:
-    """Copies one object. The copy's mtime encodes the generation, which tells later whether it is current."""
-    with contextlib.suppress(OSError):
-        mine = os.stat(target)
-        if (mine.st_size, mine.st_mtime_ns) == (about.size, _stamp(about)) and stat.S_ISREG(mine.st_mode):
-            return
-    beside = target.with_name(f'.{uuid.uuid4().hex}{UNFINISHED}')
-    try:
-        _make_way(target)
-        with open(beside, 'xb') as file:
-            about = _pour(path, about, lambda: (file.seek(0), file.truncate(), file.write)[-1])
-        os.utime(beside, ns=(_stamp(about), _stamp(about)))
-        os.replace(beside, target)
-    except OSError as error:
-        if isinstance(error, StorageUnavailable):
-            raise
-        if error.errno is None:  # the store's answer
-            raise UserError(f'{path}: it was removed while it was copied; run the same command again',
-                            code='storage/changed') from error
-        raise UserError(f'{target}: {error.strerror}; it was to be the copy of {path}; fix that, or choose another folder '
-                        'for copies with the variable XDG_CACHE_HOME', code='storage/cache') from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
-def _stamp(about: Facts) -> int:
-    """Nanoseconds that identify a version of an object; generations count microseconds."""
-    return int(about.generation) * 1000 % 2**62 if about.generation.isdigit() else round(about.when * 1e9)
-
-
-def _make_way(target: pathlib.Path) -> None:
-    """Makes the folder of a copy; an object may have become a folder, or the reverse."""
-    for folder in target.parents:
-        if folder == _copies():
-            break
-        if folder.is_file():
-            folder.unlink(missing_ok=True)
-    if target.is_dir():
-        shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _pour(path, about: Facts | None, begin: Callable[[], Callable[[bytes], object]]) -> Facts:
+def read_parts(path, about: Facts | None, begin: Callable[[], Callable[[bytes], object]]) -> Facts:
     """Passes one version of an object, in parts, to the function that `begin` returns; restarts where it is replaced meanwhile.
 
     Returns:
@@ -404,5 +293,6 @@ def _pour(path, about: Facts | None, begin: Callable[[], Callable[[bytes], objec
     raise FileNotFoundError(f'{path}: there is none')
 
 
-def _key(path) -> str:
+def key(path) -> str:
+    """The name of an object with its bucket."""
     return str(path).removeprefix(SCHEME).rstrip('/')

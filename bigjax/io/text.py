@@ -1,6 +1,6 @@
-"""Text for people: aligned tables, short numbers, durations, the nearest valid name, one line of another library's error."""
+"""Text for people: aligned tables, short numbers, sizes, durations, the nearest valid name, one line of an error."""
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 MAX_LETTERS = 300  # of foreign text shown in a message
 
@@ -17,15 +17,34 @@ def short(value: float) -> str:
     return f'{value:.4g}' if abs(value) < 1e4 else f'{value:,.0f}'
 
 
+def gib(bytes_: float | None) -> str:
+    """Bytes in GiB, or MiB below a hundredth; '?' where they are not known."""
+    if bytes_ is None:
+        return '?'
+    return f'{bytes_ / 2**30:.2f} GiB' if bytes_ >= 2**30 / 100 else f'{bytes_ / 2**20:.2f} MiB'
+
+
 def clock(seconds: float) -> str:
     """Seconds as 3:07 or 1:02:09."""
     hours, rest = divmod(int(seconds), 3600)
     return (f'{hours}:{rest // 60:02d}' if hours else f'{rest // 60}') + f':{rest % 60:02d}'
 
 
-def nearest(name: str, valid: Sequence[str], cutoff: float = 0.5) -> str:
-    """The valid name that is most like `name`, or ''."""
-    return next(iter(difflib.get_close_matches(str(name), list(valid), 1, cutoff)), '')
+def nearest(name: str, valid: Iterable[str], cutoff: float = 0.5) -> str:
+    """The valid name that is most like `name` in any case of letters, or whose part after the last dot is, or ''."""
+    name = str(name).lower()
+    known = {str(choice).lower(): choice for choice in valid}
+    tails = {key.rsplit('.', 1)[-1]: choice for key, choice in known.items()}
+    for names, wanted, least in ((known, name, cutoff), (tails, name.rsplit('.', 1)[-1], max(cutoff, 0.6))):
+        if close := difflib.get_close_matches(wanted, names, 1, least):
+            return names[close[0]]
+    return ''
+
+
+def hint(name: str, valid: Iterable[str], cutoff: float = 0.5) -> str:
+    """'; the nearest is …', or ''."""
+    found = nearest(name, valid, cutoff)
+    return f'; the nearest is {found}' if found else ''
 
 
 def printable(text) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from bigjax.errors import UserError
-from bigjax.io.text import nearest, printable
+from bigjax.io.text import hint, printable
 
 NOT_ZERO = ('num_layers', 'layers', 'width', 'num_heads', 'embed', 'latent', 'patch', 'features', 'hidden', 'channels',
             'widths')
@@ -40,9 +40,7 @@ def make(section: Mapping, **given):
             raise UserError(f'config.model.{key}: got {printable(repr(value))}, expected {given[key]!r}, which the script or '
                             'its data decides; fix: leave it out', code='model/decided')
         if key not in known:
-            near = nearest(key, known)
-            hint = f'the nearest is {near}; ' if near else ''
-            raise UserError(f"config.model.{printable(key)}: {section['name']} has no such field; {hint}it has "
+            raise UserError(f"config.model.{printable(key)}: {section['name']} has no such field{hint(key, known)}; it has "
                             f"{', '.join(k for k in known if k not in given)}", code='model/unknown-field')
         _check_numbers(key, value, module.__dataclass_fields__[key].default)
     return module(**own, **{key: value for key, value in given.items() if key in known or key not in OF_THE_DATA})

@@ -40,7 +40,7 @@ def attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, *, causal: bool = False, mask=Non
             raise UserError("config.mesh: got 'seq' with attention dropout or a mask, expected neither; fix: use other axes",
                             code='attention/split-sequence')
         return _split_sequence(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, causal, scale, context)
-    if cpu.kernels() or drop is not None:
+    if cpu.kernels('attention') or drop is not None:
         return _written_out(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, causal, mask, scale, drop)
     y = jax.nn.dot_product_attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, mask=mask, is_causal=causal, scale=scale)
     return y if mask is None else jnp.where(_sees_a_key(mask, causal, q_BxTxHxD.shape[1]), y, 0)

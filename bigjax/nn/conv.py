@@ -35,7 +35,7 @@ def explicit_padding(padding: Padding, size, kernel, strides, dilation) -> tuple
 
 def conv(x: jax.Array, kernel: jax.Array, *, strides, padding, dilation, groups: int = 1) -> jax.Array:
     """[B, *spatial, C] with [*kernel_size, C/groups, F] -> [B, *spatial', F]; all options explicit tuples."""
-    if kernels():
+    if kernels('conv'):
         return conv_cpu.conv(x, kernel, conv_cpu.Geometry(strides, padding, dilation, groups))
     spatial = 'HW'[2 - len(strides):]
     return lax.conv_general_dilated(

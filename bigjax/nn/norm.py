@@ -106,7 +106,7 @@ class LayerNorm(nn.Module):
         bias = self.param('bias', self.bias_init, shape, self.param_dtype) if self.use_bias else None
         dtype = self.dtype or jnp.result_type(*(a for a in (x, scale, bias) if a is not None))
         wide, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
-        if cpu.kernels() and logical.axis_size('seq') == 1:  # rows of a split sequence, folded, would be gathered
+        if cpu.kernels('layer_norm') and logical.axis_size('seq') == 1:  # rows of a split sequence, folded, would be gathered
             y = cpu_layer_norm(wide.reshape(-1, x.shape[-1]), scale, self.epsilon).reshape(x.shape)
         else:
             shifted = wide - lax.stop_gradient(wide[..., :1])

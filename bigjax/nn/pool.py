@@ -34,7 +34,7 @@ def avg_pool(x: jax.Array, window_shape: Sequence[int], strides: Sequence[int] |
 def _tiles(x, window, strides, padding) -> bool:
     """Whether windows stand side by side without padding."""
     strides = (1,) * len(window) if strides is None else tuple(strides)
-    return kernels() and padding == 'VALID' and strides == tuple(window) and x.ndim == len(window) + 2
+    return kernels('pool') and padding == 'VALID' and strides == tuple(window) and x.ndim == len(window) + 2
 
 
 def _crop(x, window):

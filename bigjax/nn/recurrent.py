@@ -2,6 +2,8 @@
 
 Glossary: B batch · T time · D input width · H features · G all gates' features, 4H or 3H. Gates are side by side in the
 last axis of every parameter: LSTM in the order input, forget, cell, output; GRU in the order reset, update, new.
+
+Gates and step of a cell take the axis of features: -1 where arrays of a step are [B, H], -2 where they are [H, B].
 """
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +18,7 @@ from bigjax.nn import cpu
 from bigjax.sharding import logical
 
 Carry = Any
+SMALL_STEP = 4096  # numbers in the state of a batch
 
 
 def by_gate(init: Callable, gates: int) -> Callable:
@@ -32,8 +35,8 @@ class Cell(NamedTuple):
     """A recurrence for `run`: what is elementwise in one step, beside its products. A carry is a tuple with h first.
 
     Attributes:
-      gates: `gates(from_input, from_state)`: the gates after their nonlinearities, given the two products with biases.
-      step: `step(carry, gates) -> carry`.
+      gates: `gates(from_input, from_state, axis)`: the gates after their nonlinearities, given the two products with biases.
+      step: `step(carry, gates, axis) -> carry`.
       pull: the derivative, `pull(dcarry, carry, gates, new carry) -> (by the products, rest)`: by the state's product
         and by the input's, once where they are equal, and what reaches the carry before past the products.
     """
@@ -43,17 +46,17 @@ class Cell(NamedTuple):
     pull: Callable
 
 
-def lstm_gates(from_input, from_state):
-    """[B, 4H]; sigmoid(x) = (tanh(x / 2) + 1) / 2 makes one operation of the four."""
+def lstm_gates(from_input, from_state, axis=-1):
+    """All gates side by side; sigmoid(x) = (tanh(x / 2) + 1) / 2 makes one operation of the four."""
     x = from_input + from_state
-    size = x.shape[-1] // 4
-    position = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    size = x.shape[axis] // 4
+    position = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + axis)
     scale = jnp.where((position >= 2 * size) & (position < 3 * size), 1.0, 0.5).astype(x.dtype)
     return scale * jnp.tanh(scale * x) + (1 - scale)
 
 
-def lstm_step(carry, gates):
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
+def lstm_step(carry, gates, axis=-1):
+    i, f, g, o = jnp.split(gates, 4, axis)
     c = f * carry[1] + i * g
     return o * jnp.tanh(c), c
 
@@ -68,15 +71,15 @@ def lstm_pull(dcarry, carry, gates, new):
     return (d,), (jnp.zeros_like(dh), dc * f)
 
 
-def gru_gates(from_input, from_state):
+def gru_gates(from_input, from_state, axis=-1):
     """r, z, n and the part of the state's product that r scales."""
-    xr, xz, xn = jnp.split(from_input, 3, axis=-1)
-    hr, hz, hn = jnp.split(from_state, 3, axis=-1)
+    xr, xz, xn = jnp.split(from_input, 3, axis)
+    hr, hz, hn = jnp.split(from_state, 3, axis)
     r = nn.sigmoid(xr + hr)
     return r, nn.sigmoid(xz + hz), jnp.tanh(xn + r * hn), hn
 
 
-def gru_step(carry, gates):
+def gru_step(carry, gates, axis=-1):
     _, z, n, _ = gates
     return n + z * (carry[0] - n),
 
@@ -106,7 +109,7 @@ def _freeze(alive, new, old):
 
 def _apart(f):
     """On a CPU what is elementwise is kept apart from the slicing of its inputs, with which it is not vectorised."""
-    return cpu.stored(f) if cpu.kernels() else f
+    return cpu.stored(f) if cpu.kernels('recurrent') else f
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -161,6 +164,24 @@ def _run_backward(cell, loop, residuals, cotangents):
 
 
 run.defvjp(_run_forward, _run_backward)
+
+
+def features_first(cell: Cell, reverse: bool, from_input_TxBxG, alive_TxBx1, carry: tuple, kernel_HxG, input_bias_G,
+                   state_bias_G):
+    """The loop of `run` over arrays [H, B] and with JAX's own derivative: with few features in the last axis, a CPU's vector
+    registers are half empty."""
+    turned = jax.tree.map(lambda a: jnp.swapaxes(a, -1, -2), (from_input_TxBxG, alive_TxBx1, carry))
+    from_input_TxGxB, alive_Tx1xB, carry = turned
+    from_input_TxGxB = from_input_TxGxB + input_bias_G[:, None]
+
+    def step(carry, inputs):
+        from_input, alive = inputs
+        gates = cell.gates(from_input, kernel_HxG.T @ carry[0] + state_bias_G[:, None], -2)
+        new = _freeze(alive, cell.step(carry, gates, -2), carry)
+        return new, new[0]
+
+    last, h_TxHxB = lax.scan(step, carry, (from_input_TxGxB, alive_Tx1xB), reverse=reverse, unroll=2)
+    return jax.tree.map(lambda a: jnp.swapaxes(a, -1, -2), (last, h_TxHxB))
 
 
 class _Recurrent(nn.Module):
@@ -221,17 +242,17 @@ class _Recurrent(nn.Module):
         rows = x_TxBxD if logical.batch_is_split() else x_TxBxD.reshape(time * batch, width)
         from_input = (rows @ weights['input_kernel']).reshape(time, batch, -1)
         alive = None if lengths is None else jnp.arange(time)[:, None, None] < lengths[None, :, None]
-        loop = Loop(self.reverse if reverse is None else reverse, self._unroll(batch))
-        carry, y_TxBxH = run(self.cell, loop, from_input, alive, carry, weights['recurrent_kernel'],
-                             weights['input_bias'], weights['recurrent_bias'])
+        reverse = self.reverse if reverse is None else reverse
+        small = isinstance(batch, int) and batch * self.features <= SMALL_STEP
+        if small and not self.unroll and cpu.kernels('recurrent') and not logical.batch_is_split():
+            loop = partial(features_first, self.cell, reverse)
+        else:  # a small step costs more to dispatch than to compute: several in one iteration
+            loop = partial(run, self.cell, Loop(reverse, self.unroll or (8 if small else 1)))
+        carry, y_TxBxH = loop(from_input, alive, carry, weights['recurrent_kernel'], weights['input_bias'],
+                              weights['recurrent_bias'])
         if alive is not None:
             y_TxBxH = jnp.where(alive, y_TxBxH, 0)
         return self._public(carry), y_TxBxH.swapaxes(0, 1)
-
-    def _unroll(self, batch: int) -> int:
-        """Small steps cost more to dispatch than to compute: several in one iteration."""
-        small = isinstance(batch, int) and batch * self.features <= 4096
-        return self.unroll or (8 if small else 1)
 
     def step(self, carry, x_BxD):
         """One step with the same parameters, for decoding: (carry or None, [B, D]) -> (carry, y [B, H])."""

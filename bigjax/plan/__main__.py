@@ -3,7 +3,7 @@ import json
 import pathlib
 import sys
 
-from bigjax.errors import DONE, USER, UserError
+from bigjax.errors import DONE, UserError, command
 from bigjax.plan import report
 
 
@@ -24,16 +24,12 @@ def read(paths) -> list[tuple[str, dict]]:
     return plans
 
 
+@command('plan')
 def main(paths: list[str]) -> int:
     """Prints the table."""
-    try:
-        if not paths:
-            raise UserError('bigjax.plan: got no file; fix: python -m bigjax.plan experiments/results/plan/*.json',
-                            code='plan/no-record')
-        print(report.several(read(paths)))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return USER
+    if not paths:
+        raise UserError('got no file; fix: python -m bigjax.plan experiments/results/plan/*.json', code='plan/no-record')
+    print(report.several(read(paths)))
     return DONE
 
 

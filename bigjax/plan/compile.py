@@ -9,12 +9,12 @@ import os
 import pathlib
 import re
 import tempfile
-import time
 from typing import Any, NamedTuple
 
 import jax
 
 from bigjax.errors import UserError
+from bigjax.io.stopwatch import Stopwatch
 from bigjax.nn import cpu
 from bigjax.plan.topology import Topology
 
@@ -79,11 +79,11 @@ def devices(topology: Topology) -> list:
     Raises:
       UserError: this process has fewer.
     """
-    from jax.experimental import topologies
+    from bigjax.compat import get_topology_desc
     if topology.platform == 'cpu':
         return _fake(topology.devices)
     if topology.platform == 'gpu':
-        return list(topologies.get_topology_desc(
+        return list(get_topology_desc(
             platform='cuda', target_config=gpu_target(topology.generation),
             topology=f"1x{topology.shape[0]}x{topology.shape[1]}").devices)
     options: dict[str, Any] = {'num_slices': topology.slices} if topology.slices > 1 else {}
@@ -91,7 +91,7 @@ def devices(topology: Topology) -> list:
         options['chip_config_name'] = 'megacore'  # one device per chip, as on the machines
     if topology.chips == topology.slices:
         options['chips_per_host_bounds'] = (1, 1, 1)
-    return list(topologies.get_topology_desc(platform='tpu', topology_name=topology.name, **options).devices)
+    return list(get_topology_desc(platform='tpu', topology_name=topology.name, **options).devices)
 
 
 def _fake(count: int) -> list:
@@ -121,10 +121,9 @@ def compile_step(program, topology: Topology) -> Compiled:
     """
     seconds, platform = {}, topology.platform
     with cpu.lowering_for(platform):
-        started = time.time()
+        watch = Stopwatch()
         lowered = program.compiled.trace(*program.arguments()).lower(lowering_platforms=(LOWERING[platform],))
-        seconds['lower'] = time.time() - started
-    started = time.time()
+        seconds['lower'] = watch.lap()
     with tempfile.TemporaryDirectory() as folder:
         options = {**FAST, 'xla_dump_to': folder} if platform == 'tpu' else None
         try:
@@ -133,7 +132,7 @@ def compile_step(program, topology: Topology) -> Compiled:
             if 'RESOURCE_EXHAUSTED' in str(error) or 'xceeds available' in str(error):
                 raise TooLarge(str(error), _dumped(folder)) from None
             raise
-    seconds['compile'] = time.time() - started
+    seconds['compile'] = watch.lap()
     return Compiled(compiled.as_text(), _memory(compiled), seconds)
 
 

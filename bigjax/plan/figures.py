@@ -7,6 +7,7 @@ import jax
 
 from bigjax.plan import compile, count, hlo, rooflines, warn, wire
 from bigjax.plan.topology import Topology
+from bigjax.sharding import tree_paths
 from bigjax.train import flops
 
 LARGEST = 10  # buffers to name
@@ -77,8 +78,7 @@ def _state_buffers(program) -> list[dict]:
     found = []
     for what, tree in (('parameters', state.params), ('optimizer', state.opt_state), ('ema', state.ema), ('batch', items),
                        ('data', arrays), ('frozen', frozen)):
-        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            name = jax.tree_util.keystr(path, simple=True, separator='/')
+        for name, x in tree_paths.leaves(tree):
             found.append({'bytes': _per_device(x), 'shape': f'{x.dtype}{list(x.shape)}', 'what': what, 'place': name})
     return sorted(found, key=lambda b: -b['bytes'])
 

@@ -1,7 +1,6 @@
 """A plan as text: one mesh in full, several in one table, and the changes that would make it fit."""
-from bigjax.io.text import table
+from bigjax.io.text import gib, table
 
-GIB = 2**30
 UNCALIBRATED = 'uncalibrated: rooflines of published peaks; no run on this chip has been recorded yet'
 
 
@@ -12,13 +11,6 @@ def number(x: float, unit: str = '') -> str:
             return f'{x:.4g} {prefix}{unit}'.rstrip()
         x /= 1000
     return f'{x:.4g} E{unit}'
-
-
-def gib(x: float | None) -> str:
-    """Bytes in GiB, or MiB below a hundredth."""
-    if x is None:
-        return '?'
-    return f'{x / GIB:.2f} GiB' if x >= GIB / 100 else f'{x / 2**20:.2f} MiB'
 
 
 def seconds(pair) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bigjax import config as configs
 from bigjax.data.lazy import LazySource
 from bigjax.errors import DONE, NO, USER, UserError
-from bigjax.io import atomic
+from bigjax.io import atomic, nested
 from bigjax.nn import cpu
 from bigjax.plan import advice, compile, figures, report
 from bigjax.plan import topology as topologies
@@ -78,7 +78,7 @@ def _advise(job, wanted: Wanted, plans) -> None:
     name, f = next((name, f) for name, f in plans if 'error' not in f)
     row = next(row for row in job.rows if (row or job.name) == name)
     base = {'mesh': f['mesh_asked']} if f.get('mesh_asked') else {}
-    config = configs.leaves(configs.override(job.config(row), base))
+    config = nested.leaves(configs.override(job.config(row), base))
     tried = []
     for change in advice.changes(config, f):
         text = ' '.join(f'--config.{key}={value}' for key, value in change.items())

@@ -1,5 +1,5 @@
 """The verb `plan`: compiles each row's train step for hardware that is not there."""
-from bigjax.job import Flag, Job, Verb
+from bigjax.train.job import Flag, Job, Verb
 
 
 def plan(job: Job, **options) -> int:

@@ -21,9 +21,8 @@ class Minimum(NamedTuple):
 
 
 def textbook(program) -> list[Minimum]:
-    """The minimum for every axis of the mesh larger than one. Axes without a formula ('stage') are left out, and the
-    activations of a model
-    without `cost_hints`."""
+    """The minimum for every axis of the mesh larger than one; without axes that have no formula ('stage'), and without the
+    activations of a model that has no `cost_hints`."""
     mesh, hints = program.mesh, cost_hints(program)
     item = jnp.dtype(getattr(program.experiment.model, 'dtype', None) or jnp.float32).itemsize
     found = _parameters(program, item)

@@ -71,7 +71,7 @@ def images(splits: Splits, answer: Callable) -> Interface:
                 image = 255 - image
                 notes.append(f'inverted, as training images have a {ground()} ground')
         if shape and (height, width) != shape[:2]:
-            image = np.stack([_resized(image[..., c], shape[:2]) for c in range(image.shape[-1])], -1)
+            image = files.resize(image, shape[:2])
             notes.append(f'{width} x {height} resized to {shape[1]} x {shape[0]}')
         return {'image': image, NOTES: notes}
 
@@ -95,29 +95,6 @@ def _ground(splits: Splits) -> str:
         return splits.info['ground']
     shape = _shape(splits)
     return files.ground(splits.train.arrays['image']) if shape is not None and shape[-1] == 1 else ''
-
-
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W] -> [h, w]: each axis by area averaging where it shrinks, by interpolation where it grows."""
-    out = image.astype(np.float64)
-    for axis, new in enumerate(size):
-        out = np.moveaxis(_stretch(np.moveaxis(out, axis, 0), new), 0, axis)
-    return np.rint(out).clip(0, 255).astype(np.uint8)
-
-
-def _stretch(x: np.ndarray, new: int) -> np.ndarray:
-    """[N, …] -> [new, …]."""
-    old = len(x)
-    if new < old:  # the mean over [i, i + 1) * old / new, from the running integral
-        total = np.concatenate([np.zeros((1, *x.shape[1:])), np.cumsum(x, 0)])
-        edges = np.linspace(0, old, new + 1)
-        low = np.minimum(edges.astype(int), old - 1)
-        integral = total[low] + (edges - low).reshape(-1, *[1] * (x.ndim - 1)) * x[low]
-        return np.diff(integral, axis=0) * new / old
-    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    low = np.minimum(at.astype(int), max(old - 2, 0))
-    part = (at - low).reshape(-1, *[1] * (x.ndim - 1))
-    return x[low] * (1 - part) + x[np.minimum(low + 1, old - 1)] * part
 
 
 def rows(splits: Splits, answer: Callable) -> Interface:

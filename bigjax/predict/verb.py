@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from bigjax.errors import DONE, UserError
-from bigjax.job import Flag, Job, Verb, say_overrides
+from bigjax.train.job import Flag, Job, Verb, say_overrides
 
 MEMBER = Flag('member', 0, 'which member of a population', 'int', 0)
 

@@ -5,7 +5,8 @@ from bigjax import config as configs
 from bigjax.data import recorded
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
-from bigjax.job import Job
+from bigjax.io import nested
+from bigjax.train.job import Job
 
 ONE_DEVICE = 'data:1'
 OTHER_MACHINE = ('mesh/devices', 'mesh/scattered-rows', 'config/batch-divisible')  # the mesh of the run needs other devices
@@ -60,7 +61,7 @@ def _of_member(config, member: int):
     Raises:
       UserError: there is no such member.
     """
-    over, known = config['population_over'], configs.leaves(config)
+    over, known = config['population_over'], nested.leaves(config)
     count = len(list(filter(str.strip, over.split(';')))) if '=' in over else config['population']
     if not 0 <= member < count:
         raise UserError(f'--member={member}: the run has {count}, numbered from 0', code='predict/member')

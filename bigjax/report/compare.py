@@ -7,12 +7,11 @@ another file.
 """
 import argparse
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 
-from bigjax.config import leaves
-from bigjax.errors import DONE, USER, UserError
+from bigjax.errors import DONE, UserError, command
 from bigjax.io import atomic, storage
+from bigjax.io.nested import leaves
 from bigjax.io.text import printable, table
 from bigjax.report.charts import Series, chart, legend, logarithmic
 from bigjax.report.html import escape, section, table_html
@@ -23,37 +22,31 @@ from bigjax.runs.summary import commit, device, number, runs_in, seconds, spread
 MISSING = '–'
 
 
+@command('compare')
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog='python -m bigjax.compare', description=__doc__.splitlines()[0])
     parser.add_argument('runs', nargs='+', metavar='RUN', help='a workdir, or a folder of workdirs')
     parser.add_argument('--metric', default='', help='whose curves to draw, and the only one in the table')
     parser.add_argument('--out', default='compare.html', help='an .html page or a .png image, in this folder by default')
+    options = parser.parse_args(argv)
+    out = pathlib.Path(options.out)
+    if out.suffix not in ('.html', '.png'):
+        raise UserError(f'--out={options.out}: got the ending {out.suffix!r}, expected .html or .png', code='compare/out')
+    runs = load(options.runs)
+    metric = choose_metric(runs, options.metric)
+    head, rows = comparison(runs, [metric] if options.metric else None)
+    print(table(*_printable(head, rows)))
+    series = curves(runs, metric)
     try:
-        options = parser.parse_args(argv)
-    except SystemExit as stop:
-        return stop.code or 0
-    try:
-        out = pathlib.Path(options.out)
-        if out.suffix not in ('.html', '.png'):
-            raise UserError(f'--out={options.out}: got the ending {out.suffix!r}, expected .html or .png', code='compare/out')
-        runs = load(options.runs)
-        metric = choose_metric(runs, options.metric)
-        head, rows = comparison(runs, [metric] if options.metric else None)
-        print(table(*_printable(head, rows)))
-        series = curves(runs, metric)
-        try:
-            if out.suffix == '.html':
-                atomic.write_text(out, _page(runs, metric, series))
-            else:
-                _png(out, metric, series)
-        except OSError as error:
-            raise UserError(f'--out={options.out}: it cannot be written ({error.strerror})', code='compare/out') from None
-        print(f'plot of {metric}: {out.absolute()}')
-        return DONE
-    except UserError as error:
-        print(f'compare: {error}', file=sys.stderr)
-        return USER
+        if out.suffix == '.html':
+            atomic.write_text(out, _page(runs, metric, series))
+        else:
+            _png(out, metric, series)
+    except OSError as error:
+        raise UserError(f'--out={options.out}: it cannot be written ({error.strerror})', code='compare/out') from None
+    print(f'plot of {metric}: {out.absolute()}')
+    return DONE
 
 
 def load(folders: Sequence) -> dict[str, tuple[pathlib.Path, dict]]:

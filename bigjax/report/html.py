@@ -6,16 +6,15 @@ import base64
 import html
 import json
 import math
-import sys
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from bigjax.config import leaves
-from bigjax.errors import UserError
+from bigjax.errors import DONE, UserError, command
 from bigjax.io import atomic, storage
+from bigjax.io.nested import leaves
 from bigjax.metrics.confusion import Confusion
 from bigjax.report.charts import Series, chart, legend
 from bigjax.report.page import page
@@ -56,17 +55,13 @@ def write(workdir):
     return workdir / PAGE
 
 
+@command('report')
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     if len(argv) != 1 or argv[0].startswith('-'):
-        print('usage: python -m bigjax.report WORKDIR', file=sys.stderr)
-        return 2
-    try:
-        print(write(argv[0]))
-        return 0
-    except UserError as error:
-        print(f'report: {error}', file=sys.stderr)
-        return 2
+        raise UserError('got no single folder, expected one; fix: python -m bigjax.report WORKDIR', code='report/usage')
+    print(write(argv[0]))
+    return DONE
 
 
 def _run_page(workdir, run) -> str:

@@ -21,11 +21,10 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import bigjax
-from bigjax.errors import UserError
+from bigjax.errors import DONE, NO, UserError, command
 from bigjax.io import atomic, storage
-from bigjax.runs.reader import read_metrics, read_run
-from bigjax.runs.summary import commit, device, differences, number, paper, runs_in, seconds, spread
-from bigjax.runs.writer import FINISHED, judge
+from bigjax.runs.reader import FINISHED, read_metrics, read_run
+from bigjax.runs.summary import commit, device, differences, judge, number, paper, runs_in, seconds, spread
 
 PAGES = ('README.md', 'experiments/README.md', 'docs/trust.md', 'docs/speed.md')
 BLOCK = re.compile(r'(<!-- results:begin(?P<names>[^>]*?) ?-->\n).*?(<!-- results:end -->)', re.DOTALL)
@@ -34,6 +33,7 @@ LINES = 60  # of training metrics, and of evaluations, that a kept record has at
 PATH = re.compile(r'(?<![\w/.])/(?:[\w.+~-]+/)+(?=[\w.+~-])')  # the folders before a file's own name
 
 
+@command('results')
 def main(argv: Sequence[str], root: pathlib.Path | None = None) -> int:
     """The command; returns its exit code. `root` is the checkout."""
     parser = argparse.ArgumentParser(prog='python -m bigjax.results', description=__doc__.splitlines()[0])
@@ -41,29 +41,22 @@ def main(argv: Sequence[str], root: pathlib.Path | None = None) -> int:
     parser.add_argument('verb', nargs='?', choices=['add'])
     parser.add_argument('workdirs', nargs='*', metavar='WORKDIR', help='finished runs to keep')
     root = root or pathlib.Path(bigjax.__file__).resolve().parent.parent
-    try:
-        options = parser.parse_args(argv)
-    except SystemExit as stop:
-        return stop.code or 0
-    try:
-        if options.verb and (options.check or not options.workdirs):
-            raise UserError('add: name the workdirs of finished runs, without --check', code='results/add')
-        for workdir in options.workdirs:
-            for path in add(workdir, root):
-                print(f'kept {path.relative_to(root)}')
-        stale = [page for page, text in pages(root).items() if (root / page).read_text(encoding='utf-8') != text]
-        if options.check:
-            for page in stale:
-                print(f'{page}: its tables do not match the records; fix: python -m bigjax.results', file=sys.stderr)
-            return 4 if stale else 0
-        for page, text in pages(root).items():
-            if page in stale:
-                atomic.write_text(root / page, text)
-                print(f'rewrote {page}')
-        return 0
-    except UserError as error:
-        print(f'results: {error}', file=sys.stderr)
-        return 2
+    options = parser.parse_args(argv)
+    if options.verb and (options.check or not options.workdirs):
+        raise UserError('add: name the workdirs of finished runs, without --check', code='results/add')
+    for workdir in options.workdirs:
+        for path in add(workdir, root):
+            print(f'kept {path.relative_to(root)}')
+    stale = [page for page, text in pages(root).items() if (root / page).read_text(encoding='utf-8') != text]
+    if options.check:
+        for page in stale:
+            print(f'{page}: its tables do not match the records; fix: python -m bigjax.results', file=sys.stderr)
+        return NO if stale else DONE
+    for page, text in pages(root).items():
+        if page in stale:
+            atomic.write_text(root / page, text)
+            print(f'rewrote {page}')
+    return DONE
 
 
 def records(root) -> dict[str, dict[str, dict]]:
@@ -127,26 +120,31 @@ def trust(root) -> str:
                                f"{kept['jax']}.\n")
 
 
+def _case(row: Mapping) -> str:
+    """The network of a row, whose name may end in a formulation: 'lenet / conv'."""
+    return row['case'].partition(' / ')[0]
+
+
 def bench(root) -> str:
     """Step times beside the peer's, a table for each machine."""
-    from bigjax.bench.cases import CASES  # models and JAX, which nothing else here needs
+    from bigjax.bench.cases import CASES, PLAIN  # models and JAX, which nothing else here needs
     tables = []
     for path in sorted((pathlib.Path(root) / 'experiments' / 'results' / 'bench').glob('*.json')):
-        rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and row['case'] in CASES]
+        rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and _case(row) in CASES]
         if not rows:
             continue
         version = str(rows[0]['versions']['peer'])
-        peer = 'Flax' if version.startswith('flax') else 'PyTorch'
+        peer = 'Flax' if version.startswith('flax') else 'without it' if version == PLAIN else 'PyTorch'
         lines = [_line(path.stem, 'parameters', 'batch', 'ours, ms', f'{peer}, ms', f'ours / {peer}', 'at most', ''),
                  '|---|--:|--:|--:|--:|--:|--:|---|']
         for row in rows:
-            target = row.get('target') or CASES[row['case']].target
+            target = row.get('target') or CASES[_case(row)].target
             lines.append(_line(
                 row['case'], number(row['parameters']), row['batch_size'], f"{row['ours_ms']:.1f}", f"{row['peer_ms']:.1f}",
                 f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})", f'{target:g}',
                 'machine busy' if not row.get('judged', True) else '✓' if row['ratio'] <= target else '**missed**'))
-        tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {rows[0]['versions']['jax']}, {peer} "
-                      f"{version.removeprefix('flax ')}.\n")
+        tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {rows[0]['versions']['jax']}"
+                      + ('' if version == PLAIN else f", {peer} {version.removeprefix('flax ')}") + '.\n')
     return '\n'.join(tables)
 
 

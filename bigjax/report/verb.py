@@ -1,6 +1,6 @@
 """The verb `report`: writes the page of each run in --workdir anew."""
 from bigjax.errors import DONE
-from bigjax.job import Job, Verb
+from bigjax.train.job import Job, Verb
 
 
 def report(job: Job) -> int:

@@ -1,10 +1,10 @@
 """The output of a run for people: one line per interval, and in a terminal a bar with the remaining time."""
 import resource
 import sys
-import time
 
 import jax
 
+from bigjax.io.stopwatch import Stopwatch
 from bigjax.io.text import clock, short
 
 
@@ -32,7 +32,7 @@ class Progress:
     def __init__(self, name: str = '', stream=None, quiet: float = 5.0):
         self._name, self._stream, self._quiet = name, stream or sys.stdout, quiet
         self._bar, self._task, self._rich = None, None, self._stream.isatty()
-        self._metrics, self._last, self._began, self._warned = {}, 0.0, time.time(), False
+        self._metrics, self._printed, self._watch, self._warned = {}, None, Stopwatch(), False
 
     def say(self, text: str) -> None:
         """Prints one line."""
@@ -44,7 +44,7 @@ class Progress:
 
     def start(self, step: int, total: int) -> None:
         """Begins at `step` of `total`."""
-        self._first, self._step, self._total, self._began = step, step, total, time.time()
+        self._first, self._step, self._total, self._watch = step, step, total, Stopwatch()
         if self._rich:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
             self._bar = Progress(
@@ -69,13 +69,13 @@ class Progress:
         no thread and no worker can make faster.
         """
         self._step, waiting = step, timing['data_wait']
-        overall = (step - self._first) / max(time.time() - self._began, 1e-9)
+        overall = (step - self._first) / max(self._watch.seconds(), 1e-9)
         text = '  '.join([*filter(None, map(_rate, timing.items())), f'data_wait {waiting:.0%}', memory()])
         if self._bar is not None:
             losses = '  '.join(f'{k.removeprefix("train/")} {short(v)}' for k, v in self._metrics.items())
             self._bar.update(self._task, completed=step, speed=f'{losses}  {text}')
-        elif time.time() - self._last >= self._quiet or step == self._total:
-            self._last = time.time()
+        elif self._printed is None or self._printed.seconds() >= self._quiet or step == self._total:
+            self._printed = Stopwatch()  # since the last plain line
             losses = '  '.join(f'{k} {short(v)}' for k, v in self._metrics.items())
             left = clock((self._total - step) / overall)
             self.say(f'step {step:,}/{self._total:,}  {losses}  {text}  left {left}')

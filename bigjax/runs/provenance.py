@@ -1,6 +1,8 @@
-"""The code of a run: its commit, and the difference from it."""
+"""The code of a run: its commit, the difference from it, and the versions of the libraries."""
+import importlib.metadata
 import json
 import pathlib
+import platform
 import subprocess
 
 import bigjax
@@ -37,6 +39,12 @@ def patch() -> str:
         return changed.decode() if len(changed) <= LARGEST else ''
     except (OSError, ValueError, subprocess.SubprocessError):
         return ''
+
+
+def versions() -> dict:
+    """Versions of Python, bigjax and the libraries that decide its numbers."""
+    libraries = {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
+    return {'python': platform.python_version(), 'bigjax': bigjax.__version__, **libraries}
 
 
 def _root() -> pathlib.Path:

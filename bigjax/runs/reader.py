@@ -4,7 +4,7 @@ A record may come from another machine, or from a disk that was full; pages and 
 """
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from bigjax.errors import UserError
@@ -13,51 +13,55 @@ from bigjax.io.safe_read import shallow
 from bigjax.io.text import first_line
 
 CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # they move a cursor, or no file can hold them
+FINISHED = ('done', 'stopped early')  # the statuses of a run that ended as it was meant to
 LARGEST = 1e100  # the sums and squares of larger numbers may overflow
 
 
 def number(value: Any) -> bool:
-    """A finite number, or none."""
+    """Whether a value is a finite number, or None."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST)
 
 
-def deviation(value: Any) -> bool:
-    """A finite number that is not negative, or none."""
-    return number(value) and (value is None or value >= 0)
+def count(value: Any) -> bool:
+    """Whether a value is a finite number that is not negative, or None."""
+    return number(value) and (value or 0) >= 0
 
 
 def text(value: Any) -> bool:
-    """A line of text, or none."""
+    """Whether a value is one line of text, or None."""
     return value is None or (isinstance(value, str) and not CONTROL.search(value))
 
 
-def _kind(*kinds: type) -> Callable[[Any], bool]:
-    return lambda value: value is None or isinstance(value, kinds)
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind: a type, a predicate, [the kind of every item], {name: the kind of a field that may be
+    missing}, or {str: the kind of every value}."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(fits(item, kind[0]) for item in value)
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(text(key) and fits(item, kind.get(key, kind.get(str, object)))
+                                               for key, item in value.items())
+    return isinstance(value, kind) if isinstance(kind, type) else bool(kind(value))
 
 
-def _fields(checks: Mapping[str, Callable], needed: tuple[str, ...] = ()) -> Callable[[Any], bool]:
-    """A dict whose fields, where they are there, pass."""
-    return lambda value: isinstance(value, dict) and all(key in value and value[key] is not None for key in needed) and all(
-        check(value[key]) for key, check in checks.items() if key in value)
+def _row(needed: str, kinds: dict) -> Callable[[Any], bool]:
+    """A dict of these kinds in which the fields of `needed` are present and not null."""
+    return lambda value: fits(value, kinds) and all(value.get(key) is not None for key in needed.split())
 
 
-SUMMARY = _fields({'mean': number, 'std': deviation, 'members': lambda v: isinstance(v, list) and all(map(number, v))})
-EXPECTED = _fields({'metric': text, 'value': number, 'tolerance': deviation, 'std': deviation, 'runs': number, 'source': text,
-                    'better': lambda v: v in (None, 'higher', 'lower'), 'measured': number, 'spread': deviation},
-                   ('metric', 'value', 'tolerance', 'source', 'ok'))
-_seconds = lambda v: isinstance(v, dict) and all(map(deviation, v.values()))
+_summary = _row('members', {'mean': number, 'std': count, 'members': [number]})
+
+
 FIELDS = {
-    'experiment': lambda v: isinstance(v, str) and len(v) <= 100 and re.fullmatch(r'[\w-]+(\.[\w-]+)*', v), 'variant': text,
-    'status': lambda v: isinstance(v, str) and text(v), 'config': lambda v: isinstance(v, dict), 'info': _kind(dict),
-    'command': _kind(str), 'error': _kind(str), 'started': text, 'versions': _kind(dict),
-    'seconds': _seconds, 'starts': deviation, 'damaged': _kind(list),
-    'saved': lambda v: isinstance(v, dict) and all(map(_seconds, v.values())),
-    'git': lambda v: v is None or _fields({'sha': text})(v),
-    'devices': lambda v: v is None or _fields({'kind': text, 'platform': text, 'count': number})(v),
-    **dict.fromkeys(('population', 'parameters', 'steps', 'wall_seconds', 'steps_per_second'), deviation),
-    'final': lambda v: v is None or (isinstance(v, dict) and all(text(k) and SUMMARY(s) and {'mean', 'std', 'members'} <= set(s)
-                                                                for k, s in v.items())),
-    'expected': lambda v: v is None or (isinstance(v, list) and all(map(EXPECTED, v)))}
+    'experiment': lambda v: isinstance(v, str) and len(v) <= 100 and re.fullmatch(r'[\w-]+(\.[\w-]+)*', v),
+    'variant': text, 'status': text, 'command': str, 'error': str, 'started': text, 'config': dict, 'info': dict,
+    'versions': dict, 'damaged': list, 'git': {'sha': text}, 'devices': {'kind': text, 'platform': text, 'count': number},
+    'seconds': {str: count}, 'saved': {str: {str: count}},
+    **dict.fromkeys(('starts', 'population', 'parameters', 'steps', 'wall_seconds', 'steps_per_second'), count),
+    'final': {str: lambda v: _summary(v) and {'mean', 'std'} <= v.keys()},
+    'expected': [_row('metric value tolerance source ok', {
+        'metric': text, 'value': number, 'tolerance': count, 'std': count, 'runs': number, 'source': text,
+        'better': (None, 'higher', 'lower').__contains__, 'measured': number, 'spread': count})]}
+"""The kinds of the fields of run.json on which pages and tables rely; a field may be null."""
 
 
 def read_run(workdir) -> dict:
@@ -77,10 +81,10 @@ def read_run(workdir) -> dict:
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f'{path}: got no readable run record ({first_line(error)}); fix: remove it or fetch it again',
                         code='workdir/unreadable') from None
-    if not isinstance(run, dict) or not {'experiment', 'status', 'config'} <= set(run):
+    if not isinstance(run, dict) or any(run.get(key) is None for key in ('experiment', 'status', 'config')):
         raise UserError(f'{path}: got JSON without experiment, status or config, expected a run record',
                         code='workdir/unreadable')
-    wrong = next((key for key, check in FIELDS.items() if key in run and not check(run[key])), None)
+    wrong = next((key for key, kind in FIELDS.items() if run.get(key) is not None and not fits(run[key], kind)), None)
     if wrong or not shallow(run):
         raise UserError(f"{path}: got {wrong or 'contents'} that no run has; fix: remove it or fetch it again",
                         code='workdir/unreadable')
@@ -125,6 +129,5 @@ def lines_of(path) -> list[dict]:
 
 
 def _metric(name: str, value: Any) -> bool:
-    if name.endswith('/members'):
-        return isinstance(value, list) and all(map(number, value))
-    return bool(name and text(name)) and (deviation if name.endswith('/std') else number)(value)
+    kind = [number] if name.endswith('/members') else count if name.endswith('/std') else number
+    return bool(name) and text(name) and fits(value, kind)

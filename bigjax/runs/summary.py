@@ -1,13 +1,45 @@
-"""What a finished run comes to, in words and tables: shared by the command line, the report and the results."""
+"""The outcome of a run: means and spreads, measured beside expected, in words and tables."""
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from bigjax.errors import UserError
+from bigjax.experiment import Expected
 from bigjax.io import storage
 from bigjax.io.text import clock, table
-from bigjax.runs.reader import read_metrics, read_run
-from bigjax.runs.writer import FINISHED
+from bigjax.runs.reader import FINISHED, read_metrics, read_run
+
+
+def summarise(members: Sequence[float]) -> dict:
+    """{'mean', 'std' (of a sample, n - 1; None for one), 'members'}; nine digits, which is every bit of a float32."""
+    short = lambda v: float(f'{float(v):.9g}')
+    values = np.atleast_1d(np.asarray(members, np.float64))
+    with np.errstate(invalid='ignore'):  # inf - inf
+        std = short(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {'mean': short(np.mean(values)), 'std': std, 'members': [short(v) for v in values]}
+
+
+def judge(final: Mapping[str, Mapping], expected: Iterable[Expected | Mapping]) -> list[dict]:
+    """Compares measured with expected: the fields of `Expected` with 'measured' (a mean), 'spread' (its std) and 'ok'.
+
+    Args:
+      final: {metric: {'mean', 'std', …}}; a metric that is not there is measured None, and not ok.
+    """
+    rows = []
+    for e in expected:
+        row = {key: e[key] if isinstance(e, Mapping) else getattr(e, key)
+               for key in ('metric', 'value', 'tolerance', 'std', 'runs', 'source', 'better')}
+        found = final.get(row['metric'])
+        measured = None if found is None else found['mean']
+        ok = False
+        if measured is not None and math.isfinite(measured):
+            off = {'higher': row['value'] - measured, 'lower': measured - row['value'],
+                   None: abs(measured - row['value'])}[row['better']]
+            ok = off <= row['tolerance'] + 1e-9 * max(1.0, abs(row['value']))  # 0.97 is within 0.03 of 0.94
+        rows.append({**row, 'measured': measured, 'spread': None if found is None else found['std'], 'ok': ok})
+    return rows
 
 
 def number(value: Any) -> str:

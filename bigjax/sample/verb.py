@@ -2,8 +2,8 @@
 import sys
 
 from bigjax.errors import DONE, UserError
-from bigjax.job import Flag, Job, Verb, say_overrides
 from bigjax.predict.verb import MEMBER
+from bigjax.train.job import Flag, Job, Verb, say_overrides
 
 FILE = 'samples.png'  # in the workdir
 

@@ -1,6 +1,6 @@
 """The verb `shard`: prints where each parameter of each row is placed on config.mesh, which may be larger than this machine."""
 from bigjax.errors import DONE
-from bigjax.job import Job, Verb
+from bigjax.train.job import Job, Verb
 
 
 def shard(job: Job) -> int:

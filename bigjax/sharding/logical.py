@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigjax.errors import UserError
-from bigjax.io.text import nearest
+from bigjax.io.text import hint
 
 BATCH = ('data', 'zero1', 'fsdp', 'expert')  # mesh axes that divide the batch, in this order
 WITHOUT_RULES = ('data', 'zero1', 'fsdp', 'seq')  # mesh axes that need no partition rule to split something of a model
@@ -45,9 +45,8 @@ def table(axes: Mapping | None, known: tuple[str, ...]) -> dict:
                             'remove it', code='mesh/fixed-axis')
         for axis in [split_by] if isinstance(split_by, str) else split_by or ():
             if axis not in known:
-                hint = f'; fix: the nearest is {near}' if (near := nearest(axis, known)) else ''
                 raise UserError(f"Experiment.axes: got '{name}': '{axis}', expected an axis of the mesh "
-                                f"({', '.join(known)}){hint}", code='mesh/unknown-axis')
+                                f"({', '.join(known)}){hint(axis, known)}", code='mesh/unknown-axis')
     return {**DEFAULTS, **(axes or {})}
 
 

@@ -19,9 +19,9 @@ import math
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from bigjax.compat import create_device_mesh, create_hybrid_device_mesh, multihost_utils
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 from bigjax.sharding.logical import BATCH, batch_axes
@@ -95,11 +95,10 @@ def abstract(text: str) -> AbstractMesh:
 
 def _grid(devices, slices, inner):
     """Devices [axis, …]; neighbours in the array are near each other where the hardware reports distances."""
-    from jax.experimental import mesh_utils
     if devices[0].platform == 'tpu' or (math.prod(slices) > 1 and hasattr(devices[0], 'slice_index')):
         if math.prod(slices) > 1:
-            return mesh_utils.create_hybrid_device_mesh(inner, slices, devices, allow_split_physical_axes=True)
-        return mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
+            return create_hybrid_device_mesh(inner, slices, devices, allow_split_physical_axes=True)
+        return create_device_mesh(inner, devices, allow_split_physical_axes=True)
     grid = np.asarray(devices).reshape(*slices, *inner)  # slices are neighbours in the list of devices
     order = [axis for pair in zip(range(len(slices)), range(len(slices), 2 * len(slices)), strict=True) for axis in pair]
     return grid.transpose(order).reshape([a * b for a, b in zip(slices, inner, strict=True)])
@@ -165,11 +164,6 @@ def to_host(tree):
 def allgather_int(number: int) -> list[int]:
     """Gathers one number per process, in the order of their ranks; a collective, which all processes call."""
     return [number] if jax.process_count() == 1 else multihost_utils.process_allgather(np.int32(number)).tolist()
-
-
-def asked_to_stop(round_: int) -> bool:
-    """Whether a process received a stop signal; a collective, which every process calls once per round with its number."""
-    return multihost_utils.reached_preemption_sync_point(round_)
 
 
 def device_put_local(tree, sharding: NamedSharding):

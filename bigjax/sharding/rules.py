@@ -13,13 +13,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigjax.errors import UserError
 from bigjax.io.text import table
-from bigjax.sharding import logical
+from bigjax.sharding import logical, tree_paths
 from bigjax.sharding.mesh import AXES
 
 FSDP_SIZE = 2**10  # numbers; smaller tensors stay whole, their messages would cost more than their memory
@@ -37,12 +36,6 @@ class Placed(NamedTuple):
     def bytes_per_device(self, mesh: Mesh) -> int:
         """The bytes that each device holds."""
         return math.prod(self.shape) * self.dtype.itemsize // math.prod(logical.size(mesh, a) for a in self.spec)
-
-
-def paths(tree) -> list[tuple[str, object]]:
-    """('block_0/attn/query/kernel', leaf) of every leaf."""
-    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf) for path, leaf in flat]
 
 
 def resolve(params, rules: Sequence[tuple[str, tuple]], mesh: Mesh, axes: Mapping | None = None) -> list[Placed]:
@@ -63,7 +56,7 @@ def resolve(params, rules: Sequence[tuple[str, tuple]], mesh: Mesh, axes: Mappin
         if mesh.shape[axis] > 1 and axis not in (*logical.WITHOUT_RULES, *named):
             raise UserError(f"config.mesh: got '{axis}', which splits nothing of this model, expected an axis of its partition "
                             'rules; fix: use data, zero1 or fsdp', code='mesh/splits-nothing')
-    return [_place(path, leaf, rules, mesh, by_name) for path, leaf in paths(params)]
+    return [_place(path, leaf, rules, mesh, by_name) for path, leaf in tree_paths.leaves(params)]
 
 
 def _place(path, leaf, rules, mesh, by_name) -> Placed:
@@ -144,7 +137,7 @@ def suffix_shardings(tree, rules, mesh: Mesh, axes: Mapping | None = None):
                       if re.fullmatch(regex, end) and len(names) == len(leaf.shape)), (None,) * len(leaf.shape))
         return NamedSharding(mesh, _place(path, leaf, [('.*', tuple(names))], mesh, by_name).spec)
 
-    return jax.tree.unflatten(jax.tree.structure(tree), [one(path, leaf) for path, leaf in paths(tree)])
+    return tree_paths.map_leaves(one, tree)
 
 
 def follow(tree, placed: Mapping[str, Placed], mesh: Mesh, members: bool = False):
@@ -164,7 +157,7 @@ def follow(tree, placed: Mapping[str, Placed], mesh: Mesh, members: bool = False
                 return NamedSharding(mesh, PartitionSpec(*[None] * skip, *p.spec))
         return NamedSharding(mesh, PartitionSpec())
 
-    return jax.tree.unflatten(jax.tree.structure(tree), [one(path, leaf) for path, leaf in paths(tree)])
+    return tree_paths.map_leaves(one, tree)
 
 
 LARGE = 10 << 20  # bytes; the table marks a replicated tensor over this

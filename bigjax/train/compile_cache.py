@@ -7,15 +7,16 @@ import threading
 from collections.abc import Callable
 
 import jax
-from jax import monitoring
 
+from bigjax import compat
 from bigjax.distributed import hardware
 from bigjax.errors import UserError
 from bigjax.io import uri
+from bigjax.io.local_copy import user_cache
+from bigjax.sharding import tree_paths
 
 VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 MIN_COMPILE_S = 0.1  # programs that compile faster are not worth a file
-_DURATION, _HIT = '/jax/core/compile/backend_compile_duration', '/jax/compilation_cache/cache_hits'
 
 
 class StrictError(Exception):
@@ -33,13 +34,13 @@ class Stats(threading.local):
 
     def duration(self, event: str, seconds: float, **_) -> None:
         """A listener of JAX's durations."""
-        if event == _DURATION:
+        if event == compat.COMPILE_SECONDS_EVENT:
             self.programs += 1
             self.seconds += seconds
 
     def event(self, event: str, **_) -> None:
         """A listener of JAX's events."""
-        self.hits += event == _HIT
+        self.hits += event == compat.CACHE_HIT_EVENT
 
     def since(self, programs: int = 0, hits: int = 0, seconds: float = 0.0) -> dict:
         """The counts since they stood at these numbers, for run.json."""
@@ -54,8 +55,8 @@ def describe(done: dict) -> str:
 
 
 STATS = Stats()
-monitoring.register_event_duration_secs_listener(STATS.duration)
-monitoring.register_event_listener(STATS.event)
+compat.register_event_duration_secs_listener(STATS.duration)
+compat.register_event_listener(STATS.event)
 
 
 def enable(folder: str) -> None:
@@ -94,8 +95,7 @@ def default() -> pathlib.Path:
     if own := os.environ.get(VARIABLE):
         return pathlib.Path(own).expanduser()
     kind = hashlib.sha1(hardware.processor('flags', 'Features').encode()).hexdigest()[:8]
-    home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    return home / 'bigjax' / f'{platform.machine()}-{kind}'
+    return user_cache() / f'{platform.machine()}-{kind}'
 
 
 class Watch:
@@ -145,9 +145,9 @@ class Watched:
 def signature(args) -> dict[str, str]:
     """{path: dtype, shape and sharding}, on which a compiled function depends; donated arrays have them, too."""
     found = {}
-    for path, x in jax.tree_util.tree_flatten_with_path(args)[0]:
+    for path, x in tree_paths.leaves(args):
         where = getattr(getattr(x, 'sharding', None), 'spec', '')
-        found[jax.tree_util.keystr(path, simple=True, separator='/')] = (
+        found[path] = (
             f'{x.dtype}{list(x.shape)} {where}'.strip() if hasattr(x, 'dtype') else type(x).__name__)
     return found
 

@@ -101,7 +101,7 @@ def evaluate(program: Program, carry, names=None, *, reported: bool = True, stop
 
     Raises:
       Stopped: `stop()` was true between two batches.
-      Asked: the wait for a batch was interrupted.
+      StopRequested: the wait for a batch was interrupted.
     """
     metrics, artifacts = {}, [{} for _ in range(program.members or 1)]
     for name in program.experiment.evaluators if names is None else names:

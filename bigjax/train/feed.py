@@ -4,7 +4,6 @@ Members of a population see the batches that they would see alone: each has its 
 over something else than the seed, its own examples.
 """
 import contextlib
-import time
 from collections.abc import Sequence
 
 import jax
@@ -14,6 +13,7 @@ from bigjax.data import order, pipeline, sources
 from bigjax.data.batches import shapes as batch_shapes
 from bigjax.errors import UserError
 from bigjax.experiment import Data
+from bigjax.io.stopwatch import Stopwatch
 from bigjax.sharding import mesh as meshes
 
 __all__ = ['Feed', 'Resident', 'batch_shapes', 'fits_on_device', 'repeats', 'stack']
@@ -140,10 +140,10 @@ class Feed:
 
     def _indices(self, step: int, count: int) -> jax.Array:
         """[count, (members,) B] on the device. Their transfer waits for a device that is busy, which is no wait for data."""
-        started = time.perf_counter()
+        watch = Stopwatch()
         indices = [each.at(step, count) for each in self._orders]
         indices = indices[0] if self._members is None else np.stack(indices, 1)
-        self._waited_s += time.perf_counter() - started
+        self._waited_s += watch.seconds()
         return meshes.device_put_global(indices, meshes.replicated(self._mesh))
 
     def _block(self, step: int) -> jax.Array:
@@ -158,17 +158,17 @@ class Feed:
         """Indices [count, (members,) B] of batches step … step + count - 1, or the next batch of the pipeline itself."""
         if self.resident:
             return self._block(step) if count == 1 else self._indices(step, count)
-        started = time.perf_counter()
+        watch = Stopwatch()
         items, self._next = self._next or self._pull(), None
-        self._waited_s += time.perf_counter() - started
+        self._waited_s += watch.seconds()
         return items
 
     def ahead(self, step: int, waiting=contextlib.nullcontext) -> None:
         """Transfers batch `step` while the one before it is being computed; waits for its data within `waiting()`."""
         if not self.resident and step < self._steps:
-            started = time.perf_counter()
+            watch = Stopwatch()
             self._next = self._pull(waiting)
-            self._waited_s += time.perf_counter() - started
+            self._waited_s += watch.seconds()
 
     def host_batch(self, step: int, member: int):
         """Batch `step` of one member as NumPy arrays, to be kept."""

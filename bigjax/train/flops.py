@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
+from bigjax.compat import Literal
 from bigjax.distributed import hardware
 from bigjax.nn import cpu
 from bigjax.nn.cost_hints import CostHints
@@ -81,17 +81,17 @@ def _count(jaxpr, active: list[bool], wanted: list[bool]) -> tuple[float, list[b
       wanted: which outputs a gradient comes from.
     """
     reached = _reach(jaxpr, active)
-    flowing = {v: on for v, on in zip(jaxpr.outvars, wanted, strict=True) if not isinstance(v, core.Literal) and on}
+    flowing = {v: on for v, on in zip(jaxpr.outvars, wanted, strict=True) if not isinstance(v, Literal) and on}
     total = 0.0
     for eqn in reversed(jaxpr.eqns):
         flops, to = _equation(eqn, _look(reached, eqn.invars), _look(flowing, eqn.outvars))
         total += flops
-        flowing.update({v: True for v, on in zip(eqn.invars, to, strict=True) if on and not isinstance(v, core.Literal)})
+        flowing.update({v: True for v, on in zip(eqn.invars, to, strict=True) if on and not isinstance(v, Literal)})
     return total, [on and r for on, r in zip(_look(flowing, jaxpr.invars), active, strict=True)]
 
 
 def _look(flags: dict, variables) -> list[bool]:
-    return [not isinstance(v, core.Literal) and flags.get(v, False) for v in variables]
+    return [not isinstance(v, Literal) and flags.get(v, False) for v in variables]
 
 
 def _reach(jaxpr, active) -> dict:

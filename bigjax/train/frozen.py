@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bigjax.errors import UserError
 from bigjax.sharding import mesh as meshes
-from bigjax.sharding import rules
+from bigjax.sharding import rules, tree_paths
 
 
 def place(frozen: Mapping, partition_rules, mesh, axes: Mapping) -> dict:
@@ -19,7 +19,7 @@ def place(frozen: Mapping, partition_rules, mesh, axes: Mapping) -> dict:
     Raises:
       UserError: a leaf that is not an array.
     """
-    for path, leaf in rules.paths(dict(frozen)):
+    for path, leaf in tree_paths.leaves(dict(frozen)):
         if not hasattr(leaf, 'shape') or not hasattr(leaf, 'dtype'):
             raise UserError(f"Experiment.frozen: got {type(leaf).__name__} at '{path}', expected arrays; fix: give "
                             'functions and numbers to the task or the model', code='experiment/frozen')

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from bigjax.compat import multihost_utils
 from bigjax.data import sources
 from bigjax.errors import UserError
 from bigjax.experiment import Data

@@ -4,9 +4,10 @@ JAX returns from a call before it is computed. Without a bound the host may be h
 have to end before a state can be saved: after SIGTERM the save would come too late.
 """
 import collections
-import time
 
 import jax
+
+from bigjax.io.stopwatch import Stopwatch
 
 LEAST_CALLS, MOST_CALLS = 2, 64
 WORK_S = 0.5
@@ -17,7 +18,7 @@ class InFlight:
 
     def __init__(self):
         self._results, self._limit = collections.deque(), LEAST_CALLS
-        self._since, self._calls = time.perf_counter(), 0
+        self._watch, self._calls = Stopwatch(), 0
 
     def add(self, result: jax.Array) -> None:
         """Records the result of a call that was dispatched; returns when few enough calls are in flight."""
@@ -28,9 +29,7 @@ class InFlight:
         for _ in range(len(self._results) - self._limit // 2):  # one wait for many calls: each wait wakes this thread up
             oldest = self._results.popleft()
         jax.block_until_ready(oldest)
-        now = time.perf_counter()
-        seconds = self._limit * (now - self._since) / self._calls
-        self._since, self._calls = now, 0
+        seconds, self._calls = self._limit * self._watch.lap() / self._calls, 0
         if seconds > WORK_S:
             self._limit = max(LEAST_CALLS, self._limit // 2)
         elif 2 * seconds <= WORK_S:

@@ -1,10 +1,9 @@
 """The metrics between two logs: summed on the device, read on the host while the next interval runs."""
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigjax.io.stopwatch import Stopwatch
 from bigjax.tasks import mean
 from bigjax.train import optimizers
 from bigjax.train.compile_cache import STATS, describe
@@ -24,7 +23,7 @@ class IntervalLog:
 
     def begin(self, step: int) -> None:
         """The clock starts: `step` steps were done before."""
-        self._began, self._since = time.perf_counter(), step
+        self._watch, self._since = Stopwatch(), step
 
     def hold(self, step: int, carry: dict, halted) -> dict:
         """The carry with fresh sums; the old ones wait for `flush`, without a wait for the device."""
@@ -45,10 +44,9 @@ class IntervalLog:
         if self._compiled is not None:
             self._progress.say(describe(STATS.since(**self._compiled)))
             self._compiled = None
-        values, now = means(totals), time.perf_counter()
-        seconds, steps = max(now - self._began, 1e-9), step - self._since
+        values, seconds, steps = means(totals), max(self._watch.lap(), 1e-9), step - self._since
         waited = feed.taken() / seconds
-        self._began, self._since = now, step
+        self._since = step
         rates = np.atleast_1d(self._program.learning_rate(max(0, step - 1)) * np.asarray(plateau))
         work = self._cost.rates(steps / seconds) if self._cost else {
             'examples_per_second': steps / seconds * self._program.settings.batch_size}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.checkpoint.convert import STACKED
-from bigjax.train.param_rules import flatten, map_leaves
+from bigjax.sharding.tree_paths import leaves, map_leaves
 
 EXPERTS = re.compile(r'(.*/)?moe/(up|gate|down)')  # the arrays of `bigjax.nn.moe.MoE`
 
@@ -24,7 +24,7 @@ def leads(params) -> dict[str, tuple[int, ...]]:
     The leaves under 'blocks' are stacked when their first axes agree; a module that merely has this name is not a stack.
     """
     stacks: dict[str, set] = {}
-    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params)}
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves(params)}
     for path, shape in shapes.items():
         for stack in _stacks(path):
             stacks.setdefault(stack, set()).add(shape[:1])

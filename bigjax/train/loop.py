@@ -22,7 +22,8 @@ from bigjax.train.interval_log import IntervalLog
 from bigjax.train.program import Program
 from bigjax.train.saver import Saver
 from bigjax.train.stop_request import StopRequest
-from bigjax.watchdog.watchdog import Asked, Guard
+from bigjax.watchdog.signals import StopRequested
+from bigjax.watchdog.watchdog import Guard
 
 
 @dataclasses.dataclass
@@ -75,7 +76,7 @@ class Loop:
             self._saver.wait_for_upload(self._step, self._carry)
             final, artifacts = self._evaluations.final(self._carry, self._step)
             return Outcome(self._step, status, final, artifacts, STATS.since(**self._compiled))
-        except (Stopped, Asked):
+        except (Stopped, StopRequested):
             raise Preempted(f'{self._stop.signal} in the last evaluation: the state is saved; run the same command again'
                             ) from None
         finally:
@@ -180,7 +181,7 @@ class Loop:
         if evaluators:
             try:
                 self._carry = self._evaluations.run(self._carry, self._step, evaluators)
-            except (Stopped, Asked):
+            except (Stopped, StopRequested):
                 self._save_and_leave(True)
         if save:
             self._saver.save(self._step, self._carry)

@@ -15,10 +15,12 @@ import optax
 
 from bigjax.checkpoint import manager
 from bigjax.checkpoint.convert import STACKED
+from bigjax.compat import Tracer
 from bigjax.errors import UserError
-from bigjax.io import storage
+from bigjax.io import local_copy, storage
 from bigjax.io.safe_read import archive, parsed
 from bigjax.io.text import first_line
+from bigjax.sharding import tree_paths
 from bigjax.tasks import FROZEN, LOSSES, loss_metrics, mean
 from bigjax.train import step
 from bigjax.train.state import TrainState
@@ -62,7 +64,7 @@ def read(folder) -> tuple[dict, dict]:
     if wrong:
         raise UserError(f'--replay={folder}: got info.json without {wrong[0]}; fix: name the {FOLDER}/ folder of a run that '
                         'exited 3', code='replay/no-evidence')
-    return info, archive(storage.fetched(folder / 'batch.npz'))
+    return info, archive(local_copy.fetched(folder / 'batch.npz'))
 
 
 def first_nonfinite(call) -> str | None:
@@ -89,7 +91,7 @@ def first_nonfinite(call) -> str | None:
         name = f"{'/'.join(path)} ({type(context.module).__name__}.{method})"
         if leaves:
             finite = jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
-            if isinstance(finite, jax.core.Tracer):
+            if isinstance(finite, Tracer):
                 jax.debug.callback(lambda finite: note(path, method, name, bool(finite)), finite)
             else:
                 note(path, method, name, bool(finite))
@@ -143,8 +145,7 @@ def explain(state: TrainState, batch, *, apply, loss, preprocess=None, augment=N
 
 def _bad(tree) -> list[str]:
     """The paths of the arrays that are not finite."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [jax.tree_util.keystr(p, simple=True, separator='/') for p, x in leaves
+    return [path for path, x in tree_paths.leaves(tree)
             if jnp.issubdtype(x.dtype, jnp.floating) and not bool(jnp.isfinite(x).all())]
 
 
@@ -197,9 +198,8 @@ def _backward(state, value, grads, tx) -> str:
     """The first array that is not finite, from the gradients on."""
     if names := _bad(grads):
         return f'the gradient of {names[0]} (the loss is {float(value):.6g})'
-    sizes = jax.tree_util.tree_flatten_with_path(jax.tree.map(lambda g: float(jnp.abs(g).max(initial=0.0)), grads))[0]
-    path, largest = max(sizes, key=lambda item: item[1])
-    largest = f'{largest:.3g} in {jax.tree_util.keystr(path, simple=True, separator="/")}'
+    sizes = [(float(jnp.abs(g).max(initial=0.0)), path) for path, g in tree_paths.leaves(grads)]
+    largest = '{:.3g} in {}'.format(*max(sizes, key=lambda item: item[0]))
     if not jnp.isfinite(optax.tree.norm(grads)):
         return f'the norm of the gradients: each is finite, but the square of the largest, {largest}, is not'
     updates = tx.update(grads, state.opt_state, state.params, value=value)[0] if tx else {}

@@ -45,10 +45,11 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.errors import UserError
-from bigjax.io.text import nearest
+from bigjax.io.text import hint
+from bigjax.sharding.tree_paths import leaves, map_leaves
 from bigjax.train import averages, durations, layers, penalties, schedules
 from bigjax.train.averages import eval_params as eval_params
-from bigjax.train.param_rules import assign, factors, flatten, map_leaves, regexes
+from bigjax.train.param_rules import assign, factors, regexes
 
 OWN_KEYS = ('name', 'fn', 'lr', 'schedule', 'weight_decay', 'l2', 'l1', 'clip_norm', 'clip_value', 'max_norm', 'lr_mults',
             'wd_mults', 'wd_mask', 'frozen', 'groups', 'lookahead', 'swa')
@@ -99,7 +100,7 @@ def make(spec: Any, params: Any, *, total_steps: int, steps_per_epoch: float | N
       UserError: a key, a name or an argument is unknown, or a regex does not fit the parameters.
     """
     spec = as_spec(spec)
-    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(params)}
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves(params)}
     leads, paths = layers.leads(params), list(shapes)
     run = {'total_steps': total_steps, 'steps_per_epoch': steps_per_epoch, 'batch_size': batch_size}
     rules = factors(spec, 'optimizer', paths)
@@ -153,7 +154,7 @@ def wrap(tx: optax.GradientTransformation, transforms: Sequence[Callable]) -> op
 
 def frozen_paths(spec: Any, params: Any) -> set[str]:
     """The paths of the parameters that a spec leaves as they are: frozen, or with a rate of zero."""
-    spec, paths = as_spec(spec), [path for path, _ in flatten(params)]
+    spec, paths = as_spec(spec), [path for path, _ in leaves(params)]
     frozen = set(assign([(regex, True) for regex in regexes(spec, 'frozen', 'optimizer')], paths, 'optimizer.frozen'))
     if not spec.get('groups') and spec.get('lr') == 0:  # one member of a population
         return set(paths)
@@ -307,7 +308,7 @@ def _find(name, place):
         raise UserError(f'{place}.name: {name!r} cannot be used here: {UNFIT[name]}', code='optimizer/unfit')
     constructor = _constructor(name)
     if constructor is None:
-        raise UserError(f'{place}.name: optax has no optimizer {name!r}{_hint(name, names())}; it has {", ".join(names())}',
+        raise UserError(f'{place}.name: optax has no optimizer {name!r}{hint(name, names())}; it has {", ".join(names())}',
                         code='optimizer/unknown-name')
     return name, constructor
 
@@ -319,11 +320,6 @@ def _constructor(name):
         return None
     arguments = inspect.signature(function).parameters
     return function if {'learning_rate', 'max_learning_rate'} & set(arguments) else None
-
-
-def _hint(word, valid) -> str:
-    found = nearest(word, valid)
-    return f'; the nearest is {found}' if found else ''
 
 
 def _default(arguments, key):
@@ -362,8 +358,8 @@ def _arguments(spec, name, arguments, place):
         if key in OWN_KEYS or spec[key] is None:
             continue
         if key not in valid:
-            hint = f'; write {_ELSEWHERE[key]}' if key in _ELSEWHERE else _hint(key, [*valid, *OWN_KEYS])
-            raise UserError(f'{place}.{key}: {name} has no such argument{hint}; it has {", ".join(valid) or "none"}, '
+            fix = f'; write {_ELSEWHERE[key]}' if key in _ELSEWHERE else hint(key, [*valid, *OWN_KEYS])
+            raise UserError(f'{place}.{key}: {name} has no such argument{fix}; it has {", ".join(valid) or "none"}, '
                             f'and every optimizer has {", ".join(OWN_KEYS)}', code='optimizer/unknown-key')
         number = spec[key] if isinstance(spec[key], int | float) and not isinstance(spec[key], bool) else 0.5
         if number != number or (key in _SHARES and not 0 <= number < 1) or (key.startswith('eps') and number < 0):

@@ -2,24 +2,10 @@
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-
 from bigjax.errors import UserError
-
-
-def flatten(tree) -> list[tuple[str, Any]]:
-    """('block_0/attn/query/kernel', leaf) for every leaf."""
-    return [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def map_leaves(function: Callable, tree, *rest):
-    """The tree of `function(path, leaf, *leaves of the rest)`."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, *leaves: function(jax.tree_util.keystr(path, simple=True, separator='/'), *leaves), tree, *rest)
 
 
 def assign(rules: Sequence[tuple[str, Any]], paths: Sequence[str], place: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.errors import UserError
-from bigjax.train.param_rules import map_leaves
+from bigjax.sharding.tree_paths import map_leaves
 
 
 def decay_factor(mults: Mapping, rank: Mapping, mask: str | None, place: str) -> Callable | None:

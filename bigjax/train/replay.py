@@ -1,10 +1,11 @@
 """`--replay=DIR/nonfinite`: repeats the step that was not applied, and names the first value that is not finite."""
-from bigjax import config as configs
+import dataclasses
+
 from bigjax.checkpoint import manager
 from bigjax.errors import DONE, UserError
-from bigjax.io import storage
-from bigjax.job import Job
+from bigjax.io import nested, storage
 from bigjax.train import nonfinite
+from bigjax.train.job import Job
 
 
 def explain(job: Job, folder: str) -> int:
@@ -12,8 +13,7 @@ def explain(job: Job, folder: str) -> int:
     place = storage.place(folder)
     info, batch = nonfinite.read(place)
     row = info['variant']
-    config = _member_alone(job, row, job.config(row, stored=info['config']), info['member'], folder)
-    built = job.build(row, config)
+    built = job.build(row, _member_alone(job, row, info['config'], info['member'], folder))
     program, settings = built.program(), built.settings
     state = manager.load(place / 'state', program.abstract['state'])
     data, task = program.experiment.data, program.experiment.task
@@ -24,9 +24,12 @@ def explain(job: Job, folder: str) -> int:
     return DONE
 
 
-def _member_alone(job: Job, row: str, config, member: int, folder: str):
-    """The config of one member of a population, or of a plain run, on one device."""
-    config.mesh = 'data:1'
+def _member_alone(job: Job, row: str, stored, member: int, folder: str):
+    """The config of one member of a population, or of a plain run, on one device; `stored` is that of the run."""
+    def resolved(**own: str):
+        return dataclasses.replace(job, overrides={**job.overrides, 'mesh': 'data:1', **own}).config(row, stored=stored)
+
+    config = resolved()
     if (config.population, config.population_over) == (1, 'seed'):
         return config
     settings = job.build(row, config).settings
@@ -37,5 +40,5 @@ def _member_alone(job: Job, row: str, config, member: int, folder: str):
     if settings.members:
         own = {key: repr(value) for key, value in settings.members[member].items() if key != 'seed'}
     else:
-        own = {} if over == 'seed' else {over: str(configs.leaves(config)[over] + member)}
-    return configs.override(config, {**own, 'population': '1', 'population_over': 'seed'})
+        own = {} if over == 'seed' else {over: str(nested.leaves(config)[over] + member)}
+    return resolved(**{**own, 'population': '1', 'population_over': 'seed'})

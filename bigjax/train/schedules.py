@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.errors import UserError
-from bigjax.io.text import nearest
+from bigjax.io.text import hint
 from bigjax.train import durations
 
 KEYS = {
@@ -112,12 +112,12 @@ def read(spec: str | Mapping | Callable | None) -> tuple[str, Callable]:
         spec = {'name': spec or 'constant'}
     name = spec.get('name', 'constant')
     if name not in KEYS:
-        raise UserError(f'optimizer.schedule.name: there is no schedule {name!r}{_hint(name, KEYS)}; '
+        raise UserError(f'optimizer.schedule.name: there is no schedule {name!r}{hint(name, KEYS)}; '
                         f'there are {", ".join(KEYS)}', code='schedule/unknown-name')
     for key in spec:
         if key != 'name' and key not in KEYS[name] and spec[key] is not None:
             raise UserError(f'optimizer.schedule.{key}: the schedule {name!r} has no such key'
-                            f'{_hint(key, KEYS[name])}; it has {", ".join(KEYS[name])}', code='schedule/unknown-key')
+                            f'{hint(key, KEYS[name])}; it has {", ".join(KEYS[name])}', code='schedule/unknown-key')
         if key in NUMBERS and spec[key] is not None:
             _check_number(key, spec[key])
 
@@ -136,11 +136,6 @@ def _check_number(key, value):
     if isinstance(value, bool) or not 0 <= number < math.inf or (number == 0 and key in POSITIVE):
         raise UserError(f'optimizer.schedule.{key}: got {value!r}, expected a finite number '
                         f'{"above" if key in POSITIVE else "of at least"} 0', code='schedule/number')
-
-
-def _hint(word, valid) -> str:
-    found = nearest(word, list(valid))
-    return f'; the nearest is {found}' if found else ''
 
 
 def _staircase(lr, warmup, total_steps, factor, boundaries, every, span):

@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 
 from bigjax.distributed import accelerators
 from bigjax.errors import DONE, NO, PREEMPTED, Preempted
-from bigjax.job import Job, without
+from bigjax.train.job import Job, without
 
 POLL_S = 0.05
 LIFE = 'BIGJAX_LIFE'  # the file descriptor, in a row, of the pipe whose end is the end of this process
@@ -65,7 +65,7 @@ def train(job: Job, jobs: int) -> None:
     read_end, write_end = os.pipe()
     print(f'{len(job.rows)} rows, {jobs} at a time; they are printed in this order: {" ".join(job.rows)}', flush=True)
     try:
-        with (getattr(job.guard, 'interruptible', None) or job.guard.waiting)():
+        with job.guard.interruptible():
             while waiting or running:
                 for slot in range(jobs):
                     if waiting and slot not in running:

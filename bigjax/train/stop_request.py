@@ -3,8 +3,8 @@ import contextlib
 
 import jax
 
-from bigjax.sharding import mesh as meshes
-from bigjax.watchdog.watchdog import Asked, Guard
+from bigjax.watchdog.signals import StopRequested
+from bigjax.watchdog.watchdog import Guard
 
 
 class StopRequest:
@@ -17,18 +17,17 @@ class StopRequest:
 
     def __init__(self, guard: Guard):
         self._guard = guard
-        self.interruptible = guard.waiting if jax.process_count() == 1 else contextlib.nullcontext
+        self.interruptible = guard.interruptible if jax.process_count() == 1 else contextlib.nullcontext
 
     def __call__(self) -> bool:
         """Whether to stop here; every process must call it the same number of times."""
-        self._guard.rounds += 1
-        return meshes.asked_to_stop(self._guard.rounds) if jax.process_count() > 1 else bool(self._guard.asked)
+        return self._guard.stop_agreed()
 
     def while_prefetching(self, feed, step: int) -> bool:
         """Fetches batch `step`; whether the request came meanwhile, and the batch was given up."""
         try:
             feed.ahead(step, self.interruptible)
-        except Asked:
+        except StopRequested:
             return True
         return False
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigjax.sharding import tree_paths
 from bigjax.train.optimizers import as_spec, frozen_paths
 
 STEPS = 20  # a parameter that receives gradient has moved within so many steps; --deterministic repeats as many
@@ -34,8 +35,8 @@ def fingerprints(tree, members: bool = False) -> dict[str, np.ndarray]:
     Args:
       members: the leading axis of every array is a population's, and so is that of the results, [members].
     """
-    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(_fingerprints(tree, members=members)))[0]
-    return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(x)[()] for path, x in leaves}
+    found = jax.device_get(_fingerprints(tree, members=members))
+    return {path: np.asarray(x)[()] for path, x in tree_paths.leaves(found)}
 
 
 class StuckParams:

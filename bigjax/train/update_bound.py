@@ -12,9 +12,8 @@ and decay, penalties, clipping and masks add at most 1e24. Every other spec is l
 numbers, a smaller eps.
 """
 import math
-from collections.abc import Mapping
 
-import ml_collections
+from bigjax.io.nested import is_section
 
 LARGEST, LEAST_EPS, LARGEST_DECAY = 1e6, 1e-12, 0.9999
 RULES = {'sgd': {'momentum', 'nesterov'}, 'adam': {'b1', 'b2', 'eps', 'nesterov'}, 'adamw': {'b1', 'b2', 'eps', 'nesterov'},
@@ -24,7 +23,7 @@ SHARED = {'name', 'lr', 'schedule', 'weight_decay', 'l2', 'l1', 'clip_norm', 'cl
 
 def bounded(spec) -> bool:
     """Whether an optimizer's spec is under the bound above; False where that is not known, as of an optax transformation."""
-    own = RULES.get(spec.get('name')) if isinstance(spec, Mapping | ml_collections.ConfigDict) else None
+    own = RULES.get(spec.get('name')) if is_section(spec) else None
     if own is None or not set(spec) <= SHARED | own:
         return False
     decays = [spec[key] for key in ('momentum', 'b1', 'b2') if spec.get(key) is not None]
@@ -38,7 +37,7 @@ def _number(x, least: float) -> bool:
 
 def _small(x) -> bool:
     """Whether every number in a tree of dicts, lists and tuples is finite and at most `LARGEST`."""
-    if isinstance(x, Mapping | ml_collections.ConfigDict):
+    if is_section(x):
         return all(_small(x[key]) for key in x)
     if isinstance(x, list | tuple):
         return all(map(_small, x))

@@ -2,11 +2,11 @@
 import contextlib
 import os
 import sys
-import time
 
 from bigjax.errors import DONE, NO, NonFinite, UserError
+from bigjax.io.stopwatch import Stopwatch
 from bigjax.io.text import clock
-from bigjax.job import CHECK, Flag, Job, Verb
+from bigjax.train.job import CHECK, Flag, Job, Verb
 
 
 def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, deterministic: bool, check: bool,
@@ -25,7 +25,7 @@ def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, 
         raise UserError(f'--workdir={job.root}: got the workdir of a single row, expected a new folder for the table of '
                         f'{len(job.rows)} rows; fix: --variant=ROW resumes that run, another --workdir trains the table',
                         code='workdir/single-row')
-    started = time.time()
+    watch = Stopwatch()
     cpu.keep_memory()
     if (jobs := side_by_side.wanted(job, jobs)) > 1:
         try:
@@ -43,24 +43,25 @@ def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, 
         return answer
     page = html.write(job.root) if len(job.rows) > 1 else job.root / html.PAGE
     print(judged_table(job.name, {row: (run['final'], run['expected'], differences(run)) for row, run in runs.items()}))
-    print(f'{clock(time.time() - started)} in all · report: {page}')
+    print(f'{clock(watch.seconds())} in all · report: {page}')
     return answer
 
 
 def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: bool, deterministic: bool) -> dict:
     """Trains one row and returns its finished run record."""
-    from bigjax import config as configs
     from bigjax.checkpoint import manager
     from bigjax.data import sources
-    from bigjax.io import storage
+    from bigjax.io import nested, storage
     from bigjax.report import html
     from bigjax.runs.progress import Progress
+    from bigjax.runs.workdir import check_shared
     from bigjax.runs.writer import Records
     from bigjax.train import flops, host_consistency, profile, stuck_params
     from bigjax.train import loop as loops
     from bigjax.train.compile_cache import Watch
+    from bigjax.watchdog.exits import silence
     from bigjax.watchdog.phases import Clock
-    from bigjax.watchdog.watchdog import Guard, silence
+    from bigjax.watchdog.watchdog import Guard
     guard = job.guard or Guard()
     if row != job.rows[0]:  # the first row began with the process
         guard.clock = Clock()
@@ -74,17 +75,17 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     program, settings = built.program(watch=Watch(progress.say, strict)), built.settings
     traced = profile.parse(profile_steps, settings.steps)
     host_consistency.check(program.datas)
-    records = Records(workdir, experiment=job.name, variant=row, config=configs.plain(config), command=job.command(row),
+    records = Records(workdir, experiment=job.name, variant=row, config=nested.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program, built.differs), sinks=settings.sinks,
                       clock=guard.clock, data=sources.identity(program.experiment.data), total_steps=settings.steps)
-    records.agree()
+    check_shared(workdir, records.finished)
     if records.finished:
         progress.say(f'{workdir}: this run is done; name another --workdir to train again')
         if job.leads:
             html.write(workdir)  # the process may have been killed while it wrote the report
         return records.run
-    progress.say(f'config\n{configs.lines(config)}')
+    progress.say(f'config\n{nested.lines(config)}')
     if found := program.experiment.data.info.get('found'):
         progress.say('\n'.join(['data', *found]))
     progress.say(program.describe())

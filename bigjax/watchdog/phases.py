@@ -1,14 +1,14 @@
-"""What a run is doing at this moment, and where its wall time went.
+"""The phase that a run is in, and the seconds that it has spent in each.
 
 The main thread is in exactly one phase, so the seconds of all phases add up to the time since the clock was made:
 
     start        the process itself, its imports, reading the config and the data, building the program
     compile      the first call of the train step
     restore      checkpoints verified and read, weights initialised
-    data         the loop stands still for a batch
+    data         the loop waits for a batch
     step         training
     evaluation   evaluators, samples
-    save         the loop stands still for a checkpoint (writing goes on behind the next steps)
+    save         the loop waits for a checkpoint (which is written during the next steps)
     report       records and report at the end
     lost         steps of earlier starts that had to be done again (`bigjax.runs.writer`)
 """
@@ -21,10 +21,10 @@ from bigjax.errors import UserError
 from bigjax.io.text import printable
 
 PHASES = ('start', 'compile', 'restore', 'data', 'step', 'evaluation', 'save', 'report')
-BUDGETS = {'start': 14400.0, 'compile': 3600.0, 'restore': 3600.0, 'data': 900.0, 'step': 900.0, 'evaluation': 7200.0,
-           'save': 3600.0, 'report': 7200.0}
-"""Seconds without an end of the phase after which a process counts as stuck; 'start' may read and pack a large data set, and
-'report' is over when all processes have come to their end. A phase that is not here may last."""
+TIMEOUTS_S = {'start': 14400.0, 'compile': 3600.0, 'restore': 3600.0, 'data': 900.0, 'step': 900.0, 'evaluation': 7200.0,
+              'save': 3600.0, 'report': 7200.0}
+"""A phase that lasts longer counts as stuck; 'start' may read and pack a large data set, and 'report' ends when all processes
+have come to their end. A phase that is not here has no timeout."""
 
 
 class Now(NamedTuple):
@@ -39,7 +39,7 @@ class Clock:
     """Adds up seconds by phase; `now` may be read by any thread."""
 
     def __init__(self, phase: str = 'start', began: float | None = None):
-        """As it were since `began` (`time.monotonic`), by default now."""
+        """Begins with a phase, at `began` (`time.monotonic`) or now."""
         self._spent = dict.fromkeys(PHASES, 0.0)
         self.now = Now(phase, 0, time.monotonic() if began is None else began)
 
@@ -59,6 +59,11 @@ class Clock:
         finally:
             self.enter(before)
 
+    def place(self) -> str:
+        """The phase for messages: "step 7, 'save' for 12 s"."""
+        now = self.now
+        return f"step {now.step:,}, '{now.phase}' for {time.monotonic() - now.since:.0f} s"
+
     def spent(self) -> dict[str, float]:
         """{phase: seconds} until now."""
         now = self.now
@@ -66,7 +71,7 @@ class Clock:
 
 
 def process_began() -> float:
-    """When this process was started, as `time.monotonic` counts; where the system does not tell, now."""
+    """The start of this process (`time.monotonic`), or now where the system does not show it."""
     try:
         with open('/proc/self/stat') as file:
             ticks = int(file.read().rpartition(')')[2].split()[19])
@@ -75,13 +80,13 @@ def process_began() -> float:
         return time.monotonic()
 
 
-def budgets(text: str) -> dict[str, float]:
-    """'step:60,save:300' over the defaults; 0 is no limit.
+def phase_timeouts(text: str) -> dict[str, float]:
+    """{phase: seconds} of 'step:60,save:300' over the defaults; 0 is no limit.
 
     Raises:
-      UserError: it is not that.
+      UserError: the text has another form, or an unknown phase.
     """
-    found = dict(BUDGETS)
+    found = dict(TIMEOUTS_S)
     for part in filter(None, text.split(',')):
         phase, _, seconds = part.partition(':')
         try:
@@ -89,6 +94,6 @@ def budgets(text: str) -> dict[str, float]:
         except ValueError:
             found[phase] = -1.0
         if phase not in PHASES or not found[phase] >= 0:
-            raise UserError(f"--budgets: '{printable(part)}' is not PHASE:SECONDS; the phases are {', '.join(PHASES)}, for "
-                            "example --budgets=step:60,save:300")
+            raise UserError(f"--phase_timeouts: got '{printable(part)}', expected PHASE:SECONDS, such as step:60,save:300; "
+                            f"the phases are {', '.join(PHASES)}", code='watchdog/phase-timeouts')
     return {phase: seconds for phase, seconds in found.items() if seconds}

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bigjax.errors import UserError
+from bigjax.io.text import hint
 from launch import target
 from launch.job import Job
 from launch.outcome import End
@@ -192,8 +193,8 @@ def engine(job: Job) -> Engine:
 def module(kind: str, on: str = ''):
     """The module of an engine."""
     if kind not in ENGINES:
-        nearest = target.nearest(kind, ENGINES)
-        raise UserError(f"--on={on or kind}: no such engine{nearest}; fix: write one of {', '.join(ENGINES)}",
+        near = hint(kind, ENGINES)
+        raise UserError(f"--on={on or kind}: no such engine{near}; fix: write one of {', '.join(ENGINES)}",
                         code='launch/unknown-engine')
     return importlib.import_module(ENGINES[kind])
 

@@ -42,11 +42,11 @@ def test_pairs_are_timed_in_turn():
 
 
 def test_plain_flax_is_the_same_model():
-    """An LSTM of Flax has one bias where those of cuDNN and PyTorch have two."""
+    """An LSTM of Flax has one bias where those of cuDNN and PyTorch have two; a GRU has the second in the new gate alone."""
     for name, (model, _, shape, vocab, *_) in cases.CASES.items():
         x = jax.numpy.zeros((1, *shape), 'int32' if vocab else 'float32')
         mine = jax.eval_shape(lambda model=model, x=x: model.init(jax.random.key(0), x, train=False))['params']
-        second_biases = 2 * 4 * 256 if name == 'lstm' else 0
+        second_biases = {'lstm': 2 * 4 * 256, 'gru': 2 * 2 * 6}.get(name, 0)
         assert sum(x.size for x in jax.tree.leaves(mine)) - second_biases == flax_peer.parameters(name, x), name
 
 
@@ -95,3 +95,11 @@ def test_wrong_input_is_exit_2(capsys, argv, code):
     with refused(code):
         cases.run(argv)
     assert cases.main(argv) == 2 and capsys.readouterr().err.count('\n') == 1
+
+
+@pytest.mark.parametrize('against,row', [
+    ('flax', 'gru'), ('plain', 'gru / recurrent')])
+def test_beside_a_peer_of_jax(tmp_path, against, row):
+    assert cases.main(['--case=gru', f'--against={against}', '--pairs=1', f'--out={tmp_path}/b.json']) == 0
+    found, = json.loads((tmp_path / 'b.json').read_text())
+    assert found['case'] == row and found['ratio'] > 0 and found['target'] == 0.9

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import multihost_utils
 
 from bigjax.checkpoint import manager
 from bigjax.runs.progress import Progress
@@ -24,17 +23,6 @@ def test_the_newest_stay(tmp_path):
     keeper.close()
     assert manager.Checkpoints(tmp_path).steps() == [3, 4, 5]
     assert manager.newest(tmp_path).name == '5'
-
-
-def test_only_the_loop_asks_jax_whether_to_stop(tmp_path, monkeypatch):
-    """JAX keeps one number for all who ask; Orbax asks by the number of the step, the loop by that of its rounds."""
-    asked = []
-    monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', asked.append)
-    checkpoints = manager.Checkpoints(tmp_path)
-    for step in (1, 2):
-        checkpoints.save(step, {'w': jnp.arange(3.0)})
-    checkpoints.close()
-    assert not asked and manager.steps(tmp_path / manager.FOLDER) == [1, 2]
 
 
 def test_a_tree_comes_back_bit_for_bit(tmp_path):
@@ -108,12 +96,12 @@ def test_nothing_there_is_refused(tmp_path):
 
 
 def test_own_checkpoint_then_init_from_then_scratch(tmp_path):
-    from bigjax import config as configs
+    from bigjax.io import nested
     from bigjax.train.loop import Loop
 
     def start(workdir, init_from=''):
         p = tiny.program()
-        records = Records(workdir, experiment='tiny', variant='', config=configs.plain(tiny.config()), command='')
+        records = Records(workdir, experiment='tiny', variant='', config=nested.plain(tiny.config()), command='')
         loop = Loop(p, workdir, records, Progress(stream=io.StringIO()), init_from=init_from)
         try:
             loop._start()

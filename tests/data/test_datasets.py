@@ -71,10 +71,10 @@ def test_fake_is_a_function_of_its_seed():
 
 
 @pytest.mark.parametrize('spec, code, words', [
-    ('mnits', 'unknown-name', ["'mnits'", 'mnist?']), ('fashion-mnist', 'unknown-name', ['fashion_mnist']),
+    ('mnits', 'unknown-name', ["'mnits'", 'nearest is mnist']), ('fashion-mnist', 'unknown-name', ['fashion_mnist']),
     ('scan/jump', 'unknown-name', ['scan/addprim_jump']), ('uci', 'unknown-name', ['uci/yacht']),
-    ('mnist/x', 'unknown-name', ['mnist']), ('fake:ucr/Cofee', 'unknown-name', ['ucr/Coffee?']),
-    ('foldr:/x', 'kind', ["'foldr'", 'folder?']), ('folder:', 'no-place', ['folder:PLACE']),
+    ('mnist/x', 'unknown-name', ['mnist']), ('fake:ucr/Cofee', 'unknown-name', ['nearest is ucr/Coffee']),
+    ('foldr:/x', 'kind', ["'foldr'", 'nearest is folder']), ('folder:', 'no-place', ['folder:PLACE']),
     ('qqq', 'unknown-name', ['mnist,'])])
 def test_unknown_names_get_the_nearest(spec, code, words):
     refuses(code, words, open_data, spec)
@@ -89,7 +89,7 @@ def test_a_place_without_its_kind(tmp_path):
 @pytest.mark.parametrize('name, words', [
     ('mnist', ['curl', '/mnist/', 'train-images-idx3-ubyte.gz']), ('fashion_mnist', ['curl', '/fashion_mnist/']),
     ('cifar10', ["file_format='array_record'"]), ('ucr/Coffee', ['Coffee_TRAIN.tsv', '/ucr', 'pip install aeon']),
-    ('ucr/Cofee', ['Cofee_TRAIN.tsv', 'did you mean ucr/Coffee?']), ('uci/yacht', ['git clone', '/uci']),
+    ('ucr/Cofee', ['Cofee_TRAIN.tsv', 'the nearest is Coffee']), ('uci/yacht', ['git clone', '/uci']),
     ('tiny_shakespeare', ['curl', '/tiny_shakespeare/input.txt']), ('scan/simple', ['git clone', '/scan'])])
 def test_missing_data_says_the_command(tmp_path, monkeypatch, name, words):
     monkeypatch.setitem(sys.modules, 'aeon.datasets', None)

@@ -19,17 +19,18 @@ def axis(old, new):
 
 def reference(image, size):
     height, width = image.shape[:2]
-    return np.einsum('ih,hwc,jw->ijc', axis(height, size), image.astype(np.float64), axis(width, size))
+    return np.einsum('ih,hwc,jw->ijc', axis(height, size[0]), image.astype(np.float64), axis(width, size[1]))
 
 
 @pytest.mark.parametrize('shape', [(50, 2000), (2000, 50), (100, 300), (300, 100), (20, 30), (64, 40), (40, 64), (64, 128),
                                    (500, 333)])
+@pytest.mark.parametrize('size', [64, (64, 64), (48, 96)])
 @pytest.mark.parametrize('channels', [1, 3])
-def test_each_axis_is_averaged_or_interpolated(shape, channels):
+def test_each_axis_is_averaged_or_interpolated(shape, channels, size):
     image = np.random.default_rng(0).integers(0, 256, (*shape, channels)).astype(np.uint8)
-    found = resize(image, 64)
-    assert found.shape == (64, 64, channels) and found.dtype == np.uint8
-    assert np.abs(found - reference(image, 64)).max() <= 1.3  # two roundings to whole numbers, and OpenCV's weights of 11 bits
+    found, wanted = resize(image, size), size if isinstance(size, tuple) else (size, size)
+    assert found.shape == (*wanted, channels) and found.dtype == np.uint8
+    assert np.abs(found - reference(image, wanted)).max() <= 1.3  # two roundings, and OpenCV's weights of 11 bits
 
 
 @pytest.mark.parametrize('axis_', [0, 1])
@@ -52,4 +53,4 @@ def test_random_resized_crops_do_not_alias():
 
 def test_what_has_the_size_is_returned_as_it_is():
     image = np.zeros((8, 8, 3), np.uint8)
-    assert resize(image, 8) is image and resize(image, None) is image
+    assert resize(image, 8) is image and resize(image, (8, 8)) is image and resize(image, None) is image

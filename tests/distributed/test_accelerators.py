@@ -1,4 +1,4 @@
-"""Accelerators that the system shows, in a folder that stands for its root; and no CPU beside one unless asked for."""
+"""Accelerators that the system shows, in a folder that takes the place of the root; and no CPU beside one unless asked for."""
 import dataclasses
 import os
 import pathlib

@@ -29,14 +29,14 @@ def free_port():
 
 
 def environment():
-    """That of the tests: one device a process, and compiled code kept between runs."""
+    """The environment of the tests: one device per process, and compiled code kept between runs."""
     cache = os.path.join(tempfile.gettempdir(), f'bigjax-test-cache-{jax.__version__}')
     return {**os.environ, 'PYTHONPATH': str(ROOT), 'MPLBACKEND': 'Agg', 'JAX_COMPILATION_CACHE_DIR': cache,
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
 
 
 def together(commands, seconds=600, folders=None):
-    """[(exit code, what it printed)] of commands that run side by side, each in its folder; none outlives the test."""
+    """[(exit code, output)] of commands that run side by side, each in its folder; none outlives the test."""
     running = [subprocess.Popen([sys.executable, '-m', *command], cwd=folder, env=environment(), stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True)
                for command, folder in zip(commands, folders or [ROOT] * len(commands), strict=True)]
@@ -49,7 +49,7 @@ def together(commands, seconds=600, folders=None):
 
 
 def train(processes, workdir, experiment, *options):
-    """What each process of a run printed; all must have ended well."""
+    """The output of each process of a run; all must have ended well."""
     command = [f'experiments.{experiment}', f'--workdir={workdir}', *options]
     port = free_port()
     more = [[f'--coordinator=127.0.0.1:{port}', f'--processes={processes}', f'--process={i}'] for i in range(processes)]
@@ -108,7 +108,7 @@ def test_two_processes_train_as_one(tmp_path, mlp):
     assert_same(tmp_path / 'two', mlp, 20)
     assert '2 x cpu (cpu) of 2 processes' in first and 'test/accuracy' in first
     assert f'all 2 processes are here: {socket.gethostname()}: 0 1' in first
-    assert not [line for line in second.splitlines() if not line.startswith('[Gloo]')]  # process 0 alone speaks
+    assert not [line for line in second.splitlines() if not line.startswith('[Gloo]')]  # only process 0 prints
     run = json.loads((tmp_path / 'two' / 'run.json').read_text())
     assert run['status'] == 'done' and run['devices'] == {'platform': 'cpu', 'kind': 'cpu', 'count': 2, 'processes': 2}
     assert '--process' not in run['command'] and run['final']['test/examples']['mean'] == 1000
@@ -185,7 +185,7 @@ def test_four_processes_share_the_state(tmp_path, gpt):
 @pytest.mark.slow
 @pytest.mark.parametrize('wrong', [0, 1])
 def test_one_process_that_fails_ends_the_others(tmp_path, wrong):
-    """Neither is aborted by JAX before it has said why it ends, whichever of the two goes first."""
+    """Neither is aborted by JAX before it has printed why it ends, whichever of the two ends first."""
     port = free_port()
     command = ['experiments.mnist1d', f'--workdir={tmp_path}/run', *MLP, f'--coordinator=127.0.0.1:{port}', '--processes=2']
     began = time.monotonic()
@@ -198,7 +198,7 @@ def test_one_process_that_fails_ends_the_others(tmp_path, wrong):
 
 
 def hosts(tmp_path, counts, write):
-    """What processes print that each find, under the same relative path, a data set of their own; seconds of all."""
+    """The output of processes that each find, under the same relative path, a data set of their own; and the seconds of all."""
     folders = [tmp_path / f'host{i}' for i in range(len(counts))]
     port, commands = free_port(), []
     for i, (folder, count) in enumerate(zip(folders, counts, strict=True)):
@@ -211,8 +211,8 @@ def hosts(tmp_path, counts, write):
     return together(commands, 120, folders), time.monotonic() - began
 
 
-def pictures(folder, count, seed=0):
-    """So many of two classes; the folders of the classes are there without any, too."""
+def write_images(folder, count, seed=0):
+    """Writes `count` images of two classes; the folders of the classes exist also without any."""
     rng = np.random.default_rng(seed)
     for i in range(2):
         (folder / 'shard' / 'ab'[i]).mkdir(parents=True)
@@ -226,8 +226,8 @@ def pictures(folder, count, seed=0):
 @pytest.mark.parametrize(('counts', 'words'), [
     ((10, 7), 'train: 8 records'), ((10, 7, 0), 'no images in the sub-folder a')])
 def test_hosts_with_other_files_are_refused(tmp_path, counts, words):
-    """Shards of 10, 7 and no files, a tenth of each class held out; who has none says so, and nobody waits for it."""
-    results, seconds = hosts(tmp_path, counts, pictures)
+    """Shards of 10, 7 and no files, a tenth of each class held out; the one without reports it, and no process waits for it."""
+    results, seconds = hosts(tmp_path, counts, write_images)
     assert [code for code, _ in results] == [2] * len(counts) and seconds < 60, results
     for _, out in results:
         assert words in out.splitlines()[-1] and 'Traceback' not in out, out
@@ -243,7 +243,7 @@ def test_hosts_with_other_files_are_refused(tmp_path, counts, words):
 @pytest.mark.parametrize('same', [True, False])
 def test_hosts_with_as_many_files_need_the_same(tmp_path, same):
     seeds = iter([0, 0 if same else 1])
-    results, _ = hosts(tmp_path, (12, 12), lambda folder, count: pictures(folder, count, next(seeds)))
+    results, _ = hosts(tmp_path, (12, 12), lambda folder, count: write_images(folder, count, next(seeds)))
     assert [code for code, _ in results] == [0 if same else 2] * 2, results
     if not same:
         assert all('config.data: got different data: train: ' in out for _, out in results)

@@ -66,7 +66,7 @@ def main(folder, coordinator, processes, process):
     jax.config.update('jax_num_cpu_devices', 2)
     joined = start(Flags(coordinator, int(processes), int(process)), seconds=120)
     assert jax.device_count() == 2 * int(processes)
-    with Guard(lifeline=joined.lifeline, name=joined.name):
+    with Guard(peers=joined.peers, name=joined.name):
         found = facts(pathlib.Path(folder) / 'run', 'data:-1')
     (pathlib.Path(folder) / f'{process}.json').write_text(json.dumps(found))
 

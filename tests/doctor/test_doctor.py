@@ -11,14 +11,15 @@ import jax
 import numpy as np
 import pytest
 
+from bigjax import compat
 from bigjax import config as configs
 from bigjax.distributed import accelerators
 from bigjax.doctor import experiment_checks, host
 from bigjax.doctor import verb as doctor
 from bigjax.errors import UserError
+from bigjax.io.text import gib
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
-from bigjax.train import compile_cache
 from bigjax.train import settings as settings_module
 from tests import tiny, workdirs
 from tests.refused import refused
@@ -26,7 +27,7 @@ from tests.test_cli import SCRIPT, get_config, get_experiment, run
 
 COMPILED = []  # by any thread
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, *_, **__: COMPILED.append(event) if event == compile_cache._DURATION else None)
+    lambda event, *_, **__: COMPILED.append(event) if event == compat.COMPILE_SECONDS_EVENT else None)
 def line(check):
     """As it is printed, blanks run together."""
     return ' '.join(str(check).split())
@@ -129,7 +130,7 @@ def test_the_memory_of_an_accelerator_and_of_its_machine(monkeypatch):
     assert experiment_checks.resident_bytes(e.data, settings(resident='no')) == 0
     assert [c.status for c in experiment_checks.memory(e, s, state, 1 << 30)] == ['ok']
     assert [c.status for c in experiment_checks.memory(e, s, state, 1)] == ['FAILED']
-    whole = f'data {host.gib(8 * kept)}'  # eight devices share the machine
+    whole = f'data {gib(8 * kept)}'  # eight devices share the machine
     assert whole in experiment_checks.memory(e, s, state, 1)[0].text
     for used, status in ((100, 'ok'), (1 << 30, 'FAILED')):
         chip = types.SimpleNamespace(platform='gpu', memory_stats=lambda n=used: {'bytes_limit': 1 << 30, 'bytes_in_use': n})

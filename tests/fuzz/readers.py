@@ -22,7 +22,7 @@ from bigjax.data.loaders.records import table_source
 from bigjax.data.schema import Schema
 from bigjax.experiment import base_config
 from bigjax.io import atomic as run_files
-from bigjax.io import safe_read
+from bigjax.io import nested, safe_read
 from bigjax.report import compare, html
 from bigjax.report import tables as results
 from bigjax.runs import reader
@@ -51,7 +51,7 @@ def _override(path):
     made.model = dict(sizes=(3, 4), rate=0.1, flag=False, free=None)
     text = path.read_bytes().decode(errors='surrogateescape')
     made = config.override(made, dict(line.partition('=')[::2] for line in text.split('\n')))
-    run_files.dumps(config.plain(made)).encode(errors='surrogateescape')
+    run_files.dumps(nested.plain(made)).encode(errors='surrogateescape')
     config.lines(made)
 
 
@@ -91,7 +91,7 @@ def _command(path):
     with contextlib.redirect_stdout(io.StringIO()):
         options, *_, overrides = cli.parse(module, 'experiments.one', argv)
     if options is not None:
-        phases.budgets(options.phase_timeouts)
+        phases.phase_timeouts(options.phase_timeouts)
         made = settings.read(config.Reader(config.override(get_config(''), overrides)), 1000)
         mesh.abstract(made.mesh)
         for text in filter(None, options.mesh.split(';')):

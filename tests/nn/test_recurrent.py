@@ -39,7 +39,7 @@ def unrolled(step, states, params, x, lengths, reverse):
 
 @pytest.mark.parametrize('reverse', [False, True])
 @pytest.mark.parametrize('padded', [False, True])
-@pytest.mark.parametrize('unroll', tiers.first(1, [1, 3]))
+@pytest.mark.parametrize('unroll', tiers.first(2, [0, 1, 3]))
 @pytest.mark.parametrize('cell', CELLS)
 def test_values_and_gradients(cell, reverse, padded, unroll):
     layer, step, states = CELLS[cell]

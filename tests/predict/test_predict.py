@@ -66,17 +66,6 @@ def test_a_photograph_becomes_what_training_images_are(tmp_path, ground, stroke)
     assert 'grey' in notes and '60 x 90' in notes and ('inverted' in notes) == (ground > 200)
 
 
-def test_an_image_is_reduced_by_the_mean_of_its_areas():
-    stripes = np.tile(np.array([0, 255], np.uint8), (50, 1000))
-    assert set(np.unique(interfaces._resized(stripes, (100, 100)))) <= {127, 128}
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (64, 96)).astype(np.uint8)
-    expected = cv2.resize(image.astype(np.float32), (24, 16), interpolation=cv2.INTER_AREA)
-    np.testing.assert_allclose(interfaces._resized(image, (16, 24)), expected, atol=0.51)
-    larger = cv2.resize(image.astype(np.float32), (192, 128), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(interfaces._resized(image, (128, 192)), larger, atol=0.51)
-
-
 @pytest.mark.parametrize('logits', [[2.0, -1.0, 0.5, 0.0], [0.3]])
 def test_the_answer_is_the_softmax(logits):
     names = ['a', 'b', 'c', 'd'][:max(2, len(logits))]

@@ -16,7 +16,9 @@ from bigjax.errors import NonFinite, Preempted
 from bigjax.experiment import Confusion, Expected
 from bigjax.io import atomic, storage
 from bigjax.runs import artifacts, provenance, reader, writer
-from bigjax.runs.writer import Records, judge
+from bigjax.runs.summary import judge
+from bigjax.runs.workdir import CADENCE, MACHINE
+from bigjax.runs.writer import Records
 from tests.refused import refused
 
 CONFIG = {'steps': 100, 'log_every': '1 epoch', 'seed': 0, 'optimizer': {'name': 'adam', 'lr': 0.1}, 'sizes': (3, 4)}
@@ -178,7 +180,7 @@ def test_a_workdir_of_another_run_is_refused_and_untouched(tmp_path, changes, wo
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize('key', writer.CADENCE + writer.MACHINE)
+@pytest.mark.parametrize('key', CADENCE + MACHINE)
 def test_how_long_and_where_may_differ(tmp_path, key):
     make(tmp_path, config={**CONFIG, key: 1})
     assert make(tmp_path, config={**CONFIG, key: 2}).run['config'][key] == 2
@@ -236,9 +238,9 @@ def test_a_full_disk_leaves_what_stood_there(tmp_path, monkeypatch):
     def full(path, mode='r', *rest, **options):
         if 'x' in mode:
             return real('/dev/full', 'wb', *rest, **options)
-        return Filling(path, mode)  # part of the line still fits
+        return real(path, mode, *rest, **options) if 'r' in mode else Filling(path, mode)  # part of the line still fits
 
-    for module in (storage, writer):
+    for module in (storage, atomic):
         monkeypatch.setattr(module, 'open', full, raising=False)
     for write in (lambda: run.metrics(2, {'a': [1.0]}), lambda: run.finish('done', 2, {}),
                   lambda: run.save_artifact('x', 'text')):

@@ -12,7 +12,7 @@ import pytest
 from bigjax.data import builders
 from bigjax.data.datasets import open_data
 from bigjax.errors import UserError
-from bigjax.io import storage
+from bigjax.io import local_copy, storage
 from tests.data.made_up import encode, smooth, write_folder, write_idx
 from tests.refused import refused
 from tests.storage.fake_gcs import Faults
@@ -36,17 +36,17 @@ def refuses(words, call, *args, **kwargs):
 def test_data_in_a_store_is_copied_once_and_again_when_it_changes(gcs, cache):
     root = storage.place('gs://bucket/data/set')
     fill(root, train__a=b'one', train__b=b'', test=b'two')
-    here = storage.copied(root)
+    here = local_copy.copied(root)
     assert here.is_relative_to(cache) and {n: (here / n).read_bytes() for n in storage.files(here)} == {
         'test': b'two', 'train/a': b'one', 'train/b': b''}
     gcs.requests.clear()
-    assert storage.copied(root) == here and not [p for _, p in gcs.requests if 'alt=media' in p]
+    assert local_copy.copied(root) == here and not [p for _, p in gcs.requests if 'alt=media' in p]
     fill(root, test=b'new')
     storage.remove_file(root / 'train' / 'b')
-    assert list(storage.files(storage.copied(root))) == ['test', 'train/a'] and (here / 'test').read_bytes() == b'new'
-    assert storage.copied(root / 'test').read_bytes() == b'new'
+    assert list(storage.files(local_copy.copied(root))) == ['test', 'train/a'] and (here / 'test').read_bytes() == b'new'
+    assert local_copy.copied(root / 'test').read_bytes() == b'new'
     with refused('storage/not-found', 'gs://bucket/data/set/none'):
-        storage.copied(root / 'none')
+        local_copy.copied(root / 'none')
 
 
 def test_a_version_of_the_same_size_and_second_is_another(gcs):
@@ -54,11 +54,11 @@ def test_a_version_of_the_same_size_and_second_is_another(gcs):
     for data in (b'one', b'two', b'six'):
         old = gcs.put('bucket', 'a', data)
         gcs.objects['bucket', 'a'] = old._replace(when=1.8e9)
-        assert storage.copied(path).read_bytes() == data
+        assert local_copy.copied(path).read_bytes() == data
     gcs.requests.clear()
-    assert storage.copied(path).read_bytes() == b'six' and not [p for _, p in gcs.requests if 'alt=media' in p]
-    storage.cache(path).write_bytes(b'bad')  # somebody's hand
-    assert storage.copied(path).read_bytes() == b'six'
+    assert local_copy.copied(path).read_bytes() == b'six' and not [p for _, p in gcs.requests if 'alt=media' in p]
+    local_copy.cache(path).write_bytes(b'bad')  # somebody's hand
+    assert local_copy.copied(path).read_bytes() == b'six'
 
 
 class Replacing(Faults):
@@ -83,23 +83,23 @@ class Replacing(Faults):
 def test_two_versions_are_never_mixed(gcs, monkeypatch):
     monkeypatch.setattr(storage, 'PART', 1000)
     path, versions = storage.place('gs://bucket/a'), [bytes([k]) * (2500 + k) for k in range(3)]
-    for read in (lambda: storage.copied(path).read_bytes(), lambda: storage.sha256(path)):
+    for read in (lambda: local_copy.copied(path).read_bytes(), lambda: storage.sha256(path)):
         gcs.put('bucket', 'a', versions[0])
         gcs.faults = Replacing(gcs, 'a', versions[1:])
         whole = read()
         assert whole in (versions[2], (2502, hashlib.sha256(versions[2]).hexdigest()))
     gcs.put('bucket', 'a', versions[0])
     gcs.faults = Replacing(gcs, 'a', versions[1:] * 10)
-    refuses(['gs://bucket/a', 'replaced repeatedly'], storage.copied, path)
+    refuses(['gs://bucket/a', 'replaced repeatedly'], local_copy.copied, path)
     gcs.faults = Replacing(gcs, 'a', [None])
-    refuses(['gs://bucket/a', 'removed while it was copied'], storage.copied, path)
-    assert not list(storage.cache(path).parent.glob('.*')), 'something unfinished is left'
+    refuses(['gs://bucket/a', 'removed while it was copied'], local_copy.copied, path)
+    assert not list(local_copy.cache(path).parent.glob('.*')), 'something unfinished is left'
 
 
 def test_no_object_is_written_outside_of_its_folder(gcs, tmp_path):
     gcs.put('bucket', 'data/../../../../../../out', b'x')
     with refused('storage/name', 'gs://bucket/data'):
-        storage.copied(storage.place('gs://bucket/data'))
+        local_copy.copied(storage.place('gs://bucket/data'))
     assert not list(tmp_path.rglob('out'))
 
 
@@ -110,38 +110,38 @@ def test_no_object_is_written_outside_of_its_folder(gcs, tmp_path):
 def test_names_that_no_disk_takes_are_refused_in_a_line(gcs, names, words):
     for name in names:
         gcs.put('bucket', f'data/{name}', b'x')
-    refuses(['gs://bucket/data: ', words, 'rename it'], storage.copied, storage.place('gs://bucket/data'))
+    refuses(['gs://bucket/data: ', words, 'rename it'], local_copy.copied, storage.place('gs://bucket/data'))
 
 
 def test_what_is_a_file_and_a_folder_is_refused_and_what_was_one_becomes_the_other(gcs):
     path = storage.place('gs://bucket/data')
     gcs.put('bucket', 'data', b'x')
-    assert storage.copied(path).read_bytes() == b'x'
+    assert local_copy.copied(path).read_bytes() == b'x'
     gcs.put('bucket', 'data/a/b', b'y')
-    refuses(['gs://bucket/data', 'a file and a folder in one'], storage.copied, path)
+    refuses(['gs://bucket/data', 'a file and a folder in one'], local_copy.copied, path)
     del gcs.objects['bucket', 'data']
-    assert (storage.copied(path) / 'a' / 'b').read_bytes() == b'y'
+    assert (local_copy.copied(path) / 'a' / 'b').read_bytes() == b'y'
     del gcs.objects['bucket', 'data/a/b']
     gcs.put('bucket', 'data/a', b'z')
-    assert (storage.copied(path) / 'a').read_bytes() == b'z'
+    assert (local_copy.copied(path) / 'a').read_bytes() == b'z'
 
 
 def test_a_long_name_is_copied_and_a_disk_that_takes_no_copy_is_a_line(gcs, cache, tmp_path, monkeypatch):
     gcs.put('bucket', 'data/' + 'n' * 250, b'x')
-    assert (storage.copied(storage.place('gs://bucket/data')) / ('n' * 250)).read_bytes() == b'x'
+    assert (local_copy.copied(storage.place('gs://bucket/data')) / ('n' * 250)).read_bytes() == b'x'
     (tmp_path / 'file').write_bytes(b'mine')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
-    refuses(['gs://bucket/data', 'XDG_CACHE_HOME'], storage.copied, storage.place('gs://bucket/data'))
+    refuses(['gs://bucket/data', 'XDG_CACHE_HOME'], local_copy.copied, storage.place('gs://bucket/data'))
     assert (tmp_path / 'file').read_bytes() == b'mine'
 
 
 def test_what_a_killed_process_left_is_removed_when_it_is_old(gcs):
     fill(storage.place('gs://bucket/data'), a=b'x')
-    here = storage.copied(storage.place('gs://bucket/data'))
-    for name, age in (('new', 0), ('old', 2 * storage.DAY)):
+    here = local_copy.copied(storage.place('gs://bucket/data'))
+    for name, age in (('new', 0), ('old', 2 * local_copy.UNFINISHED_MAX_AGE_S)):
         (here / f'.{name}.part').write_bytes(b'')
         os.utime(here / f'.{name}.part', (time.time() - age,) * 2)
-    storage.copied(storage.place('gs://bucket/data'))
+    local_copy.copied(storage.place('gs://bucket/data'))
     assert list(storage.files(here)) == ['.new.part', 'a']
 
 

@@ -3,6 +3,7 @@ import types
 
 import pytest
 
+from bigjax.io import stopwatch
 from bigjax.train import in_flight
 
 
@@ -15,7 +16,7 @@ def test_what_is_under_way_is_at_most_half_a_second_of_work_or_two_calls(monkeyp
     def wait(end):
         clock.now = max(clock.now, end)
 
-    monkeypatch.setattr(in_flight, 'time', types.SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(stopwatch, 'time', types.SimpleNamespace(perf_counter=lambda: clock.now))
     monkeypatch.setattr(in_flight, 'jax', types.SimpleNamespace(block_until_ready=wait))
     queue, deepest = in_flight.InFlight(), 0
     for _ in range(2000):

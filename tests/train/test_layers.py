@@ -7,7 +7,7 @@ import pytest
 
 from bigjax.checkpoint.convert import stack
 from bigjax.sharding import mesh as meshes
-from bigjax.sharding import rules
+from bigjax.sharding import rules, tree_paths
 from bigjax.train import averages, layers, optimizers
 from tests import tiers
 
@@ -105,11 +105,11 @@ def test_the_state_of_a_stack_has_its_shape_and_is_split_as_it_is():
     placed = {p.path: p for p in rules.resolve(params, partition, mesh)}
     state = tx.init(params)
     shardings = rules.follow(state, placed, mesh)
-    split = {path for path, s in rules.paths(shardings) if 'stage' in s.spec}
+    split = {path for path, s in tree_paths.leaves(shardings) if 'stage' in s.spec}
     for moment in ('mu', 'nu'):
         for path in ('attn/kernel', 'attn/bias', 'norm/scale', 'moe/up'):
             assert any(p.endswith(f'{moment}/blocks/{path}') for p in split), (moment, path, split)
-    assert all(leaf.shape == () for path, leaf in rules.paths(state) if path.endswith('count'))
+    assert all(leaf.shape == () for path, leaf in tree_paths.leaves(state) if path.endswith('count'))
 
 
 def test_a_population_of_stacked_layers_is_its_members():

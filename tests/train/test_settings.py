@@ -5,10 +5,9 @@ import types
 import pytest
 
 from bigjax import config as configs
-from bigjax import job
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Expected
-from bigjax.train import settings
+from bigjax.train import build, settings
 from bigjax.train.population import difference
 from tests import tiny
 from tests.refused import refused
@@ -105,5 +104,5 @@ def test_members_over_a_key_of_a_section_have_the_base_and_what_follows(over):
 
     config = get_config()
     script = types.SimpleNamespace(get_config=get_config, get_experiment=get_experiment)
-    assert job.build(script, config).program().members == 4
+    assert build.build(script, config).program().members == 4
     assert [pair[over == 'cv.fold'] for pair in seen] == [5, 6, 7, 8] and (config.fold, config.cv.fold) == (5, 5)

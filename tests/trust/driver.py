@@ -10,8 +10,7 @@ lines of metrics.jsonl) the process
     raise   raises ValueError
     shell   runs the command in TRUST_SHELL
 `TRUST_LOG` names a file to which the phases are written as they are entered, and when a signal was sent; `TRUST_NAN` a training
-example that is made not a number; `TRUST_STALL` is SPLIT:N, and all but the first N examples of a split that are read take for
-ever.
+example that is made not a number; `TRUST_STALL` is SPLIT:N, and a read beyond the first N examples of a split never returns.
 """
 import dataclasses
 import importlib
@@ -27,18 +26,18 @@ import numpy as np
 
 from bigjax import cli
 from bigjax.data.sources import ArraySource
-from bigjax.runs import writer
+from bigjax.io import atomic
 from bigjax.watchdog.phases import Clock
 from tests.trust import mutations
 
 WHERE = os.environ.get('TRUST', '').split(':')
-# Seconds before each step: without them a run is over before its first checkpoint is on the disk, and one of several processes
-# before the others hear of a signal, for which JAX looks once a second.
+# Seconds before each step: without them a run is over before its first checkpoint is on the disk, or, where there are several
+# processes, before the kill of one has been noticed by the others.
 PACE = 0.08 if os.environ.get('BIGJAX_PROCESS') else 0.03
 
 
 class Stalls(ArraySource):
-    """A file system that answers so many times."""
+    """A source that returns `answers` examples and then blocks."""
 
     def __init__(self, arrays, answers: int):
         super().__init__(arrays)
@@ -58,7 +57,8 @@ class Stalls(ArraySource):
 
 
 def with_ids(experiment):
-    """The experiment, whose metrics also tell which examples a step saw: their numbers' sum and a sum that knows the order."""
+    """The experiment, whose metrics also contain which examples a step saw: the sum of their numbers and one that
+    depends on the order."""
     data, task = experiment.data, experiment.task
 
     split, _, count = os.environ.get('TRUST_STALL', '').partition(':')
@@ -85,7 +85,7 @@ def with_ids(experiment):
 
 
 def harm(phase: str, seen: dict) -> None:
-    """Does what TRUST says, where it says."""
+    """Applies the action of TRUST at its phase."""
     seen[phase] = seen.get(phase, 0) + 1
     if len(WHERE) < 3 or phase != WHERE[0] or seen[phase] != int(WHERE[1]):
         return
@@ -99,7 +99,7 @@ def harm(phase: str, seen: dict) -> None:
         number = {'kill': signal.SIGKILL, 'term': signal.SIGTERM, 'int': signal.SIGINT}[action]
         threading.Timer(float(seconds or 0), os.kill, (os.getpid(), number)).start()
         if not float(seconds or 0):
-            time.sleep(0.05)  # the signal is there before the phase goes on
+            time.sleep(0.05)  # the signal is there before the phase continues
     elif action == 'sleep':
         asleep()
     elif action == 'shell':
@@ -109,13 +109,13 @@ def harm(phase: str, seen: dict) -> None:
 
 
 def asleep():
-    """What a stuck process does."""
+    """Blocks as a stuck process does."""
     time.sleep(10_000)
 
 
 def hook() -> None:
     """Puts `harm` where phases are entered and lines are written."""
-    seen, enter, append = {}, Clock.enter, writer.append
+    seen, enter, append = {}, Clock.enter, atomic.append
     log = os.environ.get('TRUST_LOG')
 
     def entered(self, phase, step=None):
@@ -133,11 +133,11 @@ def hook() -> None:
         append(path, line)
         harm('lines', seen)
 
-    Clock.enter, writer.append = entered, appended
+    Clock.enter, atomic.append = entered, appended
 
 
 def main() -> None:
-    """As `bigjax.cli.main`."""
+    """Runs `bigjax.cli.main` for the experiment that the first argument names."""
     name = sys.argv.pop(1)
     module = importlib.import_module(f'experiments.{name}')
     build = module.get_experiment

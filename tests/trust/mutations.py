@@ -78,7 +78,7 @@ def _():
 @safeguard('the signal', f'{SIGNALS}[step:7-term]')
 def _():
     from bigjax.watchdog.watchdog import Guard
-    replace(Guard, '_ask', lambda ask: lambda self, name: None)
+    replace(Guard, '_request_stop', lambda request: lambda self, name: None)
 
 
 @safeguard('the size', f'{MANIFEST}::test_every_file_is_held_to_what_was_written[a truncated file]')
@@ -194,10 +194,10 @@ def _():
 
 def _silent(kind: str) -> None:
     """No peer learns of messages of a kind."""
-    from bigjax.distributed.peers import Lifeline
-    replace(Lifeline, 'tell', lambda tell: lambda self, what, *more, **named: None if what == kind else tell(
+    from bigjax.distributed.peers import PeerLinks
+    replace(PeerLinks, 'send', lambda send: lambda self, what, *more, **named: None if what == kind else send(
         self, what, *more, **named))
-    replace(Lifeline, 'read', lambda read: lambda self, connection: [m for m in read(self, connection) if m.kind != kind])
+    replace(PeerLinks, 'read', lambda read: lambda self, connection: [m for m in read(self, connection) if m.kind != kind])
 
 
 safeguard('a death is reported', f'{GROUPS}::test_a_dead_process_is_named_and_the_others_end[step:7-1]')(
@@ -206,17 +206,10 @@ safeguard('a failure is reported', f'{GROUPS}::test_an_exception_of_one_ends_the
     functools.partial(_silent, 'failed'))
 
 
-@safeguard('the watch over phases', f'{GROUPS}::test_a_stuck_process_ends_all_within_the_budget[step:7]')
+@safeguard('the watch over phases', f'{GROUPS}::test_a_stuck_process_ends_all_within_the_timeout[step:7]')
 def _():
-    from bigjax.watchdog.watchdog import Guard
-
-    def without_budgets(look):
-        def look_on(self):
-            self._budgets = {}
-            look(self)
-        return look_on
-
-    replace(Guard, '_look', without_budgets)
+    from bigjax.watchdog.timeouts import PhaseTimer
+    replace(PhaseTimer, 'overdue', lambda overdue: lambda self: '')
 
 
 @safeguard('a step that is not finite is not applied',
@@ -228,35 +221,33 @@ def _():
     step.jnp = Instead(jnp, isfinite=lambda x: jnp.ones(jnp.shape(x), bool))
 
 
-@safeguard('a failed process waits for nobody',
+@safeguard('a failed process does not wait for others',
            'trust/test_disks.py::test_a_disk_that_cannot_be_written_stops_the_run[read-only-save:3]')
 def _():
     from bigjax import cli
     cli.os = Instead(os, _exit=lambda code: None)
 
 
-@safeguard('only the loop polls JAX', 'checkpoint/test_manager.py::test_only_the_loop_asks_jax_whether_to_stop')
+@safeguard('all processes stop at the same point', 'watchdog/test_agreement.py::test_all_stop_at_the_same_poll')
 def _():
-    from bigjax.checkpoint.manager import Checkpoints
+    from bigjax.watchdog.agreement import StopAgreement
 
-    def polling(init):
-        def with_poll(self, *arguments, **named):
-            init(self, *arguments, **named)
-            vars(self._orbax._manager).pop('reached_preemption', None)
-        return with_poll
+    def alone(self):
+        self._polls += 1
+        return self._stop_at is not None
 
-    replace(Checkpoints, '__init__', polling)
+    replace(StopAgreement, 'poll', lambda _: alone)
 
 
 @safeguard('a signal ends a wait for data',
            'trust/test_signals.py::test_a_signal_while_the_data_stalls_saves_the_step_before[train:100]')
 def _():
-    from bigjax.watchdog.watchdog import Guard
+    from bigjax.watchdog.signals import Signals
 
     def count(self, number, frame):
-        self._signals += 1
+        self._count += 1
 
-    replace(Guard, '_in_main', lambda _: count)
+    replace(Signals, '_handle', lambda _: count)
 
 
 @safeguard('no silent CPU', 'distributed/test_accelerators.py::test_the_cpu_beside_an_accelerator_is_refused_with_the_cause')

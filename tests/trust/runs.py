@@ -24,7 +24,7 @@ KINDS = {
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A port of this machine that is not in use."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return probe.getsockname()[1]
@@ -35,8 +35,8 @@ def start(kind: str, workdir, *options, trust: str = '', processes: int = 1, log
     """The processes of one run; `trust`, `log`, `nan`, `shell` and `stall` are the driver's."""
     name, *own = KINDS[kind]
     command = [sys.executable, '-m', 'tests.trust.driver', name, *own, *SHORT, f'--workdir={workdir}', *options]
-    told = {'TRUST': trust, 'TRUST_LOG': str(log), 'TRUST_NAN': str(nan), 'TRUST_SHELL': shell, 'TRUST_STALL': stall}
-    env = {**os.environ, **told, 'MPLBACKEND': 'Agg', 'PYTHONPATH': str(ROOT)}
+    driver = {'TRUST': trust, 'TRUST_LOG': str(log), 'TRUST_NAN': str(nan), 'TRUST_SHELL': shell, 'TRUST_STALL': stall}
+    env = {**os.environ, **driver, 'MPLBACKEND': 'Agg', 'PYTHONPATH': str(ROOT)}
     if processes > 1:
         env |= {'BIGJAX_COORDINATOR': f'127.0.0.1:{free_port()}', 'BIGJAX_PROCESSES': str(processes)}
     return [subprocess.Popen(command, cwd=ROOT, env=env | ({'BIGJAX_PROCESS': str(i)} if processes > 1 else {}),
@@ -44,7 +44,7 @@ def start(kind: str, workdir, *options, trust: str = '', processes: int = 1, log
 
 
 def end(running, seconds: float = 300) -> list[tuple[int, str]]:
-    """[(exit code, what was printed)]; nobody outlives the call."""
+    """[(exit code, what was printed)]; no process outlives the call."""
     until = time.monotonic() + seconds
     try:
         out = [p.communicate(timeout=max(1.0, until - time.monotonic()))[0] for p in running]

@@ -1,4 +1,4 @@
-"""Saves checkpoints as fast as it can until it is killed, telling which ones are finished: the prey of `test_saves`.
+"""Saves checkpoints as fast as it can until it is killed, and prints which ones are finished: the subject of `test_saves`.
 
     python -m tests.trust.saver WORKDIR
 """
@@ -11,12 +11,12 @@ from bigjax.checkpoint.manager import Checkpoints
 
 
 def tree(step: int) -> dict:
-    """Arrays that say which step they belong to."""
+    """Arrays filled with the number of their step."""
     return {'state': {'params': {f'layer_{i}': jnp.full((64, 64), step, jnp.float32) for i in range(8)}}}
 
 
 def main(workdir: str) -> None:
-    """Goes on after the newest good checkpoint."""
+    """Saves, beginning after the newest good checkpoint."""
     keeper = Checkpoints(workdir)
     step = max([0, *keeper.steps()])
     if step:

@@ -28,7 +28,7 @@ def held() -> dict:
 
 
 def main(workdir: str, steps: int, saves: int) -> None:
-    """Trains, saves and judges; WORKDIR/held.json has what was held at each evaluation."""
+    """Trains, saves and evaluates; WORKDIR/held.json has what was held at each evaluation."""
     cpu.keep_memory()  # as every run of the command line
     found, metrics = [], writer.Records.metrics
 

@@ -44,18 +44,18 @@ def test_it_is_found_and_the_one_before_is_used(straight, tmp_path, tally, batte
         shutil.copytree(workdir, run)
         path = run / rng.choice(files).relative_to(workdir)
         harm(path, rng)
-        said = []
+        lines = []
         with tally(f'a checkpoint with {HARMS[harm]}', 'found, named in a line, and the one before it used'):
-            keeper = manager.Checkpoints(run, say=said.append)
+            keeper = manager.Checkpoints(run, say=lines.append)
             assert keeper.steps()[-1] == older, path
             lost = path.name == manifest.NAME and harm is remove  # without it, it was never finished
             words = f'the checkpoint of step {newest} {"was not written to its end" if lost else "is damaged"}'
-            assert len(said) == 1 and words in said[0] and keeper.damaged[0]['step'] == newest, (path, said)
+            assert len(lines) == 1 and words in lines[0] and keeper.damaged[0]['step'] == newest, (path, lines)
             keeper.close()
         shutil.rmtree(run)
 
 
-def test_run_json_says_so_and_the_run_ends_as_if_nothing_had_been(straight, tmp_path, tally):  # noqa: F811
+def test_run_json_records_it_and_the_run_ends_as_one_left_alone(straight, tmp_path, tally):  # noqa: F811
     code, out = runs.run('recurrent', tmp_path / 'run', trust='step:34:kill')
     assert code == -9, out[-3000:]
     newest = runs.saved(tmp_path / 'run')

@@ -1,4 +1,4 @@
-"""A disk that is full, and one that becomes read-only, while a run goes on: a clear stop, and nothing is lost.
+"""A disk that is full, and one that becomes read-only, during a run: a clear stop, and nothing is lost.
 
 Tried by breaking: an error in the background kept for the end of the run, the checkpoint before removed too early.
 """
@@ -14,7 +14,7 @@ from tests.trust.test_kills import straight  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.trust
 KIND, SIZE = 'recurrent', '8m'
-HELD = 'a line, older checkpoints intact, and the next start goes on'
+HELD = 'one line, older checkpoints intact, the next start resumes'
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def disk(tmp_path):
     subprocess.run(['umount', '--lazy', '--recursive', place], check=True)
 
 
-HARMS = {  # a disk that fails becomes read-only whoever has files open there, which `mount` alone refuses to do
+HARMS = {  # a disk that fails becomes read-only although files are open there, which `mount` alone refuses to do
     'full': ('cat /dev/zero > {disk}/filler', 'rm {disk}/filler', 'no space left'),
     'read-only': ('mount --bind {disk}/run {disk}/run && mount -o remount,bind,ro {disk}/run', 'umount {disk}/run',
                   'read-only'),

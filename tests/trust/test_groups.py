@@ -1,6 +1,6 @@
-"""A process of several that dies, fails or is stuck takes the others with it in seconds, and everybody says why.
+"""A process of several that dies, fails or is stuck ends the others in seconds, and all of them print why.
 
-Tried by breaking: nobody tells the others, the watch over phases left out.
+Tried by breaking: the others receive no message, the watch over phases left out.
 """
 import json
 import re
@@ -39,10 +39,12 @@ def test_a_dead_process_is_named_and_the_others_end(tmp_path, tally, rank, at):
 
 
 def look_dead(ended, seconds, rank):
-    assert ended[rank][0] == -9 and ended[1 - rank][0] in (1, -6), ended[1 - rank][1][-3000:]
+    """JAX's own lines, which name no host, may stand before ours."""
+    code, out = ended[1 - rank]
+    assert ended[rank][0] == -9 and code == 1, out[-3000:]
     assert seconds < HEARTBEAT + 15
-    causes = [line for line in ended[1 - rank][1].splitlines() if re.search('is gone|died|failed|coordination|client', line)]
-    assert causes and re.match(rf'process {rank} on \S+ \(pid \d+\) is gone', causes[0]), ended[1 - rank][1][-3000:]
+    named = re.findall(r'^process (\d) on \S+ \(pid \d+\) is gone', out, re.MULTILINE)
+    assert named == [str(rank)], out[-3000:]  # once, and no other process
 
 
 @pytest.mark.parametrize(('at', 'rank'), [
@@ -69,11 +71,11 @@ def test_an_exception_of_one_ends_the_others_with_its_traceback_first(tmp_path, 
 
 
 @pytest.mark.parametrize('phase', ['compile:1', 'restore:1', 'step:7', 'evaluation:2', 'save:2', 'data:5'])
-def test_a_stuck_process_ends_all_within_the_budget(tmp_path, tally, phase):
+def test_a_stuck_process_ends_all_within_the_timeout(tmp_path, tally, phase):
     name = phase.split(':')[0]
     with tally('one of two processes asleep', 'rank, host, step, phase and stacks are shown, both end') as note:
         began = time.monotonic()
-        ended, _ = harmed(tmp_path, f'{phase}:sleep:0:1', f'--budgets={name}:25', '--heartbeat=60')
+        ended, _ = harmed(tmp_path, f'{phase}:sleep:0:1', f'--phase_timeouts={name}:25', '--heartbeat=60')
         note(exits=[code for code, _ in ended])
         out = ended[1][1]
         assert [code for code, _ in ended] == [1, 1], '\n---\n'.join(o[-2500:] for _, o in ended)
@@ -82,10 +84,10 @@ def test_a_stuck_process_ends_all_within_the_budget(tmp_path, tally, phase):
         assert 'in asleep' in out and 'most recent call first' in out
 
 
-def test_who_waits_is_not_called_stuck(tmp_path, tally):
+def test_a_process_that_waits_is_not_called_stuck(tmp_path, tally):
     """Process 0 waits in its second step, which may take a few seconds, for process 1, which may compile for longer."""
     with tally('one of two processes asleep', 'rank, host, step, phase and stacks are shown, both end') as note:
-        ended, _ = harmed(tmp_path, 'compile:1:sleep:0:1', '--budgets=step:6,compile:22', '--heartbeat=60')
+        ended, _ = harmed(tmp_path, 'compile:1:sleep:0:1', '--phase_timeouts=step:6,compile:22', '--heartbeat=60')
         note(exits=[code for code, _ in ended])
         assert [code for code, _ in ended] == [1, 1], '\n---\n'.join(out[-2500:] for _, out in ended)
         for _, out in ended:
@@ -94,10 +96,10 @@ def test_who_waits_is_not_called_stuck(tmp_path, tally):
         assert "this process ends with it (step 2, 'step' for" in ended[0][1]
 
 
-def test_who_never_comes_to_the_end_is_missed(tmp_path, tally):
+def test_a_process_that_never_comes_to_the_end_is_missed(tmp_path, tally):
     """Process 0 has printed its table and waits for process 1, which is to leave with it."""
     with tally('one of two processes asleep', 'rank, host, step, phase and stacks are shown, both end') as note:
-        ended, _ = harmed(tmp_path, 'report:1:sleep:0:1', '--budgets=report:10', '--heartbeat=60')
+        ended, _ = harmed(tmp_path, 'report:1:sleep:0:1', '--phase_timeouts=report:10', '--heartbeat=60')
         note(exits=[code for code, _ in ended])
         assert [code for code, _ in ended] == [1, 1], '\n---\n'.join(out[-2500:] for _, out in ended)
         assert all("is stuck: step 24, 'report' for 1" in out and 'in asleep' in ended[1][1] for _, out in ended)

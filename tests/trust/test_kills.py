@@ -13,7 +13,7 @@ import pytest
 from bigjax.runs import lock
 from tests.trust import runs
 
-# Of how many of each phase a run has one is drawn; and how often each phase has its turn in the short battery.
+# How many of each phase a run has, of which one is drawn; and how often each phase has its turn in the short battery.
 MOMENTS = {'restore': 1, 'compile': 1, 'data': 48, 'step': 46, 'save': 6, 'evaluation': 4, 'report': 1, 'lines': 28}
 TURNS = {'restore': 1, 'compile': 2, 'data': 3, 'step': 4, 'save': 4, 'evaluation': 3, 'report': 1, 'lines': 2}
 SEEDS = 5
@@ -22,7 +22,7 @@ KILLED = 'SIGKILL at a random moment', 'the next start ends bit for bit as the r
 
 @pytest.fixture(scope='module')
 def straight(tmp_path_factory):
-    """{kind: the workdir of a run that was left alone}, made when it is asked for."""
+    """`straight(kind)`: the workdir of a run that was left alone, made at the first call."""
     made = {}
 
     def of(kind):
@@ -94,7 +94,7 @@ def test_the_time_of_all_starts_adds_up_however_they_end(tmp_path, tally):
         unseen = outside - run['wall_seconds']
         unseen_each = lock.HEARTBEAT_S + 1.0
         assert -0.01 * outside <= unseen <= 0.01 * outside + len(ends) * unseen_each, (outside, run['wall_seconds'], parts)
-        note(worst={'s a start that nobody counted': unseen / len(ends)})
+        note(worst={'s per start outside the record': unseen / len(ends)})
 
 
 @pytest.mark.trust

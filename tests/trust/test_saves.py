@@ -39,9 +39,9 @@ def test_kills_during_saving(tmp_path, tally, battery):
             lines = killed_after(tmp_path, rng.uniform(0.0, 0.6))
             note(exits=[-9])
             assert next(line for line in lines if line.startswith('found')) == f'found {newest}', lines
-            told = [int(line.split()[1]) for line in lines if line.startswith('saved')]
+            reported = [int(line.split()[1]) for line in lines if line.startswith('saved')]
             found = manager.steps(tmp_path / manager.FOLDER) or [0]  # the first kill may come before the first save
-            assert found[-1] in range(max([newest, *told]), max([newest, *told]) + 3)
+            assert found[-1] in range(max([newest, *reported]), max([newest, *reported]) + 3)
             assert not found[-1] or not manifest.fault(tmp_path / manager.FOLDER / str(found[-1]))
             newest = found[-1]
     keeper = manager.Checkpoints(tmp_path)

@@ -24,12 +24,12 @@ EVEN = '--config.checkpoint_every=2'  # so that every step that is evaluated is 
 SHORT = [*((at, which, 'term') for at, which in IN_BOTH), ('step:7', [1], 'int')]
 PHASES = ['compile:1', 'data:1', 'data:9', 'step:7', 'evaluation:2', 'save:2', 'restore:1']
 KIND = 'recurrent'
-MEETS = '''
+WAITS = '''
 import sys
 from bigjax import cli
 from experiments import mnist1d
 mnist1d.__file__, sys.modules['__main__'] = 'mnist1d.py', mnist1d
-print('meets', flush=True)
+print('waits', flush=True)
 cli.main()
 '''
 HELD = 'the state is saved, and the next start ends as if nothing had been'
@@ -62,7 +62,7 @@ def both(tmp_path_factory):
 
 
 def finish(workdir):
-    """Two processes end the run."""
+    """Runs two processes to the end of the run."""
     ended = runs.end(runs.start(KIND, workdir, EVEN, processes=2))
     assert [code for code, _ in ended] == [0, 0], '\n---\n'.join(out[-2500:] for _, out in ended)
 
@@ -89,7 +89,7 @@ def test_all_processes_save_the_same_step(both, tmp_path, tally, battery, at, wh
 
 
 def first(log, what) -> float:
-    """The number beside the first line of the log that begins so; waits for it."""
+    """The number in the first line of the log that begins with `what`; waits for it."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
@@ -109,7 +109,7 @@ def test_an_evaluation_is_left_between_its_batches_by_both(both, tmp_path):
 
 
 @pytest.mark.trust
-def test_an_exception_after_a_signal_is_told_and_is_no_preemption(tmp_path):
+def test_an_exception_after_a_signal_is_shown_and_is_no_preemption(tmp_path):
     running = runs.start(KIND, tmp_path / 'run', processes=2, trust='save:2:raise:0:1', log=tmp_path / 'log')
     first(tmp_path / 'log', 'save')
     running[1].send_signal(signal.SIGTERM)
@@ -147,9 +147,9 @@ def test_a_signal_between_two_rows_leaves_the_finished_one_alone(tmp_path, monke
 def test_before_the_others_have_come_there_is_nothing_to_save(tmp_path, process, name):
     env = {**os.environ, 'PYTHONPATH': str(runs.ROOT), 'BIGJAX_COORDINATOR': f'127.0.0.1:{runs.free_port()}',
            'BIGJAX_PROCESSES': '2', 'BIGJAX_PROCESS': str(process)}
-    waits = subprocess.Popen([sys.executable, '-c', MEETS, f'--workdir={tmp_path}/run'], env=env, cwd=runs.ROOT, text=True,
+    waits = subprocess.Popen([sys.executable, '-c', WAITS, f'--workdir={tmp_path}/run'], env=env, cwd=runs.ROOT, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert waits.stdout.readline() == 'meets\n'
+    assert waits.stdout.readline() == 'waits\n'
     time.sleep(1)
     waits.send_signal(getattr(signal, name))
     [(code, out)] = runs.end([waits], 30)
@@ -175,7 +175,7 @@ def test_where_no_step_ends_in_time_the_last_checkpoint_stands(tmp_path):
 @pytest.mark.trust
 @pytest.mark.parametrize('stall', ['train:100', 'test:400'])
 def test_a_signal_while_the_data_stalls_saves_the_step_before(straight, tmp_path, tally, stall):  # noqa: F811
-    """Some batches of 8 are there and then no more, or of the 256 examples of an evaluation, the second one, of step 12."""
+    """The data stop after some batches of 8, or within the 256 examples of the second evaluation, that of step 12."""
     piped, log = ('--config.resident=no', '--config.data_threads=1'), tmp_path / 'log'
     with tally('SIGTERM', HELD) as note:
         [process] = runs.start(KIND, tmp_path / 'run', *piped, f'--grace={GRACE}', stall=stall, log=log)

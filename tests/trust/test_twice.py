@@ -1,4 +1,4 @@
-"""The same command twice at the same time: the second one is refused, and the first one is not disturbed.
+"""The same command twice at the same time: the second run is refused, and the first one is not disturbed.
 
 Tried by breaking: the lock left out.
 """

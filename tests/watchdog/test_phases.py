@@ -1,10 +1,10 @@
-"""Where the time goes: phases that add up, budgets, and what is lost with a process."""
+"""Phases whose seconds add up, and their timeouts."""
 import time
 
 import pytest
 
-from bigjax.errors import UserError
 from bigjax.watchdog import phases
+from tests.refused import refused
 
 
 def test_the_parts_add_up_to_the_time_that_passed():
@@ -29,12 +29,12 @@ def test_the_next_round_of_a_phase_starts_its_time_anew():
     assert time.monotonic() - clock.now.since < 0.02 <= clock.spent()['step']
 
 
-def test_budgets_over_the_defaults():
-    found = phases.budgets('step:2.5,save:0')
-    assert found['step'] == 2.5 and 'save' not in found and found['compile'] == phases.BUDGETS['compile']
+def test_timeouts_over_the_defaults():
+    found = phases.phase_timeouts('step:2.5,save:0')
+    assert found['step'] == 2.5 and 'save' not in found and found['compile'] == phases.TIMEOUTS_S['compile']
 
 
 @pytest.mark.parametrize('text', ['step', 'step:soon', 'steps:3', 'step:-1', 'step:nan'])
-def test_budgets_that_are_none(text):
-    with pytest.raises(UserError, match='PHASE:SECONDS'):
-        phases.budgets(text)
+def test_wrong_timeouts_are_refused(text):
+    with refused('watchdog/phase-timeouts', text):
+        phases.phase_timeouts(text)

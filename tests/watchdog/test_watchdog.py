@@ -1,4 +1,4 @@
-"""The watch over a process: it ends in time, whatever hangs. (What it says and saves in a run: tests/trust.)"""
+"""The watch over a process: it ends in time, whatever hangs. (What it prints and saves in a run: tests/trust.)"""
 import signal
 import subprocess
 import sys
@@ -8,17 +8,17 @@ import pytest
 
 STUCK = '''
 import time
-from bigjax.watchdog import watchdog as guard
-guard.LAST_WORDS = 0.5
-with guard.Guard(budgets={'step': 0.5}, name='process 0') as watch:
+from bigjax.watchdog import exits, watchdog
+exits.LAST_WORDS_S = 0.5
+with watchdog.Guard(timeouts={'step': 0.5}, name='process 0') as watch:
     watch.last_words = lambda error: time.sleep(1000)
     watch.clock.enter('step', 7)
     time.sleep(1000)
 '''
 HANGS = '''
 import time
-from bigjax.watchdog import watchdog as guard
-with guard.Guard(grace=4, name='process 0') as watch:
+from bigjax.watchdog import watchdog
+with watchdog.Guard(grace=4, name='process 0') as watch:
     watch.last_words, watch.unsaved = lambda error: time.sleep(1000), True
     watch.clock.enter('step', 7)
     print('up', flush=True)
@@ -26,22 +26,22 @@ with guard.Guard(grace=4, name='process 0') as watch:
 '''
 LOCKED = '''
 import ctypes
-from bigjax.watchdog import watchdog as guard
-guard.SLACK = 1
-with guard.Guard(budgets={'step': 0.5}) as watch:
+from bigjax.watchdog import timeouts, watchdog
+timeouts.HARD_EXIT_S = 1
+with watchdog.Guard(timeouts={'step': 0.5}) as watch:
     watch.clock.enter('step', 7)
     __import__('time').sleep(0.3)
     ctypes.PyDLL(None).sleep(1000)  # keeps Python's lock
 '''
 LEFT = '''
 import time
-from bigjax.watchdog import watchdog as guard
-guard.SLACK = 0.2
-with guard.Guard(budgets={'step': 0.5}) as watch:
+from bigjax.watchdog import timeouts, watchdog
+timeouts.HARD_EXIT_S = 0.2
+with watchdog.Guard(timeouts={'step': 0.5}) as watch:
     watch.clock.enter('step', 7)
     time.sleep(0.3)
 time.sleep(1.5)
-print('alive')
+print('lives')
 '''
 EXITS = '''
 import atexit
@@ -56,7 +56,7 @@ cli.main()
 
 
 def run(program):
-    """The process, when it has ended."""
+    """Runs a program to its end."""
     return subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=60)
 
 
@@ -91,7 +91,7 @@ def test_the_grace_is_kept_whatever_hangs(hanging):
     assert code == 75 and 2.5 < seconds < 4 and 'the last checkpoint is as it was' in err
 
 
-def test_a_second_ctrl_c_is_heard_while_the_process_is_leaving(hanging):
+def test_a_second_ctrl_c_ends_a_process_that_is_leaving(hanging):
     hanging.send_signal(signal.SIGINT)
     time.sleep(3.2)  # a quarter of the grace is for the end
     hanging.send_signal(signal.SIGINT)
@@ -112,11 +112,11 @@ def test_a_main_thread_that_keeps_python_to_itself_is_ended():
     assert done.returncode == 1 and 'Timeout' in done.stderr and 'most recent call first' in done.stderr
 
 
-def test_nobody_is_ended_once_the_watch_is_over():
+def test_no_process_is_ended_once_the_watch_is_over():
     done = run(LEFT)
-    assert (done.returncode, done.stdout) == (0, 'alive\n'), done.stderr
+    assert (done.returncode, done.stdout) == (0, 'lives\n'), done.stderr
 
 
-def test_a_script_that_exits_by_itself_waits_for_nobody():
+def test_a_script_that_exits_by_itself_does_not_wait():
     done = run(EXITS)
     assert done.returncode == 5 and not done.stdout and 'in script' in done.stderr

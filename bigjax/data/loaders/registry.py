@@ -5,7 +5,6 @@ TFDS folders (prepared as array_record, read without TensorFlow); in an installe
 the command that gets it. To add a set: one entry in NAMED, and a finder where none of finders.py fits.
 """
 import dataclasses
-import difflib
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -19,7 +18,8 @@ from bigjax.data.loaders import find as finders
 from bigjax.data.loaders import formats, tfds_hf
 from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
-from bigjax.io import storage
+from bigjax.io import local_copy, storage
+from bigjax.io.text import hint
 
 FASHION = ['T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot']
 CIFAR10 = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
@@ -190,13 +190,6 @@ def names() -> list[str]:
     return [full for name, named in NAMED.items() for full in ([f'{name}/{v}' for v in named.variants] or [name])]
 
 
-def nearest(name: str, choices: list[str]) -> str:
-    """'did you mean X?' for the closest choice, or the list of choices."""
-    lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    return f'did you mean {lower[close[0]]}?' if close else f'choose from {", ".join(choices)}'
-
-
 def lookup(name: str, *, known: bool = False) -> tuple[DatasetSpec, str]:
     """The entry and the variant of a name; `known` requires that the table has the variant's shapes, too.
 
@@ -209,8 +202,9 @@ def lookup(name: str, *, known: bool = False) -> tuple[DatasetSpec, str]:
             not variant or variant in named.variants or (named.open_ended and not known)):
         return named, variant
     choices = names() if named is None else [n for n in names() if n.partition('/')[0] == family]
-    hint = f'choose from {", ".join(choices)}' if len(choices) < 6 else nearest(name, choices)
-    raise UserError(f'there is no data set {name!r}: {hint}', code='data/unknown-name')
+    found = hint(name, choices)
+    listed = f'; there are {", ".join(choices)}' if len(choices) < 6 or not found else ''
+    raise UserError(f'there is no data set {name!r}{found}{listed}', code='data/unknown-name')
 
 
 def here(data_dir: str, name: str) -> str:
@@ -220,8 +214,8 @@ def here(data_dir: str, name: str) -> str:
         return str(place)
     folder = place / name.partition('/')[0]
     if storage.children(folder):
-        return str(storage.copied(folder).parent)
-    empty = storage.cache(folder.parent)
+        return str(local_copy.copied(folder).parent)
+    empty = local_copy.cache(folder.parent)
     empty.mkdir(parents=True, exist_ok=True)
     return str(empty)
 
@@ -250,11 +244,10 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
         if splits is not None:
             return splits
     place = f'not in {given}' if given else 'no data_dir given and BIGJAX_DATA not set'
-    close = [f'{name.partition("/")[0]}/{v}' for v in difflib.get_close_matches(variant, named.variants, n=1)]
-    hint = f'; or did you mean {close[0]}?' if close and close[0] != name else ''
+    near = hint(variant, [other for other in named.variants if other != variant], 0.6)
     command = named.get.format(data_dir=given or '$BIGJAX_DATA', variant=variant or name)
     raise UserError(f'{name} was not found ({place}, nor in the TFDS folder, nor in an installed package); '
-                    f'get it with: {command}{hint}', code='data/not-found')
+                    f'get it with: {command}{near}', code='data/not-found')
 
 
 def later(name: str, opened: Callable[[], Splits], **options) -> Splits | None:

@@ -1,6 +1,7 @@
 """The formulations that XLA needs on a CPU to be fast, in one folder and behind one switch; layers are plain elsewhere.
 
-Measured against PyTorch by `python -m bigjax.bench`, and kept where the layer gains a tenth or more:
+Each is kept where a network gains a tenth or more by it: `python -m bigjax.bench --against=plain` times the networks with and
+without each of `FORMULATIONS`. What they rest on:
 
 1. The compiler recomputes an elementwise chain in every consumer, also inside a transposition, where it reads memory
    in the worst order. `stored` draws a line: what goes in and what comes out is in memory.
@@ -17,30 +18,34 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 import jax
-from jax.experimental.xla_metadata import set_xla_metadata
+
+from bigjax.compat import set_xla_metadata
 
 MANY_TOKENS = 2048
 TOP_PAD_BYTES = 64 * 2**20  # by which the heap grows at a time: address space, resident only once it is used
 
 _platform: ContextVar[str | None] = ContextVar('platform', default=None)
-
-
-_plain: ContextVar[bool] = ContextVar('plain', default=False)
+FORMULATIONS = ('attention', 'conv', 'dense', 'layer_norm', 'pool', 'recurrent')  # what a CPU has of its own, by layer
+_plain: ContextVar[frozenset] = ContextVar('plain', default=frozenset())
 
 
 @contextlib.contextmanager
-def plain_layers():
-    """Context manager in which layers are traced as flax.linen and the equations have them, also for a CPU."""
-    token = _plain.set(True)
+def plain_layers(*names: str):
+    """Context manager in which layers are traced as flax.linen and the equations have them, also for a CPU.
+
+    Args:
+      names: the ones of `FORMULATIONS` that are left out; all by default.
+    """
+    token = _plain.set(frozenset(names or FORMULATIONS))
     try:
         yield
     finally:
         _plain.reset(token)
 
 
-def kernels() -> bool:
-    """Whether layers traced now take their CPU formulation: on a CPU, outside `plain_layers`."""
-    return on_cpu() and not _plain.get()
+def kernels(name: str) -> bool:
+    """Whether a layer traced now takes its CPU formulation, one of `FORMULATIONS`: on a CPU, outside `plain_layers`."""
+    return on_cpu() and name not in _plain.get()
 
 
 @contextlib.contextmanager

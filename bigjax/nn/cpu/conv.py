@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.custom_batching import custom_vmap
 
+from bigjax.compat import custom_vmap
 from bigjax.nn.cpu import stored
 
 

@@ -11,8 +11,8 @@ import math
 import re
 
 from bigjax.errors import UserError
+from bigjax.io.text import hint
 from launch.engines.tpu_vm import tpu_types
-from launch.target import nearest
 
 TPUS = {'v4': 'tpu-v4-podslice', 'v5e': 'tpu-v5-lite-podslice', 'v5p': 'tpu-v5p-slice', 'v6e': 'tpu-v6e-slice',
         'tpu7x': 'tpu7x'}
@@ -61,7 +61,7 @@ def parse(text: str, topology: str = '', chips: int = 0) -> Machines:
     if not colon and kind not in ('gpu', 'cpu', *GPUS):
         return _tpu(text, topology, chips)
     if kind not in ('gpu', 'cpu', *GPUS):
-        near = nearest(kind, GPUS)
+        near = hint(kind, GPUS)
         raise UserError(f"--on=jobset:{text}: no '{kind}'{near}; fix: write one of {', '.join(GPUS)}, gpu (any) or cpu",
                         code='launch/unknown-machine')
     if not number.isdigit() or not int(number):

@@ -17,7 +17,7 @@ import subprocess
 import time
 
 from bigjax.errors import UserError
-from bigjax.io.text import printable
+from bigjax.io.text import hint, printable
 from launch import job as jobs
 from launch.engines import base
 from launch.engines.base import Check
@@ -26,7 +26,7 @@ from launch.engines.slurm.slurm_group import Group
 from launch.job import Job
 from launch.lines import log
 from launch.steps import Failed, Run, Step, Write, execute
-from launch.target import nearest, text
+from launch.target import text
 
 INSTALL = 'apt install slurm-client, dnf install slurm'
 WORD = re.compile(r'[^\s\'"\\;#]*')
@@ -126,7 +126,7 @@ class Engine(base.Engine):
             raise UserError(f'no answer from SLURM: {error}', code='launch/no-answer') from None
         for wanted in self.target.partition.split(',') if self.target.partition else ():
             if wanted not in known:
-                raise UserError(f"--on={self.job.on}: no partition '{wanted}' in the cluster{nearest(wanted, known)}; fix: "
+                raise UserError(f"--on={self.job.on}: no partition '{wanted}' in the cluster{hint(wanted, known)}; fix: "
                                 f"write one of {', '.join(known)}", code='launch/unknown-partition')
 
     def files(self) -> dict[str, str]:
@@ -253,7 +253,7 @@ class Engine(base.Engine):
         wanted = (self.target.partition or next((name for name, p in partitions.items() if p.default), '')).split(',')[0]
         partition = partitions.get(wanted)
         if partition is None:
-            found = f"no '{wanted}' in the cluster{nearest(wanted, partitions)}" if wanted else 'the cluster has no default one'
+            found = f"no '{wanted}' in the cluster{hint(wanted, partitions)}" if wanted else 'the cluster has no default one'
             return [*checks, Check('partition', False, found, f"write partition=…, one of {', '.join(partitions)}")]
         checks.append(Check('partition', partition.up, f"{wanted} is {'up' if partition.up else 'down'}", 'choose another one'))
         up = [node for node in slurm_state.nodes(wanted) if node.up]
