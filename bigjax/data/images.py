@@ -10,7 +10,8 @@ from bigjax.errors import UserError
 from bigjax.io import safe_read
 from bigjax.io.text import first_line, printable
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.gif')
+EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm',
+              '.gif')
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'PPM')  # of Pillow; its other readers start programs or are rare
 STARTS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'RIFF', b'BM', b'II*\0', b'MM\0*', b'GIF8', b'P5', b'P6')
 SECTOR_BYTES = 512  # of zeros inside the pixels of a JPEG: a part of the file that was lost
