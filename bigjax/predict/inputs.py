@@ -28,6 +28,8 @@ def expanded(words: Sequence[str], accepts: Sequence[str]) -> list[tuple[str, An
 
 def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
     path = pathlib.Path(word).expanduser()
+    if not word.strip():  # as a path it would be the current folder
+        raise UserError("an input: got '', expected a file, a folder or a row", code='predict/nothing')
     if 'text' in accepts and not _exists(path):
         yield printable(word)[:40], word
     elif 'row' in accepts and (row := _written_out(word)) is not None:
