@@ -38,7 +38,7 @@ VERBS: dict[str, Verb] = {verb.name: verb for verb in scanned('verb', 'VERB')}
 SHARED = (
     Flag('workdir', '', 'the folder of the run, or gs://BUCKET/FOLDER: all it writes; started again, it resumes from there'),
     Flag('variant', '', 'which of the configs of the experiment; without it, all rows of its table'),
-    Flag('platform', '', 'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM)'),
+    Flag('platform', '', 'cpu, cuda or tpu instead of the best there is (or BIGJAX_PLATFORM); cpu:4 is a CPU as four'),
     Flag('compile_cache', '', "the folder that keeps compiled programs for later runs, or 'off'; by default the user's cache"),
     Flag('population', None, 'how many members to train at once (config.population)', 'int'),
     Flag('coordinator', '', 'several processes by hand: HOST:PORT of process 0; SLURM, MPI, TPU and GKE need no flag'),
@@ -107,8 +107,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         limits = phase_timeouts(options.phase_timeouts)
         limits = limits if verb.watched else {}  # the others are in one phase all the time
         own = {flag.name: options[flag.name].value for flag in verb.flags} | ({'inputs': inputs} if verb.inputs else {})
-        platform = options.platform or os.environ.get(accelerators.PLATFORM, '')
-        _platform(platform)
+        platform = accelerators.choose(options.platform or os.environ.get(accelerators.PLATFORM, ''))
         if own.get('deterministic'):
             _deterministic()
         if verb.needs_devices or verb.joins_processes:
@@ -186,12 +185,6 @@ def _check_platform(name: str) -> None:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'--platform={printable(name)}: JAX finds no such device ({first_line(error)}); fix: leave it out, or '
                         'install bigjax[cuda] or bigjax[tpu] on a machine that has one', code='cli/platform') from None
-
-
-def _platform(name: str) -> None:
-    if name:
-        import jax
-        jax.config.update('jax_platforms', name)
 
 
 def _deterministic() -> None:

@@ -236,7 +236,8 @@ def test_an_unknown_experiment():
 
 
 @pytest.mark.parametrize(('argv', 'named'), [
-    (['--platform=cuda'], 'cuda'), (['--config.model.features=(0,)'], 'config.model.features'),
+    (['--platform=cuda'], 'cuda'), (['--platform=cpu:0'], 'cpu:0'), (['--platform=cuda:2'], 'cuda:2'),
+    (['--config.model.features=(0,)'], 'config.model.features'),
     (['--config.model.num_classes=3'], 'num_classes'), (['--config.model.name=cnn'], 'model.features'),
     (['--config.model.name=mpl'], "'mpl'"), (['--config.published.test/accuracy.value=0.1'], 'published')])
 def test_a_model_or_a_platform_that_cannot_be(tmp_path, argv, named):
@@ -244,6 +245,13 @@ def test_a_model_or_a_platform_that_cannot_be(tmp_path, argv, named):
     done = python(*script, *argv, JAX_PLATFORMS='')
     assert done.returncode == 2 and named in done.stderr and done.stderr.count('\n') == 1, done.stderr
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_cpu_is_divided_into_devices(tmp_path):
+    done = python('-m', 'experiments.mnist1d', '--variant=logistic', '--config.data=fake', f'--workdir={tmp_path}/run',
+                  '--config.steps=2', '--platform=cpu:2')
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / 'run' / 'run.json').read_text())['devices']['count'] == 2
 
 
 def test_the_core_imports_no_heavy_package():

@@ -257,9 +257,7 @@ def run(argv: Sequence[str]) -> None:
     if options.pairs < 1:
         raise UserError(f'--pairs: got {options.pairs}, expected 1 or more; fix: --pairs=9', code='bench/no-pairs')
     peer = peer_of(options.against)
-    if options.platform:
-        jax.config.update('jax_platforms', options.platform)
-    accelerators.require_accelerator(options.platform)
+    accelerators.require_accelerator(accelerators.choose(options.platform))
     cpu.keep_memory()
     rows = []
     for name in names:

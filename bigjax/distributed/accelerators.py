@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from bigjax.errors import UserError
+from bigjax.io.text import printable
 
 GOOGLE = '0x1ae0'  # the PCI vendor of TPUs
 PLUGINS = {'cuda': r'jax-cuda\d+-plugin', 'tpu': 'libtpu', 'rocm': r'jax-rocm\d*-plugin'}
@@ -51,6 +52,27 @@ def installed() -> dict[str, str]:
         if name:  # the remains of a broken removal have none
             found.setdefault(name.lower().replace('_', '-'), distribution.version)
     return found
+
+
+def choose(platform: str) -> str:
+    """Sets JAX to a platform, before it has started one, and returns its name: 'cuda' of 'cuda', 'cpu' of 'cpu:4'.
+
+    A CPU may be divided into several devices: to try a mesh on one machine, or for a step so long that a device per core is
+    faster than operations on all cores.
+
+    Raises:
+      UserError: a number of devices that is none, or one of another platform.
+    """
+    name, colon, count = platform.partition(':')
+    if colon and (name != 'cpu' or not count.isdecimal() or int(count) < 1):
+        raise UserError(f'--platform: got {printable(platform)}, expected cpu, cuda or tpu, or a number of devices of a CPU; '
+                        'fix: --platform=cpu:4', code='cli/platform')
+    if name:
+        import jax
+        jax.config.update('jax_platforms', name)
+        if colon:
+            jax.config.update('jax_num_cpu_devices', int(count))
+    return name
 
 
 def require_accelerator(platform: str = '', *, root: pathlib.Path = pathlib.Path('/'),
