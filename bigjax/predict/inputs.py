@@ -34,6 +34,8 @@ def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
         yield printable(word)[:40], word
     elif 'row' in accepts and (row := _written_out(word)) is not None:
         yield printable(word)[:40], row
+    elif not _exists(path):
+        raise UserError(f'{printable(word)}: there is no such file or folder', code='predict/no-file')
     elif path.is_dir():
         found = [p for p in sorted(path.rglob('*')) if p.is_file() and p.suffix.lower() in accepts
                  and not any(part.startswith('.') for part in p.relative_to(path).parts)]
@@ -41,8 +43,6 @@ def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
             raise UserError(f'{path}: got a folder without {_shown(accepts)}', code='predict/empty-folder')
         for file in found:
             yield from _file(file, accepts)
-    elif not _exists(path):
-        raise UserError(f'{printable(word)}: there is no such file or folder', code='predict/no-file')
     else:
         yield from _file(path, accepts)
 

@@ -119,7 +119,14 @@ def build(module, config: Mapping, paper: Mapping | None = None) -> Build:
 
 def _assembled(module, reader) -> Experiment:
     """The script's experiment under a config, in the wrappers that `config.wrap` names."""
+    name = getattr(module, '__name__', 'the script')
+    if not hasattr(module, 'get_experiment'):
+        raise UserError(f'{name}: got a script without get_experiment, expected get_experiment(config); fix: add it',
+                        code='experiment/no-function')
     experiment = module.get_experiment(reader)
+    if experiment is None:
+        raise UserError(f'{name}: got None of get_experiment, expected an Experiment; fix: return one',
+                        code='experiment/no-experiment')
     if not (wanted := [part.strip() for part in reader['wrap'].split(';') if part.strip()]):
         return experiment
     known = {name: function for table in scanned('wrap', 'WRAPPERS') for name, function in table.items()}

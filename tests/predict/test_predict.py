@@ -192,7 +192,7 @@ def test_a_run_answers_without_its_data(capsys, tmp_path, tmp_path_factory, name
 
 
 def test_members_answer_in_the_units_of_their_own_data(capsys, tmp_path, tmp_path_factory):
-    (tmp_path / 'd.csv').write_text('a,target\n' + ''.join(f'{i},{1000 * i}\n' for i in range(40)))
+    (tmp_path / 'd.csv').write_text('a,target\n' + ''.join(f'{i},{1000 * i * i}\n' for i in range(40)))
     workdir = trained(tmp_path_factory, uci, 'uci', '--variant=yacht,linear', f'--config.data=csv:{tmp_path}/d.csv',
                       '--population=3', '--config.optimizer.lr=1e-30', '--config.steps=1')
     info = json.loads((workdir / 'run.json').read_text())['info']
