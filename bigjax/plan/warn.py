@@ -39,9 +39,9 @@ def undivided(program) -> list[str]:
             parts = logical.size(mesh, axes)
             if name and name.endswith('?') and split is None and parts > 1:
                 found.setdefault((size, '+'.join(logical.names(axes)), parts), []).append(p)
-    return [f"'{max(params, key=lambda p: math.prod(p.shape)).path}' has a dimension of {size:,}, which {axes}:{parts} does "
-            f'not divide: every device holds and computes all of it; {-(-size // parts) * parts:,} would be divided'
-            for (size, axes, parts), params in found.items()]
+    named = lambda params: ' and '.join(f"'{p.path}'" for p in params[:2])
+    return [f'{named(params)}: a dimension of {size:,}, which {axes}:{parts} does not divide, so every device holds and computes '
+            f'all of it; {-(-size // parts) * parts:,} would be divided' for (size, axes, parts), params in found.items()]
 
 
 def executed(program, figures) -> list[str]:

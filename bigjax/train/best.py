@@ -80,9 +80,6 @@ def resolve(text: str, evaluators: Mapping[str, Evaluator], known: set[str], ope
     if not direction and not way:
         raise UserError(f"config.best: got '{metric}', of which neither its evaluator (better) nor bigjax.metrics gives a "
                         f"direction; fix: --config.best='max {metric}' or 'min {metric}'", code='config/best-direction')
-    if direction and way and DIRECTIONS[direction] != (way == 'higher'):
-        raise UserError(f"config.best: got '{direction}' for '{metric}', of which {way} is better: the worst weights would be "
-                        f'reported; fix: --config.best={metric}', code='config/best-direction')
     return Best(metric, DIRECTIONS[direction] if direction else way == 'higher')
 
 

@@ -60,7 +60,7 @@ def test_hidden_names_at_every_depth_are_left_out_and_counted(tmp_path):
         (tmp_path / name).write_bytes(image)
     splits = open_data(f'folder:{tmp_path}', val_fraction=0)
     assert splits.info['records'] == {'train': 4} and splits.info['classes'] == ['cat', 'dog']
-    assert '4 hidden' in splits.info['found'][-1]
+    assert '5 hidden' in splits.info['found'][-1]
 
 
 def test_links_are_followed_and_each_folder_is_read_once(tmp_path):

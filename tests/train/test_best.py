@@ -51,13 +51,6 @@ def test_a_metric_that_compute_never_gives_ends_the_run_at_the_first_evaluation(
         tiny.train(tmp_path, [tiny.experiment(compute=compute)], best='test/mrr')
 
 
-@pytest.mark.parametrize(('text', 'better'), [('min test/accuracy', {}), ('max test/loss', {}), ('min test/made_up', {
-    'made_up': 'higher'})])
-def test_a_direction_against_that_of_the_metric_is_refused(text, better):
-    with refused('config/best-direction', text.split()[0], text.split()[1]):
-        tiny.program([tiny.experiment(better=better)], best=text)
-
-
 @pytest.mark.parametrize(('metric', 'worst'), [('max test/score', 'lowest'), ('min test/score', 'highest')])
 def test_the_weights_of_the_right_end_are_kept(tmp_path, metric, worst):
     values = iter([0.3, 0.9, 0.1, 0.5, 0.0, 0.0])
