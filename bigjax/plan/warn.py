@@ -40,8 +40,9 @@ def undivided(program) -> list[str]:
             if name and name.endswith('?') and split is None and parts > 1:
                 found.setdefault((size, '+'.join(logical.names(axes)), parts), []).append(p)
     named = lambda params: ' and '.join(f"'{p.path}'" for p in params[:2])
-    return [f'{named(params)}: a dimension of {size:,}, which {axes}:{parts} does not divide, so every device holds and computes '
-            f'all of it; {-(-size // parts) * parts:,} would be divided' for (size, axes, parts), params in found.items()]
+    return [f'{named(params)}: a dimension of {size:,}, which {axes}:{parts} does not divide, so every device holds and '
+            f'computes all of it; {-(-size // parts) * parts:,} would be divided'
+            for (size, axes, parts), params in found.items()]
 
 
 def executed(program, figures) -> list[str]:
