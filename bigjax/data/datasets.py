@@ -128,7 +128,10 @@ def _kept(splits: Collection[str], count: int, label: np.ndarray | None, *, val_
           seed: int) -> np.ndarray | None:
     """The training records of a table that `_hold_out` will keep, None for all of them."""
     fraction = _fraction({*splits} - {'train'}, val_fraction)
-    return held_out(count, fraction, seed, label)[0] if fraction else None
+    try:
+        return held_out(count, fraction, seed, label)[0] if fraction else None
+    except UserError:  # `_hold_out` refuses it, once the records themselves are found good
+        return None
 
 
 def _local(kind: str, place: str) -> tuple[str, Any]:
