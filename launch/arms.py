@@ -25,7 +25,7 @@ from bigjax import sweep
 from bigjax.errors import UserError
 from bigjax.io.atomic import write_json
 from bigjax.runs.reader import FINISHED
-from launch.job import Job
+from launch.job import Job, flags_of, without
 from launch.lines import log
 from launch.outcome import DONE, FAILED, NO, PREEMPTED, USER
 
@@ -81,7 +81,7 @@ def plan(arms: Sequence[Mapping], command: Sequence[str], together: bool) -> lis
     Raises:
       UserError: an arm has a key or value that the experiment's config does not allow.
     """
-    root, rest = folder_of(command), _without(command, 'workdir')
+    root, rest = folder_of(command), without(command, 'workdir')
     configs = [config_of(command, arm) for arm in arms]
     if not together:
         return [_alone(root, rest, arms, i) for i in range(len(arms))]
@@ -126,7 +126,7 @@ def config_of(command: Sequence[str], arm: Mapping):
         module = importlib.import_module(f'experiments.{experiment}')
     except ModuleNotFoundError as error:
         raise UserError(f'experiments.{experiment}: cannot be imported here ({error})', code='sweep/not-importable') from None
-    given = dict(arg.lstrip('-').partition('=')[::2] for arg in command if arg.startswith('--') and '=' in arg)
+    given = flags_of(command)
     variant = str(arm.get('variant', given.get('variant', '')))
     if not variant and len(getattr(module, 'TABLE', ())) > 1:
         raise UserError(f"{experiment}: a sweep needs one row of the table; fix: add --variant=…, one of "
@@ -145,15 +145,6 @@ def folder_of(command: Sequence[str]) -> pathlib.Path:
     if not (name := Job('', '', tuple(command)).workdir):
         raise UserError('--workdir is missing after --; fix: add it: the arms are its sub-folders', code='sweep/no-workdir')
     return pathlib.Path(name).expanduser()
-
-
-def _without(command: Sequence[str], flag: str) -> list[str]:
-    kept, drop = [], False
-    for arg in command:
-        if not drop and not arg.startswith(f'--{flag}'):
-            kept.append(arg)
-        drop = arg == f'--{flag}'
-    return kept
 
 
 def keep(root: pathlib.Path, arms: Sequence[Mapping], command: Sequence[str], together: bool) -> None:

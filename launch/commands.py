@@ -42,14 +42,14 @@ def start(job: jobs.Job, *, detach: bool = False, dry_run: bool = False) -> int:
         raise UserError(f'--detach: {job.kind} runs with its launcher; fix: start the launcher itself in the background',
                         code='launch/not-detached')
     if dry_run:
-        print('\n'.join(f'# {row}' for row in (*summary(engine), *(f'warning: {text}' for text in engine.warnings()))))
+        print('\n'.join(f'# {row}' for row in (*summary(engine), *(f'warning: {text}' for text in engines.warnings(engine)))))
         print(show(engine.plan()))
         return outcome.DONE
     engine.check()
     if not job.experiment:
         log(f'note: {jobs.line(job.command)} is not an experiment (python -m experiments.NAME); its exit codes are read as if '
             'it were one')
-    for text in engine.warnings():
+    for text in engines.warnings(engine):
         log(f'warning: {text}')
     if engine.detached:
         jobs.save(job, new=True)
@@ -142,7 +142,7 @@ def down(options, names: Sequence[str], command: Sequence[str]) -> int:
 def doctor(options, names: Sequence[str], command: Sequence[str]) -> int:
     """Checks whether a job could start on an engine, without starting one; exit 4 where a check fails."""
     job = _job(options, names) if names else jobs.Job(options.name or 'doctor', options.on, tuple(command) or ('python',))
-    checks = engines.engine(job).doctor()
+    checks = engines.doctor(engines.engine(job))
     for check in checks:
         fix = f'; fix: {check.fix}' if check.fix and not check.ok else ''
         print(f"{'ok  ' if check.ok else 'FAIL'}  {check.what}: {check.found}{fix}")

@@ -72,11 +72,7 @@ class Job:
     @property
     def workdir(self) -> str:
         """The value of the command's --workdir, '' if it has none."""
-        for arg, following in zip(self.command, [*self.command[1:], ''], strict=True):
-            flag, equals, value = arg.partition('=')
-            if flag in ('--workdir', '-workdir'):
-                return value if equals else following
-        return ''
+        return flags_of(self.command).get('workdir', '')
 
     def values(self) -> dict[str, str]:
         """The values of the variables in `env`, by name.
@@ -92,6 +88,25 @@ class Job:
     def text(self) -> str:
         """The job as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2) + '\n'
+
+
+def flags_of(command: Sequence[str]) -> dict[str, str]:
+    """{name: value} of the flags of a command, in each form that absl reads: --name=value, -name=value, --name value.
+
+    A switch (--check) has the word that follows it, or ''.
+    """
+    found = {}
+    for arg, following in zip(command, [*command[1:], ''], strict=True):
+        if match := re.fullmatch(r'--?([a-z][\w.]*)(?:(=)(.*))?', arg, re.DOTALL):
+            found[match[1]] = match[3] if match[2] else '' if re.match('--?[a-z]', following) else following
+    return found
+
+
+def without(command: Sequence[str], flag: str) -> list[str]:
+    """The command without a flag that has a value, in all of these forms."""
+    names = f'--{flag}', f'-{flag}'
+    return [arg for before, arg in zip(['', *command], command, strict=False)
+            if arg.partition('=')[0] not in names and before not in names]
 
 
 def home() -> pathlib.Path:

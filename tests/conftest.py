@@ -22,10 +22,14 @@ import pytest
 jax.config.update('jax_num_cpu_devices', 8)
 
 
+PER_CASE = 'test_experiments.py', 'test_equivalence.py'  # their fixtures belong to an experiment, those of others to the file
+PROGRAMS = 1000  # compiled functions that are kept alive at most
+
+
 def _group(item) -> str:
     params = getattr(getattr(item, 'callspec', None), 'params', {})
-    case = '-'.join(str(params[key]) for key in ('name', 'variant') if isinstance(params.get(key), str))
-    return f'{item.path.name} {case}'
+    case = [str(params[key]) for key in ('name', 'variant') if item.path.name in PER_CASE and key in params]
+    return ' '.join([str(item.path), *case])
 
 
 def pytest_collection_modifyitems(items):
@@ -40,12 +44,23 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
+def pytest_collection_finish(session):
+    """What was imported lives to the end: Python's garbage collection, which tracing sets off often, need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
     """Thousands of compiled functions kept alive make every later trace slower, by Python's garbage collection."""
-    if nextitem is None or _group(nextitem) != _group(item):
+    from bigjax.train.compile_cache import STATS
+    if nextitem is not None and _group(nextitem) != _group(item) and STATS.programs > _cleared[-1] + PROGRAMS:
+        _cleared.append(STATS.programs)
         jax.clear_caches()
         gc.collect()
+
+
+_cleared = [0]
 
 
 def pytest_addoption(parser):
@@ -58,6 +73,20 @@ def pytest_addoption(parser):
 def battery(request):
     """'short' or 'full'."""
     return request.config.getoption('--battery')
+
+
+@pytest.fixture
+def refusals(monkeypatch):
+    """The codes of the `UserError`s made, the newest last; commands print the message without the code."""
+    from bigjax.errors import UserError
+    codes, init = [], UserError.__init__
+
+    def noted(self, *args, code=''):
+        codes.append(code)
+        init(self, *args, code=code)
+
+    monkeypatch.setattr(UserError, '__init__', noted)
+    return codes
 
 
 @pytest.fixture

@@ -14,13 +14,14 @@ import pytest
 from bigjax import cli
 from bigjax.errors import UserError
 from bigjax.experiment import KEYS, OPTIONAL, Expected
+from experiments import mnist1d
 from tests import tiny
 
 
 def get_config(variant=''):
     """The tiny experiment as a script."""
     if variant not in ('', 'a', 'b'):
-        raise UserError(f"variant: there is no '{variant}'")
+        raise UserError(f"variant: there is no '{variant}'", code='tiny/variant')
     config = tiny.config(population=1, eval_every=6)
     config.variant_ = variant
     config.norm = True
@@ -39,6 +40,7 @@ def get_experiment(config):
 
 
 SCRIPT = types.SimpleNamespace(get_config=get_config, get_experiment=get_experiment, __doc__='A tiny script.')
+ROWS = types.SimpleNamespace(**{**vars(SCRIPT), 'get_config': lambda variant: get_config('a'), 'TABLE': ('a', 'a2')})
 
 
 def run(capsys, *argv, script=SCRIPT):
@@ -48,40 +50,41 @@ def run(capsys, *argv, script=SCRIPT):
     return code, out.out, out.err
 
 
-@pytest.mark.parametrize(('argv', 'words'), [
-    (['--config.stpes=3'], 'steps'),
-    (['--config.steps=soon'], 'soon'),
-    (['--config.optimizer.name=adm'], 'adam'),
-    (['--config.optimizer.schedule=x'], "'x'"),
-    (['--config.optimizer.schedul=x'], 'optimizer.schedule'),
-    (['--config.optimizer.frozen=nothing/.*'], 'nothing/.*'),
-    (['--config.optimizer.nesterov=True', '--config.optimizer.momentum=0.9'], 'momentum'),  # adam has none
-    (['--variant=c'], "'c'"),
-    (['--variant=b'], 'config.typo'),
-    (['--wrkdir=x'], 'wrkdir'),
-    (['trian'], 'train'),
-    (['train', 'eval'], "'eval'"),
-    (['--topology=v5e-16'], 'plan'),
-    (['eval', '--strict'], 'train'),
-    (['--config.steps'], '--config.KEY=VALUE'),
-    (['--config.accumulate=3'], '--config.batch_size=9'),
-    (['--config.mesh=data:3'], '3 devices'),
-    (['--config.mesh=data:9'], '8'),
-    (['--config.mesh=data'], 'axis:size'),
-    (['--config.resident=maybe'], "'auto', 'yes', 'no'"),
-    (['--config.dtype=float8'], "'bfloat16'"),
-    (['--config.wrap=prune:0.5'], "'prune'"),
-    (['--config.ema=1.5'], '[0, 1)'),
-    (['--config.batch_size=0'], '1'),
-    (['--config.population=2', '--config.population_over=sed'], 'seed'),
-    (['--config.population=2', '--config.population_over=batch_size'], 'batch_size'),
-    (['--config.population=2', '--config.population_over=width'], 'model'),
-    (['--config.log_every=3 weeks'], 'weeks'),
-    (['--replay=/nowhere'], 'info.json'),
-    (['eval'], 'no checkpoint there')])
-def test_wrong_input_is_one_line_and_exit_2(capsys, tmp_path, argv, words):
-    code, _, err = run(capsys, f'--workdir={tmp_path}/run', *argv)
-    assert code == 2 and words in err and err.startswith('tiny: ') and err.count('\n') == 1
+@pytest.mark.parametrize(('argv', 'code', 'shown'), [
+    (['--config.stpes=3'], 'config/unknown-key', 'steps'),
+    (['--config.steps=soon'], 'config/type', 'soon'),
+    (['--config.optimizer.name=adm'], 'optimizer/unknown-name', 'adam'),
+    (['--config.optimizer.schedule=x'], 'schedule/unknown-name', "'x'"),
+    (['--config.optimizer.schedul=x'], 'config/unknown-key', 'optimizer.schedule'),
+    (['--config.optimizer.frozen=nothing/.*'], 'optimizer/no-match', 'nothing/.*'),
+    (['--config.optimizer.nesterov=True', '--config.optimizer.momentum=0.9'], 'optimizer/unknown-key', 'momentum'),
+    (['--variant=c'], 'tiny/variant', "'c'"),
+    (['--variant=b'], 'config/unread-key', 'config.typo'),
+    (['--wrkdir=x'], 'cli/flag', 'wrkdir'),
+    (['trian'], 'cli/verb', 'train'),
+    (['train', 'eval'], 'cli/words', "'eval'"),
+    (['--topology=v5e-16'], 'cli/foreign-flag', 'plan'),
+    (['eval', '--strict'], 'cli/foreign-flag', 'train'),
+    (['--config.steps'], 'cli/no-value', '--config.steps'),
+    (['--config.accumulate=3'], 'config/batch-divisible', '--config.batch_size=9'),
+    (['--config.mesh=data:3'], 'config/batch-divisible', '3 devices'),
+    (['--config.mesh=data:9'], 'mesh/devices', '8'),
+    (['--config.mesh=data'], 'mesh/not-axis-size', 'axis:size'),
+    (['--config.resident=maybe'], 'config/choice', "'auto', 'yes', 'no'"),
+    (['--config.dtype=float8'], 'config/choice', "'bfloat16'"),
+    (['--config.wrap=prune:0.5'], 'config/unknown-name', "'prune'"),
+    (['--config.ema=1.5'], 'config/range', '[0, 1)'),
+    (['--config.batch_size=0'], 'config/range', '1'),
+    (['--config.population=2', '--config.population_over=sed'], 'config/population-over', 'seed'),
+    (['--config.population=2', '--config.population_over=batch_size'], 'config/population-over', 'batch_size'),
+    (['--config.population=2', '--config.population_over=width'], 'config/population-over', 'model'),
+    (['--config.log_every=3 weeks'], 'duration/form', 'weeks'),
+    (['--replay=/nowhere'], 'replay/no-evidence', 'info.json'),
+    (['eval'], 'checkpoint/none', '/run')])
+def test_wrong_input_is_one_line_and_exit_2(capsys, tmp_path, refusals, argv, code, shown):
+    ended, _, err = run(capsys, f'--workdir={tmp_path}/run', *argv)
+    assert ended == 2 and shown in err and err.startswith('tiny: ') and err.count('\n') == 1
+    assert refusals[-1] == code, refusals
     assert not (tmp_path / 'run').exists()
 
 
@@ -89,13 +92,13 @@ def test_workdir_is_asked_for(capsys):
     assert run(capsys)[0] == 2
 
 
-def test_a_workdir_that_is_no_folder(capsys, tmp_path, monkeypatch):
+def test_a_workdir_that_is_no_folder(capsys, tmp_path, monkeypatch, refusals):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, '--workdir=s3://bucket/run')
-    assert code == 2 and 'mount another kind of bucket' in err and not list(tmp_path.iterdir())
+    assert run(capsys, '--workdir=s3://bucket/run')[0] == 2
+    assert refusals[-1] == 'storage/scheme' and not list(tmp_path.iterdir())
 
 
-def test_a_run_and_its_evaluation_and_another_run_in_its_place(capsys, tmp_path):
+def test_a_run_and_its_evaluation_and_another_run_in_its_place(capsys, tmp_path, refusals):
     code, out, _ = run(capsys, f'--workdir={tmp_path}/run')
     assert code == 0 and 'test/accuracy' in out and 'made up' in out and 'report.html' in out and 'steps/s' in out
     record = json.loads((tmp_path / 'run' / 'run.json').read_text())
@@ -104,31 +107,29 @@ def test_a_run_and_its_evaluation_and_another_run_in_its_place(capsys, tmp_path)
     code, out, _ = run(capsys, 'eval', f'--workdir={tmp_path}/run')
     accuracy = next(line.split()[-1] for line in out.splitlines() if line.startswith('test/accuracy'))
     np.testing.assert_allclose(float(accuracy), record['final']['test/accuracy']['mean'], rtol=1e-3)
-    code, out, _ = run(capsys, f'--workdir={tmp_path}/run')
-    assert code == 0 and 'this run is done' in out
+    before = (tmp_path / 'run' / 'metrics.jsonl').read_bytes()
+    assert run(capsys, f'--workdir={tmp_path}/run')[0] == 0
+    assert (tmp_path / 'run' / 'metrics.jsonl').read_bytes() == before  # a run that is done is not run again
     code, _, err = run(capsys, f'--workdir={tmp_path}/run', '--config.optimizer.lr=0.5')
-    assert code == 2 and 'optimizer.lr' in err
+    assert code == 2 and 'optimizer.lr' in err and refusals[-1] == 'workdir/another-config'
     code, _, err = run(capsys, f'--workdir={tmp_path}/run', '--variant=a')
-    assert code == 2 and 'another --workdir' in err
+    assert code == 2 and refusals[-1] == 'workdir/another-run'
 
 
 def test_a_stored_run_needs_its_workdir_only(capsys, tmp_path):
     """eval and report read config.json; flags on top of it are applied and printed; a table's folder is all its rows."""
-    script = types.SimpleNamespace(**vars(SCRIPT), TABLE=('', 'a'))
-    script.TABLE = ('a', 'a2')
-    script.get_config = lambda variant: get_config('a')
-    assert run(capsys, f'--workdir={tmp_path}/t', '--config.width=5', script=script)[0] == 0
-    code, out, err = run(capsys, 'eval', f'--workdir={tmp_path}/t', script=script)
+    assert run(capsys, f'--workdir={tmp_path}/t', '--config.width=5', script=ROWS)[0] == 0
+    code, out, err = run(capsys, 'eval', f'--workdir={tmp_path}/t', script=ROWS)
     assert code == 0, err
     assert {line.split()[0] for line in out.splitlines() if line.startswith(('a ', 'a2 '))} == {'a', 'a2'}
     assert "not the paper's setup" in out and 'width 5 (paper: 16)' in out
-    code, out, err = run(capsys, 'eval', f'--workdir={tmp_path}/t/a', '--config.eval_batch_size=4', script=script)
+    code, out, err = run(capsys, 'eval', f'--workdir={tmp_path}/t/a', '--config.eval_batch_size=4', script=ROWS)
     assert code == 0 and 'config.eval_batch_size = 4' in out, err
-    assert run(capsys, 'eval', f'--workdir={tmp_path}/t/a', '--config.width=6', script=script)[0] == 2
-    code, _, err = run(capsys, 'eval', f'--workdir={tmp_path}/t', '--variant=b', script=script)
+    assert run(capsys, 'eval', f'--workdir={tmp_path}/t/a', '--config.width=6', script=ROWS)[0] == 2
+    code, _, err = run(capsys, 'eval', f'--workdir={tmp_path}/t', '--variant=b', script=ROWS)
     assert code == 2 and "'a'" in err
     (tmp_path / 't' / 'a' / 'report.html').unlink()
-    code, out, _ = run(capsys, 'report', f'--workdir={tmp_path}/t', script=script)
+    code, out, _ = run(capsys, 'report', f'--workdir={tmp_path}/t', script=ROWS)
     assert code == 0 and (tmp_path / 't' / 'a' / 'report.html').exists() and out.count('report.html') == 3
 
 
@@ -164,18 +165,22 @@ def test_check_says_no_by_exit_4(capsys, tmp_path):
 def test_a_checkpoint_of_another_model(capsys, tmp_path):
     assert run(capsys, f'--workdir={tmp_path}/a')[0] == 0
     code, out, _ = run(capsys, f'--workdir={tmp_path}/b', '--config.norm=False', f'--init_from={tmp_path}/a')
-    assert code == 0 and 'not used: ' in out and 'norm/bias' in out  # layers of both are taken, others listed
+    assert code == 0 and 'norm/bias' in out  # layers of both are taken, others listed
 
 
 def test_the_table_runs_every_row_and_help_shows_the_config(capsys, tmp_path):
-    script = types.SimpleNamespace(**vars(SCRIPT), TABLE=('', 'a'))
-    script.TABLE = ('a', 'a2')
-    script.get_config = lambda variant: get_config('a')
-    code, out, _ = run(capsys, f'--workdir={tmp_path}/t', script=script)
+    code, out, _ = run(capsys, f'--workdir={tmp_path}/t', script=ROWS)
     assert code == 0 and (tmp_path / 't' / 'a' / 'run.json').exists() and (tmp_path / 't' / 'a2' / 'run.json').exists()
     assert (tmp_path / 't' / 'report.html').exists()
-    code, out, _ = run(capsys, '--help', script=script)
+    code, out, _ = run(capsys, '--help', script=ROWS)
     assert code == 0 and 'optimizer.lr' in out and '0.01' in out and 'a a2' in out and '--workdir' in out
+
+
+def test_the_workdir_of_a_single_row_takes_no_table(capsys, tmp_path):
+    (tmp_path / 'run.json').write_text('{}')
+    code, _, err = run(capsys, f'--workdir={tmp_path}', script=ROWS)
+    assert code == 2 and '--variant' in err and err.count('\n') == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['run.json']
 
 
 def test_a_loss_that_is_not_finite_is_exit_3_and_can_be_replayed(capsys, tmp_path):
@@ -185,7 +190,7 @@ def test_a_loss_that_is_not_finite_is_exit_3_and_can_be_replayed(capsys, tmp_pat
     record, bad = (json.loads((tmp_path / path).read_text()) for path in ('run.json', 'nonfinite/info.json'))
     assert record['status'] == 'nonfinite' and record['steps'] == bad['step'] > 0
     code, out, _ = run(capsys, f'--replay={tmp_path}/nonfinite')
-    assert code == 0 and 'the first thing that is not finite is' in out
+    assert code == 0 and 'norm (BatchNorm' in out, out
 
 
 @pytest.mark.parametrize(('flags', 'code'), [((), 0), (('--strict',), 1)])
@@ -203,7 +208,7 @@ def test_a_step_that_is_compiled_twice_is_a_warning_and_with_strict_an_error(cap
     ended, out, err = run(capsys, f'--workdir={tmp_path}', '--config.eval_every=4', *flags, script=script)
     assert ended == code
     said = err if code else '\n'.join(line for line in out.splitlines() if line.startswith('warning'))
-    assert 'the train step was compiled again: with the same shapes and places' in said
+    assert 'the train step' in said
     assert not code or err.count('\n') == 1
 
 
@@ -220,9 +225,9 @@ def test_a_full_disk_is_one_line(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('workdir', ['/proc/nothing/here', '/dev/null/run'])
-def test_a_workdir_that_cannot_be_written(capsys, workdir):
+def test_a_workdir_that_cannot_be_written(capsys, workdir, refusals):
     code, _, err = run(capsys, f'--workdir={workdir}')
-    assert code == 2 and workdir in err and 'cannot be written' in err
+    assert code == 2 and workdir in err and refusals[-1] == 'workdir/unwritable'
 
 
 def python(*argv, **env):
@@ -232,18 +237,20 @@ def python(*argv, **env):
 
 def test_an_unknown_experiment():
     done = python('-m', 'experiments.mnst1d')
-    assert done.returncode == 2 and 'the nearest is mnist1d' in done.stderr and done.stderr.count('\n') == 1
+    assert done.returncode == 2 and 'mnist1d' in done.stderr and done.stderr.count('\n') == 1
 
 
-@pytest.mark.parametrize(('argv', 'named'), [
-    (['--platform=cuda'], 'cuda'), (['--platform=cpu:0'], 'cpu:0'), (['--platform=cuda:2'], 'cuda:2'),
-    (['--config.model.features=(0,)'], 'config.model.features'),
-    (['--config.model.num_classes=3'], 'num_classes'), (['--config.model.name=cnn'], 'model.features'),
-    (['--config.model.name=mpl'], "'mpl'"), (['--config.published.test/accuracy.value=0.1'], 'published')])
-def test_a_model_or_a_platform_that_cannot_be(tmp_path, argv, named):
-    script = ('-m', 'experiments.mnist1d', '--variant=mlp', '--config.data=fake', f'--workdir={tmp_path}/run')
-    done = python(*script, *argv, JAX_PLATFORMS='')
-    assert done.returncode == 2 and named in done.stderr and done.stderr.count('\n') == 1, done.stderr
+@pytest.mark.parametrize(('argument', 'code', 'named'), [
+    ('platform=cpu:0', 'cli/platform', 'cpu:0'), ('platform=cuda:2', 'cli/platform', 'cuda:2'),
+    ('config.model.features=(0,)', 'model/size', 'config.model.features'),
+    ('config.model.num_classes=3', 'model/decided', 'num_classes'),
+    ('config.model.name=cnn', 'model/unknown-field', 'model.features'),
+    ('config.model.name=mpl', 'model/unknown-name', "'mpl'"),
+    ('config.published.test/accuracy.value=0.1', 'config/fixed', 'published')])
+def test_a_model_or_a_platform_that_cannot_be(capsys, tmp_path, refusals, argument, code, named):
+    ended, _, err = run(capsys, '--variant=mlp', '--config.data=fake', f'--workdir={tmp_path}/run', f'--{argument}',
+                        script=mnist1d)
+    assert ended == 2 and named in err and err.count('\n') == 1 and refusals[-1] == code, (err, refusals)
     assert not (tmp_path / 'run').exists()
 
 
@@ -254,16 +261,14 @@ def test_a_cpu_is_divided_into_devices(tmp_path):
     assert json.loads((tmp_path / 'run' / 'run.json').read_text())['devices']['count'] == 2
 
 
-def test_the_core_imports_no_heavy_package():
-    code = ('import sys, bigjax, bigjax.train.loop, bigjax.runs.writer, bigjax.data.datasets; '
-            'print([m for m in ("tensorflow", "torch", "tensorflow_datasets", "grain", "matplotlib", "cv2") '
-            'if m in sys.modules])')
-    assert python('-c', code).stdout.strip() == '[]'
-
-
-def test_import_bigjax_is_light():
-    seconds = python('-X', 'importtime', '-c', 'import jax, flax, optax, bigjax').stderr
-    own = [int(line.split('|')[1]) for line in seconds.splitlines() if line.strip().endswith('| bigjax')]
+def test_the_core_is_light():
+    code = ('import jax, flax, optax, bigjax, sys, bigjax.train.loop, bigjax.runs.writer, bigjax.data.datasets, '
+            'bigjax.data.augment, bigjax.data.builders; '
+            'print(sorted({"tensorflow", "torch", "tensorflow_datasets", "grain", "matplotlib", "cv2", "pyarrow", "sklearn", '
+            '"mnist1d", "datasets"} & set(sys.modules)))')
+    done = python('-X', 'importtime', '-c', code)
+    assert done.stdout.strip() == '[]'
+    own = [int(line.split('|')[1]) for line in done.stderr.splitlines() if line.strip().endswith('| bigjax')]
     assert own and own[0] < 500_000  # microseconds over jax, flax and optax
 
 

@@ -1,9 +1,9 @@
-"""What bigjax reads may come from anybody, and what it writes may be shown to anybody."""
+"""Files that bigjax reads may come from anyone, and pages that it writes may be shown to anyone."""
 import ast
 import bz2
+import errno
 import gzip
 import html
-import importlib.util
 import io
 import json
 import os
@@ -18,8 +18,11 @@ import tracemalloc
 import zipfile
 import zlib
 
+import markdown_it
 import ml_collections
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bigjax import config
@@ -42,13 +45,13 @@ from tests.refused import refused
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted(p for folder in ('bigjax', 'experiments', 'launch') for p in (ROOT / folder).rglob('*.py'))
 BAD_MODULES = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'tarfile', 'runpy', 'imp'}
-OWN = {'bigjax/data/pipeline.py': {'pickle'}}  # asks whether an error of its own can be sent to another process
+OWN = {'bigjax/data/pipeline.py': {'pickle'}}  # tests whether an error of its own can be sent to another process
 BAD_CALLS = {'eval', 'exec', 'execfile', 'os.system', 'os.popen', 'shutil.unpack_archive', 'np.fromfile', 'pd.read_pickle',
              'compile', 'builtins.compile', '__import__', 'builtins.__import__', 'importlib.__import__',
              'importlib.util.module_from_spec', 'module_from_spec', 'yaml.load', 'yaml.full_load', 'yaml.unsafe_load'}
 IMPORTS = {  # modules of bigjax itself that a command or a config names, below a folder that is written there
     'launch/engines/base.py': ('ENGINES[kind]',), 'launch/sweep.py': ("f'experiments.{experiment}'",),
-    'bigjax/bench/cases.py': ('PEERS[against][0]',),
+    'bigjax/bench/peer_process.py': ('module',), 'bigjax/bench/cases.py': ('PEERS[against][0]',),
     'launch/arms.py': ("f'experiments.{experiment}'",), 'bigjax/train/build.py': ("f'{place}.{name}'",),
     'bigjax/models/__init__.py': ("f'bigjax.models.{family}'", "f'bigjax.models.{name.partition('.')[0]}'",
                                   "f\"bigjax.models.{name.partition('.')[0]}\"")}
@@ -79,7 +82,7 @@ def test_no_source_can_run_what_it_reads(path):
 
 
 class Bomb:
-    """What a pickle runs when it is loaded."""
+    """A pickle that opens a file when it is loaded."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -164,7 +167,7 @@ def _npy(shape, count):
 
 
 def _npz_of_bz2(size):
-    """One array of a MiB, says the archive; `size` MiB come out of it."""
+    """An archive that announces one array of a MiB, and unpacks to `size` MiB."""
     content = _npy((1 << 17,), 1 << 17)
     packed = bz2.compress(content + bytes((size - 1) << 20))
     name = b'x.npy'
@@ -192,35 +195,33 @@ def _png(width, height):
 
 
 LIES = {
-    'a-idx2': (_idx(2**31, 2**31), lambda p: formats.idx(p, 2), 'records of'),
-    'b-idx4': (_idx(2**16, 2**16, 2**16, 2**16)[:20], lambda p: formats.idx(p, 4), 'records of'),  # 2**64, 0 to a machine word
-    'c-idx2.gz': (gzip.compress(_idx(2**31, 2**31)), lambda p: formats.idx(p, 2), 'records of'),
-    'd.gz': (gzip.compress(bytes(300 << 20), 1), formats.read, 'unpack to'),
-    'e.npz': (_zip(_npy((2**40,), 3)), tables.npz, 'announced'),
-    'f.npz': (_zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), tables.npz, 'announced'),
-    'g.npz': (_zip(bytes(300 << 20)), tables.npz, 'unpack to'),
-    'g2.npz': (_npz_of_bz2(800), tables.npz, 'a compression that numpy does not use'),
-    'h.png': (_png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'pixels')}
+    'a-idx2': (lambda: _idx(2**31, 2**31), lambda p: formats.idx(p, 2), 'data/damaged'),
+    'b-idx4': (lambda: _idx(2**16, 2**16, 2**16, 2**16)[:20], lambda p: formats.idx(p, 4), 'data/damaged'),  # 2**64 wraps
+    'c-idx2.gz': (lambda: gzip.compress(_idx(2**31, 2**31)), lambda p: formats.idx(p, 2), 'data/damaged'),
+    'd.gz': (lambda: gzip.compress(bytes(300 << 20), 1), formats.read, 'data/too-large'),
+    'e.npz': (lambda: _zip(_npy((2**40,), 3)), tables.npz, 'data/damaged'),
+    'f.npz': (lambda: _zip(_npy((2**31, 2**33), 3), zipfile.ZIP_STORED), tables.npz, 'data/damaged'),
+    'g.npz': (lambda: _zip(bytes(300 << 20)), tables.npz, 'data/too-large'),
+    'g2.npz': (lambda: _npz_of_bz2(100), tables.npz, 'data/damaged'),
+    'h.png': (lambda: _png(2**15, 2**15), lambda p: images.read_image(p, 'record 0'), 'data/image')}
 
 
 @pytest.mark.parametrize('name', LIES)
 def test_an_announced_size_is_no_reason_to_fill_the_memory(tmp_path, name):
-    data, read, words = LIES[name]
-    (tmp_path / name).write_bytes(data)
-    del data
+    made, read, code = LIES[name]
+    (tmp_path / name).write_bytes(made())
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=words) as error:
+        with refused(code, name) as error:
             read(tmp_path / name)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert name in str(error.value) and str(error.value).isprintable()
-    assert peak < 600 << 20
+    assert str(error.value).isprintable()
+    assert peak < (50 if name == 'g2.npz' else 600) << 20  # bzip2 has no bound: nothing of it is unpacked
 
 
 def test_a_parquet_file_of_one_value_many_times(tmp_path):
-    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
     array = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000_000, np.int8)), pa.array(['x']))
     pq.write_table(pa.table({'text': array}), tmp_path / 'a.parquet', row_group_size=1 << 30)
     assert (tmp_path / 'a.parquet').stat().st_size < 100_000
@@ -229,14 +230,13 @@ def test_a_parquet_file_of_one_value_many_times(tmp_path):
 
 
 def test_a_parquet_file_of_one_long_text_many_times(tmp_path):
-    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
     for rows in (40, 1500):
         array = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(['x' * (1 << 20)]))
         pq.write_table(pa.table({'text': array, 'n': range(rows)}), tmp_path / f'{rows}.parquet', compression='zstd',
                        store_schema=False, dictionary_pagesize_limit=1 << 30)
     assert Schema.fit(parquet.raw_table(tmp_path / '40.parquet')).features == ['n']
     before = pa.default_memory_pool().max_memory()
-    with pytest.raises(UserError, match=r'1500\.parquet: .* bytes unpack to') as error:
+    with refused('data/too-large', '1500.parquet') as error:
         Schema.fit(parquet.raw_table(tmp_path / '1500.parquet'))
     assert str(error.value).isprintable()
     assert pa.default_memory_pool().max_memory() - before < 600 << 20
@@ -244,7 +244,6 @@ def test_a_parquet_file_of_one_long_text_many_times(tmp_path):
 
 @pytest.mark.parametrize('values', [[1, 2], ['a', 'b']])
 def test_two_columns_of_one_name_are_one_line(tmp_path, values):
-    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
     pq.write_table(pa.Table.from_arrays([pa.array(values)] * 2, names=['x\n'] * 2), tmp_path / 'a.parquet')
     with refused('data/two-columns', 'a.parquet', r'x\n'):
         parquet.raw_table(tmp_path / 'a.parquet')
@@ -253,10 +252,10 @@ def test_two_columns_of_one_name_are_one_line(tmp_path, values):
 @pytest.mark.parametrize('make', [os.mkfifo, lambda path: path.symlink_to('/dev/zero')], ids=['pipe', 'device'])
 def test_what_never_ends_is_not_read(tmp_path, make):
     make(tmp_path / 'a.png')
-    with pytest.raises(UserError, match='not a regular file'):
+    with refused('data/not-a-file', 'a.png', 'record 0'):
         images.read_image(tmp_path / 'a.png', 'record 0')
     (tmp_path / 'a.jsonl').write_text('{"file": "a.png", "label": 1}\n')
-    with pytest.raises(UserError, match=r'record 0 of .*(not a regular file|outside the folder)'):
+    with refused('data/outside' if (tmp_path / 'a.png').is_symlink() else 'data/not-a-file', 'record 0 of '):
         open_data(f'jsonl:{tmp_path}/a.jsonl')
 
 
@@ -300,7 +299,7 @@ def test_artifacts_that_are_a_link_are_neither_shown_nor_written(tmp_path):
     (tmp_path / 'run' / 'artifacts').symlink_to(tmp_path / 'outside')
     assert artifacts.load(tmp_path / 'run') == {}
     assert 'SECRET' not in report.write(tmp_path / 'run').read_text()
-    with pytest.raises(UserError, match='artifacts: got a link'):
+    with refused('artifacts/link', 'artifacts'):
         artifacts.save(tmp_path / 'run', 'a', 'x')
     assert _everything(tmp_path / 'outside') == {'secret.txt'}
 
@@ -309,9 +308,10 @@ def test_artifacts_that_are_a_link_are_neither_shown_nor_written(tmp_path):
 def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch, broken):
     path = artifacts.save(tmp_path, 'a', np.zeros((1, 2, 2, 1)))
     before = path.read_bytes()
-    monkeypatch.setattr(os, broken, lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
-    with pytest.raises(OSError, match='No space'):
+    monkeypatch.setattr(os, broken, lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'full')))
+    with pytest.raises(OSError) as error:
         artifacts.save(tmp_path, 'a', np.ones((9, 2, 2, 1)))
+    assert error.value.errno == errno.ENOSPC
     assert path.read_bytes() == before and _everything(tmp_path) == {'artifacts/a.png'}
 
 
@@ -333,7 +333,6 @@ def test_a_kept_record_stays_in_its_folder(tmp_path, key, value):
 
 @pytest.mark.parametrize('name', ['../private.png', 'ABSOLUTE', 'link.png', 'in/../../private.png'])
 def test_a_record_shows_no_image_outside_the_folder_of_its_table(tmp_path, name):
-    pytest.importorskip('cv2')
     (tmp_path / 'private.png').write_bytes(images.encode_png(np.full((4, 4, 3), 77, np.uint8)))
     folder = tmp_path / 'set'
     (folder / 'in').mkdir(parents=True)
@@ -342,15 +341,12 @@ def test_a_record_shows_no_image_outside_the_folder_of_its_table(tmp_path, name)
     name = name.replace('ABSOLUTE', str(tmp_path / 'private.png'))
     made = {'jsonl': lambda name: (folder / 'a.jsonl').write_text(json.dumps({'file': name, 'label': 0})),
             'csv': lambda name: (folder / 'a.csv').write_text(f'file,label\n{name},0\n')}
-    if importlib.util.find_spec('pyarrow'):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-        kind = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
-        made['parquet'] = lambda name: pq.write_table(
-            pa.table({'image': pa.array([{'bytes': None, 'path': name}], kind)}), folder / 'a.parquet')
+    kind = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
+    made['parquet'] = lambda name: pq.write_table(
+        pa.table({'image': pa.array([{'bytes': None, 'path': name}], kind)}), folder / 'a.parquet')
     for ending, make in made.items():
         make(name)
-        with pytest.raises(UserError, match=r'record 0.*outside the folder of the table'):
+        with refused('data/outside', 'record 0'):
             open_data(f'{ending}:{folder}/a.{ending}', val_fraction=0)
         make('in/../own.png')
         assert open_data(f'{ending}:{folder}/a.{ending}', val_fraction=0).train[0]['image'].shape == (4, 4, 3)
@@ -359,7 +355,7 @@ def test_a_record_shows_no_image_outside_the_folder_of_its_table(tmp_path, name)
 # Pages: everything on them is text.
 
 def _evil_run(folder, evil):
-    """A run that says `evil` wherever a run can say something."""
+    """A run with `evil` in every text that a run can contain."""
     records = Records(folder, experiment='mnist1d', variant=evil, config={'seed': 0, f'key{evil}': evil}, parameters=3,
                       command=f'python {evil}', devices={'platform': 'cpu', 'kind': evil, 'count': 1},
                       info={f'info{evil}': evil, 'classes': [evil, 'b']})
@@ -405,13 +401,12 @@ def test_the_report_of_a_table_and_the_comparison_escape_too(tmp_path, evil, cap
     '\\<b>\\', r'\[x](javascript:alert(1))', 'a | b', r'a \| b', '<!-- results:end -->', '[x](//y/z)',
     '&lt;b&gt; &amp; &#60; & x'])
 def test_a_table_of_results_shows_text(tmp_path, evil):
-    commonmark = pytest.importorskip('markdown_it')
     _evil_run(tmp_path / 'a', evil)
     run = json.loads((tmp_path / 'a' / 'run.json').read_text())
     run['git'] = {'sha': evil, 'dirty': False}
     unjudged = {**run, 'expected': [], 'variant': f'b{evil}'}
     made = results.table({'main': run, evil: {**run, 'variant': ''}, 'unjudged': unjudged})
-    page = commonmark.MarkdownIt('commonmark', {'html': True}).enable('table').render(made)
+    page = markdown_it.MarkdownIt('commonmark', {'html': True}).enable('table').render(made)
     tags = set(re.findall(r'<[^>]*>', page))
     plain = {'table', 'thead', 'tbody', 'tr', 'th', 'td', 'p', 'strong', 'code'}
     assert all(re.fullmatch(r'</?(\w+)( style="text-align:right")?>', tag)[1] in plain for tag in tags), tags
@@ -429,7 +424,7 @@ def test_a_record_whose_fields_are_of_another_kind_is_refused(tmp_path, change):
     assert reader.read_run(tmp_path)
     (tmp_path / 'run.json').write_text(json.dumps({**reader.read_run(tmp_path), **change}))
     for read in (reader.read_run, report.write, lambda path: compare.load([path]), lambda path: results.add(path, tmp_path)):
-        with pytest.raises(UserError, match=f'run.json: got {next(iter(change))}'):
+        with refused('workdir/unreadable', 'run.json', next(iter(change))):
             read(tmp_path)
 
 
@@ -470,7 +465,7 @@ def test_words_of_a_file_fit_on_a_line(value, shown):
 @pytest.mark.parametrize('value', ["b'x'", '{1, 2}', '1j', '...', '[b"x"]', "{'a.b': 1}", '9' * 30, '-' * 20_000 + '1'])
 def test_a_config_holds_only_what_its_file_can(value):
     made = ml_collections.ConfigDict({'free': ml_collections.config_dict.placeholder(object)})
-    with pytest.raises(UserError, match='free=') as error:
+    with refused('config/type', 'free=') as error:
         config.override(made, {'free': value})
     assert str(error.value).isprintable() and len(str(error.value)) < 500
 
@@ -483,8 +478,9 @@ def test_a_config_holds_only_what_its_file_can(value):
 def test_a_setting_that_no_run_can_have_is_one_line(key, value):
     made = base_config()
     made[key] = value
-    with pytest.raises(UserError, match=rf'config\.({key}|seed)') as error:
+    with pytest.raises(UserError) as error:
         settings.read(config.Reader(made), 100)
+    assert error.value.code and re.search(rf'config\.({key}|seed)', str(error.value))
     assert str(error.value).isprintable() and len(str(error.value)) < 600
 
 
@@ -493,7 +489,7 @@ def test_the_largest_seed_and_the_members_after_it():
     made.seed = 2**31 - 1
     assert settings.read(config.Reader(made), 100).seed == 2**31 - 1
     made.population = 2
-    with pytest.raises(UserError, match=r'config\.seed: .*2 members'):
+    with refused('config/range', 'config.seed', str(2**31 - 2)):
         settings.read(config.Reader(made), 100)
 
 

@@ -136,7 +136,7 @@ def memory(experiment, settings: Settings, state: Shapes, free: int | None) -> l
     left = stats['bytes_limit'] - stats.get('bytes_in_use', 0) if 'bytes_limit' in stats else None
     saved = {part: here * n for part, n in each.items() if part not in ('gradients', 'data')}
     return [host.room('memory', 'a device', each, left, fix),
-            host.room('host memory', 'saving', saved, free, 'ask for more memory, or for more hosts')]
+            host.room('host memory', 'saving', saved, free, 'request more memory, or more hosts')]
 
 
 class ExperimentChecks:

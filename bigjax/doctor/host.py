@@ -36,7 +36,7 @@ class Check:
 
 
 def described(error: BaseException) -> str:
-    """'AssertionError', 'ValueError: not a picture'."""
+    """'AssertionError', 'ValueError: not an image'."""
     text = visible.one_line(str(error))
     return f'{type(error).__name__}: {text}' if text else type(error).__name__
 

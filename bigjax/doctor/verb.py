@@ -1,7 +1,7 @@
 """The verb `doctor`: it finds in seconds what would stop a run, before anything is allocated or compiled.
 
 It prints one line per check: ok, warning, or FAILED with the cause and the fix. A check is a plain function that returns a
-`Check`. One that raises, or does not answer in time, is a FAILED line, and the others go on: each runs in a thread, because a
+`Check`. One that raises, or does not answer in time, is a FAILED line, and the others run: each runs in a thread, because a
 disk, a store or a driver may block forever. The checks are in `bigjax.doctor.host` (the machine) and
 `bigjax.doctor.experiment_checks`. Of several processes each examines its own machine; rank 0 prints every line, the others
 print what is not ok.

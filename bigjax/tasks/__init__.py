@@ -14,7 +14,6 @@ import numpy as np
 from bigjax.errors import UserError
 
 Batch = Mapping[str, jax.Array]
-Variables = Mapping[str, Any]
 
 MASK = '_mask'  # [B] float32 in padded batches: 1 for an example, 0 for padding. Absent means all ones.
 LOSSES = 'losses'  # the collection of auxiliary losses that layers sow, such as a load balance

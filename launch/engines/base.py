@@ -5,6 +5,7 @@ The module of an engine has
     Engine            a subclass of `Engine`
     find(name, on)    the `Job` of that name that another machine started, from its record on the engine; UserError if there
                       is none (detached engines only)
+    doctor(engine)    the conditions for a start as a list of `Check`, without starting a job (detached engines only)
 """
 import abc
 import dataclasses
@@ -93,14 +94,6 @@ class Engine(abc.ABC):
         """The number of workers of an array that share that many runs; by default one per run."""
         return runs
 
-    def warnings(self) -> list[str]:
-        """Reasons why the job would run and still be of no use, printed before it starts."""
-        workdir = self.job.workdir
-        if self.keeps_files or not workdir or '://' in workdir:
-            return []
-        return [f'--workdir={workdir}: is on the machines of {self.kind}, and the run is lost with them; fix: write a bucket, '
-                'gs://…, or a folder on a mounted disk that outlives them']
-
     def check(self) -> None:  # noqa: B027  optional: not every engine needs one
         """Raises UserError if the job cannot start: a program is missing, or the engine lacks the accelerator."""
 
@@ -140,10 +133,6 @@ class Engine(abc.ABC):
         """The job's resources that still exist and cost money; '?…' if the engine does not answer."""
         return []
 
-    def doctor(self) -> list['Check']:
-        """The conditions for a start, checked without starting a job."""
-        return []
-
 
 @dataclasses.dataclass(frozen=True)
 class Check:
@@ -153,6 +142,21 @@ class Check:
     ok: bool
     found: str
     fix: str = ''
+
+
+def doctor(engine: Engine) -> list[Check]:
+    """The conditions for a start, checked without starting a job."""
+    checks = getattr(module(engine.job.kind), 'doctor', None)
+    return checks(engine) if checks else []
+
+
+def warnings(engine: Engine) -> list[str]:
+    """Reasons why the job would run and still be of no use, printed before it starts."""
+    workdir = engine.job.workdir
+    if engine.keeps_files or not workdir or '://' in workdir:
+        return []
+    return [f'--workdir={workdir}: is on the machines of {engine.kind}, and the run is lost with them; fix: write a bucket, '
+            'gs://…, or a folder on a mounted disk that outlives them']
 
 
 def installed(name: str, install: str) -> Check:

@@ -130,7 +130,7 @@ class Worker:
     Attributes:
       life: this side of the socket pair; closing it kills the group.
       streams: {file descriptor: its lines} of stdout and stderr, until every writer has closed them.
-      stderr: the lines of stderr.
+      lines: those of stdout and of stderr.
       files: file descriptors to close at the end.
       end: set when the command has ended; its children may still run.
       gone: no process of the group is left, and the system may reuse its number.
@@ -140,7 +140,7 @@ class Worker:
     process: subprocess.Popen
     life: socket.socket
     streams: dict[int, Lines]
-    stderr: Lines
+    lines: Sequence[Lines]
     files: Sequence[int]
     end: End | None = None
     gone: bool = False
@@ -150,6 +150,10 @@ class Worker:
         if not self.gone and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, number)
+
+    def closed(self, grace: float) -> bool:
+        """Whether its output is closed after its end, or the grace for closing it is over."""
+        return self.end is not None and (not self.streams or time.monotonic() > self.end.when + grace)
 
 
 class Group:
@@ -170,7 +174,7 @@ class Group:
             process = subprocess.Popen(wrapped, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0,
                                        stderr=subprocess.PIPE, pass_fds=[child_end.fileno()], start_new_session=True)
         pipes = [process.stdout, process.stderr]
-        worker = Worker(number, process, own_end, {p.fileno(): l for p, l in zip(pipes, lines, strict=True)}, lines[1], files)
+        worker = Worker(number, process, own_end, {p.fileno(): l for p, l in zip(pipes, lines, strict=True)}, lines, files)
         self._workers.append(worker)
         for fd in (own_end.fileno(), *worker.streams):
             os.set_blocking(fd, False)
@@ -197,7 +201,7 @@ class Group:
                 worker.end = self._ended(worker)
                 ends.append(worker.end)
         for worker in self._workers:
-            if worker.end is not None and not worker.gone and self._over(worker):
+            if not worker.gone and worker.closed(0.0 if signal.SIGKILL in self._sent else self._grace):
                 self._reap(worker)
         return ends
 
@@ -208,8 +212,9 @@ class Group:
             worker.signal(number)
 
     def tail(self, process: int) -> list[str]:
-        """The last lines of one process's stderr."""
-        return next(worker.stderr.last() for worker in self._workers if worker.number == process)
+        """The last lines of one process: of stderr, or of stdout if it wrote nothing there."""
+        out, err = next(worker.lines for worker in self._workers if worker.number == process)
+        return err.last() or out.last()
 
     def close(self) -> None:
         """Kills what is left; prints every line that was written before."""
@@ -248,10 +253,6 @@ class Group:
         when = time.monotonic()
         worker.signal(signal.SIGKILL)
         return End(worker.number, worker.process.wait(), when)
-
-    def _over(self, worker: Worker) -> bool:
-        """Whether its output is closed, or the grace for closing it is over."""
-        return not worker.streams or signal.SIGKILL in self._sent or time.monotonic() > worker.end.when + self._grace
 
     def _reap(self, worker: Worker) -> None:
         worker.signal(signal.SIGKILL)

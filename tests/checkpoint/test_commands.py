@@ -68,14 +68,16 @@ def test_every_kind_of_difference_has_words(tmp_path, capsys, a, b, words):
     assert capsys.readouterr().out.strip() == f'x: {words}'
 
 
-@pytest.mark.parametrize('command', ['ls', 'verify', 'cat', 'diff'])
-def test_the_code_of_the_model_is_not_needed(run, command):
+def test_the_code_of_the_model_is_not_needed(run):
     """Nor Flax, nor optax."""
-    argv = [command, str(run), *([str(run)] if command == 'diff' else [])]
+    every = [['ls', str(run)], ['verify', str(run)], ['cat', str(run)], ['diff', str(run), str(run)]]
     without = "import sys; sys.modules.update(dict.fromkeys(['bigjax.models', 'bigjax.tasks', 'flax', 'optax']))"
-    code = f'{without}; from bigjax.checkpoint import commands; sys.exit(commands.main({argv}))'
+    code = (f'{without}; from bigjax.checkpoint import commands\n'
+            f'for argv in {every}:\n    print("==", commands.main(argv), argv[0])')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    first, *shown = done.stdout.split('== ')
+    assert done.returncode == 0 and [part.partition('\n')[0] for part in shown] == [f'0 {argv[0]}' for argv in every], done
+    assert all(text.strip() for text in (first, *(part.partition('\n')[2] for part in shown[:-1])))
 
 
 def test_verify_looks_at_every_row_of_a_table(run, tmp_path, capsys):
@@ -107,9 +109,10 @@ def test_beside_a_run_that_goes_on(run, tmp_path, capsys, monkeypatch):
     assert all('8: unfinished: it is being written' in line for line in out[1:])
 
 
-@pytest.mark.parametrize(('argv', 'words'), [
-    (['lss'], 'the verbs are ls, verify'), (['diff', 'a'], 'takes 2'), (['ls', '/nowhere'], 'no checkpoint there')])
-def test_wrong_input(capsys, argv, words):
-    assert verbs.main(argv) == 2
+@pytest.mark.parametrize(('argv', 'code', 'shown'), [
+    (['lss'], 'checkpoint/verb', 'verify'), (['diff', 'a'], 'checkpoint/arguments', 'diff'),
+    (['ls', '/nowhere'], 'checkpoint/none', '/nowhere')])
+def test_wrong_input(capsys, refusals, argv, code, shown):
+    assert verbs.main(argv) == 2 and refusals == [code]
     err = capsys.readouterr().err
-    assert words in err and err.count('\n') == 1
+    assert shown in err and err.count('\n') == 1

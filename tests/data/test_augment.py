@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage, stats
 
 from bigjax.data import augment
 
@@ -97,7 +98,6 @@ def test_random_erasing_draws_as_algorithm_1():
     rng = np.random.default_rng(1)
     loop = np.array([(*rect, rect[2] * rect[3], np.log(rect[2] / rect[3]))
                      for rect in (algorithm_1(rng, size, **settings) for _ in range(n))])
-    stats = pytest.importorskip('scipy.stats')
     for column in range(6):
         assert stats.ks_2samp(found[:, column], loop[:, column]).pvalue > 1e-3, column
 
@@ -115,7 +115,6 @@ def test_random_erasing_values():
 @pytest.mark.parametrize('matrix, shift', [
     (np.eye(2), (1.25, -2.5)), ([[0.8, 0.3], [-0.2, 1.1]], (0, 0)), (np.eye(2) * 2, (0.5, 0))])
 def test_warp_equals_scipy(batch, matrix, shift):
-    ndimage = pytest.importorskip('scipy.ndimage')
     matrix, centre = np.asarray(matrix, float), np.array([(H - 1) / 2, (W - 1) / 2])
     offset = centre - matrix @ centre + shift
     settings = dict(offset=offset, order=1, mode='grid-constant', cval=0.5)
@@ -127,7 +126,6 @@ def test_warp_equals_scipy(batch, matrix, shift):
 
 def test_rotate_scale_translate_equal_scipy(batch):
     """One-point intervals make them deterministic."""
-    ndimage = pytest.importorskip('scipy.ndimage')
     image, key = batch['image'], jax.random.key(0)
 
     def each(fn):
@@ -166,7 +164,6 @@ def test_mixup_mixes_pictures_and_targets_alike():
         assert np.ptp(own) < 1e-6  # one λ a batch
         np.testing.assert_allclose(out['target'], own[0] * np.eye(B) + (1 - own[0]) * neighbours, atol=1e-6)
         lambdas.append(own[0])
-    stats = pytest.importorskip('scipy.stats')
     assert stats.kstest(lambdas, stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
 
 

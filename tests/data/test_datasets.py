@@ -3,7 +3,6 @@ import hashlib
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -94,7 +93,8 @@ def test_a_place_without_its_kind(tmp_path):
 def test_missing_data_says_the_command(tmp_path, monkeypatch, name, words):
     monkeypatch.setitem(sys.modules, 'aeon.datasets', None)
     refuses('not-found', [name, str(tmp_path), *words], load, name, str(tmp_path))
-    refuses('not-found', ['BIGJAX_DATA', *words[:1]], load, name)
+    refuses('not-found', ['export BIGJAX_DATA=$HOME/data' if words[0] in ('curl', 'git clone') else 'BIGJAX_DATA', *words[:1]],
+            load, name)
 
 
 def test_missing_packages_say_the_command(monkeypatch):
@@ -188,16 +188,6 @@ def test_mnist1d_is_the_published_set_and_leaves_global_randomness_alone():
     np.testing.assert_array_equal(np.bincount(every), [500] * 10)
     x = np.concatenate([splits.train.arrays['x'], splits.evals['test'].arrays['x']])
     np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-5)
-
-
-@pytest.mark.slow
-def test_core_imports_stay_light():
-    """Neither TensorFlow nor the optional packages are imported by importing the data modules."""
-    code = ('import sys, bigjax.data.datasets, bigjax.data.augment, bigjax.data.builders; '
-            'print(sorted({"tensorflow", "tensorflow_datasets", "matplotlib", "cv2", "pyarrow", "sklearn", "grain", '
-            '"torch", "mnist1d", "datasets"} & set(sys.modules)))')
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env={**os.environ})
-    assert out.stdout.strip() == '[]', out.stdout
 
 
 # -- one's own data ---------------------------------------------------------------------------------------------------

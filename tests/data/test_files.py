@@ -173,15 +173,15 @@ def _harm_inside(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize('harm, words', [
-    (_cut, ['not a complete']), (_harm_inside, ['array x is damaged']), (lambda p: p.unlink(), ['no such file']),
-    (lambda p: p.write_bytes(b'hello'), ['not a complete']), (lambda p: np.savez(p, x=np.array([{}, None])), ['x', 'pickle'])])
-def test_damaged_archive(tmp_path, harm, words):
+@pytest.mark.parametrize('harm, code, names', [
+    (_cut, 'data/damaged', []), (_harm_inside, 'data/damaged', ['array x']), (lambda p: p.unlink(), 'data/unreadable', []),
+    (lambda p: p.write_bytes(b'hello'), 'data/damaged', []),
+    (lambda p: np.savez(p, x=np.array([{}, None])), 'data/damaged', ['array x'])])
+def test_damaged_archive(tmp_path, harm, code, names):
     np.savez(tmp_path / 'a.npz', x=np.arange(4000.0), label=np.arange(4000))
     harm(tmp_path / 'a.npz')
-    with pytest.raises(tables.UserError) as error:
+    with refused(code, 'a.npz', *names):
         tables.npz(tmp_path / 'a.npz')
-    assert all(word.lower() in str(error.value).lower() for word in ['a.npz', *words]), error.value
 
 
 @pytest.mark.parametrize('arrays, code, names', [

@@ -28,7 +28,7 @@ def test_damaged_image_of_a_folder_names_file_and_record(tmp_path):
     with refused('data/image', 'dog/2.jpg (record 6 of folder:'):
         source[6]
     (tmp_path / 'dog' / '2.jpg').unlink()
-    with pytest.raises(images.UserError, match=r'dog/2\.jpg \(record 6'):
+    with refused('data/unreadable', 'dog/2.jpg (record 6'):
         source[6]
 
 

@@ -2,15 +2,14 @@
 import io
 import struct
 
+import cv2
 import numpy as np
 import pytest
 from made_up import encode, smooth
+from PIL import Image
 
 from bigjax.data import images
 from tests.refused import refused
-
-cv2 = pytest.importorskip('cv2')
-Image = pytest.importorskip('PIL.Image')
 
 
 @pytest.mark.parametrize('kind, close', [('.jpg', 6), ('.png', 0), ('.webp', 6), ('.bmp', 0)])

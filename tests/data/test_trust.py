@@ -100,13 +100,11 @@ def shipped(kind, root):
     if kind == 'csv':
         (root / 'a.csv').write_text('image,label\n' + ''.join(f'{file},{name}\n' for file, name in rows))
     if kind == 'parquet':
-        pytest.importorskip('pyarrow')
         from pyarrow import Table
         from pyarrow import parquet as pq
         table = [{'image': {'bytes': (root / file).read_bytes(), 'path': None}, 'label': len(name)} for file, name in rows]
         pq.write_table(Table.from_pylist(table), root / 'a.parquet', row_group_size=5)
     if kind == 'tfds':
-        pytest.importorskip('tensorflow_datasets')
         builders.build_folder('pets', root / 'pics', root / 'tfds')
     place = 'tfds:pets' if kind == 'tfds' else f'{kind}:{root}/a.{kind}'
     return open_data(place, data_dir=str(root / 'tfds'), image_size=24, val_fraction=0).train
@@ -209,17 +207,19 @@ def working():
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize('number, why', [(signal.SIGKILL, 'ran out of memory'), (signal.SIGBUS, 'shared memory')])
-def test_a_dead_worker_is_told_at_once(working, number, why):
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGBUS])
+def test_a_dead_worker_is_named_at_once(working, number):
     batches, pids = working
     assert len(pids) == 2
     os.kill(pids[0], number)
     killed = time.monotonic()
-    with pytest.raises(pipeline.WorkerDied, match=rf'died \({number.name}\).*{why}.*--config.data_workers than 2') as caught:
+    with pytest.raises(pipeline.WorkerDied) as caught:
         for _ in batches:
             pass
     assert time.monotonic() - killed < 20
-    assert '\n' not in str(caught.value)
+    line = str(caught.value)
+    assert number.name in line and pipeline.LIKELY_CAUSES[number.name] in line and '--config.data_workers' in line
+    assert '\n' not in line
 
 
 def workers_of(pid: int) -> list[int]:
@@ -250,8 +250,8 @@ def test_a_run_whose_worker_died_ends_with_one_line(tmp_path):
         run.kill()
     said = (tmp_path / 'err').read_text()
     line = said.strip().splitlines()[-1]
-    assert line.startswith('mnist1d: one of the processes that read the data died (SIGKILL), most likely because the machine')
-    assert '--config.data_workers than 2' in line and 'Traceback' not in said and said.count('died') == 1, said
+    assert line.startswith('mnist1d: ') and '--config.data_workers' in line and 'Traceback' not in said, said
+    assert said.count('SIGKILL') == 1, said
     record = json.loads((tmp_path / 'run' / 'run.json').read_text())
     assert record['status'] == 'failed' and 'SIGKILL' in record['error']
 
@@ -321,7 +321,7 @@ def ended(example, rng, train):
 
 def refused(example, rng, train):
     if example['x'] == 17:
-        raise UserError('too small: use larger ones')
+        raise UserError('too small: use larger ones', code='test/small')
     return example
 
 
@@ -333,22 +333,24 @@ def refused(example, rng, train):
     pytest.param(odd, 1, RuntimeError, 'Odd: very odd', marks=pytest.mark.slow),
     pytest.param(local, 1, RuntimeError, 'Local: cannot be pickled', marks=pytest.mark.slow)])
 def test_an_error_says_what_it_is_and_of_which_record(transform, workers, kind, words):
-    with pytest.raises(kind, match=words) as caught:
+    with pytest.raises(kind) as caught:
         read(records(transform=transform, shuffle=False), workers=workers)
     error = caught.value
+    assert words in str(error) and getattr(error, 'code', 'test/small') == 'test/small'
     told = str(error) if isinstance(error, UserError) else ' '.join([str(error), *getattr(error, '__notes__', ())])
     assert 'record 17 of ArraySource' in told
 
 
 def test_an_error_that_knows_its_record_says_it_once():
     def damaged(example, rng, train):
-        raise UserError(f'a.png (record {example["x"]}): damaged: replace it')
+        raise UserError(f'a.png (record {example["x"]}): damaged: replace it', code='test/damaged')
 
-    with pytest.raises(UserError, match=r'^a\.png \(record 0\): damaged: replace it'):
+    with pytest.raises(UserError) as caught:
         read(records(transform=damaged, shuffle=False))
+    assert caught.value.code == 'test/damaged' and str(caught.value).count('record') == 1
 
 
 def test_an_error_in_evaluation_says_of_which_record():
-    with pytest.raises(ValueError, match='seventeen') as caught:
+    with pytest.raises(ValueError) as caught:
         read(pipeline.EvalBatches(source(), BATCH, transform=wrong))
     assert 'record 17 of ArraySource' in ' '.join(caught.value.__notes__)

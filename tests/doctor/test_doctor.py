@@ -26,10 +26,13 @@ from tests.refused import refused
 from tests.test_cli import SCRIPT, get_config, get_experiment, run
 
 COMPILED = []  # by any thread
+RELEASED = threading.Event()  # ends the checks that hang, once their test is over
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, *_, **__: COMPILED.append(event) if event == compat.COMPILE_SECONDS_EVENT else None)
+
+
 def line(check):
-    """As it is printed, blanks run together."""
+    """The line as it is printed, with single blanks."""
     return ' '.join(str(check).split())
 
 
@@ -43,7 +46,9 @@ def here(monkeypatch):
     for thread in threading.enumerate():
         if thread.name.startswith(doctor.THREAD):
             thread.join(10)  # of the test before
-    return left
+    RELEASED.clear()
+    yield left
+    RELEASED.set()
 
 
 def test_a_workdir_that_holds_a_run(tmp_path):
@@ -61,7 +66,7 @@ def test_a_workdir_that_holds_a_run(tmp_path):
     assert ask('going').startswith(f"ok run {tmp_path / 'going'}: holds this run at step ")
     with refused('workdir/another-run', 'cnn', 'mlp'):
         ask('done', 'mlp')
-    with pytest.raises(UserError, match='batch_size'):
+    with refused('workdir/another-config', 'batch_size'):
         ask('done', batch_size=7)
 
 
@@ -93,14 +98,14 @@ class Broken:
 
 
 def spoil(example, rng, train):
-    raise ValueError('not a picture')
+    raise ValueError('not an image')
 
 
 @pytest.mark.parametrize(('changes', 'said'), [
     ({}, 'ok data train 53 records (label int32[], x float32[5]); test 17 records (label int32[], x float32[5])'),
     ({'evals': {'val': Broken()}}, 'FAILED data val: record 2 cannot be read (OSError: [Errno 5] Input/output error); fix'),
     ({'evals': {'val': Broken(0)}}, 'FAILED data val: the split is empty; fix: name other data'),
-    ({'transform': spoil}, 'FAILED data train: record 52 cannot be read (ValueError: not a picture); fix')])
+    ({'transform': spoil}, 'FAILED data train: record 52 cannot be read (ValueError: not an image); fix')])
 def test_records(changes, said):
     data = dataclasses.replace(tiny.experiment().data, **changes)
     assert line(doctor.attempt('data', lambda: experiment_checks.records(data), 10)[0]).startswith(said)
@@ -146,8 +151,8 @@ def test_the_memory_of_an_accelerator_and_of_its_machine(monkeypatch):
 def test_a_check_that_raises_or_does_not_answer_is_a_line(error, said):
     def check():
         if error is None:
-            time.sleep(1)
-        raise error
+            RELEASED.wait(5)
+        raise error or AssertionError
 
     assert line(doctor.attempt('it', check, 0.1)[0]).startswith(said)
 
@@ -160,7 +165,7 @@ def test_an_error_that_no_check_foresees_ends_with_the_place_and_a_fix(name):
     said = line(doctor.attempt(f'row {name}', check, 5)[0])
     assert re.search(rf'^FAILED row {name} AssertionError: assert .*, at test_doctor.py:\d+; ', said)
     assert said.endswith(f'; {doctor.FIXES[name]}')
-    late = line(doctor.attempt(name, lambda: time.sleep(1), 0)[0]) if name == 'run' else f'; {doctor.FIXES[name]}'
+    late = line(doctor.attempt(name, lambda: RELEASED.wait(5), 0)[0]) if name == 'run' else f'; {doctor.FIXES[name]}'
     assert late.endswith(f'; {doctor.FIXES[name]}')
 
 
@@ -221,7 +226,7 @@ def test_data_that_takes_too_long_is_a_warning_and_the_devices_are_still_looked_
     ended = []
 
     def slow(config):
-        time.sleep(2)
+        RELEASED.wait(5)
         ended.append(1)
         return get_experiment(config)
 
@@ -240,7 +245,7 @@ def refuse(error):
 
 
 def test_without_devices_the_other_checks_go_on(capsys, tmp_path, monkeypatch, here):
-    """Nothing asks for a device any more, which may take minutes."""
+    """No other check starts a device, which may take minutes."""
     monkeypatch.setattr(accelerators, 'accelerators', lambda *_: {})
     for name in ('local_devices', 'devices', 'default_backend', 'process_index', 'process_count'):
         monkeypatch.setattr(jax, name, refuse(AssertionError()))
@@ -257,7 +262,7 @@ def test_without_devices_the_other_checks_go_on(capsys, tmp_path, monkeypatch, h
 def test_where_nothing_answers_the_doctor_does(capsys, tmp_path, monkeypatch, here):
     """The last check begins by 18 s, and nine more after it take half a second each."""
     assert doctor.TOTAL_S + 9 * doctor.LEAST_S < doctor.EXIT_S
-    hang = lambda *_: time.sleep(2)
+    hang = lambda *_: RELEASED.wait(5)
     monkeypatch.setattr(accelerators, 'accelerators', lambda *_: {})
     for name in ('cache', 'workdir', 'accelerators'):
         monkeypatch.setattr(host, name, hang)

@@ -1,11 +1,11 @@
 """A SLURM cluster to test against: slurmctld in the control network, a slurmd on each of two hosts of `tests.launch.hosts`.
 
-    with Cluster(hosts) as cluster:               # or the fixture: from tests.launch.cluster import cluster
+    with Cluster(hosts) as cluster:               # or the fixture `cluster`
         subprocess.run([*cluster.inside, 'sinfo'], env=cluster.env)
 
     cluster.inside                 arguments in front of a command of a user of the cluster
     cluster.env                    what such a command finds in its environment
-    cluster.show(number)           what scontrol says of a job, {field: value}
+    cluster.show(number)           the fields of a job in scontrol, {field: value}
     cluster.shared                 a folder that all nodes, and this machine, see under the same path
     cluster.power_off(host)        a node, at once; power_on(host) starts it again
 
@@ -108,11 +108,11 @@ class Cluster:
         self._undo.close()
 
     def show(self, number: str) -> dict[str, str]:
-        """Of a job."""
+        """The fields of a job."""
         return dict(re.findall(r'(\w+)=(\S*)', self.run('scontrol', '--oneliner', 'show', 'job', number)))
 
     def run(self, *words: str) -> str:
-        """What a command of SLURM prints."""
+        """The output of a command of SLURM."""
         done = subprocess.run([*self.inside, *words], env=self.env, capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode == 0, (words, done.stderr)
         return done.stdout

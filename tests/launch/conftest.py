@@ -1,4 +1,4 @@
-"""What the launcher's tests share."""
+"""Fixtures of the launcher's tests."""
 import json
 import os
 import pathlib
@@ -7,13 +7,19 @@ import sys
 
 import pytest
 
+from tests.launch.cluster import cluster  # noqa: F401  fixtures of several files
+from tests.launch.hosts import hosts  # noqa: F401
+from tests.launch.near import near, project  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def interruptible():
-    """Handles Ctrl-C as in a terminal: a shell ignores it for programs in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Handles Ctrl-C and hangups as in a terminal: shells ignore the first for programs in the background, nohup the second."""
+    before = {number: signal.signal(number, handler) for number, handler in (
+        (signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL))}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Played:

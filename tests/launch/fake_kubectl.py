@@ -1,7 +1,7 @@
 """A kubectl for tests: notes how it is called, and plays the answers of a folder (FAKE).
 
     calls.jsonl      {'argv': […], 'stdin': '…'} of each call, in order
-    cluster.json     what `get jobsets…,pods` says at the first call, the second …; the last one stays
+    cluster.json     the output of `get jobsets…,pods` at the first call, the second …; the last one stays
     POD.log          lines of a pod, with their times; POD.cut: how many of them the first connection gives
     answers.json     {'words of a command': [exit code, stdout, stderr]}
 """

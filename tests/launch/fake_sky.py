@@ -1,9 +1,9 @@
 """A sky for tests: notes how it is called, and plays the answers of a folder (FAKE).
 
     calls.jsonl   {'argv': […], 'TOKEN': of its environment} of each call
-    queue.json    what `sky jobs queue` says at the first call, the second …; the last one stays
+    queue.json    the output of `sky jobs queue` at the first call, the second …; the last one stays
     log.txt       what `sky jobs logs` writes
-    launch.rc     the exit code of `sky jobs launch`, and what it says on stderr
+    launch.rc     the exit code of `sky jobs launch`, and its stderr
 """
 import json
 import os

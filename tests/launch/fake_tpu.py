@@ -1,6 +1,6 @@
 """A stand-in for Google's TPU API: a model of what it keeps, and two ways to it.
 
-    cloud = Cloud(workers=2)                  the model: queued resources and nodes, whose states go on with every look
+    cloud = Cloud(workers=2)                  the model: queued resources and nodes, whose states advance with every look
     cloud.gcloud                              instead of launch.engines.tpu_vm.gcloud.execute: takes its arguments
     with serve(cloud, netns) as url:          the REST API for the real gcloud, on the loopback of a network namespace
 
@@ -27,7 +27,7 @@ TYPES = ('v5litepod-16', 'v5litepod-8', 'v6e-8')
 
 
 class Error(Exception):
-    """What the API answers instead."""
+    """An error of the API."""
 
     def __init__(self, code: int, status: str, message: str):
         super().__init__(message)
@@ -50,7 +50,7 @@ class Cloud:
         self.made, self.gone, self.keys = made, gone, keys
         self.deletion_looks = 1  # for so many looks a thing is DELETING
         self.refuse: dict[str, Error] = {}  # 'POST queuedResources' -> instead of doing it
-        self.failure = ''  # what a FAILED queued resource says
+        self.failure = ''  # the message of a FAILED queued resource
         self.queues: dict[str, dict] = {}
         self.nodes: dict[str, dict] = {}
         self.operations: dict[str, str] = {}
@@ -66,7 +66,7 @@ class Cloud:
 
     @property
     def states(self) -> set[str]:
-        """Of all that there is now."""
+        """The names and states of all resources."""
         with self.lock:
             return {q['state']['state'] for q in self.queues.values()} | {n['state'] for n in self.nodes.values()}
 
@@ -153,7 +153,7 @@ class Cloud:
         return self._operation(thing, name)
 
     def _operation(self, thing: str, name: str = '') -> dict:
-        """Of a node that is being created it takes until the node is there; all others are over at once."""
+        """An operation that creates a node is done once the node exists; all others are done at once."""
         self._count += 1
         name = name or f'operation-{self._count}'
         self.operations[name] = thing

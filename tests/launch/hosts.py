@@ -1,6 +1,6 @@
 """Machines to test against, on one machine: each with its own network, name, processes, /root and /tmp, and a real sshd.
 
-    with Hosts(2) as hosts:                       # or the fixture: from tests.launch.hosts import hosts
+    with Hosts(2) as hosts:                       # or the fixture `hosts`
         subprocess.run([*hosts.control, 'ssh', '-F', hosts.config, 'host1', 'hostname'])
 
 They live on a bridge in a control network that has no way out: what reaches them (the launcher) runs behind `hosts.control`.

@@ -1,6 +1,4 @@
 """gcloud's commands as data, its errors in words, and a command that is interrupted; with small programs in its place."""
-import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -10,17 +8,17 @@ import pytest
 
 from launch.engines.tpu_vm import gcloud
 from launch.steps import Run
+from tests.launch import tools
 from tests.refused import refused
 
 WHERE = {'zone': 'us-west4-a', 'project': 'p'}
+
+
 @pytest.fixture
 def program(tmp_path, monkeypatch):
     """Puts a shell script in gcloud's place."""
     def put(script):
-        path = tmp_path / 'bin' / 'gcloud'
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f'#!/bin/sh\n{script}\n')
-        path.chmod(0o755)
+        path = tools.program(tmp_path / 'bin' / 'gcloud', script)
         monkeypatch.setenv('PATH', f'{path.parent}:/usr/bin:/bin')
     return put
 
@@ -33,7 +31,7 @@ Please run:
 to obtain new credentials."""
 
 
-@pytest.mark.parametrize('text, code, status, says', [
+@pytest.mark.parametrize('text, code, status, message', [
     ("ERROR: (gcloud.compute.tpus.queued-resources.create) RESOURCE_EXHAUSTED: Quota limit 'X' has been exceeded. Limit: 8 in "
      "region\nus-west4.\n- '@type': type.googleapis.com/google.rpc.QuotaFailure\n  violations: []", 1, 'RESOURCE_EXHAUSTED',
      "RESOURCE_EXHAUSTED: Quota limit 'X' has been exceeded. Limit: 8 in region us-west4.; fix: request more at https://console"),
@@ -49,9 +47,9 @@ to obtain new credentials."""
      '', 'ssh: connect to host 10.0.0.1 port 22: Connection refused'),
     ('', 3, '', 'gcloud exited with 3'),
 ])
-def test_the_message_of_the_api_comes_first(text, code, status, says):
+def test_the_message_of_the_api_comes_first(text, code, status, message):
     error = gcloud.refused(Run(('gcloud', '--project=p')), code, text)
-    assert error.status == status and str(error).startswith(says)
+    assert error.status == status and str(error).startswith(message)
 
 
 def test_settings(monkeypatch, tmp_path):
@@ -82,55 +80,46 @@ def test_answers(program):
         gcloud.query(gcloud.queue('x', WHERE), 0.3)
 
 
-@pytest.mark.parametrize('there', [True, False])
-def test_interrupted_while_something_is_made(program, tmp_path, there):
-    """It is killed as soon as what it makes is there; until then it goes on to its end. Ctrl-C again changes nothing."""
-    program(f'sleep 0.5; touch {tmp_path}/made; {"sleep 60" if there else "true"}; touch {tmp_path}/ended')
-    code = f"""
+INTERRUPTED = """
 import pathlib, sys
-sys.path.insert(0, {os.getcwd()!r})
+sys.path.insert(0, {root!r})
 from launch.engines.tpu_vm import gcloud
 from launch.steps import Run
 print('up', flush=True)
 try:
-    gcloud.execute(Run(('gcloud', 'create')), 60, lambda: {there} and pathlib.Path({str(tmp_path)!r}, 'made').exists())
+    gcloud.execute(Run(('gcloud', 'x')), 60, {until})
 except KeyboardInterrupt:
     print('interrupted', flush=True)
 """
-    began = time.monotonic()
-    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def interrupted(until='None', ready=lambda: time.sleep(0.15) or True, times=1):
+    """(stdout, stderr) of a process that runs gcloud, and gets Ctrl-C once it is ready, so many times."""
+    process = subprocess.Popen([sys.executable, '-c', INTERRUPTED.format(root=str(tools.ROOT), until=until)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == 'up\n'
-    for _ in range(2):
-        time.sleep(0.15)
+    for _ in range(times):
+        tools.until(ready)
         process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=20)
-    assert (out, time.monotonic() - began < 10) == ('interrupted\n', True), errors
+    return process.communicate(timeout=10)
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_interrupted_while_something_is_made(program, tmp_path, there):
+    """It is killed as soon as the thing that it makes exists; until then it runs on. Another Ctrl-C changes nothing."""
+    program(f'sleep 0.5; touch {tmp_path}/made; {"sleep 60" if there else "true"}; touch {tmp_path}/ended')
+    out, errors = interrupted(f"lambda: {there} and pathlib.Path({str(tmp_path)!r}, 'made').exists()", times=2)
+    assert out == 'interrupted\n', errors
     assert errors.count('waits for gcloud') == 1
     assert (tmp_path / 'made').exists() and (tmp_path / 'ended').exists() == (not there)
 
 
 def test_interrupted_while_it_asks(program, tmp_path):
-    """It is killed, with what it has started."""
-    program(f'sleep 60 & echo $! > {tmp_path}/pid; wait')
-    code = f"""
-import sys
-sys.path.insert(0, {os.getcwd()!r})
-from launch.engines.tpu_vm import gcloud
-from launch.steps import Run
-try:
-    gcloud.execute(Run(('gcloud', 'list')), 60)
-except KeyboardInterrupt:
-    print('interrupted')
-"""
-    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
-    until = time.monotonic() + 10
-    while not (tmp_path / 'pid').exists() or not (tmp_path / 'pid').read_text().strip():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=10)[0] == 'interrupted\n'
-    stat = f'/proc/{(tmp_path / "pid").read_text().strip()}/stat'
-    assert not os.path.exists(stat) or pathlib.Path(stat).read_text().split()[2] == 'Z'
+    """It is killed, with the programs that it has started."""
+    pid = tmp_path / 'pid'
+    program(f'sleep 60 & echo $! > {pid}; wait')
+    assert interrupted(ready=lambda: pid.exists() and pid.read_text().strip())[0] == 'interrupted\n'
+    assert not tools.alive(int(pid.read_text()))
 
 
 def test_doctor(monkeypatch, program, tmp_path):

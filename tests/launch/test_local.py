@@ -2,7 +2,6 @@
 import collections
 import contextlib
 import os
-import pathlib
 import re
 import shlex
 import signal
@@ -16,9 +15,8 @@ import pytest
 from launch import __main__ as command_line
 from launch.engines import local
 from launch.job import Job
+from tests.launch.tools import ROOT, SOON_S, alive, launcher, until
 
-ROOT = pathlib.Path(__file__).parents[2]
-SOON = 20.0  # seconds in which everything here has happened
 PROLOGUE = """
 import os, pathlib, signal, subprocess, sys, time
 me, here = int(os.environ.get('BIGJAX_PROCESS', 0)), pathlib.Path(sys.argv[1])
@@ -35,14 +33,14 @@ class Launcher:
         self.here = here
         script = here / 'program.py'
         script.write_text(PROLOGUE + textwrap.dedent(program))
-        argv = [sys.executable, '-m', 'launch', 'run', f'--on={on}', *options, '--', sys.executable, str(script), str(here)]
+        argv = launcher('run', f'--on={on}', *options, '--', sys.executable, str(script), str(here))
         env = {**os.environ, 'PYTHONPATH': str(ROOT), **settings}
         self.process = subprocess.Popen(argv, cwd=here, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                         start_new_session=True)
 
     def finish(self):
         """(exit code, stdout, stderr)."""
-        out, err = self.process.communicate(timeout=SOON)
+        out, err = self.process.communicate(timeout=SOON_S)
         return self.process.returncode, out.decode(), err.decode()
 
     def pids(self, pattern='*.start*'):
@@ -66,26 +64,12 @@ def launch(tmp_path):
         started.append(Launcher(tmp_path, program, *options, **more))
         return started[-1]
     yield start
-    for launcher in started:
-        launcher.kill()
-
-
-def until(true):
-    """Waits for something to be true."""
-    end = time.monotonic() + SOON
-    while not true():
-        assert time.monotonic() < end, 'it did not happen'
-        time.sleep(0.01)
-
-
-def alive(pid):
-    """Whether a process runs; one that nobody has waited for does not."""
-    state = subprocess.run(['ps', '-o', 'stat=', '-p', str(pid)], capture_output=True, text=True).stdout.strip()
-    return bool(state) and not state.startswith('Z')
+    for running in started:
+        running.kill()
 
 
 def own(err):
-    """What the launcher itself said."""
+    """The launcher's own lines."""
     return [line.removeprefix('launch: ') for line in err.splitlines() if line.startswith('launch: ')]
 
 
@@ -218,7 +202,7 @@ def test_a_reader_that_leaves_stops_nobody(launch, tmp_path):
     launcher.process.stdout.close()
     (tmp_path / 'closed').touch()
     err = launcher.process.stderr.read().decode()
-    assert launcher.process.wait(SOON) == 0 and len(list(tmp_path.glob('*.done'))) == 2, err
+    assert launcher.process.wait(SOON_S) == 0 and len(list(tmp_path.glob('*.done'))) == 2, err
     assert any('stdout' in line and 'Broken pipe' in line for line in own(err)), err
 
 
@@ -317,7 +301,7 @@ def test_a_dry_run_prints_commands_that_a_shell_understands(capfd, tmp_path, pro
     port = re.search(r'^env BIGJAX_COORDINATOR=(127\.0\.0\.1:\d+) ', lines[0])
     env = {k: v for k, v in os.environ.items() if not k.startswith('BIGJAX_')}
     for process, line in enumerate(lines):
-        printed = subprocess.run(line, shell=True, env=env, capture_output=True, text=True, timeout=SOON).stdout.strip()
+        printed = subprocess.run(line, shell=True, env=env, capture_output=True, text=True, timeout=SOON_S).stdout.strip()
         expected = [port[1], str(process), str(processes)] if processes > 1 else []
         assert printed == f"{expected} {['it' + chr(39) + 's']}", line
 
@@ -337,16 +321,23 @@ def test_a_command_that_is_no_experiment_is_said_so(capfd):
     assert 'launch: note: true ' in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(('command', 'last'), [
+    ('echo out', 'out'), ('echo out; echo err >&2', 'err'), ('true', 'it wrote nothing')])
+def test_a_failure_ends_with_the_last_lines_of_the_process(capfd, command, last):
+    assert command_line.main(['run', '--on=local:1', '--', 'sh', '-c', f'{command}; exit 9']) == 1
+    assert own(capfd.readouterr().err)[-2].strip() == last
+
+
 def test_nothing_is_started_where_not_all_can_be(monkeypatch):
     groups, add = [], local.Group.add
 
     def second_fails(group, number, *rest):
         groups.append(group)
         if number == 1:
-            raise OSError('no more processes')
+            raise BlockingIOError
         add(group, number, *rest)
     monkeypatch.setattr(local.Group, 'add', second_fails)
-    with pytest.raises(OSError, match='no more'):
+    with pytest.raises(BlockingIOError):
         local.Engine(Job('x', 'local:2', ('sleep', '60'))).start()
     assert groups[0].numbers and not groups[0].running and not any(map(alive, groups[0].numbers))
 

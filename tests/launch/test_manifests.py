@@ -1,4 +1,4 @@
-"""What the engines write for other tools, read by those tools' own programs.
+"""The files that the engines write for other tools, read by those tools' own programs.
 
     pytest -m 'engines and not slow' -n 0 tests/launch/test_manifests.py     the types of JobSet's API, the schema of Kubernetes
     pytest -m 'engines and slow' -n 0 tests/launch/test_manifests.py         xpk and SkyPilot, some 400 MB each
@@ -19,8 +19,8 @@ import yaml
 from launch.engines.jobset import jobset
 from launch.engines.sky import sky
 from launch.job import Job
+from tests.launch.tools import COMMAND
 
-COMMAND = ('python', '-m', 'experiments.mnist1d', '--workdir=gs://b/exp7')
 JOBSETS = {
     'slice': ('v6e-16,image=r/b:1', {}),
     'slices': ('v5p-128,slices=2,image=r/b:1,queue=q,spot,priority=high,service_account=sa,path=/code', {'restarts': 3}),
@@ -61,7 +61,7 @@ def environment(tmp_path_factory):
 
 
 def python(folder, program, given, home):
-    """What a program of an environment prints, given text on stdin."""
+    """The output of a program in an environment, given text on stdin."""
     done = subprocess.run([folder / 'python', '-c', textwrap.dedent(program)], input=given, capture_output=True, text=True,
                           timeout=120, check=False, env={'HOME': str(home), 'PATH': f'{folder}:/usr/bin:/bin',
                                                          'SKYPILOT_DISABLE_USAGE_COLLECTION': '1'})
@@ -90,7 +90,7 @@ def kubernetes(environment):
 @pytest.mark.parametrize('name', JOBSETS)
 def test_a_jobset_is_what_its_api_types_hold(name, kubernetes, tmp_path):
     on, more = JOBSETS[name]
-    written = yaml.safe_load(make(on, **more).yaml())
+    written = yaml.safe_load(make(on, **more).files()['jobset.yaml'])
     assert json.loads(python(kubernetes, ROUND_TRIP, json.dumps(written), tmp_path)) == written
 
 
@@ -98,14 +98,14 @@ def test_a_jobset_is_what_its_api_types_hold(name, kubernetes, tmp_path):
 @pytest.mark.parametrize('name', JOBSETS)
 def test_its_job_is_what_kubernetes_takes(name, kubernetes, tmp_path):
     on, more = JOBSETS[name]
-    template = yaml.safe_load(make(on, **more).yaml())['spec']['replicatedJobs'][0]['template']
+    template = yaml.safe_load(make(on, **more).files()['jobset.yaml'])['spec']['replicatedJobs'][0]['template']
     job = {'apiVersion': 'batch/v1', 'kind': 'Job', 'metadata': {'name': 'j'}, 'spec': template['spec']}
     python(kubernetes, VALIDATE, json.dumps(job), tmp_path)
 
 
 @pytest.mark.engines
 def test_what_is_wrong_would_be_seen(kubernetes, tmp_path):
-    written = yaml.safe_load(make(*JOBSETS['slice'][:1]).yaml())
+    written = yaml.safe_load(make(*JOBSETS['slice'][:1]).files()['jobset.yaml'])
     written['spec']['failurePolicy']['maxRestart'] = 1
     assert json.loads(python(kubernetes, ROUND_TRIP, json.dumps(written), tmp_path)) != written
     job = {'apiVersion': 'batch/v1', 'kind': 'Job', 'metadata': {'name': 'j'},
@@ -131,7 +131,7 @@ def test_xpk_asks_for_the_same_machines(on, xpk, tmp_path):
     done = subprocess.run(['sh', '-c', f"{line.strip()} --output-manifest-file={tmp_path / 'xpk.yaml'}"], env=home, timeout=120,
                           capture_output=True, text=True, check=False)
     assert (tmp_path / 'xpk.yaml').exists(), done.stdout[-2000:] + done.stderr[-2000:]
-    theirs, ours = yaml.safe_load((tmp_path / 'xpk.yaml').read_text()), yaml.safe_load(engine.yaml())
+    theirs, ours = yaml.safe_load((tmp_path / 'xpk.yaml').read_text()), yaml.safe_load(engine.files()['jobset.yaml'])
     assert theirs['apiVersion'] == ours['apiVersion']
     facts = [compared(manifest) for manifest in (theirs, ours)]
     if 'nvidia.com/gpu' in str(facts[0]):  # which xpk leaves to its scheduler
@@ -142,7 +142,7 @@ def test_xpk_asks_for_the_same_machines(on, xpk, tmp_path):
 
 
 def compared(manifest):
-    """What must be the same whoever writes it."""
+    """The parts that both tools must write alike."""
     replicated = manifest['spec']['replicatedJobs'][0]
     job = replicated['template']['spec']
     pod = job['template']['spec']

@@ -12,9 +12,9 @@ import pytest
 from bigjax.data import sources
 from bigjax.data.sources import ArraySource
 from launch import rerun
+from tests.launch.tools import ROOT, copy_of_code, git, repository
 from tests.refused import refused
 
-ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = 'python -m experiments.mnist1d --variant=mlp --workdir=/old --config.data=fake'
 
 
@@ -110,16 +110,12 @@ def patched(tmp_path, monkeypatch):
     root.mkdir()
     workdir.mkdir()
     (root / 'README').write_text('one\n')
-    git = lambda *words: subprocess.run(['git', '-C', root, '-c', 'user.name=x', '-c', 'user.email=x', *words], check=True,
-                                        capture_output=True, text=True).stdout.strip()
-    git('init', '-q')
-    git('add', '-A')
-    git('commit', '-q', '-m', 'one')
+    sha = git(repository(root), 'rev-parse', 'HEAD')
     monkeypatch.setattr(rerun, 'ROOT', root)
 
     def put(patch, **more):
         (workdir / 'source.patch').write_text(patch)
-        return rerun.code_of(workdir, {'git': {'sha': git('rev-parse', 'HEAD')}}, tmp_path / 'code', **more)
+        return rerun.code_of(workdir, {'git': {'sha': sha}}, tmp_path / 'code', **more)
     return put
 
 
@@ -161,11 +157,9 @@ def test_the_code_that_had_changes_is_run_again_with_them(tmp_path):
         pytest.skip('no git checkout')
     clone = tmp_path / 'clone'
     subprocess.run(['git', 'clone', '-q', ROOT, clone], check=True)
-    for path in ('bigjax', 'launch', 'experiments'):  # as they are here, committed or not
-        shutil.copytree(ROOT / path, clone / path, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__', 'results'))
-    git = lambda *words: subprocess.run(['git', '-C', clone, '-c', 'user.name=x', '-c', 'user.email=x', *words], check=True)
-    git('add', '-A')
-    git('commit', '-q', '--allow-empty', '-m', 'as it is')
+    copy_of_code(clone)  # as it is here, committed or not
+    git(clone, 'add', '-A')
+    git(clone, 'commit', '-q', '--allow-empty', '-m', 'as it is')
     script = clone / 'experiments' / 'mnist1d.py'
     script.write_text(script.read_text().replace('lr=1e-2', "lr=__import__('experiments.rate').rate.LR"))
     (clone / 'experiments' / 'rate.py').write_text('LR = 0.0042\n')
@@ -174,7 +168,7 @@ def test_the_code_that_had_changes_is_run_again_with_them(tmp_path):
     run = lambda *words: subprocess.run([sys.executable, '-m', *words], cwd=clone, env=env, capture_output=True, text=True,
                                         timeout=300)
     assert run('experiments.mnist1d', '--variant=mlp', f'--workdir={tmp_path}/w', *flags).returncode == 0
-    git('checkout', '-q', '.')
+    git(clone, 'checkout', '-q', '.')
     (clone / 'experiments' / 'rate.py').unlink()
     done = run('launch', 'rerun', f'{tmp_path}/w')
     assert done.returncode == 0 and 'equal to the last bit: 20 losses, steps 1 to 20' in done.stderr, done.stderr

@@ -14,9 +14,8 @@ from launch.engines import base as engines
 from launch.engines.sky import managed_job, sky
 from launch.job import Job
 from tests.launch.conftest import Played
+from tests.launch.tools import COMMAND, assert_secret
 from tests.refused import refused
-
-COMMAND = ('python', '-m', 'experiments.mnist1d', '--workdir=gs://b/exp7')
 
 
 def make(on='A100:8', **more):
@@ -127,9 +126,8 @@ def test_values_of_env_reach_sky_through_its_environment_alone(cloud, monkeypatc
     assert run('--env=TOKEN', '--detach') == 0
     launched = cloud.called('launch')[0]
     assert launched['TOKEN'] == 'tok$en' and launched['argv'][4:6] == ['--secret', 'TOKEN']
-    kept = ''.join(path.read_text() for path in (cloud.here / 'jobs').rglob('*') if path.is_file())
-    out, err = capfd.readouterr()
-    assert 'tok$en' not in kept + out + err + json.dumps([call['argv'] for call in cloud.calls])
+    assert_secret('tok$en', *capfd.readouterr(), json.dumps([call['argv'] for call in cloud.calls]),
+                  folders=[cloud.here / 'jobs'])
 
 
 @pytest.mark.parametrize('status, started', [('RUNNING', False), ('SUCCEEDED', True)])
@@ -142,8 +140,9 @@ def test_a_name_is_free_when_its_job_has_ended(cloud, capfd, status, started):
 def test_a_launch_that_fails_leaves_no_job(cloud):
     (cloud.here / 'launch.rc').write_text('1 no cloud is enabled')
     cloud.statuses(None, 'PENDING')
-    with pytest.raises(steps.Failed, match='no cloud is enabled'):
+    with pytest.raises(steps.Failed) as error:
         make().start()
+    assert (error.value.code, error.value.stderr) == (1, 'no cloud is enabled')
     assert cloud.called('cancel')[0]['argv'] == ['jobs', 'cancel', '--yes', '7']
 
 

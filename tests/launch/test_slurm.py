@@ -14,6 +14,7 @@ import pytest
 from launch import __main__ as command_line
 from launch.engines.slurm import slurm, slurm_script, slurm_state
 from launch.job import Job
+from tests.launch.tools import assert_secret, program
 from tests.refused import refused
 
 FAKES = {
@@ -50,11 +51,9 @@ FAKES = {
 def fake(tmp_path, monkeypatch):
     """A folder that the made-up programs write to; they stand before all others."""
     programs, notes = tmp_path / 'programs', tmp_path / 'notes'
-    for folder in (programs, notes):
-        folder.mkdir()
+    notes.mkdir()
     for name, text in FAKES.items():
-        (programs / name).write_text(f'#!/bin/bash\n{text}\n')
-        (programs / name).chmod(0o755)
+        program(programs / name, text, '/bin/bash')
     monkeypatch.setenv('PATH', f'{programs}:{os.environ["PATH"]}')
     monkeypatch.setenv('FAKE', str(notes))
     monkeypatch.setenv('BIGJAX_JOBS', str(tmp_path / 'all jobs 100%'))
@@ -238,8 +237,7 @@ def test_a_job_from_its_start_to_its_end(fake, capfd, monkeypatch, code, kind):
     assert 'hello open sesame' in out and 'exp7 is SLURM job 7' in err and 'SLURM job 7: RUNNING on host1' in err
     folder = pathlib.Path(os.environ['BIGJAX_JOBS']) / 'exp7'
     assert err.splitlines()[-1].endswith(f'logs {folder}/logs · nothing is left that costs money')
-    for path in folder.rglob('*'):
-        assert path.is_dir() or path.name == '0.log' or 'sesame' not in path.read_text(), path
+    assert_secret('sesame', folders=[folder])
     assert 'TOKEN' in asked((folder / 'job.sbatch').read_text())['export'].split(',')
     assert launch(capfd, 'logs', 'exp7')[1].endswith('hello open sesame\n')
     status = launch(capfd, 'status', 'exp7')[1]

@@ -1,19 +1,16 @@
 """The engine `slurm` on a real cluster of two nodes (`tests.launch.cluster`): a run of two processes, one on each, that is
 cancelled, requeued, and loses a node, ends with the numbers of a straight run."""
-import json
 import os
-import pathlib
-import shutil
 import subprocess
 import sys
 import time
 
 import pytest
 
-from tests.launch.cluster import cluster  # noqa: F401
+from tests.launch.tools import assert_secret, copy_of_code, launcher, until
+from tests.trust.runs import numbers
 
 pytestmark = pytest.mark.engines
-ROOT = pathlib.Path(__file__).parents[2]
 TOLD = ('JAX_PLATFORMS', 'BIGJAX_PLATFORM', 'MPLBACKEND', 'XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR',
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES')
 
@@ -23,9 +20,7 @@ class User:
 
     def __init__(self, nodes):
         self.cluster, self.folder = nodes, nodes.shared
-        self.code = self.folder / 'code'
-        for package in ('bigjax', 'experiments', 'launch'):
-            shutil.copytree(ROOT / package, self.code / package, ignore=shutil.ignore_patterns('__pycache__', 'results'))
+        self.code = copy_of_code(self.folder / 'code')
         own = {'BIGJAX_JOBS': str(self.folder / 'jobs'), 'PYTHONPATH': str(self.code), 'MPLBACKEND': 'Agg',
                'JAX_COMPILATION_CACHE_DIR': str(self.folder / 'cache')}
         self.env = {**nodes.env, **own}
@@ -34,7 +29,7 @@ class User:
 
     def start(self, *argv, **variables):
         """A launcher that runs."""
-        process = subprocess.Popen([*self.cluster.inside, sys.executable, '-m', 'launch', *argv], cwd=self.code,
+        process = subprocess.Popen([*self.cluster.inside, *launcher(*argv)], cwd=self.code,
                                    env={**self.env, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._running.append(process)
         return process
@@ -74,11 +69,10 @@ class User:
 
     def numbers(self, name):
         """The metrics of a run, wall clock aside."""
-        rows = [json.loads(line) for line in (self.folder / name / 'metrics.jsonl').read_text().splitlines()]
-        return [{key: value for key, value in row.items() if not key.startswith('time/')} for row in rows]
+        return numbers(self.folder / name)
 
     def log(self, name, process=0):
-        """What a process has written."""
+        """The output of a process."""
         return (self.folder / 'jobs' / name / 'logs' / f'{process}.log').read_text()
 
     def close(self):
@@ -87,16 +81,8 @@ class User:
             process.kill()
 
 
-def until(so, seconds):
-    """Waits until something is so."""
-    end = time.monotonic() + seconds
-    while not so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope='module')
-def user(cluster):  # noqa: F811
+def user(cluster):
     made = User(cluster)
     yield made
     made.close()
@@ -118,7 +104,7 @@ def test_a_straight_run(user, straight):
 
 
 def test_scancel_stops_and_saves_and_nothing_starts_it_again(user, straight):
-    """Detached, followed from a machine that knows nothing of it; the same run goes on under another name."""
+    """A detached job is followed from a machine without its record; the same run is resumed under another name."""
     assert user.launch(*user.train('cancelled', '--detach'))[0] == 0
     user.until_step('cancelled', 40)
     follower = user.start('attach', 'cancelled', '--on=slurm', BIGJAX_JOBS=str(user.folder / 'elsewhere'))
@@ -205,8 +191,7 @@ def test_values_are_nowhere_but_where_they_are_wanted(user):
     code, out, err = user.launch('run', '--on=slurm', '--name=secret', '--env=TOKEN', '--', sys.executable, '-c',
                                  'import os; print(len(os.environ["TOKEN"]), os.getcwd())', TOKEN=secret)
     assert code == 0 and out.splitlines()[-1] == f'{len(secret)} {user.code}', err
-    for path in (user.folder / 'jobs' / 'secret').rglob('*'):
-        assert path.is_dir() or 'sesame' not in path.read_text(), path
+    assert_secret('sesame', out, err, folders=[user.folder / 'jobs' / 'secret'])
 
 
 def test_what_the_cluster_does_not_have(user):

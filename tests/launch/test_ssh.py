@@ -1,4 +1,5 @@
 """The engine `ssh` with two real hosts, a real sshd on each, power that fails and cables that are pulled."""
+import functools
 import json
 import os
 import pathlib
@@ -11,11 +12,12 @@ import time
 import pytest
 
 from tests.distributed.test_processes import MLP, metrics, train
-from tests.launch.hosts import hosts  # noqa: F401, a fixture
+from tests.launch import tools
+from tests.launch.tools import ROOT, launcher
 
-ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.engines
 SOON = 90.0
+until = functools.partial(tools.until, seconds=SOON)
 STEPS = 200
 RUN = (*MLP, f'--config.steps={STEPS}')
 PROGRAM = """
@@ -37,7 +39,7 @@ for i in range(600 if starts < int(sys.argv[2]) else 3):
 class Shell:
     """A machine beside the hosts, from which launchers are started; `machine` is its own memory of jobs."""
 
-    def __init__(self, hosts, here):  # noqa: F811
+    def __init__(self, hosts, here):
         self.hosts, self.here, self.running = hosts, here, []
         python = pathlib.Path(sys.executable).parent
         self.on = f"ssh:{','.join(hosts.names)},config={hosts.config},path={python},lost=25,wait=60"
@@ -45,14 +47,13 @@ class Shell:
         self.project.mkdir()
         self.seen.mkdir()
         (self.project / 'program.py').write_text(PROGRAM)
-        subprocess.run('git init -q && git add . && git -c user.name=t -c user.email=t@example.com commit -qm x', shell=True,
-                       cwd=self.project, check=True)
+        tools.repository(self.project)
 
     def start(self, *words, cwd=None, machine='here', **env):
         path = self.here / f'{len(self.running)}.out'
         env = {**os.environ, 'PYTHONPATH': str(ROOT), 'BIGJAX_JOBS': str(self.here / machine), **env}
         with open(path, 'w') as out:
-            process = subprocess.Popen([*self.hosts.control, sys.executable, '-m', 'launch', *words], cwd=cwd or self.project,
+            process = subprocess.Popen([*self.hosts.control, *launcher(*words)], cwd=cwd or self.project,
                                        stdout=out, stderr=subprocess.STDOUT, env=env)
         process.said = path.read_text
         self.running.append(process)
@@ -64,7 +65,7 @@ class Shell:
         return process.said()
 
     def program(self, name, *options, rounds=1, **more):
-        """A launcher of the program above, which goes on for two minutes in its first rounds."""
+        """A launcher of the program above, which takes two minutes in its first rounds."""
         return self.start('run', f'--on={self.on}', f'--name={name}', '--grace=10', *options, '--', 'python', 'program.py',
                           str(self.seen), str(rounds), **more)
 
@@ -82,7 +83,7 @@ class Shell:
 
 
 @pytest.fixture
-def shell(hosts, tmp_path):  # noqa: F811
+def shell(hosts, tmp_path):
     made = Shell(hosts, tmp_path)
     yield made
     for process in made.running:
@@ -94,13 +95,6 @@ def shell(hosts, tmp_path):  # noqa: F811
         hosts.heal(host)
         made.inside(host, 'for file in /root/.bigjax/jobs/*/*.pid; do read k _ g _ < $file; kill -9 $k -$g; done; '
                           'rm -rf /root/.bigjax')
-
-
-def until(true, seconds=SOON):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, 'it did not happen'
-        time.sleep(0.05)
 
 
 def test_logs_merge_secrets_stay_and_nothing_is_left(shell):
@@ -237,7 +231,7 @@ def cache(shell):
 
 @pytest.mark.parametrize('event', ['power', 'cable'])
 def test_a_host_that_goes_away_and_comes_back_changes_no_number(shell, event):
-    """The same metrics as those of two processes that nobody disturbed."""
+    """The metrics are those of two undisturbed processes."""
     straight = shell.hosts.shared / 'straight'
     if not straight.exists():
         train(2, straight, 'mnist1d', *RUN)
@@ -245,15 +239,15 @@ def test_a_host_that_goes_away_and_comes_back_changes_no_number(shell, event):
     workdir = shell.seen / 'run'
     run = shell.start('run', f'--on={shell.on}', '--name=away', flag, '--grace=20', '--max_restarts=2', '--', 'python', '-m',
                       'experiments.mnist1d', f'--workdir={workdir}', *RUN, cwd=ROOT, **values)
-    until(lambda: run.poll() is not None or 'step 20/' in run.said(), 300)
+    until(lambda: run.poll() is not None or 'step 20/' in run.said(), seconds=300)
     assert run.poll() is None, run.said()
     if event == 'power':
         shell.hosts.power_off(1)
-        until(lambda: run.poll() is not None or 'is lost' in run.said(), 120)
+        until(lambda: run.poll() is not None or 'is lost' in run.said(), seconds=120)
         shell.hosts.power_on(1)
     else:
         shell.hosts.cut(1)
-        until(lambda: run.poll() is not None or 'restarts' in run.said(), 180)
+        until(lambda: run.poll() is not None or 'restarts' in run.said(), seconds=180)
         shell.hosts.heal(1)
     assert run.wait(300) == 0, run.said()
     said = run.said()

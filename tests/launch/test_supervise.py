@@ -1,4 +1,4 @@
-"""The restart loop with an engine whose groups end as they are told, and a clock that is the test's."""
+"""The restart loop with an engine whose groups end as planned, and a clock of the test's own."""
 import itertools
 import signal
 import types
@@ -8,19 +8,7 @@ import pytest
 from launch import supervise
 from launch.outcome import End
 from launch.supervise import Limits, Supervisor
-
-
-class Clock:
-    """Passes when somebody waits."""
-
-    def __init__(self):
-        self.now, self.slept = 100.0, 0.0
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now, self.slept = self.now + seconds, self.slept + seconds
+from tests.launch.tools import Clock
 
 
 class Group:
@@ -36,9 +24,9 @@ class Group:
 
     def wait(self, seconds):
         self.clock.now += seconds
-        assert self.clock.now - self.began < 300, 'nobody ends it'
+        assert self.clock.now - self.began < 300, 'it is not ended'
         self.hear(self.clock.now - self.began)
-        self.clock.now += 0.001  # nobody ends at the moment of the signal
+        self.clock.now += 0.001  # no process ends at the moment of the signal
         numbers = [number for number, _ in self.sent]
         over = {p: -9 if code is None else code for p, (code, when) in self.plan.items()
                 if (when is not None and self.clock.now - self.began >= when)
@@ -61,7 +49,7 @@ class Group:
 def run(monkeypatch):
     """(result, groups, what was said, clock) of plans, the last one again and again."""
     def runner(*plans, hear=None, **limits):
-        clock, groups, said = Clock(), [], []
+        clock, groups, said = Clock(100.0), [], []
         monkeypatch.setattr(supervise, 'time', clock)
         rest = itertools.chain(plans, itertools.repeat(plans[-1]))
 
@@ -190,7 +178,7 @@ def test_nothing_is_left_where_the_launcher_itself_fails(run, monkeypatch):
 @pytest.mark.parametrize('stopped', [False, True])
 def test_a_detached_group_is_left_alone(monkeypatch, stopped):
     """Ctrl-C ends the loop and not the group; one that somebody else stopped is not started again."""
-    clock, groups, said = Clock(), [], []
+    clock, groups, said = Clock(100.0), [], []
     monkeypatch.setattr(supervise, 'time', clock)
 
     def start():
@@ -221,7 +209,7 @@ def test_of_an_array_the_others_go_on(run):
 
 @pytest.mark.parametrize(('code', 'starts'), [(0, 1), (1, 1), (75, 1)])
 def test_an_engine_that_restarts_by_itself_is_started_once(monkeypatch, code, starts):
-    clock, groups = Clock(), []
+    clock, groups = Clock(100.0), []
     monkeypatch.setattr(supervise, 'time', clock)
 
     def start():

@@ -1,5 +1,6 @@
 """Sweeps: which arms there are, that each is done once whatever is killed, and that a population of arms is those arms."""
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -14,13 +15,12 @@ import time
 import pytest
 
 from bigjax import sweep
-from bigjax.errors import UserError
 from launch import __main__ as command_line
 from launch import arms as workers
 from launch import sweep as verb
+from tests.launch.tools import ROOT, launcher, program, until
 from tests.refused import refused
 
-ROOT = pathlib.Path(__file__).parents[2]
 MLP = 'python -m experiments.mnist1d --variant=mlp --config.data=fake --config.population=1 --config.steps=20'
 
 
@@ -33,7 +33,7 @@ def test_a_grid_is_every_combination_the_last_key_fastest():
 def test_zipped_and_product_compose():
     both = sweep.product(sweep.zipped({'a': (1, 2), 'b': (3, 4)}), sweep.grid({'c': (5, 6)}))
     assert both == [{'a': a, 'b': b, 'c': c} for a, b in ((1, 3), (2, 4)) for c in (5, 6)]
-    with pytest.raises(UserError, match='a, b have 1, 2 values'):
+    with refused('sweep/counts', 'a, b', '1, 2'):
         sweep.zipped({'a': (1,), 'b': (1, 2)})
 
 
@@ -87,13 +87,22 @@ def test_a_command_that_cannot_be_swept(command, code, value):
         workers.plan([{'seed': 1}], shlex.split(command), False)
 
 
+@pytest.mark.parametrize('words', [
+    '--variant=mlp --config.steps=7 --workdir=W', '--variant mlp --config.steps 7 --workdir W',
+    '-variant=mlp -config.steps=7 -workdir W --check'])
+def test_a_command_is_read_in_every_form_of_its_flags(words):
+    command = shlex.split(f'python -m experiments.mnist1d {words}')
+    config = workers.config_of(command, {'seed': 3})
+    assert (config.steps, config.seed, str(workers.folder_of(command))) == (7, 3, 'W')
+    (work,) = workers.plan([{'seed': 3}], command, False)
+    assert 'W' not in work.command and '--workdir=W/seed=3' in work.command and work.command[:3] == tuple(command[:3])
+
+
 def test_a_python_without_bigjax_is_refused_before_anything_runs(tmp_path):
-    other = tmp_path / 'python'
-    other.write_text(f'#!/bin/sh\ncd / && exec {sys.executable} -I -S "$@"\n')
-    other.chmod(0o755)
-    for program in (str(other), 'echo'):
-        with refused('sweep/python', program, sys.executable):
-            verb.check_python(program)
+    other = program(tmp_path / 'python', f'cd / && exec {sys.executable} -I -S "$@"')
+    for python in (str(other), 'echo'):
+        with refused('sweep/python', python, sys.executable):
+            verb.check_python(python)
     verb.check_python(sys.executable)
     command = [str(other), *shlex.split(MLP)[1:], f'--workdir={tmp_path}/s']
     assert command_line.main(['sweep', 'run', '--on=local:2', '--grid=seed=0,1', '--', *command]) == 2
@@ -178,8 +187,8 @@ def test_another_sweep_in_the_folder_is_refused_and_arms_may_be_added(tmp_path):
 
 def swept(folder, *options, grid=('optimizer.lr=0.01,0.001', 'seed=0,1')):
     """The command of a sweep of the small MLP."""
-    return [sys.executable, '-m', 'launch', 'sweep', 'run', '--on=local:1', *(f'--grid={g}' for g in grid), *options, '--',
-            sys.executable, *shlex.split(MLP)[1:], f'--workdir={folder}']
+    return launcher('sweep', 'run', '--on=local:1', *(f'--grid={g}' for g in grid), *options, '--', sys.executable,
+                    *shlex.split(MLP)[1:], f'--workdir={folder}')
 
 
 def run(command, timeout=300):
@@ -214,10 +223,8 @@ def test_twelve_arms_killed_twice_are_twelve_results(tmp_path):
     command = swept(tmp_path / 's', grid=grid)
     for done in (2, 6):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 240
-        while len(ended(tmp_path / 's')) < done:
-            assert time.monotonic() < until and process.poll() is None
-            time.sleep(0.05)
+        until(functools.partial(over_or_done, process, tmp_path / 's', done), 240)
+        assert process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         time.sleep(1.0)  # what it had started ends with it
@@ -235,6 +242,11 @@ def test_twelve_arms_killed_twice_are_twelve_results(tmp_path):
     assert table(tmp_path / 's') == table(tmp_path / 'undisturbed')
 
 
+def over_or_done(process, folder, arms: int) -> bool:
+    """Whether a launcher has ended, or so many arms are done."""
+    return process.poll() is not None or len(ended(folder)) >= arms
+
+
 def ended(folder) -> dict:
     """{folder of an arm that is done: when its record was written}."""
     return {path.parent: path.stat().st_mtime_ns for path in pathlib.Path(folder).glob('*/run.json')
@@ -242,8 +254,8 @@ def ended(folder) -> dict:
 
 
 def table(folder) -> list[str]:
-    """What `sweep table` prints, less the place of its page."""
-    code, out = run([sys.executable, '-m', 'launch', 'sweep', 'table', str(folder)])
+    """The output of `sweep table`, without the path of its page."""
+    code, out = run(launcher('sweep', 'table', str(folder)))
     assert code == 0
     return out.splitlines()[:-1]
 

@@ -4,30 +4,16 @@ import types
 
 import pytest
 
-from launch.engines.tpu_vm import gcloud, tpu_slice, tpu_types
-from launch.engines.tpu_vm.tpu_slice import READY, Allocation
+from launch.engines.tpu_vm import gcloud, resources, tpu_slice, tpu_types
+from launch.engines.tpu_vm.resources import READY, Resources
+from launch.engines.tpu_vm.tpu_slice import Allocation
 from launch.job import Job
 from tests.launch.fake_tpu import Cloud, Error
+from tests.launch.tools import Clock
 from tests.refused import refused
 
 WHERE = {'zone': 'us-west4-a', 'project': 'p'}
 QUOTA = Error(429, 'RESOURCE_EXHAUSTED', "Quota limit 'TPUV5sLitepodPerProjectPerZone' has been exceeded. Limit: 8")
-
-
-class Clock:
-    """Instead of `time`: sleeping takes no time; `at` are called when it has been slept so often."""
-
-    def __init__(self):
-        self.now, self.sleeps, self.at = 0.0, 0, {}
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now, self.sleeps = self.now + seconds, self.sleeps + 1
-        assert self.sleeps < 3000, 'it waits without end'
-        if self.sleeps in self.at:
-            self.at.pop(self.sleeps)()
 
 
 @pytest.fixture
@@ -41,10 +27,18 @@ def world(tmp_path, monkeypatch):
 
     def allocation(name='exp7', created='2026-01-01', *, queued=True, slices=1, wait=86400.0, **flags):
         job = Job(name, 'tpu_vm:v5e-16', ('python',), created=created)
-        return Allocation(job, WHERE, tpu_types.parse('v5e-16', 'tpu_vm'), slices=slices, queued=queued, flags=flags, wait=wait)
+        own = Resources(job, WHERE, tpu_types.parse('v5e-16', 'tpu_vm'), slices=slices, queued=queued, flags=flags)
+        return Allocation(own, tpu_slice.record(job), wait)
+
+    def fails(*values, made=None):
+        """A start is refused with a message that has these values; afterwards no new resource is left, and no record."""
+        before, made = cloud.live, made or allocation()
+        with refused('launch/google-refused', *values), made.or_nothing(False):
+            made.ensure()
+        assert cloud.live == before and not record.exists()
 
     record = tmp_path / 'exp7' / 'slice.json'
-    return types.SimpleNamespace(cloud=cloud, clock=clock, said=said, allocation=allocation, record=record)
+    return types.SimpleNamespace(cloud=cloud, clock=clock, said=said, allocation=allocation, record=record, fails=fails)
 
 
 def interrupt():
@@ -56,16 +50,16 @@ def test_made_waited_for_and_deleted(world, queued, things):
     made = world.allocation(queued=queued)
     found = made.ensure()
     assert (found.state, world.cloud.live) == (READY, things)
-    assert [tpu_slice.endpoints(node) for node in found.nodes] == [[('10.0.0.1', '10.0.0.1'), ('10.0.0.2', '10.0.0.2')]]
+    assert [resources.endpoints(node) for node in found.nodes] == [[('10.0.0.1', '10.0.0.1'), ('10.0.0.2', '10.0.0.2')]]
     assert json.loads(world.record.read_text())['zone'] == 'us-west4-a'
-    assert len(made.exists()) == len(things)
-    assert made.delete() and world.cloud.live == [] and made.exists() == [] and not world.record.exists()
+    assert len(made.resources.exists()) == len(things)
+    assert made.delete() and world.cloud.live == [] and made.resources.exists() == [] and not world.record.exists()
     assert made.delete() == []
 
 
 def test_several_slices(world):
     found = world.allocation(slices=12).ensure()
-    assert [tpu_slice.short(node) for node in found.nodes] == [f'exp7-{i}' for i in range(12)]
+    assert [resources.short(node) for node in found.nodes] == [f'exp7-{i}' for i in range(12)]
     assert len(world.cloud.bodies) == 1 and len(world.cloud.live) == 13
 
 
@@ -82,12 +76,9 @@ def test_every_change_is_said(world):
     (['CREATING', 'PROVISIONING'], 'PROVISIONING'), (['A_NEW_WORD'], 'A_NEW_WORD'), (['CREATING', 'ACTIVE'], 'ACTIVE')])
 def test_waits_are_bounded(world, path, state):
     world.cloud.queue_path, world.cloud.node_path = path, ['CREATING']
-    made = world.allocation(wait=7200.0)
-    with refused('launch/google-refused', state), made.or_nothing(False):
-        made.ensure()
+    world.fails(state, made=world.allocation(wait=7200.0))
     free = state != 'ACTIVE'  # with no machines that are ready: they may cost money
     assert (7200 < world.clock.now < 7400) if free else (1800 < world.clock.now < 2000)
-    assert world.cloud.live == []
 
 
 @pytest.mark.parametrize('state', ['SUSPENDED', 'SUSPENDING', 'FAILED'])
@@ -119,27 +110,19 @@ def test_a_node_that_comes_back(world, state):
 
 def test_suspended_before_it_was_used(world):
     world.cloud.queue_path = ['CREATING', 'SUSPENDED']
-    made = world.allocation()
-    with refused('launch/google-refused', '3 times'), made.or_nothing(False):
-        made.ensure()
-    assert world.cloud.live == [] and len(world.cloud.bodies) == 3
+    world.fails('3 times')
+    assert len(world.cloud.bodies) == 3
 
 
 def test_failed(world):
     world.cloud.queue_path, world.cloud.failure = ['CREATING', 'FAILED'], 'There is no more capacity in the zone'
-    made = world.allocation()
-    with refused('launch/google-refused', 'There is no more capacity in the zone (v5litepod-16)'), made.or_nothing(False):
-        made.ensure()
-    assert world.cloud.live == [] and not world.record.exists()
+    world.fails('There is no more capacity in the zone (v5litepod-16)')
 
 
 @pytest.mark.parametrize('queued', [True, False])
 def test_quota(world, queued):
     world.cloud.refuse['POST queuedResources' if queued else 'POST nodes'] = QUOTA
-    made = world.allocation(queued=queued)
-    with refused('launch/google-refused', "RESOURCE_EXHAUSTED: Quota limit 'TPUV5s", 'project=p'), made.or_nothing(False):
-        made.ensure()
-    assert world.cloud.live == [] and not world.record.exists()
+    world.fails("RESOURCE_EXHAUSTED: Quota limit 'TPUV5s", 'project=p', made=world.allocation(queued=queued))
     assert not any('deletes' in line for line in world.said)
 
 
@@ -147,19 +130,16 @@ def test_quota(world, queued):
 def test_a_name_in_use_is_not_touched(world, queued):
     other = world.allocation(created='2025-12-31', queued=queued)
     other.ensure()
-    before = world.cloud.live
+    world.record.unlink()  # is on another machine
     mine = world.allocation(queued=queued)
-    with refused('launch/google-refused', 'exp7: in use in us-west4-a', '--name'), mine.or_nothing(False):
-        mine.ensure()
-    assert mine.delete() == [] and mine.exists() == []
-    assert world.cloud.live == before and not any(line.startswith('DELETE') for line in world.cloud.log)
+    world.fails('exp7: in use in us-west4-a', '--name', made=mine)
+    assert mine.delete() == [] and mine.resources.exists() == []
+    assert not any(line.startswith('DELETE') for line in world.cloud.log)
 
 
 def test_a_name_taken_meanwhile(world):
     world.cloud.refuse['POST queuedResources'] = Error(409, 'ALREADY_EXISTS', "Resource 'exp7' already exists")
-    made = world.allocation()
-    with refused('launch/google-refused', "ALREADY_EXISTS: Resource 'exp7' already exists"), made.or_nothing(False):
-        made.ensure()
+    world.fails("ALREADY_EXISTS: Resource 'exp7' already exists")
     assert not any(line.startswith('DELETE') for line in world.cloud.log)
 
 
@@ -180,41 +160,28 @@ def test_interrupted_while_it_waits(world, queued, sleeps):
     assert world.cloud.live == [] and not world.record.exists()
 
 
-@pytest.mark.parametrize('after', [False, True])
-def test_interrupted_in_the_command_that_makes_it(world, monkeypatch, after):
-    """What the command has asked for may come to be after it was interrupted; `execute` waits for that."""
+@pytest.mark.parametrize('comes', ['never', 'at once', 'later'])
+def test_interrupted_in_the_command_that_makes_it(world, monkeypatch, comes):
+    """A resource may come to exist after the command that requested it was interrupted; `execute` waits for that."""
     made, real = world.allocation(), world.cloud.gcloud
 
     def execute(step, seconds, until=None):
         if 'create' not in step.argv:
             return real(step, seconds)
         assert until is not None and not until()
-        if after:
+        if comes == 'at once':
             real(step, seconds)
             assert until()
+        elif comes == 'later':
+            world.clock.at[1] = lambda: real(step, seconds)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(gcloud, 'execute', execute)
     with pytest.raises(KeyboardInterrupt), made.or_nothing(False):
         made.ensure()
+    assert bool(world.cloud.bodies) == (comes != 'never')
     assert world.cloud.live == [] and not world.record.exists()
     assert any('looks for resources' in line for line in world.said)
-
-
-def test_it_comes_after_the_first_look(world, monkeypatch):
-    """A command was killed, nothing is there yet, and then it is."""
-    made, real = world.allocation(), world.cloud.gcloud
-
-    def execute(step, seconds, until=None):
-        if 'create' not in step.argv:
-            return real(step, seconds)
-        world.clock.at[1] = lambda: real(step, seconds)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(gcloud, 'execute', execute)
-    with pytest.raises(KeyboardInterrupt), made.or_nothing(False):
-        made.ensure()
-    assert world.cloud.bodies and world.cloud.live == []
 
 
 def test_killed_before_it_could_delete(world):
@@ -224,7 +191,7 @@ def test_killed_before_it_could_delete(world):
         world.allocation().ensure()
     assert world.cloud.live == ['queuedResources/exp7'] and world.record.exists()
     again = world.allocation()  # as 'launch down' makes it from the job's record
-    assert again.exists() == ['queued resource exp7 in us-west4-a']
+    assert again.resources.exists() == ['queued resource exp7 in us-west4-a']
     assert again.delete() == ['queued resource exp7 deleted'] and world.cloud.live == []
 
 
@@ -249,7 +216,7 @@ def test_nobody_can_tell(world):
     made = world.allocation()
     made.ensure()
     world.cloud.refuse['GET queuedResources'] = Error(503, 'UNAVAILABLE', 'try later')
-    assert made.exists()[0].startswith('? ') and 'UNAVAILABLE: try later' in made.exists()[0]
+    assert made.resources.exists()[0].startswith('? ') and 'UNAVAILABLE: try later' in made.resources.exists()[0]
     with refused('launch/google-refused', 'exp7'):
         made.delete()
     assert world.record.exists()

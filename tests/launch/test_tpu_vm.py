@@ -6,7 +6,6 @@ an experiment of two processes loses its slice, gets another one, and ends with 
 """
 import concurrent.futures
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -24,10 +23,10 @@ from launch.job import Job
 from launch.outcome import LOST
 from launch.steps import Run
 from tests.launch.fake_tpu import Cloud, Error, serve
-from tests.launch.hosts import hosts  # noqa: F401, a fixture
+from tests.launch.tools import copy_of_code, git, launcher
 from tests.refused import refused
+from tests.trust.runs import numbers
 
-ROOT = pathlib.Path(__file__).parents[2]
 BIN = pathlib.Path(sys.executable).parent
 ON = 'tpu_vm:v5e-16,zone=us-west4-a,project=p'
 
@@ -106,7 +105,7 @@ def test_attach_to_what_was_taken_away(monkeypatch):
     """Processes of a slice that is gone are lost, so that the restart loop makes it anew."""
     cloud, mine = Cloud(queue_path=['ACTIVE'], node_path=['READY']), make()
     monkeypatch.setattr(gcloud, 'execute', cloud.gcloud)
-    mine._allocation.ensure()
+    mine.allocation.ensure()
     cloud.preempt()
     group = make().attach()
     assert group.running and [end.code for end in group.wait(0)] == [LOST] * 4 and not group.running
@@ -133,7 +132,7 @@ def needs(*programs):
 
 
 def isolated(home, **more):
-    """An environment in which gcloud knows nobody, and asks nobody."""
+    """An environment in which gcloud has no account, and sends nothing but its commands."""
     return {'PATH': f'{BIN}:{os.environ["PATH"]}', 'HOME': str(home), 'CLOUDSDK_CONFIG': str(home / 'gcloud'), 'USER': 'root',
             'CLOUDSDK_CORE_CHECK_GCE_METADATA': 'false', 'CLOUDSDK_CORE_DISABLE_USAGE_REPORTING': 'true',
             'CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK': 'true', **more}
@@ -142,7 +141,7 @@ def isolated(home, **more):
 @pytest.mark.engines
 @needs('gcloud', 'unshare')
 def test_the_real_gcloud_takes_every_command(tmp_path):
-    """Without a network and without a login it ends with 1 and says so; what it cannot parse ends with 2."""
+    """Without a network and without a login each ends with 1 and a message; one that it cannot parse ends with 2."""
     steps = {str(step.argv[3:5]) + str(sorted(word.partition('=')[0] for word in step.argv[5:] if word.startswith('--'))): step
              for on, _ in WAYS.values() for step in commands(on)}
     steps['types'] = gcloud.types({'zone': 'z', 'project': 'p'})
@@ -156,12 +155,13 @@ def test_the_real_gcloud_takes_every_command(tmp_path):
 
 
 class World:
-    """A cloud whose machines are hosts with sshd, behind the API that gcloud asks, and launchers in their network.
+    """A cloud whose machines are hosts with sshd, behind the API that gcloud calls, and launchers in their network.
 
-    A machine that is taken away is switched off; one that is made has an empty home folder, and lets in whom the API says.
+    A machine that is taken away is switched off; one that is made has an empty home folder, and accepts the keys that the API
+    lists.
     """
 
-    def __init__(self, hosts, tmp_path, stack):  # noqa: F811
+    def __init__(self, hosts, tmp_path, stack):
         self.hosts, self.tmp, self.on = hosts, tmp_path, [True] * len(hosts.names)
         # A host dies with the thread that has switched it on, and those that answer requests do not last.
         self.hands = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
@@ -178,10 +178,8 @@ class World:
         key = tmp_path / 'home' / '.ssh' / 'google_compute_engine'
         key.parent.mkdir(parents=True, mode=0o700)
         subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', key], check=True)
-        self.code = tmp_path / 'code'
-        for part in ('bigjax', 'experiments', 'launch'):
-            shutil.copytree(ROOT / part, self.code / part, ignore=shutil.ignore_patterns('__pycache__', 'results'))
-        subprocess.run(['git', 'init', '-q', self.code], check=True)
+        self.code = copy_of_code(tmp_path / 'code')
+        git(self.code, 'init', '-q')
         self.stack = stack
 
     def _each(self, do):
@@ -205,7 +203,7 @@ class World:
             self.on[host] = True
 
     def _back(self, host):
-        """As the fixture had it."""
+        """Restores a machine as the fixture made it."""
         self._off(host)
         self._fresh(host)
         shutil.copy(f'{self.hosts.identity}.pub', self.hosts.home(host) / '.ssh' / 'authorized_keys')
@@ -217,7 +215,7 @@ class World:
     def launch(self, *words, on='', cwd=None):
         """A launcher; `said` of it grows."""
         where = [] if on is None else [f'--on={ON},user=root,path={BIN}{on}']
-        argv = [*self.hosts.control, sys.executable, '-m', 'launch', *words[:1], *where, *words[1:]]
+        argv = [*self.hosts.control, *launcher(*words[:1], *where, *words[1:])]
         log = open(self.tmp / f'{words[0]}.{time.monotonic()}.out', 'w+')  # noqa: SIM115
         self.stack.callback(log.close)
         process = subprocess.Popen(argv, env=self.env, cwd=cwd or self.code, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -227,7 +225,7 @@ class World:
         return process
 
     def until(self, process, what, seconds=150.0):
-        """Waits until a launcher has said something, or a function says yes."""
+        """Waits until a launcher has printed a text, or a function returns true."""
         end = time.monotonic() + seconds
         while not (what in process.said() if isinstance(what, str) else what()):
             assert time.monotonic() < end and process.poll() is None, f'{what} did not come\n{process.said()}'
@@ -235,7 +233,7 @@ class World:
 
 
 @pytest.fixture
-def world(hosts, tmp_path):  # noqa: F811
+def world(hosts, tmp_path):
     with contextlib.ExitStack() as stack:
         yield World(hosts, tmp_path, stack)
 
@@ -246,17 +244,12 @@ def train(workdir):
             '--config.log_every=2', '--config.eval_every=20')
 
 
-def numbers(workdir):
-    rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith('time/')} for row in rows]
-
-
 @pytest.mark.engines
 @needs('gcloud')
 def test_taken_away_made_anew_and_resumed(world):
     """Two processes; the slice is preempted; the numbers are those of a run on one's own machine; nothing is left."""
     straight, taken = world.hosts.shared / 'straight', world.hosts.shared / 'taken'
-    local = subprocess.run([sys.executable, '-m', 'launch', 'run', '--on=local:2', '--', *train(straight)], env=world.env,
+    local = subprocess.run(launcher('run', '--on=local:2', '--', *train(straight)), env=world.env,
                            cwd=world.code, capture_output=True, text=True, timeout=200, check=False)
     assert local.returncode == 0, local.stderr
 

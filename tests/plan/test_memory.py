@@ -1,4 +1,4 @@
-"""What `plan` says of memory, against what a step of the same program really takes."""
+"""The memory that `plan` predicts, against the memory that a step of the same program takes."""
 import json
 import os
 import pathlib

@@ -97,20 +97,20 @@ def test_out(runs, tmp_path, capsys, name):
     assert 'test/accuracy' not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('argv, words', [
-    (['{}/nowhere'], 'there is no such folder'),
-    (['{}/empty'], 'no run in it'),
-    (['{}/foreign'], 'a run record'),
-    (['{}/run', '--metric=test/acuracy'], 'no run has it; there are'),
-    (['{}/run', '--out=x.pdf'], '.html or .png'),
-    (['{}/run', '--out={}/no/where.html'], 'cannot be written'),
-    ([], 'RUN'),
-    (['{}/run', '--metrik=x'], 'unrecognized'),
+@pytest.mark.parametrize('argv, code, shown', [
+    (['{}/nowhere'], 'compare/no-folder', 'nowhere'),
+    (['{}/empty'], 'runs/none', 'empty'),
+    (['{}/foreign'], 'workdir/unreadable', 'foreign'),
+    (['{}/run', '--metric=test/acuracy'], 'compare/no-metric', 'test/accuracy'),
+    (['{}/run', '--out=x.pdf'], 'compare/out', '.html or .png'),
+    (['{}/run', '--out={}/no/where.html'], 'compare/out', 'no/where.html'),
+    ([], '', 'RUN'),
+    (['{}/run', '--metrik=x'], '', '--metrik=x'),
 ])
-def test_errors(tmp_path, capsys, argv, words):
+def test_errors(tmp_path, capsys, refusals, argv, code, shown):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'foreign').mkdir()
     (tmp_path / 'foreign' / 'run.json').write_text(json.dumps({'name': 'something else'}))
     workdirs.make(tmp_path / 'run', artifacts=False, steps=400)
     assert compare.main([arg.format(tmp_path) for arg in argv]) == 2
-    assert words in capsys.readouterr().err
+    assert shown in capsys.readouterr().err and refusals[-1:] == [code][:bool(code)]

@@ -168,28 +168,28 @@ def test_only_absolute_paths_are_shortened(text, expected):
     assert results.without_folders(text) == expected
 
 
-@pytest.mark.parametrize('argv, words', [
-    (['add', '{}/running'], "not finished (status 'running')"),
-    (['add', '{}/failed'], "not finished (status 'failed')"),
-    (['add', '{}/empty'], 'no run in it'),
-    (['add'], 'name the workdirs'),
-    (['add', '{}/running', '--check'], 'without --check'),
-    (['remove'], 'invalid choice'),
+@pytest.mark.parametrize('argv, code, shown', [
+    (['add', '{}/running'], 'results/unfinished', "'running'"),
+    (['add', '{}/failed'], 'results/unfinished', "'failed'"),
+    (['add', '{}/empty'], 'runs/none', 'empty'),
+    (['add'], 'results/add', 'add'),
+    (['add', '{}/running', '--check'], 'results/add', '--check'),
+    (['remove'], '', "'remove'"),
 ])
-def test_errors(tree, tmp_path, capsys, argv, words):
+def test_errors(tree, tmp_path, capsys, refusals, argv, code, shown):
     (tmp_path / 'empty').mkdir()
     for status in ('running', 'failed'):
         workdirs.make(tmp_path / status, status=status, steps=400)
     assert results.main([arg.format(tmp_path) for arg in argv], tree) == 2
-    assert words in capsys.readouterr().err
+    assert shown in capsys.readouterr().err and refusals[-1:] == [code][:bool(code)]
     assert not (tree / 'experiments' / 'results').exists()
 
 
-@pytest.mark.parametrize('text, words', [
-    ('<!-- results:begin -->\nno end\n', 'without its <!-- results:end -->'),
-    ('<!-- results:begin nonesuch -->\n<!-- results:end -->\n', "'nonesuch', and there is no such experiment"),
+@pytest.mark.parametrize('text, code, shown', [
+    ('<!-- results:begin -->\nno end\n', 'results/marks', '<!-- results:end -->'),
+    ('<!-- results:begin nonesuch -->\n<!-- results:end -->\n', 'results/unknown-experiment', "'nonesuch'"),
 ])
-def test_a_broken_page(tree, capsys, text, words):
+def test_a_broken_page(tree, capsys, refusals, text, code, shown):
     (tree / 'README.md').write_text(text)
     assert results.main([], tree) == 2
-    assert words in capsys.readouterr().err
+    assert shown in capsys.readouterr().err and refusals[-1] == code

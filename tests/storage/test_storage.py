@@ -211,9 +211,9 @@ def test_a_store_that_stays_broken_is_given_up_once(gcs, monkeypatch):
     began = time.monotonic()
     for ask in (lambda: storage.exists(root / 'a'), lambda: storage.children(root), lambda: storage.facts(root / 'a'),
                 lambda: storage.files(root), lambda: storage.write(root / 'a', b'two')):
-        with pytest.raises(storage.StorageUnavailable,
-                           match=r'gs://bucket/run.*: the store has failed for 1 s .*injected.*run the same'):
+        with pytest.raises(storage.StorageUnavailable) as error:
             ask()
+        assert all(name in str(error.value) for name in ('gs://bucket/run', '1 s', 'injected'))
     assert time.monotonic() - began < 90 and storage.given_up()
     gcs.faults = Faults()
     assert gcs.objects['bucket', 'run/a'].data == b'one'
@@ -255,9 +255,11 @@ def test_a_file_is_replaced_whole_and_never_through_a_link(tmp_path, monkeypatch
     mine.symlink_to(theirs)
     storage.write(mine, b'mine')
     assert theirs.read_bytes() == b'theirs' and mine.read_bytes() == b'mine' and not mine.is_symlink()
-    monkeypatch.setattr(storage.os, 'replace', Failing(OSError('the power'), 1))
-    with pytest.raises(OSError, match='the power'):
+    power = OSError('the power is gone')
+    monkeypatch.setattr(storage.os, 'replace', Failing(power, 1))
+    with pytest.raises(OSError) as error:
         storage.write(mine, b'half')
+    assert error.value is power
     assert mine.read_bytes() == b'mine' and storage.children(tmp_path) == ['mine', 'theirs']
 
 
@@ -280,5 +282,5 @@ def test_links_are_listed_and_what_vanishes_is_left_out(tmp_path, monkeypatch):
     found = storage.files(root)
     assert list(found) == ['a', 'file', 'nowhere', 'pipe', 'sub/b', 'sub/link'] and found['file'].size == 5
     for name in ('pipe', 'nowhere', 'sub/link', 'none'):
-        with pytest.raises(OSError, match='no such file'):
+        with pytest.raises(FileNotFoundError):
             storage.sha256(root / name)

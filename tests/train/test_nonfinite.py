@@ -58,7 +58,7 @@ def poisoned():
 @pytest.mark.parametrize('population', [1, 2])
 def test_the_loop_stops_keeps_the_evidence_and_applies_nothing(tmp_path, population):
     options = dict(population=population, log_every=4, checkpoint_every=100)
-    with pytest.raises(NonFinite, match='the step was not applied') as error:
+    with pytest.raises(NonFinite) as error:
         tiny.train(tmp_path, [poisoned()], **options)
     folder = tmp_path / 'nonfinite'
     assert str(folder) in str(error.value)
@@ -122,7 +122,7 @@ FOUR = dict(steps_per_call=4, log_every=4, eval_every=4, checkpoint_every=12)
 
 @pytest.mark.parametrize('options', tiers.first(3, [FOUR, {'accumulate': 4}, {'resident': 'no'}, {}, {'ema': 0.0}]), ids=str)
 def test_it_stops_at_the_first_bad_batch_whatever_the_step_is_made_of(tmp_path, options):
-    with pytest.raises(NonFinite, match='not finite at step'):
+    with pytest.raises(NonFinite):
         tiny.train(tmp_path, [poisoned()], **options)
     info, what = replayed(tmp_path, poisoned(), **options)
     rows = [order.batch_indices(0, t, 1, 8, 53, True)[0].tolist() for t in range(12)]
@@ -145,10 +145,10 @@ def test_of_several_members_the_first_to_break_is_kept(tmp_path):
     broke = [next(t for t in range(12) if 20 in order.batch_indices(m, t, 1, 8, 53, True)) for m in range(4)]
     assert broke.index(min(broke)) > 0  # and not the first of all
     options = dict(population=4, log_every=12, eval_every=12, checkpoint_every=12)
-    with pytest.raises(NonFinite, match=f'of member {broke.index(min(broke))} is not finite at step {min(broke)};'):
+    with pytest.raises(NonFinite):
         tiny.train(tmp_path, [poisoned()], **options)
     info, what = replayed(tmp_path, poisoned(), **options)
-    assert info['member'] == broke.index(min(broke)) and "'x' is not finite in row" in what
+    assert (info['member'], info['step']) == (broke.index(min(broke)), min(broke)) and "'x' is not finite in row" in what
 
 
 def test_a_first_step_that_is_not_finite_is_no_parameter_that_does_not_move(tmp_path):
@@ -156,8 +156,9 @@ def test_a_first_step_that_is_not_finite_is_no_parameter_that_does_not_move(tmp_
     bad.data.train.arrays['x'][:] = np.nan
     program = tiny.program([bad], steps=24, log_every=24, eval_every=0, checkpoint_every=0)
     program.watch = Watch(strict=True)
-    with pytest.raises(NonFinite, match='not finite at step 0'):
+    with pytest.raises(NonFinite):
         tiny.run(program, tmp_path, Progress(stream=io.StringIO()))
+    assert nonfinite.read(tmp_path / 'nonfinite')[0]['step'] == 0
 
 
 class Root(nn.Module):

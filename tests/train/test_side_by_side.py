@@ -28,7 +28,7 @@ def get_config(variant=''):
 
 def get_experiment(config):
     if config.bad and config.seed == TABLE.index(config.bad):
-        raise UserError('this row is bad')
+        raise UserError(f'row {config.bad}: bad', code='test/row')
     return tiny.experiment(optimizer=config.optimizer)
 
 
@@ -86,8 +86,8 @@ def test_the_same_runs_printed_in_order(start, tmp_path):
 
 
 def test_a_row_that_is_refused_ends_the_table(start, tmp_path):
-    code, _, err = ended(start('--workdir=run', '--jobs=3', '--config.bad=two', '--config.steps=100000'))
-    assert code == 2 and 'this row is bad' in err and err.count('\n') == 1
+    code, _, err = ended(start('--workdir=run', '--jobs=2', '--config.bad=two', '--config.steps=100000'))
+    assert code == 2 and 'row two' in err and err.count('\n') == 1
     assert {run['status'] for run in rows_there(tmp_path / 'run')} <= {'preempted', 'running', 'failed'}
 
 
@@ -125,10 +125,3 @@ def alive(pid):
     except OSError:
         return False
 
-
-def test_the_workdir_of_a_single_row_takes_no_table(start, tmp_path):
-    (tmp_path / 'run').mkdir()
-    (tmp_path / 'run' / 'run.json').write_text('{}')
-    code, _, err = ended(start('--workdir=run'))
-    assert code == 2 and '--variant' in err and err.count('\n') == 1
-    assert [path.name for path in (tmp_path / 'run').iterdir()] == ['run.json']

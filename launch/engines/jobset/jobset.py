@@ -16,16 +16,14 @@ from bigjax.io.text import printable
 from launch import job as jobs
 from launch import steps
 from launch.engines import base
-from launch.engines.base import Check
 from launch.engines.jobset import gke_types, pods
 from launch.engines.jobset import jobset_manifest as manifest
+from launch.engines.jobset.doctor import INSTALL, doctor  # noqa: F401  `doctor` is this engine's, see base
+from launch.engines.jobset.jobset_group import Group
+from launch.engines.jobset.jobset_manifest import KIND
 from launch.engines.manifest import dump
 from launch.steps import Failed, Run
 from launch.target import parse, text, write
-
-KIND = 'jobsets.jobset.x-k8s.io'
-INSTALL = 'install kubectl (with gcloud: gcloud components install kubectl gke-gcloud-auth-plugin)'
-CRD = 'https://github.com/kubernetes-sigs/jobset'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,27 +67,10 @@ class Engine(base.Engine):
             if not re.fullmatch(r'[^=\s]+=[^=\s]*', item):
                 raise UserError(f"{on}: selector={item}: expected KEY=VALUE, several with + between",
                                 code='launch/bad-value')
-        self._machines = None
+        self.types = None
         if self.target.type:
-            self._machines = gke_types.parse(self.target.type, self.target.topology, self.target.chips)
-            self._fits(self._machines, on)
-
-    def _fits(self, machines: gke_types.Machines, on: str) -> None:
-        tpu = machines.kind == 'tpu'
-        if tpu and self.target.nodes > 1:
-            raise UserError(f'{on}: the type of a TPU slice fixes its number of machines; fix: leave nodes out, or use slices',
-                            code='launch/conflict')
-        if not tpu and self.target.slices > 1:
-            raise UserError(f'{on}: only TPUs have slices; fix: write nodes={self.target.slices}', code='launch/conflict')
-        if self.target.slices > 1 and machines.hosts == 1:
-            raise UserError(f'{on}: GKE joins slices of several machines, and {machines.name} is one; fix: take a larger type',
-                            code='launch/conflict')
-        if self.job.array and (machines.hosts > 1 or self.target.slices > 1 or self.target.nodes > 1):
-            raise UserError(f'{on}: each process of an array has one machine; fix: take a type of one machine, without nodes',
-                            code='launch/no-array')
-        if self.target.xpk and not (self.target.cluster and self.target.project and self.target.zone and machines.xpk):
-            raise UserError(f'{on}: xpk needs cluster, project, zone and a type that it supports (TPUs, and GPUs by name)',
-                            code='launch/missing-key')
+            self.types = gke_types.parse(self.target.type, self.target.topology, self.target.chips)
+            _check_machines(self.types, self.target, on, job.array)
 
     @property
     def machines(self) -> gke_types.Machines:
@@ -102,15 +83,11 @@ class Engine(base.Engine):
             if not getattr(self.target, key):
                 raise UserError(f'--on={self.job.on}: {key} is missing; fix: write for example {key}={example}',
                                 code='launch/missing-key')
-        return self._machines
+        return self.types
 
     @property
     def workers(self) -> int:
-        return self._per_slice * self.target.slices
-
-    @property
-    def _per_slice(self) -> int:
-        return manifest.processes(self.job, self.target, self.machines)
+        return manifest.processes(self.job, self.target, self.machines) * self.target.slices
 
     @property
     def code(self) -> str:
@@ -129,31 +106,16 @@ class Engine(base.Engine):
         base.require('kubectl', INSTALL)
         self.job.values()
 
-    def yaml(self) -> str:
-        """The manifest."""
-        return dump(manifest.jobset(self.job, self.target, self.machines))
-
     def files(self) -> dict[str, str]:
-        found = {'jobset.yaml': self.yaml()}
+        found = {'jobset.yaml': dump(manifest.jobset(self.job, self.target, self.machines))}
         return {**found, **manifest.xpk(self.job, self.target, self.machines)} if self.target.xpk else found
 
     def plan(self) -> list[Run]:
         """Creates the JobSet, then the Secret that it owns: neither can be left without the other."""
-        made = [Run(self.kubectl('create', '--filename=-'), self.yaml())]
-        return made + [self._secret()] if self.job.env else made
+        made = [Run(self.kubectl('create', '--filename=-'), self.files()['jobset.yaml'])]
+        return made + [manifest.secret_step(self.job, self.kubectl())] if self.job.env else made
 
-    def _secret(self) -> Run:
-        """The step that creates the Secret; its values pass through stdin alone, of the shell and of kubectl."""
-        name, kubectl = manifest.secret(self.job), shlex.join(self.kubectl())
-        rows = ''.join(f"  {key}: '$(printf %s \"${key}\" | base64 | tr -d '\\n')'\n" for key in self.job.env)
-        script = (f"uid=$({kubectl} get {KIND} {self.job.name} --output='jsonpath={{.metadata.uid}}') || exit 1\n"
-                  f'{kubectl} create --filename=- <<END\n'
-                  f'apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  labels:\n    {manifest.LABEL}: {self.job.name}\n'
-                  f'  ownerReferences:\n  - apiVersion: jobset.x-k8s.io/v1alpha2\n    kind: JobSet\n    name: {self.job.name}\n'
-                  f'    uid: $uid\ndata:\n{rows}END\n')
-        return Run(('sh', '-s'), script, self.job.env, 'the values of --env, deleted with the JobSet')
-
-    def start(self) -> pods.Group:
+    def start(self) -> Group:
         """Creates the JobSet, which exists when this returns; its pods may wait for nodes.
 
         Raises:
@@ -178,10 +140,11 @@ class Engine(base.Engine):
             raise
         return self._group(whole=True)
 
-    def _group(self, whole: bool) -> pods.Group:
-        return pods.Group(self.kubectl, self.job.name, self.workers, self._per_slice, self.job.log_folder, whole=whole)
+    def _group(self, whole: bool) -> Group:
+        return Group(self.kubectl, self.job.name, self.workers, self.workers // self.target.slices, self.job.log_folder,
+                     whole=whole)
 
-    def attach(self, *, whole: bool = False) -> pods.Group:
+    def attach(self, *, whole: bool = False) -> Group:
         if pods.query(self.kubectl, self.job.name)[0] is None:
             raise UserError(f'{self.job.name}: no such JobSet in the cluster ({shlex.join(self.kubectl())})',
                             code='launch/no-job')
@@ -191,14 +154,7 @@ class Engine(base.Engine):
         jobset, items = pods.query(self.kubectl, self.job.name)
         if jobset is None:
             return [f'{self.job.name} on {self.name}: there is no such JobSet']
-        ended, status = pods.condition(jobset), jobset.get('status', {})
-        state = ended.get('type') or ('queued' if jobset['spec'].get('suspend') else 'running')
-        words = f": {ended['message']}" if ended.get('message') else ''
-        rows = [f"{self.job.name} on {self.name}: {state}, {status.get('restarts', 0)} restarts{words}"]
-        for seen in sorted((pods.pod(item, self._per_slice) for item in items), key=lambda seen: (seen.process, seen.name)):
-            code = '' if seen.code is None else f' exit code {seen.code}'
-            rows.append(f'{seen.process:4} {seen.name} {seen.phase}{code} {seen.node or "no node"} {seen.why}'.rstrip())
-        return rows
+        return [f'{self.job.name} on {self.name}: {pods.state(jobset)}', *pods.table(items, self.workers // self.target.slices)]
 
     def down(self) -> list[str]:
         """Deletes the JobSet, and with it its pods and Secret."""
@@ -214,53 +170,24 @@ class Engine(base.Engine):
         count = sum(item.get('status', {}).get('phase') in ('Pending', 'Running') for item in items)
         return [f'JobSet {self.job.name} with {count} pods'] if count or (jobset and not pods.condition(jobset)) else []
 
-    def doctor(self) -> list[Check]:
-        checks = [base.installed('kubectl', INSTALL)]
-        if not checks[0].ok:
-            return checks
-        answer = self._query('version', '--output=json')
-        version = json.loads(answer[1])['serverVersion'].get('gitVersion', '') if answer[0] else answer[1]
-        checks.append(Check(f'cluster ({shlex.join(self.kubectl())})', answer[0], version,
-                            'add context=… (kubectl config get-contexts), and log in: gcloud auth login'))
-        if not answer[0]:
-            return checks
-        checks.append(self._crd())
-        for verb, what in (('create', KIND), ('create', 'secrets'), ('delete', KIND), ('get', 'pods/log')):
-            good, words = self._query('auth', 'can-i', verb, what)
-            checks.append(Check(f'right to {verb} {what}', good, words or 'no', 'get a role from the owner of the namespace'))
-        for kind, name in (('localqueues.kueue.x-k8s.io', self.target.queue), ('priorityclasses', self.target.priority),
-                           ('serviceaccounts', self.target.service_account)):
-            if name:
-                good, words = self._query('get', kind, name, '--output=name')
-                checks.append(Check(kind.partition('.')[0], good, words, 'choose another name, or have it created'))
-        if self._machines:
-            checks.append(self._nodes(self._machines))
-        return checks
 
-    def _query(self, *words: str) -> tuple[bool, str]:
-        """Runs a kubectl command; returns (whether it succeeded, its output)."""
-        try:
-            return True, steps.execute(Run(self.kubectl(*words, '--request-timeout=10s')), seconds=30.0).strip()
-        except Failed as error:
-            return False, str(error)
-
-    def _crd(self) -> Check:
-        good, words = self._query('get', 'crd', KIND, '--output=json')
-        if not good:
-            return Check('JobSet', False, words, f'have its controller installed: {CRD}')
-        versions = {v['name'] for v in json.loads(words)['spec']['versions'] if v.get('served')}
-        needed = not self.job.restarts or 'onJobFailureMessagePatterns' in words
-        return Check('JobSet', 'v1alpha2' in versions and needed, ', '.join(sorted(versions)),
-                     'update its controller: --max_restarts needs JobSet 0.10 or later; or leave --max_restarts out')
-
-    def _nodes(self, machines: gke_types.Machines) -> Check:
-        labels = ','.join(f'{key}={value}' for key, value in machines.labels.items())
-        good, words = self._query('get', 'nodes', *((f'--selector={labels}',) if labels else ()), '--output=name')
-        count = len(words.split()) if good else 0
-        needed = (machines.hosts if machines.kind == 'tpu' else self.target.nodes) * self.target.slices
-        return Check(f'nodes for {machines.name}', good and count >= needed,
-                     f'{count} of {needed} ({labels or "any"})' if good else words,
-                     'create a node pool of it; an autoscaled pool has no nodes before a job needs them')
+def _check_machines(machines: gke_types.Machines, target: Target, on: str, array: int) -> None:
+    """Raises UserError if the type does not go with the other keys."""
+    tpu = machines.kind == 'tpu'
+    if tpu and target.nodes > 1:
+        raise UserError(f'{on}: the type of a TPU slice fixes its number of machines; fix: leave nodes out, or use slices',
+                        code='launch/conflict')
+    if not tpu and target.slices > 1:
+        raise UserError(f'{on}: only TPUs have slices; fix: write nodes={target.slices}', code='launch/conflict')
+    if target.slices > 1 and machines.hosts == 1:
+        raise UserError(f'{on}: GKE joins slices of several machines, and {machines.name} is one; fix: take a larger type',
+                        code='launch/conflict')
+    if array and (machines.hosts > 1 or target.slices > 1 or target.nodes > 1):
+        raise UserError(f'{on}: each process of an array has one machine; fix: take a type of one machine, without nodes',
+                        code='launch/no-array')
+    if target.xpk and not (target.cluster and target.project and target.zone and machines.xpk):
+        raise UserError(f'{on}: xpk needs cluster, project, zone and a type that it supports (TPUs, and GPUs by name)',
+                        code='launch/missing-key')
 
 
 def find(name: str, on: str) -> jobs.Job:

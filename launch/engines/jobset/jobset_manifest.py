@@ -11,12 +11,15 @@ The processes of an array restart independently: failures up to --max_restarts e
 import json
 import math
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from bigjax.errors import NO, NONFINITE, PREEMPTED, USER
 from launch.engines.jobset.gke_types import Machines
 from launch.job import Job
+from launch.steps import Run
 
+KIND = 'jobsets.jobset.x-k8s.io'
 LABEL = 'bigjax/job'  # of every object that a job creates
 RECORD = 'bigjax/record'  # an annotation: the job, as `Job.text` writes it
 WORKER = 'w'  # the only replicatedJob; a pod's stable name is NAME-w-SLICE-INDEX.NAME
@@ -168,6 +171,22 @@ def command(job: Job, target) -> list[str]:
 def secret(job: Job) -> str:
     """The name of the Secret with the values of --env."""
     return f'{job.name}-env'
+
+
+def secret_step(job: Job, kubectl: Sequence[str]) -> Run:
+    """The step that creates the Secret; its values pass through stdin alone, of the shell and of kubectl.
+
+    Args:
+      kubectl: the argument vector in front of a command.
+    """
+    kubectl = shlex.join(kubectl)
+    rows = ''.join(f"  {key}: '$(printf %s \"${key}\" | base64 | tr -d '\\n')'\n" for key in job.env)
+    script = (f"uid=$({kubectl} get {KIND} {job.name} --output='jsonpath={{.metadata.uid}}') || exit 1\n"
+              f'{kubectl} create --filename=- <<END\n'
+              f'apiVersion: v1\nkind: Secret\nmetadata:\n  name: {secret(job)}\n  labels:\n    {LABEL}: {job.name}\n'
+              f'  ownerReferences:\n  - apiVersion: jobset.x-k8s.io/v1alpha2\n    kind: JobSet\n    name: {job.name}\n'
+              f'    uid: $uid\ndata:\n{rows}END\n')
+    return Run(('sh', '-s'), script, job.env, 'the values of --env, deleted with the JobSet')
 
 
 def xpk(job: Job, target, machines: Machines) -> dict[str, str]:

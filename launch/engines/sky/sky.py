@@ -95,47 +95,15 @@ class Engine(base.Engine):
             raise UserError(f'--on={self.job.on}: code={self.target.code}: no such folder here', code='launch/no-file')
         self.job.values()
 
-    def task(self) -> dict[str, Any]:
-        """The task as SkyPilot reads it, without the variables of --env, whose names are on the command line."""
-        target, kind = self.target, f'tpu-{self._slice.type}' if self._slice else self.target.type
-        recovery: dict[str, Any] = {'max_restarts_on_errors': self.job.restarts}
-        if self.job.preemptions:
-            recovery['recover_on_exit_codes'] = [outcome.PREEMPTED]
-        resources = {'infra': target.infra, 'accelerators': kind, 'cpus': target.cpus, 'memory': target.memory,
-                     'disk_size': target.disk, 'image_id': target.image, 'use_spot': target.spot,
-                     'accelerator_args': {'runtime_version': target.runtime or self._slice.runtime} if self._slice else {},
-                     'job_recovery': recovery}
-        record = base64.b64encode(self.job.text().encode()).decode()
-        return {'name': self.job.name,
-                **({'workdir': str(pathlib.Path(target.code).expanduser().resolve())} if target.code else {}),
-                'num_nodes': self.job.array or target.nodes,
-                'resources': {key: value for key, value in resources.items() if value},
-                'envs': {'BIGJAX_RECORD': record, 'PYTHONUNBUFFERED': '1'},
-                **({'setup': f'set -e\n{target.setup}\n'} if target.setup else {}),
-                'run': self._script()}
-
-    def _script(self) -> str:
-        """The shell text of each machine. TPU VMs find each other; other machines meet at the address of the first."""
-        rank = '"$SKYPILOT_NODE_RANK"'
-        if self.job.array:
-            meet = ['export BIGJAX_PROCESSES=1 BIGJAX_PROCESS=0', f'export BIGJAX_SHARE="$SKYPILOT_NODE_RANK/{self.job.array}"']
-        elif self._slice or self.target.nodes == 1:
-            meet = []
-        else:
-            meet = [f'export BIGJAX_PROCESSES={self.target.nodes} BIGJAX_PROCESS={rank}',
-                    f'export BIGJAX_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORT}"']
-        last_line = f"printf 'bigjax: process %s ended with exit code %s\\n' {rank} \"$code\""  # which managed_job.END reads
-        return '\n'.join([*meet, shlex.join(self.job.command), 'code=$?', last_line, 'exit "$code"', ''])
-
     def files(self) -> dict[str, str]:
-        return {'sky.yaml': dump(self.task())}
+        return {'sky.yaml': dump(task(self.job, self.target, self._slice))}
 
     def plan(self) -> list[Write | Run]:
         path = str(self.job.folder / 'sky.yaml')
         secrets = [word for name in self.job.env for word in ('--secret', name)]  # sky reads the values from its environment
-        return [Write(path, dump(self.task())), Run(sky('jobs', 'launch', '--yes', '--detach-run', *secrets, path))]
+        return [Write(path, self.files()['sky.yaml']), Run(sky('jobs', 'launch', '--yes', '--detach-run', *secrets, path))]
 
-    def start(self) -> 'Group':
+    def start(self) -> Group:
         """Submits the job; it is in SkyPilot's queue when this returns.
 
         Raises:
@@ -160,13 +128,13 @@ class Engine(base.Engine):
             raise
         return self._group(whole=True)
 
-    def _group(self, whole: bool) -> 'Group':
+    def _group(self, whole: bool) -> Group:
         found = newest(self.job.name)
         if found is None:
             raise UserError(f'{self.job.name}: SkyPilot has no job of this name', code='launch/no-job')
         return Group(self.job.name, str(found['job_id']), self.job.log_folder, whole=whole)
 
-    def attach(self, *, whole: bool = False) -> 'Group':
+    def attach(self, *, whole: bool = False) -> Group:
         return self._group(whole)
 
     def status(self) -> list[str]:
@@ -192,17 +160,53 @@ class Engine(base.Engine):
             return ['?whether SkyPilot still runs it']
         return [f"job {found['job_id']} of SkyPilot ({found['status']})"] if found else []
 
-    def doctor(self) -> list[Check]:
-        checks = [base.installed('sky', INSTALL)]
-        for what, words, fix in (('clouds', ('check',), 'log in to a cloud, and read the output of sky check'),
-                                 ('jobs', ('jobs', 'queue', '--output', 'json'), 'sky api info shows its server')):
-            if checks[0].ok:
-                try:
-                    output = steps.execute(Run(sky(*words)), seconds=TIMEOUT_S).strip()
-                    checks.append(Check(what, True, output.splitlines()[-1] if what == 'clouds' and output else 'answers'))
-                except Failed as error:
-                    checks.append(Check(what, False, str(error), fix))
-        return checks
+
+def task(job: jobs.Job, target: Target, slice: tpu_types.Slice | None) -> dict[str, Any]:
+    """The task as SkyPilot reads it, without the variables of --env, whose names are on the command line."""
+    kind = f'tpu-{slice.type}' if slice else target.type
+    recovery: dict[str, Any] = {'max_restarts_on_errors': job.restarts}
+    if job.preemptions:
+        recovery['recover_on_exit_codes'] = [outcome.PREEMPTED]
+    resources = {'infra': target.infra, 'accelerators': kind, 'cpus': target.cpus, 'memory': target.memory,
+                 'disk_size': target.disk, 'image_id': target.image, 'use_spot': target.spot,
+                 'accelerator_args': {'runtime_version': target.runtime or slice.runtime} if slice else {},
+                 'job_recovery': recovery}
+    record = base64.b64encode(job.text().encode()).decode()
+    return {'name': job.name,
+            **({'workdir': str(pathlib.Path(target.code).expanduser().resolve())} if target.code else {}),
+            'num_nodes': job.array or target.nodes,
+            'resources': {key: value for key, value in resources.items() if value},
+            'envs': {'BIGJAX_RECORD': record, 'PYTHONUNBUFFERED': '1'},
+            **({'setup': f'set -e\n{target.setup}\n'} if target.setup else {}),
+            'run': script(job, 1 if slice else target.nodes)}
+
+
+def script(job: jobs.Job, nodes: int) -> str:
+    """The shell text of each machine. TPU VMs find each other (nodes=1); other machines meet at the address of the first."""
+    rank = '"$SKYPILOT_NODE_RANK"'
+    if job.array:
+        meet = ['export BIGJAX_PROCESSES=1 BIGJAX_PROCESS=0', f'export BIGJAX_SHARE="$SKYPILOT_NODE_RANK/{job.array}"']
+    elif nodes == 1:
+        meet = []
+    else:
+        meet = [f'export BIGJAX_PROCESSES={nodes} BIGJAX_PROCESS={rank}',
+                f'export BIGJAX_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORT}"']
+    last_line = f"printf 'bigjax: process %s ended with exit code %s\\n' {rank} \"$code\""  # which managed_job.END reads
+    return '\n'.join([*meet, shlex.join(job.command), 'code=$?', last_line, 'exit "$code"', ''])
+
+
+def doctor(engine: Engine) -> list[Check]:
+    """The checks of SkyPilot, of its clouds, and of its queue."""
+    checks = [base.installed('sky', INSTALL)]
+    for what, words, fix in (('clouds', ('check',), 'log in to a cloud, and read the output of sky check'),
+                             ('jobs', ('jobs', 'queue', '--output', 'json'), 'sky api info shows its server')):
+        if checks[0].ok:
+            try:
+                output = steps.execute(Run(sky(*words)), seconds=TIMEOUT_S).strip()
+                checks.append(Check(what, True, output.splitlines()[-1] if what == 'clouds' and output else 'answers'))
+            except Failed as error:
+                checks.append(Check(what, False, str(error), fix))
+    return checks
 
 
 def find(name: str, on: str) -> jobs.Job:

@@ -80,7 +80,7 @@ class Group:
                      for dot in ([f'.{i}' for i in range(job.array)] if job.array else [''])]
         self._left = set(range(job.array or 1))  # tasks of the array (0: the job) that are not over
         self._restarts = dict.fromkeys(self._left, 0)
-        self._seen = {task: len(self._attempts(task)) for task in self._left}
+        self._seen = {task: len(_attempts(job, folder, task)) for task in self._left}
         self._state, self._pause, self._next_query, self._silent = '', MIN_POLL_S, 0.0, False
 
     @property
@@ -129,21 +129,15 @@ class Group:
     def _soon(self) -> None:
         self._pause, self._next_query = MIN_POLL_S, 0.0
 
-    def _attempts(self, task: int) -> list[Attempt]:
-        try:
-            return read_ends((self._folder / (f'ends.{task}' if self._job.array else 'ends')).read_text())
-        except OSError:
-            return []
-
     def _show_restarts(self, task: int) -> None:
         """Prints the restarts since the last call, from the script's record."""
-        attempts = self._attempts(task)
+        attempts = _attempts(self._job, self._folder, task)
         for count, attempt in enumerate(attempts[self._seen[task]:], self._seen[task] + 1):
             if attempt.then in REQUEUED:
                 failed = attempt.then == 'failed'
                 done = sum(other.then in REQUEUED and (other.then == 'failed') == failed for other in attempts[:count])
                 limit = self._job.restarts if failed else self._job.preemptions
-                cause = 'a node does not answer' if attempt.then == 'lost' else self._end(attempt, task)
+                cause = 'a node does not answer' if attempt.then == 'lost' else self._ended(attempt, task)
                 log(f"{cause}; SLURM restarts it in about two minutes: {'restart' if failed else 'preemption'} {done} of "
                     f'{limit}')
             self._soon()
@@ -174,7 +168,7 @@ class Group:
     def _over(self, task: int, last: slurm_state.Over | None) -> list[End]:
         """The end of a task, from the script's record, or without one from SLURM's."""
         self._show_restarts(task)
-        attempts = self._attempts(task)
+        attempts = _attempts(self._job, self._folder, task)
         failed = sum(attempt.then == 'failed' for attempt in attempts)
         again = sum(attempt.then in REQUEUED for attempt in attempts)
         restarts = last.restarts if last and last.restarts is not None else again
@@ -183,7 +177,7 @@ class Group:
         self.stopped = self.stopped or name == 'CANCELLED' or (self._folder / 'stop').exists()
         now = time.monotonic()
         if attempts and attempts[-1].then in ('over', 'left') and name not in LOST_STATES:
-            end = self._end(attempts[-1], task)
+            end = self._ended(attempts[-1], task)
         elif name in KILL_REASONS:
             log(f'SLURM job {self._number}: {name}: {KILL_REASONS[name]}')
             end = End(task, -signal.SIGKILL, now)
@@ -200,7 +194,15 @@ class Group:
             return [End(process, outcome.DONE, now) for process in range(self._processes)]
         return [end]
 
-    def _end(self, attempt: Attempt, task: int) -> End:
+    def _ended(self, attempt: Attempt, task: int) -> End:
         """The end of an attempt, with the exit code as Python writes it."""
         process = task if self._job.array else min(attempt.task, self._processes - 1)
         return End(process, outcome.from_shell(attempt.code), time.monotonic(), attempt.where)
+
+
+def _attempts(job: Job, folder: pathlib.Path, task: int) -> list[Attempt]:
+    """The attempts of a task that the script has recorded."""
+    try:
+        return read_ends((folder / (f'ends.{task}' if job.array else 'ends')).read_text())
+    except OSError:
+        return []

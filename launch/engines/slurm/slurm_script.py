@@ -16,11 +16,12 @@ job's folder (`read_ends` reads them); the output of srun and of the script is i
 """
 import dataclasses
 import math
+import os
 import pathlib
 import re
 import shlex
-from collections.abc import Mapping
 
+from launch.engines.slurm.slurm_target import Target
 from launch.job import Job, line
 
 JOINT_EXIT_S = 5  # time for the other tasks to reach an exit that all reach together
@@ -57,32 +58,36 @@ def read_ends(text: str) -> list[Attempt]:
     return [Attempt(int(code), int(seconds), then, int(task), where) for code, seconds, then, task, where in found]
 
 
-def script(job: Job, options: Mapping[str, str | None], *, folder: pathlib.Path, logs: pathlib.Path, tasks: int, nodes: int,
-           devices: int, path: str = '', setup: str = '', extra: str = '', cpus: int = 0) -> str:
-    """The whole text.
+def requested(job: Job, target: Target) -> dict[str, str]:
+    """The options of sbatch for the resources, {name: value}."""
+    options = {
+        'nodes': str(target.nodes), 'ntasks-per-node': str(target.tasks_per_node),
+        'gres': f'gpu:{target.gpus}' if target.gpus_per_node else '', 'cpus-per-task': str(target.cpus or ''),
+        'mem': target.memory, 'partition': target.partition, 'account': target.account, 'qos': target.qos,
+        'constraint': target.constraint, 'time': target.time, 'signal': f'TERM@{target.notice}' if target.notice else '',
+        'array': f'0-{job.array - 1}' if job.array else ''}
+    return {name: value for name, value in options.items() if value}
 
-    Args:
-      options: options of sbatch, {name: value}; None for one without a value.
-      folder, logs: the job's folders, which all nodes share.
-      tasks: the number of processes.
-      devices: GPUs per process to list in JAX_LOCAL_DEVICE_IDS; 0 to leave that unset.
-      nodes, path, setup, extra, cpus: the values of the target.
-    """
+
+def script(job: Job, target: Target, *, folder: pathlib.Path, logs: pathlib.Path) -> str:
+    """The whole text; `folder` and `logs` are the job's folders, which all nodes share."""
+    tasks = target.nodes * target.tasks_per_node
+    devices = target.gpus_per_node if target.tasks == 'node' else 0  # that each process drives
     output = f"{_pattern(logs)}/batch{'.%a' if job.array else ''}.log"
     always = {'job-name': job.name, 'comment': f'bigjax:{folder}', 'output': output, 'open-mode': 'append',
               'export': ','.join(dict.fromkeys((*EXPORTED, *job.env))),
               ('requeue' if job.restarts or job.preemptions else 'no-requeue'): None}
-    requested = [f'#SBATCH --{name}' + ('' if value is None else f'={_quoted(value)}')
-             for name, value in {**always, **options}.items()]
-    requested += [f'#SBATCH {_quoted(word)}' for word in shlex.split(extra)]
-    srun = [f'--nodes={nodes}', f'--ntasks={tasks}', f'--ntasks-per-node={tasks // nodes}', '--export=ALL',
-            '--kill-on-bad-exit=0', '--open-mode=append', *([f'--cpus-per-task={cpus}'] if cpus else [])]
-    lines = [f'export PATH={shlex.quote(path)}:"$PATH"'] if path else []
+    options = [f'#SBATCH --{name}' + ('' if value is None else f'={_quoted(value)}')
+               for name, value in {**always, **requested(job, target)}.items()]
+    options += [f'#SBATCH {_quoted(word)}' for word in shlex.split(target.extra)]
+    srun = [f'--nodes={target.nodes}', f'--ntasks={tasks}', f'--ntasks-per-node={target.tasks_per_node}', '--export=ALL',
+            '--kill-on-bad-exit=0', '--open-mode=append', *([f'--cpus-per-task={target.cpus}'] if target.cpus else [])]
+    lines = [f'export PATH={shlex.quote(os.path.expanduser(target.path))}:"$PATH"'] if target.path else []
     lines += [f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(devices)))}"] if devices else []
     lines += [f'export BIGJAX_SHARE="$SLURM_ARRAY_TASK_ID/{job.array}"'] if job.array else []
     values = {
-        'ASKED': '\n'.join(requested), 'FOLDER': shlex.quote(str(folder)), 'LOGS': shlex.quote(str(logs)),
-        'PATTERN': shlex.quote(_pattern(logs)), 'COMMAND': line(job.command), 'SRUN': line(srun), 'SETUP': setup or ':',
+        'OPTIONS': '\n'.join(options), 'FOLDER': shlex.quote(str(folder)), 'LOGS': shlex.quote(str(logs)),
+        'PATTERN': shlex.quote(_pattern(logs)), 'COMMAND': line(job.command), 'SRUN': line(srun), 'SETUP': target.setup or ':',
         'ENVIRONMENT': '\n'.join(lines), 'TASKS': tasks, 'COUNT': job.array or tasks, 'RESTARTS': job.restarts,
         'PREEMPTIONS': job.preemptions, 'GRACE': math.ceil(job.grace), 'COURTESY': JOINT_EXIT_S, 'QUICK': QUICK_FAILURE_S,
         'ROW': MAX_QUICK_FAILURES}
@@ -103,7 +108,7 @@ def _pattern(path: pathlib.Path) -> str:
 
 
 TEMPLATE = r'''#!/bin/bash
-@ASKED@
+@OPTIONS@
 #
 # Starts the command on all nodes; after its end requeues the job (preemption, failure) or lets it end.
 

@@ -22,11 +22,6 @@ if [ "$was" != {id} ]; then
   rm -rf {name} && mkdir -p {name}/claims && chmod 700 {name} && echo {id} > {name}/id && echo new || exit 1
 elif [ -f {name}/stop ]; then exit {stopped}; fi
 """
-LOOK = """\
-cat {folder}/id 2>/dev/null && cat {folder}/code && sh {folder}/remote.sh show </dev/null
-exit 0
-"""
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -56,6 +51,11 @@ class Settings:
     def base(self) -> str:
         """The folder `code` relative to the home folder, in which commands start; or absolute."""
         return self.code.removeprefix('~/').rstrip('/')
+
+    @property
+    def variables(self) -> list[tuple[str, str]]:
+        """(name, value as shell text) of the environment of setup and of every process."""
+        return [('PATH', f'{shell_path(self.path)}:"$PATH"')] if self.path else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +119,13 @@ class Steps:
     def setup(self, host: int) -> Run:
         """Runs the user's line in the folder of the code."""
         code = f'{self.settings.base}/code/{self.place[0]}/{self.place[1]}'
-        text = ''.join(f'export {name}={value}\n' for name, value in self._path())
+        text = ''.join(f'export {name}={value}\n' for name, value in self.settings.variables)
         text += f'cd {shlex.quote(code)} || exit 1\n( {self.settings.setup}\n) </dev/null >&2 || exit 1\n'
         return Run(self.hosts.ssh(host, 'sh -s'), text, self.job.env, 'setup')
 
     def start(self, process: int, number: int, variables: Mapping[str, str]) -> Run:
         """Starts one process, detached, for the start of that number, with `variables` in its environment."""
-        env = [*self._path(), *((name, shlex.quote(value)) for name, value in variables.items())]
+        env = [*self.settings.variables, *((name, shlex.quote(value)) for name, value in variables.items())]
         folder = f"../../code/{self.place[0]}{'' if self.place[1] == '.' else '/' + self.place[1]}"
         return self.script.step(self.placed[process], 'start', str(process), str(number), self.grace, folder,
                                 *self.job.command, env=env, secret=self.job.env)
@@ -133,10 +133,3 @@ class Steps:
     def follow(self, host: int) -> Run:
         """Follows the processes from their first byte."""
         return self.script.step(host, 'follow', *(f'{process}:0' for process in self.on(host)))
-
-    def look(self, host: int) -> Run:
-        """Prints the id, the code and the processes of the job of this name."""
-        return Run(self.hosts.ssh(host, 'sh -s'), LOOK.format(folder=self.folder))
-
-    def _path(self) -> list[tuple[str, str]]:
-        return [('PATH', f'{shell_path(self.settings.path)}:"$PATH"')] if self.settings.path else []

@@ -7,9 +7,12 @@ import pathlib
 
 from bigjax.errors import UserError
 from launch import target as target_
-from launch.engines.ssh import remote
+from launch.engines.base import Check
+from launch.engines.ssh import remote, remote_checks
 from launch.engines.ssh.bundle import LIMIT_MB
-from launch.engines.ssh.remote import RemoteEngine, Settings
+from launch.engines.ssh.machines import Machines
+from launch.engines.ssh.remote import RemoteEngine
+from launch.engines.ssh.remote_steps import Settings
 from launch.engines.ssh.transport import Hosts
 from launch.job import Job
 from launch.target import text
@@ -38,6 +41,18 @@ KEPT = ('path', 'setup', 'coordinator', 'per_host', 'wait', 'lost', 'limit')
 """The keys that another machine takes over from the job's record."""
 
 
+class Listed(Machines):
+    """The machines that --on lists; `addresses` with those of its files."""
+
+    def __init__(self, job: Job, target: Target, addresses: tuple[str, ...]):
+        super().__init__(job, Settings(code=target.code, **{key: getattr(target, key) for key in KEPT}))
+        names = tuple(address.rpartition('@')[2] for address in addresses)
+        self._hosts = Hosts(addresses, target.user, target.port, target.identity, target.config, names=names)
+
+    def hosts(self) -> Hosts:
+        return self._hosts
+
+
 class Engine(RemoteEngine):
     """`per_host` processes on each host."""
 
@@ -46,12 +61,12 @@ class Engine(RemoteEngine):
 
     def __init__(self, job: Job):
         super().__init__(job)
-        self._hosts = tuple(address for item in self.target.hosts for address in _addresses(item, job.on))
-        if len(set(self._hosts)) < len(self._hosts):
-            twice = next(host for host in self._hosts if self._hosts.count(host) > 1)
+        self._addresses = tuple(address for item in self.target.hosts for address in _addresses(item, job.on))
+        if len(set(self._addresses)) < len(self._addresses):
+            twice = next(host for host in self._addresses if self._addresses.count(host) > 1)
             raise UserError(f'--on={job.on}: {twice} is listed twice; fix: for several processes per host write per_host=2',
                             code='launch/duplicate-host')
-        if not self._hosts:
+        if not self._addresses:
             raise UserError(f'--on={job.on}: no hosts; fix: write for example --on=ssh:node1,node2', code='launch/missing-key')
         for key in ('per_host', 'wait', 'lost', 'limit'):
             if getattr(self.target, key) < (1 if key == 'per_host' else 0):
@@ -60,21 +75,18 @@ class Engine(RemoteEngine):
         for key in ('identity', 'config'):
             if (path := getattr(self.target, key)) and not pathlib.Path(path).expanduser().is_file():
                 raise UserError(f'--on={job.on}: {key}={path}: no such file', code='launch/no-file')
+        self.machines = Listed(job, self.target, self._addresses)
 
     @property
     def name(self) -> str:
-        shown = self._hosts if len(self._hosts) <= 4 else (*self._hosts[:2], '…', self._hosts[-1])
+        shown = self._addresses if len(self._addresses) <= 4 else (*self._addresses[:2], '…', self._addresses[-1])
         return f"ssh:{','.join(shown)}"
 
-    def hosts(self) -> Hosts:
-        """The values of --on."""
-        target = self.target
-        names = tuple(address.rpartition('@')[2] for address in self._hosts)
-        return Hosts(self._hosts, target.user, target.port, target.identity, target.config, names=names)
 
-    def settings(self) -> Settings:
-        """The values of --on."""
-        return Settings(code=self.target.code, **{key: getattr(self.target, key) for key in KEPT})
+def doctor(engine: Engine) -> list[Check]:
+    """The checks of each machine."""
+    settings = engine.machines.settings
+    return remote_checks.checks(engine.machines.hosts(), settings.base, settings.path, engine.job.command)
 
 
 def find(name: str, on: str) -> Job:

@@ -138,6 +138,15 @@ class Hosts:
         finally:
             pool.shutdown(cancel_futures=True)  # waits for calls that have started, so that the caller can undo them
 
+    def answers(self, do: Callable[[int], T], hosts: Sequence[int] | None = None) -> list[T | Unreachable]:
+        """The results of `each`, with an `Unreachable` in the place of those of machines that do not answer."""
+        def attempt(host: int) -> T | Unreachable:
+            try:
+                return do(host)
+            except Unreachable as error:
+                return error
+        return self.each(attempt, hosts)
+
     def hostname(self, host: int) -> str:
         """The address that ssh connects to according to its configuration."""
         address = self.addresses[host].rpartition('@')[2]

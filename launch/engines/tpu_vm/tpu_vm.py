@@ -8,11 +8,8 @@ ssh, because `gcloud … ssh` runs a command again after it has died. There is o
 while the job runs counts as a preemption: it is deleted, created again, and the job resumes.
 """
 import dataclasses
-import math
 import os
-import pathlib
 import subprocess
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,23 +20,18 @@ from launch.engines import base
 from launch.engines.base import Check
 from launch.engines.ssh import remote
 from launch.engines.ssh.remote import RemoteEngine
-from launch.engines.ssh.remote_steps import Settings
-from launch.engines.ssh.transport import Hosts, Unreachable
+from launch.engines.ssh.transport import Unreachable
 from launch.engines.tpu_vm import gcloud, tpu_slice, tpu_types
-from launch.engines.tpu_vm.tpu_slice import ABSENT, DEAD, READY, Allocation, Found
-from launch.job import Job, digest
+from launch.engines.tpu_vm.resources import ABSENT, DEAD, READY, Resources
+from launch.engines.tpu_vm.slice_machines import RETRY_S, SSH_TIMEOUT_S, SliceMachines
+from launch.engines.tpu_vm.tpu_slice import Allocation
+from launch.job import Job
 from launch.lines import log
 from launch.outcome import LOST, End
 from launch.steps import Step, Wait
 from launch.target import text
 
-PORT = 8482  # JAX's own coordinator port on TPU VMs
-SSH_TIMEOUT_S = 300.0  # without an answer of its machines, after which a slice is created again
 MAX_SLICES = 3  # that one start may create
-RETRY_S = 10.0  # between two queries about a machine that does not answer
-# A killed process can leave its lock on the TPU behind; a lock that a process holds is not removed.
-UNLOCK = ('if command -v lsof >/dev/null && [ -z "$(lsof -t /tmp/libtpu_lockfile /dev/accel* /dev/vfio/[0-9]* 2>/dev/null)" ]; '
-          'then rm -f /tmp/libtpu_lockfile; fi')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,44 +64,27 @@ class Engine(RemoteEngine):
     """One process per machine of a slice."""
 
     kind, Target = 'tpu_vm', Target
+    machines: SliceMachines
 
     def __init__(self, job: Job):
         super().__init__(job)
         target, on = self.target, f'--on={job.on}'
-        if job.array:
-            raise UserError(f'{on}: a slice runs one program on all its machines, not {job.array} independent ones; fix: use '
-                            'slurm, ssh or jobset', code='launch/no-array')
-        if not target.type and not target.node:
-            raise UserError(f'{on}: no slice; fix: write for example --on=tpu_vm:v5e-16,zone=us-west4-a',
-                            code='launch/missing-key')
+        _check_target(target, on, job.array)
         self._slice = tpu_types.parse(target.type, self.kind) if target.type else None
         if self._slice and target.runtime:
             self._slice = dataclasses.replace(self._slice, runtime=target.runtime)
-        alone = [key for key in ('spot', 'reserved', 'valid_until', 'runtime') if getattr(target, key)]
-        if target.node and (alone or target.slices != 1):
-            raise UserError(f"{on}: node={target.node} exists already; fix: leave out {', '.join(alone) or 'slices'}",
-                            code='launch/conflict')
-        if target.spot and target.reserved:
-            raise UserError(f'{on}: spot and reserved exclude each other; fix: leave one out', code='launch/conflict')
-        if target.slices < 1 or (not target.queued and (target.slices > 1 or target.valid_until)):
-            raise UserError(f'{on}: several slices, and valid_until, need the queue; fix: leave out queued=no, and write '
-                            'slices=1 or more', code='launch/conflict')
-        if target.valid_until:
-            tpu_slice.seconds(target.valid_until, 'valid_until')
         before, now = tpu_slice.load(job), gcloud.settings()
         self._where = {key: getattr(target, key) or before.get(key) or now[key] for key in ('zone', 'project')}
         if not self._where['zone']:
             raise UserError(f"{on}: zone is missing; fix: add for example zone=us-west4-a, or run 'gcloud config set "
-                            "compute/zone ZONE'",
-                            code='launch/missing-key')
+                            "compute/zone ZONE'", code='launch/missing-key')
         flags = {key.replace('_', '-'): getattr(target, key)
                  for key in ('spot', 'reserved', 'network', 'subnetwork', 'service_account', 'internal_ips')}
-        named = dataclasses.replace(job, name=target.node) if target.node else job
-        self._allocation = Allocation(
-            named, self._where, self._slice, slices=target.slices, queued=target.queued and not target.node,
-            flags=flags | {'valid-until-duration': target.valid_until}, wait=tpu_slice.seconds(target.wait, 'wait'))
-        self._found: Found | None = None
-        self._gone_lock, self._gone_checked, self._gone = threading.Lock(), -math.inf, False
+        self.resources = Resources(
+            dataclasses.replace(job, name=target.node) if target.node else job, self._where, self._slice, slices=target.slices,
+            queued=target.queued and not target.node, flags=flags | {'valid-until-duration': target.valid_until})
+        self.allocation = Allocation(self.resources, tpu_slice.record(job), tpu_slice.seconds(target.wait, 'wait'))
+        self.machines = SliceMachines(job, target, self._slice, self.resources)
 
     @property
     def keeps_files(self) -> bool:
@@ -120,14 +95,8 @@ class Engine(RemoteEngine):
     def cost(self) -> str:
         if self.target.node:
             return f'{self.target.node}, which is neither created nor deleted'
-        slices = f"{self.target.slices} x {self._slice.type} in {self._where['zone']}" + (' (spot)' if self.target.spot else '')
-        return f"{slices}, from its creation until {'you delete it (keep)' if self.target.keep else 'the job ends'}"
-
-    @property
-    def workers(self) -> int:
-        if self._found and self._found.state == READY:
-            return len(self.hosts())
-        return self._slice.workers * self.target.slices if self._slice else 1
+        return (f"{self.resources.text}{' (spot)' if self.target.spot else ''}, from its creation until "
+                f"{'you delete it (keep)' if self.target.keep else 'the job ends'}")
 
     def check(self) -> None:
         base.require('gcloud', gcloud.INSTALL)
@@ -136,92 +105,30 @@ class Engine(RemoteEngine):
                             "ID'", code='launch/missing-key')
         super().check()
 
-    def settings(self) -> Settings:
-        setup = f'{UNLOCK}; {self.target.setup}' if self.target.setup else UNLOCK
-        return Settings(path=self.target.path, setup=setup, wait=SSH_TIMEOUT_S)
-
-    def hosts(self) -> Hosts:
-        """The machines of the slice.
-
-        Raises:
-          UserError: there is no slice, or it is not ready.
-        """
-        if self._found is None:
-            self._found = self._allocation.look()
-        if self._found.state != READY:
-            state, self._found = self._found, None
-            raise UserError(f'{self._name}: no machines ({state}); {self._hint(state)}',
-                            code='launch/no-machines')
-        places = [(f'{tpu_slice.short(node)}:{number}', inside if self.target.internal_ips else outside or inside)
-                  for node in self._found.nodes for number, (inside, outside) in enumerate(tpu_slice.endpoints(node))]
-        return self._machines(tuple(address for _, address in places), tuple(name for name, _ in places))
-
-    def planned(self) -> Hosts:
-        count = self._slice.workers if self._slice else 1
-        names = tuple(f'{node}:{number}' for node in self._allocation.nodes for number in range(count))
-        return self._machines(tuple(f"ADDRESS-OF-{name.replace(':', '-')}" for name in names), names)
-
-    def _machines(self, addresses: tuple[str, ...], names: tuple[str, ...]) -> Hosts:
-        # The cloud reuses addresses for other machines, so every slice has a file of known hosts of its own.
-        options = 'StrictHostKeyChecking=accept-new', f'UserKnownHostsFile={self._known}'
-        return Hosts(addresses, user=self.target.user, identity=self.target.identity, options=options, names=names)
-
-    @property
-    def _known(self) -> pathlib.Path:
-        """The file of this slice's known hosts; it exists once its machines accept our key."""
-        made = [str((node.get('id'), node.get('createTime'))) for node in self._found.nodes] if self._found else []
-        return self.job.folder / f'known_hosts.{digest(*made)}'
-
-    @property
-    def _name(self) -> str:
-        return self.target.node or self.job.name
-
-    def variables(self, process: int, coordinator: str) -> dict[str, str]:
-        """The meeting point within one slice, so that nothing depends on a metadata server that may not answer at once.
-
-        Empty for several slices, whose numbers only the cloud's metadata has.
-        """
-        if self.target.slices > 1 or self.workers == 1:
-            return {}
-        first = tpu_slice.endpoints(self._found.nodes[0])[0][0] if self._found else f'ADDRESS-OF-{self._allocation.nodes[0]}-0'
-        return {'BIGJAX_COORDINATOR': f'{first}:{PORT}', 'BIGJAX_PROCESSES': str(self.workers), 'BIGJAX_PROCESS': str(process)}
-
-    def gone(self, host: int) -> bool:
-        with self._gone_lock:  # one query serves all silent machines
-            if time.monotonic() > self._gone_checked + RETRY_S:
-                try:
-                    self._gone = self._allocation.look().state in (DEAD, ABSENT)
-                except UserError:
-                    self._gone = False
-                self._gone_checked = time.monotonic()
-            return self._gone
-
     def plan(self) -> Sequence[Step]:
-        own = not self.target.node
-        name, user = self._name, self.target.user
-        first: list[Step] = [self._allocation.command()] if own else []
+        own, name = not self.target.node, self.resources.name
+        first: list[Step] = [self.resources.command()] if own else []
         if own and self.target.queued:
             first += [gcloud.queue(name, self._where), Wait(f'repeated until it is ACTIVE, at most {self.target.wait}')]
         first += [gcloud.nodes(name, self._where), Wait(f'until {name} is READY; the output has the addresses')]
-        first += [gcloud.keys(node, user, self._where, internal=self.target.internal_ips) for node in self._allocation.nodes]
         last: list[Step] = []
         if own and not self.target.keep:
             last = [Wait('until the last end of the job'),
-                    dataclasses.replace(self._allocation.deletion(), why='also after Ctrl-C before it runs, and any error')]
-        return [*first, *super().plan(), *last]
+                    dataclasses.replace(self.resources.deletion(), why='also after Ctrl-C before it runs, and any error')]
+        return [*first, *self.machines.key_steps(), *super().plan(), *last]
 
     def start(self) -> base.Group:
-        self._found, self._gone_checked = None, -math.inf
+        self.machines.forget()
         if self.target.node:
-            self.hosts()
-            self._copy_key()
+            self.machines.hosts()
+            self.machines.copy_key()
             return super().start()
-        with self._allocation.or_nothing(self.target.keep):
+        with self.allocation.or_nothing(self.target.keep):
             rounds, until = 1, time.monotonic() + SSH_TIMEOUT_S
             while True:
-                self._found = self._allocation.ensure()
+                self.machines.found = self.allocation.ensure()
                 try:
-                    self._copy_key()
+                    self.machines.copy_key()
                     group = super().start()
                     log(f'{self.job.name}: {self._slice.type} costs money until ' + (
                         'you delete it (keep)' if self.target.keep else "the job has ended under a launcher, or 'launch down'"))
@@ -231,92 +138,62 @@ class Engine(RemoteEngine):
                         if rounds == MAX_SLICES:
                             raise
                         log(f'{error}; deletes the slice and creates it again')
-                        self._allocation.delete()
+                        self.allocation.delete()
                         rounds, until = rounds + 1, time.monotonic() + SSH_TIMEOUT_S
                     else:
                         log(f'{error}; retries')
                         time.sleep(RETRY_S)
 
     def attach(self, *, whole: bool = False) -> base.Group:
-        found = self._allocation.look()
-        if found.state == DEAD and self._allocation.owned(found):
-            log(f'{self._name}: was taken away ({found})')
+        found = self.resources.look()
+        if found.state == DEAD and self.resources.owned(found):
+            log(f'{self.resources.name}: was taken away ({found})')
             return Taken(self.workers)
-        self._found = found
-        self.hosts()
-        self._copy_key()
+        self.machines.found = found
+        self.machines.hosts()
+        self.machines.copy_key()
         return super().attach(whole=whole)
 
-    def recorded(self) -> Job:
-        """The job from the record on its machines; with its name alone if they do not answer, so that it can be deleted."""
-        self._found = found = self._allocation.look(whole=True)
-        if found.state == ABSENT or not (self.target.node or self._allocation.owned(found)):
-            raise UserError(f"--on={self.job.on}: no job '{self.job.name}' is in {self._where['zone']}", code='launch/no-job')
-        if found.state != READY:
-            return self.job
-        self._copy_key()
-        recorded = remote.find(self)
-        # This machine's keys override the recorded ones: it may have another user or SSH key.
-        before, now = dataclasses.asdict(target_.parse(self.kind, recorded.target, Target)), dataclasses.asdict(self.target)
-        default = dataclasses.asdict(Target())
-        both = Target(**{key: value if value != default[key] else before[key] for key, value in now.items()})
-        return dataclasses.replace(recorded, on=f'{self.kind}:{target_.write(both)}')
-
-    def _copy_key(self) -> None:
-        """Copies the SSH key to the machines, once per slice; afterwards all of them answer.
-
-        Raises:
-          Unreachable: they do not answer yet.
-        """
-        if self._known.exists():
-            return
-        self.job.folder.mkdir(parents=True, exist_ok=True)
-        for node in self._allocation.nodes:
-            try:
-                gcloud.do(gcloud.keys(node, self.target.user, self._where, internal=self.target.internal_ips), 600.0)
-            except gcloud.Refused as error:
-                if error.status or any(word in error.message for word in (
-                        'not present in the SSH agent', 'gcloud auth', 'crashed', 'Permission denied')):
-                    raise
-                raise Unreachable(f'{node}: does not answer to ssh ({error.message})') from None
-        for old in self.job.folder.glob('known_hosts.*'):
-            old.unlink()
-        self._known.touch()
-
     def status(self) -> list[str]:
-        self._found = found = self._allocation.look(whole=True)
-        lines = [f"{self._name}: {found} in {self._where['zone']}"]
-        return [*lines, *super().status()] if found.state == READY else [*lines, self._hint(found)]
-
-    def _hint(self, found: Found) -> str:
-        if self.target.node:
-            return (f"fix: start it with 'gcloud compute tpus tpu-vm start {self._name} --zone={self._where['zone']}'"
-                    if found.state == DEAD else 'fix: check node=, zone= and project=')
-        if found.state == ABSENT:
-            return (f'the job has ended, or was never started; its output, as far as a launcher followed it, is in '
-                    f'{self.job.log_folder}')
-        if found.state == DEAD:
-            return f"fix: 'python -m launch attach {self.job.name}' creates it again and resumes the job"
-        return 'it is not there yet'
+        self.machines.found = found = self.resources.look(whole=True)
+        lines = [f"{self.resources.name}: {found} in {self._where['zone']}"]
+        return [*lines, *(super().status() if found.state == READY else [self.machines.hint(found)])]
 
     def finish(self) -> list[str]:
         """Deletes the slice, unless `keep`."""
         if self.target.node or self.target.keep:
             return []
         with gcloud.signals(lambda *_: log('still deleting what costs money; please wait')):
-            return self._allocation.delete()
+            return self.allocation.delete()
 
     def down(self) -> list[str]:
         if self.target.node:
             return list(super().down())
-        return self._allocation.delete() or [f"nothing of it is in {self._where['zone']}"]
+        return self.allocation.delete() or [f"nothing of it is in {self._where['zone']}"]
 
     def exists(self) -> list[str]:
-        return [] if self.target.node else self._allocation.exists()
+        return [] if self.target.node else self.resources.exists()
 
-    def doctor(self) -> list[Check]:
-        checks = gcloud.doctor(self._where, self._slice.type if self._slice else '')
-        return [*checks, _key_check(os.path.expanduser(self.target.identity))]
+
+def _check_target(target: Target, on: str, array: int) -> None:
+    """Raises UserError for values that exclude each other or are missing."""
+    if array:
+        raise UserError(f'{on}: a slice runs one program on all its machines, not {array} independent ones; fix: use '
+                        'slurm, ssh or jobset', code='launch/no-array')
+    if not target.type and not target.node:
+        raise UserError(f'{on}: no slice; fix: write for example --on=tpu_vm:v5e-16,zone=us-west4-a',
+                        code='launch/missing-key')
+    alone = [key for key in ('spot', 'reserved', 'valid_until', 'runtime') if getattr(target, key)]
+    if target.node and (alone or target.slices != 1):
+        raise UserError(f"{on}: node={target.node} exists already; fix: leave out {', '.join(alone) or 'slices'}",
+                        code='launch/conflict')
+    if target.spot and target.reserved:
+        raise UserError(f'{on}: spot and reserved exclude each other; fix: leave one out', code='launch/conflict')
+    if target.slices < 1 or (not target.queued and (target.slices > 1 or target.valid_until)):
+        raise UserError(f'{on}: several slices, and valid_until, need the queue; fix: leave out queued=no, and write '
+                        'slices=1 or more', code='launch/conflict')
+    if target.valid_until:
+        tpu_slice.seconds(target.valid_until, 'valid_until')
 
 
 class Taken:
@@ -348,12 +225,30 @@ class Taken:
 
 
 def find(name: str, on: str) -> Job:
-    """The job of that name that another machine started.
+    """The job from the record on its machines; with its name alone if they do not answer, so that it can be deleted.
 
     Raises:
       UserError: there is no slice of that name.
     """
-    return Engine(Job(name, on, ('python',))).recorded()
+    here = Engine(Job(name, on, ('python',)))
+    here.machines.found = found = here.resources.look(whole=True)
+    if found.state == ABSENT or not (here.target.node or here.resources.owned(found)):
+        raise UserError(f"--on={on}: no job '{name}' is in {here.resources.where['zone']}", code='launch/no-job')
+    if found.state != READY:
+        return here.job
+    here.machines.copy_key()
+    recorded = remote.find(here)
+    # This machine's keys override the recorded ones: it may have another user or SSH key.
+    before, now = dataclasses.asdict(target_.parse(here.kind, recorded.target, Target)), dataclasses.asdict(here.target)
+    default = dataclasses.asdict(Target())
+    both = Target(**{key: value if value != default[key] else before[key] for key, value in now.items()})
+    return dataclasses.replace(recorded, on=f'{here.kind}:{target_.write(both)}')
+
+
+def doctor(engine: Engine) -> list[Check]:
+    """The checks of gcloud, of the type in the zone, and of the SSH key."""
+    type_ = tpu_types.parse(engine.target.type, engine.kind).type if engine.target.type else ''
+    return [*gcloud.doctor(engine.resources.where, type_), _key_check(os.path.expanduser(engine.target.identity))]
 
 
 def _key_check(path: str) -> Check:
