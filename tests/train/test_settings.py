@@ -12,7 +12,6 @@ from bigjax.train.population import difference
 from tests import tiny
 from tests.refused import refused
 
-
 RATE = {'optimizer': {'lr': 0.1}}
 
 
