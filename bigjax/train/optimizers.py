@@ -295,7 +295,11 @@ def _average(spec, run, place) -> Callable | None:
 def _span(section, key: str, default, run, place: str) -> int:
     """A duration of at least one step."""
     value = section.get(key, default)
-    if (steps := durations.steps(value, **run)) < 1:
+    try:
+        steps = durations.steps(value, **run)
+    except UserError as error:
+        raise UserError(f'{place}.{key}: {error}', code=error.code) from None
+    if steps < 1:
         raise UserError(f'{place}.{key}: got {value!r}, expected at least one step', code='optimizer/number')
     return steps
 

@@ -12,6 +12,8 @@ from bigjax.train.population import difference
 from tests import tiny
 from tests.refused import refused
 
+RATE = {'optimizer': {'lr': 0.1}}
+
 
 def read(**changes):
     return settings.read(configs.Reader(tiny.config(**changes)), 53)
@@ -22,6 +24,10 @@ def read(**changes):
     ({'batch_size': 0}, 'config/range', ('config.batch_size', '0')), ({'batch_size': -8}, 'config/range', ('-8',)),
     ({'population': 0}, 'config/range', ('config.population',)), ({'population': -2}, 'config/range', ('-2',)),
     ({'accumulate': 0}, 'config/range', ('config.accumulate',)), ({'accumulate': 3}, 'config/batch-divisible', ('8', '9')),
+    ({'steps': 2**31}, 'config/range', ('config.steps',)),
+    ({**RATE, 'population_over': 'optimizer.lr=-1; optimizer.lr=0.1'}, 'config/population-over', ('optimizer.lr=-1',)),
+    ({**RATE, 'population_over': 'optimizer.lr=0.1; optimizer.lr=0'}, 'config/population-over', ('optimizer.lr=0',)),
+    ({**RATE, 'population_over': 'optimizer.lr=inf; optimizer.lr=1'}, 'config/population-over', ('optimizer.lr=inf',)),
     ({'seed': -1}, 'config/range', ('config.seed',)), ({'seed': 2**31 - 1, 'population': 2}, 'config/range', ('config.seed',)),
     ({'log_every': 0}, 'config/range', ('config.log_every', '0')),
     ({'log_every': -1}, 'duration/form', ('config.log_every',)), ({'eval_every': -5}, 'duration/form', ('config.eval_every',)),
