@@ -35,7 +35,8 @@ def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
     elif 'row' in accepts and (row := _written_out(word)) is not None:
         yield printable(word)[:40], row
     elif not _exists(path):
-        raise UserError(f'{printable(word)}: there is no such file or folder', code='predict/no-file')
+        row = ', nor is it a row, in JSON or as numbers with commas' if 'row' in accepts else ''
+        raise UserError(f'{printable(word)}: there is no such file or folder{row}', code='predict/no-file')
     elif path.is_dir():
         found = [p for p in sorted(path.rglob('*')) if p.is_file() and p.suffix.lower() in accepts
                  and not any(part.startswith('.') for part in p.relative_to(path).parts)]
