@@ -112,13 +112,15 @@ class Interface:
         {'class': 'cat', 'probability': 0.97}.
       accepts: the endings of files that `parse` takes ('.png', …), 'text' and 'row' for what else it takes.
       sample: `sample(apply, variables, rng, prompt, *, tokens, temperature) -> iterator of text`, or None where the model
-        does not generate.
+        does not generate text.
+      draw: `draw(apply, variables, rng, count) -> images [count, H, W, C] in 0..1`, or None where it does not draw.
     """
 
     parse: Callable[[Any], Mapping[str, Any]]
     answer: Callable[[Any], Mapping[str, Any]]
     accepts: tuple[str, ...] = ()
     sample: Callable | None = None
+    draw: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

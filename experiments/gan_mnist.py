@@ -29,6 +29,7 @@ from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.data.sources import derived
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
+from bigjax.predict import interfaces
 from bigjax.tasks import generative
 
 ROWS = {  # row: (model, minibatch, epochs)
@@ -66,6 +67,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={'test': Evaluator('test', compute=judge, keep=('image', 'label'), sums=False)},
         samples=samples(model.latent),
+        interface=interfaces.pictures(draw(model.latent)),
     )
 
 
@@ -101,6 +103,15 @@ def judge(generated, examples, neighbours: int = 5) -> dict:
     return {'legible': legible(in_real), 'legible_real': legible(among), 'two_sample': float(separated.mean()),
             'class_entropy': float(-np.sum(share * np.log(np.maximum(share, 1e-12)))),
             'rarest_class': float(share.min()), 'classes_of_samples': bars}
+
+
+def draw(latent: int):
+    """Samples in 0..1."""
+    def images(apply, variables, rng, count):
+        z = jax.random.normal(rng, (count, latent))
+        return jax.jit(lambda v: apply(v, z, method='generate')[0].astype(jnp.float32) / 2 + 0.5)(variables)
+
+    return images
 
 
 def samples(latent: int):

@@ -14,6 +14,7 @@ from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.models import gpt
+from bigjax.predict import interfaces
 from bigjax.tasks import language
 
 ROWS = {  # size: (its fields, learning rate, published validation loss)
@@ -58,6 +59,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
         expected=published(config),
+        interface=interfaces.token_numbers(vocabulary, config.length),
         partition_rules=gpt.PARTITION_RULES,
     )
 

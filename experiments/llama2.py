@@ -12,6 +12,7 @@ from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
 from bigjax.models import gpt
+from bigjax.predict import interfaces
 from bigjax.tasks import language
 
 ROWS = {'7b': ('llama2_7b', 3e-4), '70b': ('llama2_70b', 1.5e-4)}  # size: (its fields, learning rate)
@@ -50,6 +51,7 @@ def get_experiment(config):
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
+        interface=interfaces.token_numbers(vocabulary, config.length),
         partition_rules=gpt.PARTITION_RULES,
     )
 

@@ -19,6 +19,7 @@ from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import sequence as metrics
+from bigjax.predict import interfaces
 from bigjax.tasks import sequence
 
 ROWS = {  # row: (published exact match, tolerance, where, which direction is a match)
@@ -62,6 +63,7 @@ def get_experiment(config):
         evaluators={'test': Evaluator('test', compute=lambda outputs, examples: judge(outputs, examples, words),
                                       keep=('source', 'target'))},
         expected=published(config),
+        interface=interfaces.translation(words, splits.train.spec['source'].shape[0]),
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from bigjax import cli, models
 from bigjax.data.datasets import open_data, standardize
-from bigjax.data.sources import ArraySource, Splits
+from bigjax.data.sources import derived
 from bigjax.errors import UserError
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import regression as metrics
@@ -50,6 +50,7 @@ HELP = {'split': 'the published split, of the first member', 'like': 'the set th
         'passes': 'Monte-Carlo samples of a prediction'}
 TABLE = ('bostonHousing,dropout', 'concrete,dropout', 'energy,dropout', 'yacht,dropout', 'bostonHousing,linear',
          'breast_cancer,mlp', 'breast_cancer,logistic')
+OWN_ROWS = ('',)  # one run of the default model, as the rows of the table are sets
 PARAMETERS = {'bostonHousing,dropout': 751, 'concrete,dropout': 501, 'energy,dropout': 501, 'yacht,dropout': 401,
               'bostonHousing,linear': 14, 'breast_cancer,mlp': 11_677, 'breast_cancer,logistic': 31}
 
@@ -141,17 +142,20 @@ def standardized(splits):
     Members of a population share one task but not one split, so the unit must travel with the examples.
     """
     splits, inputs = standardize(splits, 'x')
-    target = splits.train.arrays['target'].astype(np.float64)
-    mean, std = target.mean(), target.std()
+    if 'recorded' in splits.info:  # the examples stay with the run; its units are in its record
+        mean, std = splits.info['standardized']['target']
+    else:
+        target = splits.train.arrays['target'].astype(np.float64)
+        mean, std = target.mean(), target.std() or 1.0
     unit = {**{key: value.tolist() for key, value in inputs.items()}, 'target': [mean, std]}
 
-    def apply(source):
-        return ArraySource({**source.arrays, 'target': np.float32((source.arrays['target'] - mean) / std),
-                            'mean': np.full(len(source), mean, np.float32),
-                            'std': np.full(len(source), std, np.float32)})
+    def apply(arrays):
+        count = len(arrays['target'])
+        return {**arrays, 'target': np.float32((arrays['target'] - mean) / std),
+                'mean': np.full(count, mean, np.float32), 'std': np.full(count, std, np.float32)}
 
-    return Splits(apply(splits.train), {name: apply(s) for name, s in splits.evals.items()},
-                  {**splits.info, 'standardized': unit})
+    scaled = derived(splits, lambda parts: {split: apply(arrays) for split, arrays in parts.items()})
+    return dataclasses.replace(scaled, info={**splits.info, 'standardized': unit})
 
 
 def in_own_unit(judge):

@@ -54,6 +54,7 @@ PUBLISHED = {  # mlp, fcn, resnet
 }
 HELP = {'like': 'the set that --config.data=fake imitates'}
 TABLE = ('ItalyPowerDemand,fcn', 'BME,mlp', 'BME,fcn', 'BME,resnet')
+OWN_ROWS = ('',)  # one run of the default model, as the rows of the table are sets
 PARAMETERS = {'ItalyPowerDemand,fcn': 264_962, 'BME,mlp': 567_003, 'BME,fcn': 265_091, 'BME,resnet': 504_387}
 TINY = {'model.channels': '(4, 8, 4)'}
 

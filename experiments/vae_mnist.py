@@ -24,6 +24,7 @@ from bigjax.data.datasets import open_data
 from bigjax.data.sources import derived
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import likelihood
+from bigjax.predict import interfaces
 from bigjax.tasks import generative
 
 NZ = (2, 3, 5, 10, 20, 200)
@@ -72,6 +73,7 @@ def get_experiment(config):
                              keep=(), sums=False, every='100%')},
         expected=published(config),
         samples=report_images(splits.evals['test'], model.latent),
+        interface=interfaces.pictures(prior(model.latent)),
     )
 
 
@@ -89,6 +91,15 @@ def drawn(image: np.ndarray, seed: int) -> np.ndarray:
     """The same on the host, once: uint8 grey levels -> 0 or 255."""
     levels = np.random.default_rng(seed).integers(0, 255, image.shape)
     return np.where(levels < image, 255, 0).astype(np.uint8)
+
+
+def prior(latent: int):
+    """Mean images of latents that are drawn from the prior."""
+    def images(apply, variables, rng, count):
+        z = jax.random.normal(rng, (count, latent))
+        return jax.nn.sigmoid(apply(variables, z, method='decode')[0].astype(jnp.float32))
+
+    return images
 
 
 def report_images(test, latent: int):

@@ -294,3 +294,15 @@ def test_own_images_are_one_flag(capsys, tmp_path):
     losses = [row['train/loss'][0] if isinstance(row['train/loss'], list) else row['train/loss']
               for row in rows if 'train/loss' in row]
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(('name', 'function', 'code'), [
+    ('get_experiment', None, 'get_experiment'), ('get_experiment', lambda config: None, 'return one')])
+def test_a_script_that_gives_no_experiment_is_one_line(capsys, tmp_path, name, function, code):
+    lacking = types.ModuleType('lacking')
+    lacking.get_config = get_config
+    if function:
+        setattr(lacking, name, function)
+    assert cli.run(lacking, 'lacking', [f'--workdir={tmp_path}/a']) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and code in err

@@ -63,7 +63,8 @@ def five_steps(p, params=None):
     """(losses and norms of the gradient, parameters on the host)."""
     carry, feed, losses = p.init(), p.feed(0), []
     if params is not None:
-        carry['state'] = carry['state'].replace(params=jax.device_put(params, p.shardings['state'].params))
+        placed = jax.tree.map(lambda x: x.sharding, p.abstract['state'].params)
+        carry['state'] = carry['state'].replace(params=jax.device_put(params, placed))
     for step in range(5):
         state, totals, _ = p.train_steps(carry['state'], tiny.zeros(carry['totals']), feed.arrays, feed.at(step, 1))
         carry = {**carry, 'state': state, 'totals': totals}

@@ -58,7 +58,7 @@ class PeerProcess:
 def main(module: str, case: str, path: str) -> None:
     """The loop of the process."""
     peer = importlib.import_module(module)
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         run = peer.stepper(case, *(file[name] for name in file.files))
     print(peer.version(), flush=True)
     for line in sys.stdin:

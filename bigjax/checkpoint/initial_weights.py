@@ -2,13 +2,14 @@
 
 Arrays are matched by path and shape. Layers may be stacked there and not here, or the other way round
 (`bigjax.checkpoint.convert`). Arrays that the checkpoint lacks, or has in another shape (a new head over an old trunk), keep
-their fresh initialisation; they are listed, as are arrays of the checkpoint that have no place here.
+their fresh initialisation; they are listed, as are arrays of the checkpoint that have no place here. The weights are those
+that the other run reports (`bigjax.checkpoint.reported`), which a line names where they are not its newest ones.
 """
 from collections.abc import Callable, Mapping
 
 import jax
 
-from bigjax.checkpoint import convert, manager
+from bigjax.checkpoint import convert, manager, reported
 from bigjax.errors import UserError
 
 PARTS = ('params', 'model_state')
@@ -26,13 +27,18 @@ def load(folder, params: Mapping, model_state: Mapping, say: Callable[[str], Non
       UserError: no checkpoint there, or none of its arrays fits.
     """
     path = manager.newest(folder)
-    saved = {p: s for p, s in manager.stored(path).items() if p.startswith(tuple(f'state/{part}/' for part in PARTS))}
+    whole = manager.stored(path)
+    saved = {p: s for p, s in whole.items() if p.startswith(tuple(f'state/{part}/' for part in PARTS))}
     like = min((_abstract(form, params, model_state) for form in (None, convert.stack, convert.unstack)),
                key=lambda tree: len(_unfit(saved, manager.paths(tree))))
     wanted = manager.paths(like)
     unfit = _unfit(saved, wanted)
     _check_some_fit(path, saved, wanted, unfit)
     found = manager.load_part(path, {'state': _without(like['state'], {p.removeprefix('state/') for p in unfit})})['state']
+    values, words = reported.weights(path, whole)
+    found = _replaced(found, values, 'state/')
+    if words:
+        say(f'{path}: {words} are taken, which that run reports, not its newest weights')
     if unfit or set(saved) - set(wanted):
         say(_summary(path, saved, wanted, unfit))
     same = jax.tree.structure(like['state']['params']) == jax.tree.structure(params)
@@ -96,6 +102,13 @@ def _without(tree, dropped: set[str], prefix: str = ''):
         elif path not in dropped:
             kept[key] = value
     return kept
+
+
+def _replaced(tree, values: Mapping, prefix: str):
+    """The nested dict with the arrays of `values` {path: array} in the places of its own."""
+    return {key: _replaced(value, values, f'{prefix}{key}/') if isinstance(value, Mapping) else
+            jax.device_put(values[f'{prefix}{key}'], value.sharding) if f'{prefix}{key}' in values else value
+            for key, value in tree.items()}
 
 
 def _merge(tree: Mapping, found: Mapping) -> dict:

@@ -127,6 +127,19 @@ def decide_feature(raw: RawTable, name: str, cells: Cells) -> Column:
     return _category(name, cells.texts, count)
 
 
+def refill(c: Column, cells: Cells, rows: np.ndarray) -> Column:
+    """The column with the value for empty cells that some records alone give: those that are trained on."""
+    import pyarrow.compute as pc
+    if c.fill is None:
+        return c
+    if c.kind == 'number':
+        values = (cells.numbers if cells.texts is None else parse(cells.texts)[0])[rows].astype(np.float64)
+        present = values[~np.isnan(values)]
+        return dataclasses.replace(c, fill=float(np.mean(present))) if present.size else c
+    counts = {x['values']: x['counts'] for x in pc.value_counts(cells.texts.take(rows)).to_pylist() if x['values']}
+    return dataclasses.replace(c, fill=min(counts, key=lambda value: (-counts[value], value))) if counts else c
+
+
 def _numeric(name: str, numbers: np.ndarray) -> Column:
     if numbers.ndim > 1:
         return Column(name, 'array', shape=numbers.shape[1:], dtype=_narrow(numbers))

@@ -12,15 +12,16 @@ test.csv (…) for tables. Every decision about the columns of a table is made f
 A place, or the folder of the named sets, may be gs://BUCKET/…: what is needed is copied to this machine's cache, including
 the images that a table names.
 """
+import functools
 import os
 import pathlib
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from bigjax.data import found, images, text
+from bigjax.data import found, images, recorded, text
 from bigjax.data.loaders import formats, parquet, registry
 from bigjax.data.loaders.own import OWN, TABLES, OwnData, same_size
 from bigjax.data.loaders.records import TableSource
@@ -50,8 +51,8 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
       **options: of a named set (see `load`); text and tokens take `length`, other data of the user's own none.
 
     Returns:
-      Splits; info has 'name', 'source', 'records', 'found' (the lines to print), 'classes' where there are labels,
-      'image_size' for images, and 'schema' and 'features' for tables.
+      Splits; info has 'name', 'source', 'records', 'found' (the lines to print), 'shapes' (`bigjax.data.recorded`), 'classes'
+      where there are labels, 'image_size' for images, 'ground' for grey ones, and 'schema' and 'features' for tables.
 
     Raises:
       UserError: an unknown kind or name (with the nearest one), data that lacks what `like` holds, or what the reader of
@@ -59,6 +60,8 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
     """
     spec = str(spec) or like
     kind, colon, place = spec.partition(':')
+    if kind == recorded.KIND:
+        return recorded.splits(place)
     if kind not in OWN and ('://' in spec or kind.lower() in uri.OURS + uri.FOREIGN):
         raise UserError(f'config.data={uri.named(spec)}: got a place without its kind, expected KIND:PLACE; fix: write '
                         f'jsonl:{uri.SCHEME}…, or another kind', code='data/no-kind')
@@ -89,19 +92,46 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
                             'the path', code='data/no-train')
         splits = _hold_out(splits, val_fraction, seed)
     else:
-        own = OWN[kind](place, registry.here(data_dir, place) if kind == 'tfds' else data_dir, image_size)
+        kept = functools.partial(_kept, val_fraction=val_fraction, seed=seed)
+        own = OWN[kind](place, registry.here(data_dir, place) if kind == 'tfds' else data_dir, image_size, kept)
         if remote_folder is not None:
             _bring_images(own.parts.values(), remote_folder)
         schema, notes = own.schema, own.notes
         splits = _hold_out(_own(spec, own, image_size), val_fraction, seed)
     if like and (colon or spec != like):
         splits = found.fit_to(splits, like, schema)
-    return Splits(splits.train, splits.evals, {**splits.info, 'found': found.lines(splits, schema, notes)})
+    return Splits(splits.train, splits.evals, {**splits.info, 'found': found.lines(splits, schema, notes),
+                                               **recorded.described(splits), **_ground(splits.train)})
+
+
+def _ground(source: Any) -> dict[str, str]:
+    """{'ground': 'dark', 'light' or ''} of drawings that are in memory, {} of other data."""
+    if not getattr(source, 'opened', True) or 'image' not in getattr(source, 'arrays', {}):
+        return {}
+    image = source.arrays['image']
+    return {'ground': images.ground(image)} if image.shape[-1] == 1 and image.dtype == np.uint8 else {}
 
 
 def _hold_out(splits: Splits, val_fraction: float | None, seed: int) -> Splits:
-    fraction = (0.0 if splits.evals else 0.1) if val_fraction is None else val_fraction
-    return hold_out(splits, fraction, seed) if fraction and 'val' not in splits.evals else splits
+    fraction = _fraction(splits.evals, val_fraction)
+    return hold_out(splits, fraction, seed) if fraction else splits
+
+
+def _fraction(evals: Collection[str], val_fraction: float | None) -> float:
+    """How much of train is held out beside these evaluation splits."""
+    if 'val' in evals:
+        return 0.0
+    return (0.0 if evals else 0.1) if val_fraction is None else val_fraction
+
+
+def _kept(splits: Collection[str], count: int, label: np.ndarray | None, *, val_fraction: float | None,
+          seed: int) -> np.ndarray | None:
+    """The training records of a table that `_hold_out` will keep, None for all of them."""
+    fraction = _fraction({*splits} - {'train'}, val_fraction)
+    try:
+        return held_out(count, fraction, seed, label)[0] if fraction else None
+    except UserError:  # `_hold_out` refuses it, once the records themselves are found good
+        return None
 
 
 def _local(kind: str, place: str) -> tuple[str, Any]:

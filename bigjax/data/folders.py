@@ -45,7 +45,7 @@ def walk(root: pathlib.Path) -> tuple[list[pathlib.Path], collections.Counter]:
             elif path.is_file() and (images.is_image(name) or (not ending and images.looks_like_image(path))):
                 found.append(path)
             else:
-                left_out[ending if path.is_file() else 'broken links'] += 1
+                left_out[ending if path.is_file() else 'broken links or devices'] += 1
     return sorted(found), left_out
 
 
@@ -88,9 +88,15 @@ class FolderSource:
             raise UserError(f'folder:{path}: got the sub-folder {printable(strange[0])}, expected one of the '
                             f'{len(self.classes)} classes {printable(shown)}; fix: rename or remove it',
                             code='data/unknown-class')
-        self.left_out = collections.Counter({'outside the class folders': len(loose)})
-        files = []
+        unseen = [p for p in self.path.iterdir() if hidden(p.name)]
+        self.left_out = collections.Counter({'outside the class folders': len(loose), 'hidden': sum(
+            _count(p) if p.is_dir() else 1 for p in unseen)})
+        files, places = [], {}
         for name in found:
+            twin = places.setdefault(os.path.realpath(self.path / name), name)
+            if twin != name:
+                raise UserError(f'folder:{path}: got the sub-folders {printable(twin)} and {printable(name)} that are one '
+                                'folder, expected other images in each class; fix: remove the link', code='data/two-classes')
             of_class, left_out = walk(self.path / name)
             self.left_out.update(left_out)
             if not of_class:

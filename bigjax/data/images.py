@@ -10,10 +10,13 @@ from bigjax.errors import UserError
 from bigjax.io import safe_read
 from bigjax.io.text import first_line, printable
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.gif')
+EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm',
+              '.gif')
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'PPM')  # of Pillow; its other readers start programs or are rare
 STARTS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'RIFF', b'BM', b'II*\0', b'MM\0*', b'GIF8', b'P5', b'P6')
 SECTOR_BYTES = 512  # of zeros inside the pixels of a JPEG: a part of the file that was lost
+LIGHT, DARK = 192, 64  # mean grey levels of a border above and below which the ground of a drawing is light or dark
+DRAWINGS = 64  # images whose ground is looked at
 BLEND_VALUES = 1 << 22  # values that are blended together, in double precision
 
 
@@ -102,6 +105,17 @@ def rgb(image: np.ndarray) -> np.ndarray:
 def _over_white(image: np.ndarray) -> np.ndarray:
     alpha = image[..., -1:] / 255.0
     return (image[..., :-1] * alpha + 255.0 * (1 - alpha)).round().astype(np.uint8)
+
+
+def border(image: np.ndarray) -> float:
+    """The mean level of the outermost pixels."""
+    return float(np.concatenate([image[0].ravel(), image[-1].ravel(), image[:, 0].ravel(), image[:, -1].ravel()]).mean())
+
+
+def ground(drawings: np.ndarray) -> str:
+    """What grey images [N, H, W, 1] are drawn on, by the first ones: 'dark', 'light', or '' where it is neither."""
+    borders = np.array([border(np.asarray(image)) for image in drawings[:DRAWINGS]])
+    return 'dark' if np.mean(borders < DARK) > 0.9 else 'light' if np.mean(borders > LIGHT) > 0.9 else ''
 
 
 def random_resized_crop(image: np.ndarray, rng: np.random.Generator, size: int, area=(0.05, 1.0), ratio=(3 / 4, 4 / 3)):

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data.columns import ENCODERS, Column, decide_feature, decide_label, decide_target, read_one
+from bigjax.data.columns import ENCODERS, Column, decide_feature, decide_label, decide_target, read_one, refill
 from bigjax.data.loaders.cells import ROLES, RawTable
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 
 RESERVED = ('x', 'image', 'tokens', 'targets', 'source', 'stream', 'mask', '_mask', 'losses')  # keys of a batch with a meaning
+INTERNAL = ('_mask', 'losses')  # keys that the loop gives a batch: an array of that name would weigh the examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +103,15 @@ class Schema:
                 columns[i] = Column(c.name, 'text')
             elif len(images) == 1 and c == images[0] and 'image' not in raw.columns:
                 columns[i] = dataclasses.replace(c, key='image')
-            if separate and c.kind == 'number' and c.name in RESERVED:
-                raise UserError(f'{raw.where}: got single numbers in column {c.name!r}, which means something else in a batch; '
+            if separate and ((c.kind == 'number' and c.name in RESERVED) or (c.kind == 'array' and c.name in INTERNAL)):
+                raise UserError(f'{raw.where}: got numbers in column {c.name!r}, which means something else in a batch; '
                                 'fix: rename the column', code='data/reserved-column')
         return cls(tuple(columns), folded)
+
+    def refilled(self, raw: RawTable, rows: np.ndarray) -> 'Schema':
+        """The same, with empty cells filled from some records of the training table: those that are not held out."""
+        columns = tuple(refill(c, raw.columns[c.name], rows) if c.fill is not None else c for c in self.columns)
+        return Schema(columns, self.folded)
 
     def encode(self, raw: RawTable, labelled: bool = True) -> tuple[dict[str, Any], list[str]]:
         """Reads a table by these decisions: ({key: array [N, …], or a list of texts or image paths}, notes).

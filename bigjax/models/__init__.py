@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from bigjax.errors import UserError
 from bigjax.io.text import hint, printable
 
+NOT_ZERO = ('num_layers', 'layers', 'width', 'num_heads', 'embed', 'latent', 'patch', 'features', 'hidden', 'channels',
+            'widths')
 OF_THE_DATA = ('num_classes', 'vocab_size', 'block_size', 'source_vocab', 'target_vocab')  # sizes that the data decides
 
 
@@ -40,7 +42,24 @@ def make(section: Mapping, **given):
         if key not in known:
             raise UserError(f"config.model.{printable(key)}: {section['name']} has no such field{hint(key, known)}; it has "
                             f"{', '.join(k for k in known if k not in given)}", code='model/unknown-field')
+        _check_numbers(key, value, module.__dataclass_fields__[key].default)
     return module(**own, **{key: value for key, value in given.items() if key in known or key not in OF_THE_DATA})
+
+
+def _check_numbers(key: str, value, default) -> None:
+    """Raises UserError for sizes below zero, layers and widths of none, and shares that are no shares: a network of those is
+    built without an error, and is another one."""
+    numbers = [v for v in (value if isinstance(value, tuple | list) else (value,)) if isinstance(v, int | float)
+               and not isinstance(v, bool)]
+    if key == 'dropout' or key.endswith('_dropout'):
+        wrong, expected = [v for v in numbers if not 0 <= v < 1], 'a share in [0, 1)'
+    elif isinstance(default, int) and default < 0:
+        return
+    else:
+        least = int(key in NOT_ZERO)
+        wrong, expected = [v for v in numbers if isinstance(v, int) and v < least], f'sizes of at least {least}'
+    if wrong:
+        raise UserError(f'config.model.{key}: got {printable(repr(value))}, expected {expected}', code='model/size')
 
 
 def find(name: str) -> type:

@@ -38,6 +38,7 @@ class CNN(nn.Module):
       padding: of every convolution, 'SAME', 'VALID' or an int; or a tuple of those, one a convolution.
       pool: 'max', 'avg' or '' for none, after every convolution, with window and stride `pool_size`.
       dense: widths of the hidden dense layers.
+      activation: its name, after every convolution and hidden dense layer.
       dropout: before every dense layer, the head included.
       dtype: of the computation; parameters stay float32.
     """

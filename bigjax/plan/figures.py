@@ -48,7 +48,7 @@ def _described(program, topology, limit) -> dict:
         'memory': {'limit': limit, **_state_bytes(program)}, 'largest': _state_buffers(program)[:LARGEST],
         'flops': {'model': model, 'checkpointed': checkpointed, 'six_parameters': _six(program)},
         'textbook': [m._asdict() for m in wire.textbook(program)],
-        'warnings': warn.replicated(program),
+        'warnings': [*warn.replicated(program), *warn.undivided(program)],
     }
 
 

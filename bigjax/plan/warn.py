@@ -29,6 +29,22 @@ def replicated(program) -> list[str]:
     return found
 
 
+def undivided(program) -> list[str]:
+    """Dimensions that a partition rule would split if the mesh divided them: they are whole on every device, which then holds
+    and computes all of it, such as the head of a vocabulary of 50,257."""
+    mesh, found = program.mesh, {}
+    for p in program.layout.params.values():
+        for size, name, split in zip(p.shape, p.names, p.spec + (None,) * len(p.shape), strict=False):
+            axes = logical.mesh_axes(mesh, name, program.axes)
+            parts = logical.size(mesh, axes)
+            if name and name.endswith('?') and split is None and parts > 1:
+                found.setdefault((size, '+'.join(logical.names(axes)), parts), []).append(p)
+    named = lambda params: ' and '.join(f"'{p.path}'" for p in params[:2])
+    return [f'{named(params)}: a dimension of {size:,}, which {axes}:{parts} does not divide, so every device holds and '
+            f'computes all of it; {-(-size // parts) * parts:,} would be divided'
+            for (size, axes, parts), params in found.items()]
+
+
 def executed(program, figures) -> list[str]:
     """A warning where all devices together execute more FLOPs than the model has and its checkpoints repeat.
 

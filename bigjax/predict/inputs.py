@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bigjax.data.loaders import tables
+from bigjax.data.loaders import formats, tables
 from bigjax.errors import UserError
 from bigjax.io.text import first_line, printable
 
@@ -17,7 +17,7 @@ def expanded(words: Sequence[str], accepts: Sequence[str]) -> list[tuple[str, An
     """[(name, raw)] of every input: raw is a path, {column: text}, a list of numbers as text, or what JSON holds.
 
     Args:
-      words: paths, a JSON row ('[1, 2]', '{"age": 3}'), or numbers with commas ('1,2').
+      words: paths, a JSON row ('[1, 2]', '{"age": 3}'), numbers with commas ('1,2'), or a text.
       accepts: `Interface.accepts`.
 
     Raises:
@@ -28,8 +28,15 @@ def expanded(words: Sequence[str], accepts: Sequence[str]) -> list[tuple[str, An
 
 def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
     path = pathlib.Path(word).expanduser()
-    if 'row' in accepts and (row := _written_out(word)) is not None:
+    if not word.strip():  # as a path it would be the current folder
+        raise UserError("an input: got '', expected a file, a folder or a row", code='predict/nothing')
+    if 'text' in accepts and not _exists(path):
+        yield printable(word)[:40], word
+    elif 'row' in accepts and (row := _written_out(word)) is not None:
         yield printable(word)[:40], row
+    elif not _exists(path):
+        row = ', nor is it a row, in JSON or as numbers with commas' if 'row' in accepts else ''
+        raise UserError(f'{printable(word)}: there is no such file or folder{row}', code='predict/no-file')
     elif path.is_dir():
         found = [p for p in sorted(path.rglob('*')) if p.is_file() and p.suffix.lower() in accepts
                  and not any(part.startswith('.') for part in p.relative_to(path).parts)]
@@ -37,16 +44,27 @@ def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
             raise UserError(f'{path}: got a folder without {_shown(accepts)}', code='predict/empty-folder')
         for file in found:
             yield from _file(file, accepts)
-    elif not path.exists():
-        raise UserError(f'{printable(word)}: there is no such file or folder', code='predict/no-file')
     else:
         yield from _file(path, accepts)
+
+
+def _exists(path: pathlib.Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or has a zero in it
+        return False
 
 
 def _file(path: pathlib.Path, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
     ending = path.suffix.lower()
     if ending not in accepts:
         raise UserError(f'{path}: got a file of the kind {ending or "(none)"}, expected {_shown(accepts)}', code='predict/kind')
+    if 'text' in accepts:
+        lines = [line.strip() for line in formats.lines(path)]
+        if not any(lines):
+            raise UserError(f'{path}: got no line of text', code='predict/empty-file')
+        yield from ((f'{path}:{number}', line) for number, line in enumerate(lines, 1) if line)
+        return
     if ending not in TABLES:
         yield str(path), path
         return

@@ -2,7 +2,8 @@
 
     interface=interfaces.classification(splits)        images, series and tables, by what the examples of the data hold
     interface=interfaces.regression(splits)            tables
-    interface=interfaces.characters(vocabulary, length)
+    interface=interfaces.characters(vocabulary, length), token_numbers(count, length)       streams of tokens
+    interface=interfaces.pictures(draw), translation(vocabularies, length)
 
 Classes, columns and fills are those of `splits.info`, which the run has recorded; nothing is decided anew from an input.
 What an interface assumes about an input (a resize, an inversion) is in words under `NOTES` of the example.
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bigjax.data import images as files
 from bigjax.data.sources import Splits, array_shapes, shapes
 from bigjax.errors import UserError
 from bigjax.experiment import Interface
@@ -21,8 +23,6 @@ from bigjax.io.text import printable
 
 NOTES = '_notes'  # a key of a parsed example, which is no part of a batch
 TOP = 3  # classes that an answer names
-LIGHT, DARK = 192, 64  # mean grey levels of a border above and below which the ground of a drawing is light or dark
-SAMPLE = 64  # training images whose ground is looked at
 
 
 def classification(splits: Splits) -> Interface:
@@ -57,7 +57,6 @@ def classes(outputs, names: Sequence[str]) -> dict[str, Any]:
 
 def images(splits: Splits, answer: Callable) -> Interface:
     """Image files. They become what a training image is: grey where those are grey, resized where those are of one size."""
-    from bigjax.data import images as files
     shape, ground = _shape(splits), functools.cache(lambda: _ground(splits))  # images are read when there is one to compare
 
     def parse(raw) -> Mapping[str, Any]:
@@ -68,10 +67,9 @@ def images(splits: Splits, answer: Callable) -> Interface:
             if np.ptp(image, axis=-1).any():
                 notes.append('colours became grey')
             image = np.rint(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[..., None]
-            dark = ground()
-            if dark is not None and (light := _border(image) > LIGHT) != (not dark) and (light or _border(image) < DARK):
+            if {files.ground(image[None]), ground()} == {'dark', 'light'}:
                 image = 255 - image
-                notes.append(f"inverted, as training images have a {'dark' if dark else 'light'} ground")
+                notes.append(f'inverted, as training images have a {ground()} ground')
         if shape and (height, width) != shape[:2]:
             image = files.resize(image, shape[:2])
             notes.append(f'{width} x {height} resized to {shape[1]} x {shape[0]}')
@@ -91,18 +89,12 @@ def _example(splits: Splits) -> Mapping[str, Any]:
     return shapes(splits.train) or splits.train[0]
 
 
-def _ground(splits: Splits) -> bool | None:
-    """Whether training images are drawn on a dark ground (True), on a light one (False), or on none that is uniform (None)."""
-    if (shape := _shape(splits)) is None or shape[-1] != 1:
-        return None
-    borders = [_border(np.asarray(splits.train.arrays['image'][i])) for i in range(min(SAMPLE, len(splits.train)))]
-    dark = np.mean([b < DARK for b in borders])
-    return True if dark > 0.9 else False if np.mean([b > LIGHT for b in borders]) > 0.9 else None
-
-
-def _border(image: np.ndarray) -> float:
-    """The mean grey level of the outermost pixels."""
-    return float(np.concatenate([image[0].ravel(), image[-1].ravel(), image[:, 0].ravel(), image[:, -1].ravel()]).mean())
+def _ground(splits: Splits) -> str:
+    """What training images are drawn on: 'dark', 'light', or '' where they are no drawings."""
+    if 'ground' in splits.info:
+        return splits.info['ground']
+    shape = _shape(splits)
+    return files.ground(splits.train.arrays['image']) if shape is not None and shape[-1] == 1 else ''
 
 
 def rows(splits: Splits, answer: Callable) -> Interface:
@@ -163,6 +155,30 @@ def characters(vocabulary, length: int) -> Interface:
       vocabulary: `bigjax.data.text.CharVocabulary`.
       length: the longest window of the model.
     """
+    return _language(lambda prompt: list(vocabulary.encode(prompt or '\n')), lambda token: vocabulary.decode([token]), length)
+
+
+def token_numbers(count: int, length: int) -> Interface:
+    """A language model of a stream of tokens, whose tokenizer is not part of the run: prompts and samples are numbers.
+
+    Args:
+      count: how many tokens there are.
+      length: the longest window of the model.
+    """
+    def encode(prompt: str) -> list[int]:
+        words = prompt.replace(',', ' ').split() or ['0']
+        wrong = next((word for word in words if not word.isascii() or not word.isdigit() or int(word) >= count), None)
+        if wrong is not None:
+            raise UserError(f'--prompt: got {printable(wrong)}, expected numbers of tokens from 0 to {count - 1}, as the run '
+                            "has no tokenizer; fix: encode the text first, --prompt='464 995'",
+                            code='predict/not-tokens')
+        return [int(word) for word in words]
+
+    return _language(encode, lambda token: f' {token}', length)
+
+
+def _language(encode: Callable[[str], list[int]], decode: Callable[[int], str], length: int) -> Interface:
+    """A model of one stream: `encode` a prompt into tokens, `decode` one token into text."""
     def sample(apply, variables, rng, prompt: str, *, tokens: int, temperature: float) -> Iterator[str]:
         import jax
         import jax.numpy as jnp
@@ -173,15 +189,48 @@ def characters(vocabulary, length: int) -> Interface:
             drawn = jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6))
             return jnp.where(temperature > 0, drawn, jnp.argmax(logits))
 
-        known = list(vocabulary.encode(prompt or '\n'))
+        known = encode(prompt)
         for i in range(tokens):
             part = known[-length:]
             window = np.zeros(length, np.int32)  # the rest is to the right, where a causal model does not look
             window[:len(part)] = part
             known.append(int(following(variables, window, len(part) - 1, jax.random.fold_in(rng, i))))
-            yield vocabulary.decode(known[-1:])
+            yield decode(known[-1])
 
-    def none(raw):
-        raise UserError('predict: this model continues text; fix: sample --prompt=TEXT', code='predict/no-inputs')
+    return Interface(_no_inputs('continues text', 'sample --prompt=TEXT'), dict, (), sample)
 
-    return Interface(none, dict, (), sample)
+
+def pictures(draw: Callable) -> Interface:
+    """A model that draws images: `draw(apply, variables, rng, count)`, see `Interface`."""
+    return Interface(_no_inputs('draws images', 'sample --count=64'), dict, (), draw=draw)
+
+
+def _no_inputs(does: str, works: str) -> Callable:
+    def parse(raw):
+        raise UserError(f'predict: this model {does}, and has no answer to an input; fix: {works}', code='predict/no-inputs')
+
+    return parse
+
+
+def translation(vocabularies: Mapping[str, Sequence[str]], length: int) -> Interface:
+    """Commands in words to a sequence of words: `predict 'jump twice'`.
+
+    Args:
+      vocabularies: {'source': words, 'target': words} in the order of their numbers, with <pad>, <s> and </s> first.
+      length: of a source, with <s> and </s>.
+    """
+    from bigjax.data.loaders import formats
+    source, target = list(vocabularies['source']), list(vocabularies['target'])
+
+    def parse(raw) -> Mapping[str, Any]:
+        words = str(raw).split()
+        unknown = [word for word in words if word not in source[3:]]
+        if unknown or not words:
+            raise UserError(f"a text: got {printable(unknown[0]) if unknown else 'no word'}, expected words among "
+                            f'{printable(", ".join(source[3:]))}; fix: correct it', code='predict/word')
+        return {'source': formats.pad_words([words], source, max(length, len(words) + 2), 'the text')[0]}
+
+    def answer(outputs) -> dict[str, Any]:
+        return {'text': ' '.join(target[t] for t in np.ravel(outputs) if t > 2)}
+
+    return Interface(parse, answer, ('text', '.txt'))

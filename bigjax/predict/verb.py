@@ -25,6 +25,8 @@ def predict(job: Job, *, inputs: Sequence[str], json: bool, member: int) -> int:
     if interface is None:
         raise UserError(f'predict: {job.name} states no interface, so its model takes no inputs from outside; fix: give its '
                         'Experiment an interface (bigjax.predict.interfaces)', code='predict/no-interface')
+    if not interface.accepts:
+        interface.parse(inputs[0])  # refuses, and names what works
     names, examples, notes = [], [], []
     for name, raw in readers.expanded(inputs, interface.accepts):
         try:

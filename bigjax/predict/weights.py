@@ -1,9 +1,15 @@
 """The trained model of a run, to be applied to other inputs: what `predict` and `sample` share."""
 from typing import NamedTuple
 
+from bigjax import config as configs
+from bigjax.data import recorded
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
+from bigjax.io import nested
 from bigjax.train.job import Job
+
+ONE_DEVICE = 'data:1'
+OTHER_MACHINE = ('mesh/devices', 'mesh/scattered-rows', 'config/batch-divisible')  # the mesh of the run needs other devices
 
 
 class Trained(NamedTuple):
@@ -18,6 +24,9 @@ class Trained(NamedTuple):
 def load(job: Job, member: int) -> Trained:
     """The newest checkpoint of the run in --workdir.
 
+    The data of the run is not opened: what was decided from it is in run.json. Only where the record does not have it, or the
+    command line names data, it is read.
+
     Raises:
       UserError: there is no checkpoint, --workdir holds several runs, or the classes are no longer those of the run.
     """
@@ -28,12 +37,44 @@ def load(job: Job, member: int) -> Trained:
     (row,) = job.rows
     workdir, run = job.runs[row]
     path = manager.newest(workdir)
-    program = job.build(row).program()
-    recorded, now = (run.get('info') or {}).get('classes'), program.experiment.data.info.get('classes')
-    if recorded is not None and now is not None and list(recorded) != list(now):
-        raise UserError(f'{workdir}: the data has the classes {list(now)[:8]}, and the run has {list(recorded)[:8]}; '
+    config = _of_member(job.config(row), member)
+    described = configs.override(config, {'data': f'{recorded.KIND}:{member}:{workdir}'})
+    try:
+        if 'data' in job.overrides:
+            raise UserError('', code='data/not-recorded')
+        program = _program(job, row, described)
+    except UserError as error:
+        if error.code != 'data/not-recorded':
+            raise
+        program = _program(job, row, config)
+    known, now = (run.get('info') or {}).get('classes'), program.experiment.data.info.get('classes')
+    if known is not None and now is not None and list(known) != list(now):
+        raise UserError(f'{workdir}: the data has the classes {list(now)[:8]}, and the run has {list(known)[:8]}; '
                         'fix: give it the data of the run', code='predict/other-classes')
-    if not 0 <= member < (program.members or 1):
-        raise UserError(f'--member={member}: the run has {program.members or 1}, numbered from 0', code='predict/member')
     variables = program.member_variables(program.restore_weights(path), member)
     return Trained(program.experiment, program.apply, variables, program.members or 1)
+
+
+def _of_member(config, member: int):
+    """The config of one member, whose data and units are its own where members differ in their data.
+
+    Raises:
+      UserError: there is no such member.
+    """
+    over, known = config['population_over'], nested.leaves(config)
+    count = len(list(filter(str.strip, over.split(';')))) if '=' in over else config['population']
+    if not 0 <= member < count:
+        raise UserError(f'--member={member}: the run has {count}, numbered from 0', code='predict/member')
+    if '=' in over or over == 'seed' or over not in known:
+        return config
+    return configs.override(config, {over: str(known[over] + member)})
+
+
+def _program(job: Job, row: str, config):
+    """The program of one row, on the mesh of the run, or on one device where this machine does not have that mesh."""
+    try:
+        return job.build(row, config).program(one_data=True)
+    except UserError as error:
+        if error.code not in OTHER_MACHINE or 'mesh' in job.overrides:
+            raise
+    return job.build(row, configs.override(config, {'mesh': ONE_DEVICE})).program(one_data=True)

@@ -63,7 +63,11 @@ class Progress:
             self.say(f'step {step:,}/{self._total:,}  {text}')
 
     def speed(self, step: int, timing: dict[str, float], stages) -> None:
-        """Receives the rates of the interval that ended at `step`: 'steps_per_second', work, and the share of 'data_wait'."""
+        """Receives the rates of the interval that ended at `step`: 'steps_per_second', work, and the share of 'data_wait'.
+
+        `stages` (`bigjax.data.pipeline.Stages`) names the slow stage of reading; None where the data is on the device, which
+        no thread and no worker can make faster.
+        """
         self._step, waiting = step, timing['data_wait']
         overall = (step - self._first) / max(self._watch.seconds(), 1e-9)
         text = '  '.join([*filter(None, map(_rate, timing.items())), f'data_wait {waiting:.0%}', memory()])
@@ -75,7 +79,7 @@ class Progress:
             losses = '  '.join(f'{k} {short(v)}' for k, v in self._metrics.items())
             left = clock((self._total - step) / overall)
             self.say(f'step {step:,}/{self._total:,}  {losses}  {text}  left {left}')
-        if waiting > 0.5 and not self._warned and step > self._first + 1:
+        if stages is not None and waiting > 0.5 and not self._warned and step > self._first + 1:
             self._warned = True
             self.say(f'warning: {waiting:.0%} of the time goes into waiting for data; the slow stage is '
                      f'{stages.slowest()}; raise --config.data_threads or --config.data_workers')

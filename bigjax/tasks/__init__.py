@@ -174,7 +174,7 @@ def check_data(task: Task, output, data: Any) -> None:
 
 
 def _check_range(split: str, key: str, values, size: int | None, ignore: int | None) -> None:
-    if not np.issubdtype(values.dtype, np.integer) or not values.size:
+    if values.dtype.kind not in 'iuf' or not values.size:
         return
     values = values.reshape(-1)
     if len(values) > CHECKED:  # blocks, not single numbers: each number of a file that is mapped costs a page
@@ -182,6 +182,10 @@ def _check_range(split: str, key: str, values, size: int | None, ignore: int | N
         starts = np.linspace(0, len(values) - size_of_block, BLOCKS).astype(np.int64)
         values = np.concatenate([values[start:start + size_of_block] for start in starts])
     values = np.asarray(values)
+    whole = np.isfinite(values) & (values == np.floor(values))
+    if not whole.all():  # the one-hot vector of NaN is zero, and its loss is 0
+        raise UserError(f"{split} data: got '{key}' = {values[~whole][0]}, expected whole numbers; fix: the data",
+                        code='task/range')
     values = values if ignore is None else values[values != ignore]
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
     if low < 0 or (size is not None and high >= size):

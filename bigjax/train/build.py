@@ -51,8 +51,11 @@ class Build:
     reader: configs.Reader
     differs: Mapping[str, tuple]
 
-    def program(self, devices=None, watch=None):
+    def program(self, devices=None, watch=None, one_data: bool = False):
         """The compiled functions on some devices (None: all); every key has been read when it returns.
+
+        Args:
+          one_data: all members have the data of the first one, as nothing is read of it.
 
         Raises:
           UserError: the model cannot have the sizes that the command line gave it; what `Program` refuses.
@@ -60,7 +63,8 @@ class Build:
         from bigjax.train.program import Program
         resized = [key for key in self.differs if key.startswith('model.')]
         try:
-            return Program([self.experiment, *self._members()], self.settings, check=self.reader.check, devices=devices,
+            others = [] if one_data else self._members()
+            return Program([self.experiment, *others], self.settings, check=self.reader.check, devices=devices,
                            watch=watch)
         except NEVER_BUILT as error:
             if not resized:
@@ -72,7 +76,7 @@ class Build:
     def _members(self) -> list[Experiment]:
         """The members of a population beside the first, where they differ in more than the seed and the optimizer's numbers."""
         over, population = self.settings.population_over, self.settings.population
-        if over == 'seed' or self.settings.members or population == 1:
+        if over == 'seed' or self.settings.members:
             return []
         known = nested.leaves(self.config)
         if isinstance(known.get(over), bool) or not isinstance(known.get(over), int):
@@ -115,7 +119,14 @@ def build(module, config: Mapping, paper: Mapping | None = None) -> Build:
 
 def _assembled(module, reader) -> Experiment:
     """The script's experiment under a config, in the wrappers that `config.wrap` names."""
+    name = getattr(module, '__name__', 'the script')
+    if not hasattr(module, 'get_experiment'):
+        raise UserError(f'{name}: got a script without get_experiment, expected get_experiment(config); fix: add it',
+                        code='experiment/no-function')
     experiment = module.get_experiment(reader)
+    if experiment is None:
+        raise UserError(f'{name}: got None of get_experiment, expected an Experiment; fix: return one',
+                        code='experiment/no-experiment')
     if not (wanted := [part.strip() for part in reader['wrap'].split(';') if part.strip()]):
         return experiment
     known = {name: function for table in scanned('wrap', 'WRAPPERS') for name, function in table.items()}

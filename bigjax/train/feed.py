@@ -104,7 +104,7 @@ class Feed:
       arrays: the arrays that stay on the device, {} where batches come from the pipeline.
       shared: whether members share `arrays`.
       resident: whether the data is on the device.
-      stages: the seconds that reading and transforming took.
+      stages: the seconds that reading and transforming took, or None where nothing is read.
     """
 
     def __init__(self, datas: Sequence[Data], seeds: Sequence[int], *, members: int | None, batch_size: int, mesh,
@@ -116,7 +116,7 @@ class Feed:
         self.resident = fits_on_device(self._sources[0], self._data, resident)
         self._waited_s, self._start, self._rows = 0.0, start, (None, ())
         self.arrays = cache.arrays(self._sources) if self.resident else {}
-        self._iterators, self._next, self.stages = [], None, pipeline.Stages()
+        self._iterators, self._next, self.stages = [], None, None if self.resident else pipeline.Stages()
         if self.resident:
             self._orders = [order.Blocks(seed, batch_size, len(self._sources[0]), self._data.shuffle, start)
                             for seed in self._seeds]
@@ -129,7 +129,7 @@ class Feed:
     def _batches(self, source, seed, start, steps, part=0, parts=1):
         data = self._data
         return pipeline.TrainBatches(source, seed, self._batch_size, data.shuffle, start, steps, part, parts, data.transform,
-                                     data.collate, data.spec if data.collate else None, self.stages)
+                                     data.collate, data.spec if data.collate else None, self.stages or pipeline.Stages())
 
     def _pull(self, waiting=contextlib.nullcontext):
         """The next batch, already on its way to the device."""
@@ -139,9 +139,11 @@ class Feed:
         return meshes.device_put_local(batch, meshes.batch_sharding(self._mesh, 0 if self._members is None else 1))
 
     def _indices(self, step: int, count: int) -> jax.Array:
-        """[count, (members,) B] on the device."""
+        """[count, (members,) B] on the device. Their transfer waits for a device that is busy, which is no wait for data."""
+        watch = Stopwatch()
         indices = [each.at(step, count) for each in self._orders]
         indices = indices[0] if self._members is None else np.stack(indices, 1)
+        self._waited_s += watch.seconds()
         return meshes.device_put_global(indices, meshes.replicated(self._mesh))
 
     def _block(self, step: int) -> jax.Array:
@@ -154,11 +156,10 @@ class Feed:
 
     def at(self, step: int, count: int):
         """Indices [count, (members,) B] of batches step … step + count - 1, or the next batch of the pipeline itself."""
-        watch = Stopwatch()
         if self.resident:
-            items = self._block(step) if count == 1 else self._indices(step, count)
-        else:
-            items, self._next = self._next or self._pull(), None
+            return self._block(step) if count == 1 else self._indices(step, count)
+        watch = Stopwatch()
+        items, self._next = self._next or self._pull(), None
         self._waited_s += watch.seconds()
         return items
 

@@ -94,7 +94,7 @@ class Job:
     @property
     def rows(self) -> tuple[str, ...]:
         """The variants to work on: the one that was asked for, or the whole table; of stored runs, those that are there."""
-        return tuple(self.runs) if self.stored else variants(self.module, self.variant)
+        return tuple(self.runs) if self.stored else variants(self.module, self.variant, self.overrides.get('data', ''))
 
     @property
     def root(self):
@@ -180,9 +180,17 @@ class Job:
         return build(self.module, self.config(row) if config is None else config, self.paper(row))
 
 
-def variants(module, variant: str) -> tuple[str, ...]:
-    """The rows that a command works on: the one that it names, or the whole table of the experiment."""
-    return (variant,) if variant else tuple(getattr(module, 'TABLE', ())) or ('',)
+def variants(module, variant: str, data: str = '') -> tuple[str, ...]:
+    """The rows that a command works on: the one that it names, or the whole table of the experiment.
+
+    A script whose rows are data sets gives the rows for data of the user's own as `OWN_ROWS`: its table would train that data
+    once for each of the sets.
+
+    Args:
+      data: `config.data` of the command line.
+    """
+    own = getattr(module, 'OWN_ROWS', ()) if ':' in data and data.partition(':')[0] != 'fake' else ()
+    return (variant,) if variant else tuple(own) or tuple(getattr(module, 'TABLE', ())) or ('',)
 
 
 def without(argv: Sequence[str], *names: str) -> list[str]:

@@ -78,6 +78,7 @@ _ODD_RATES = {
 _ELSEWHERE = {  # arguments of optax's constructors that are keys of the spec
     'learning_rate': 'lr', 'mask': 'wd_mask', 'weight_decay_mask': 'wd_mask',
     'warmup_steps': "schedule={'name': 'constant', 'warmup': …}"}
+_SHARES = ('b1', 'b2', 'b3', 'momentum', 'decay', 'rho')  # arguments of optax's constructors: factors of an average
 _NOT_FROM_A_CONFIG = ('weight_decay', 'scaling', 'linesearch', *_ELSEWHERE)
 
 
@@ -275,14 +276,32 @@ def _average(spec, run, place) -> Callable | None:
         for name in section or ():
             if name not in valid:
                 raise UserError(f'{place}.{key}.{name}: no such key; it has {", ".join(valid)}', code='optimizer/unknown-key')
-    span = lambda section, key, default: max(1, durations.steps(section.get(key, default), **run))
+    inside = f'{place}.{"lookahead" if slow else "swa"}'
     if slow:
-        period, step = span(slow, 'period', 6), _number(slow, 'step_size', f'{place}.lookahead', default=0.5)
+        period, step = _span(slow, 'period', 6, run, inside), _number(slow, 'step_size', inside, default=0.5)
+        if not isinstance(step, jax.Array) and not 0 < step <= 1:
+            raise UserError(f'{inside}.step_size: got {step}, expected a number in (0, 1], as slow weights that do not move '
+                            'are the initial ones', code='optimizer/number')
         return lambda tx: averages.lookahead(tx, period, step)
     if mean:
-        start, every = span(mean, 'start', '75%'), span(mean, 'every', 1)
+        start, every = _span(mean, 'start', '75%', run, inside), _span(mean, 'every', 1, run, inside)
+        if start > run['total_steps']:
+            raise UserError(f'{inside}.start: got step {start:,} of a run of {run["total_steps"]:,}, expected one before its '
+                            "end, as nothing would be averaged; fix: such as '75%'", code='optimizer/number')
         return lambda tx: averages.swa(tx, start, every)
     return None
+
+
+def _span(section, key: str, default, run, place: str) -> int:
+    """A duration of at least one step."""
+    value = section.get(key, default)
+    try:
+        steps = durations.steps(value, **run)
+    except UserError as error:
+        raise UserError(f'{place}.{key}: {error}', code=error.code) from None
+    if steps < 1:
+        raise UserError(f'{place}.{key}: got {value!r}, expected at least one step', code='optimizer/number')
+    return steps
 
 
 def _find(name, place):
@@ -346,8 +365,10 @@ def _arguments(spec, name, arguments, place):
             fix = f'; write {_ELSEWHERE[key]}' if key in _ELSEWHERE else hint(key, [*valid, *OWN_KEYS])
             raise UserError(f'{place}.{key}: {name} has no such argument{fix}; it has {", ".join(valid) or "none"}, '
                             f'and every optimizer has {", ".join(OWN_KEYS)}', code='optimizer/unknown-key')
-        if isinstance(spec[key], float) and spec[key] != spec[key]:
-            raise UserError(f'{place}.{key}: got nan, expected a number', code='optimizer/number')
+        number = spec[key] if isinstance(spec[key], int | float) and not isinstance(spec[key], bool) else 0.5
+        if number != number or (key in _SHARES and not 0 <= number < 1) or (key.startswith('eps') and number < 0):
+            expected = 'in [0, 1)' if key in _SHARES else 'of at least 0' if key.startswith('eps') else 'that is one'
+            raise UserError(f'{place}.{key}: got {spec[key]!r}, expected a number {expected}', code='optimizer/number')
         kwargs[key] = tuple(spec[key]) if isinstance(spec[key], list) else spec[key]
     return kwargs
 

@@ -22,6 +22,8 @@ from bigjax.train.population import Population, check_data_alone
 from bigjax.train.settings import Settings, check_devices
 from bigjax.train.state import count, init_variables
 
+WAYS = ('higher', 'lower')  # directions in which a metric improves
+
 
 class Program:
     """The compiled functions of one run, and what they were made of.
@@ -161,11 +163,20 @@ class Program:
     def _check_splits(self) -> None:
         """Raises UserError where an evaluator is of a split that the data lacks, or of weights that the run does not have."""
         e, s = self.experiment, self.settings
+        if row := next((row for row in e.expected if row.better not in (*WAYS, None)), None):
+            raise UserError(f"expected '{row.metric}': got better={row.better!r}, expected 'higher', 'lower' or None",
+                            code='experiment/better')
         for name, evaluator in e.evaluators.items():
             if evaluator.split not in ('train', *e.data.evals):
                 raise UserError(f"evaluator '{name}': got the split '{evaluator.split}', expected one of "
                                 f"{', '.join(['train', *e.data.evals])}; fix: name one of the data's splits",
                                 code='experiment/split')
+            if strange := next((item for item in evaluator.better.items() if item[1] not in WAYS), None):
+                raise UserError(f"evaluator '{name}': got better={{{strange[0]!r}: {strange[1]!r}}}, expected 'higher' or "
+                                "'lower'; fix: one of them", code='experiment/better')
+            if evaluator.every and not s.cadence(evaluator.every):
+                raise UserError(f"evaluator '{name}': got every={evaluator.every!r}, expected at least one step, or None",
+                                code='experiment/every')
             missing = {'ema': not s.ema, 'best': not s.best}.get(evaluator.weights, evaluator.weights not in ('auto', 'raw'))
             if missing:
                 raise UserError(f"evaluator '{name}': got weights='{evaluator.weights}', of which this run has none; fix: "

@@ -1,6 +1,7 @@
 """The shared keys of a config, resolved to numbers and checked before any device is touched."""
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 
 from bigjax.errors import UserError
@@ -8,7 +9,7 @@ from bigjax.io.text import printable
 from bigjax.sharding.explicit_reduce import DTYPES
 from bigjax.train import best, durations
 
-LARGEST = {'seed': 2**31 - 1, 'population': 2**20}  # seeds are 32 bits wide on devices
+LARGEST = {'seed': 2**31 - 1, 'steps': 2**31 - 1, 'population': 2**20}  # seeds and steps are 32 bits wide on devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +88,8 @@ def read(config: Mapping, examples: int) -> Settings:
     per_epoch = examples / batch_size
     known = dict(steps_per_epoch=per_epoch, batch_size=batch_size)
     steps = _duration(config, 'steps', **known)
-    if steps < 1:
-        raise _refusal('steps', config['steps'], 'at least one step', '--config.steps=1')
+    if not 1 <= steps <= LARGEST['steps']:
+        raise _refusal('steps', config['steps'], f"at least one step and at most {LARGEST['steps']:,}", '--config.steps=1')
 
     cadence = functools.partial(_duration, config, total_steps=steps, **known)
     accumulate = _at_least(config, 'accumulate', 1)
@@ -102,7 +103,9 @@ def read(config: Mapping, examples: int) -> Settings:
     seed, population = _at_least(config, 'seed', 0), len(members) or _at_least(config, 'population', 1)
     if not members and seed + population - 1 > LARGEST['seed']:
         raise _refusal('seed', seed, f"at most {LARGEST['seed'] - population + 1}, as {population} members count from it")
-    patience = cadence('patience')
+    patience, log_every = cadence('patience'), cadence('log_every')
+    if log_every < 1:
+        raise _refusal('log_every', config['log_every'], 'at least one step', "--config.log_every='1 epoch'")
     if patience and not config['best']:
         raise _refusal('patience', config['patience'], "'' where config.best is not set, as nothing says what may not improve",
                        '--config.best=val/loss', 'config/patience')
@@ -113,7 +116,7 @@ def read(config: Mapping, examples: int) -> Settings:
         data_threads=_at_least(config, 'data_threads', 1), data_workers=_at_least(config, 'data_workers', 0),
         resident=_one_of(config, 'resident', ('auto', 'yes', 'no')), mesh=config['mesh'],
         reduce_dtype=_one_of(config, 'reduce_dtype', ('', *DTYPES)),
-        steps_per_call=_at_least(config, 'steps_per_call', 0), log_every=max(1, cadence('log_every')),
+        steps_per_call=_at_least(config, 'steps_per_call', 0), log_every=log_every,
         eval_every=cadence('eval_every'), checkpoint_every=cadence('checkpoint_every'),
         checkpoint_keep=_at_least(config, 'checkpoint_keep', 1),
         best=best.checked(config['best']), patience=patience, ema=float(ema), steps_per_epoch=per_epoch,
@@ -144,6 +147,8 @@ def written_out(config: Mapping) -> tuple[dict[str, float], ...]:
                 member[key] = _at_least({key: int(value)}, key, 0) if key == 'seed' else float(value)
             except ValueError:
                 raise _refusal('population_over', item, f'{printable(key)}=NUMBER', code=code) from None
+            if not 0 <= member[key] < math.inf or (key == 'optimizer.lr' and not member[key]):
+                raise _refusal('population_over', item, 'a finite number of at least 0, and a rate above 0', code=code)
         members.append(member)
     if any(member.keys() != members[0].keys() for member in members):
         raise _refusal('population_over', text, f"members that all set the same keys ({', '.join(members[0])})", code=code)

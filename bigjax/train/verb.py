@@ -117,8 +117,12 @@ def _facts(program, differs) -> dict:
     from bigjax.data import sources
     data = program.experiment.data
     splits = {'train': data.train, **data.evals}
+    # What was decided from the data of a member, such as its units, is needed to apply that member to other inputs
+    members = [{key: value for key, value in other.info.items() if value != data.info.get(key) and key != 'found'}
+               for other in program.datas[1:]]
+    members = {'members': members} if any(members) else {}
     other = {'differs': {key: list(map(repr, pair)) for key, pair in differs.items()}} if differs else {}
-    return {**data.info, 'sample': {name: sources.sample(split) for name, split in splits.items()}, **other}
+    return {**data.info, **members, 'sample': {name: sources.sample(split) for name, split in splits.items()}, **other}
 
 
 VERB = Verb(

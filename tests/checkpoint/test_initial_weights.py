@@ -1,11 +1,14 @@
 """`--init_from` where the two models are the same, differ in their head, or share nothing."""
 import dataclasses
+import io
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
 from bigjax.checkpoint import initial_weights, manager
+from bigjax.runs.progress import Progress
 from tests import tiny
 from tests.refused import refused
 
@@ -38,13 +41,34 @@ def start(workdir, model=None, **options):
     return fresh, program.load_weights(fresh, workdir, said.append), said
 
 
-def test_the_same_model_is_taken_whole_and_nothing_is_reported(trained):
+def test_the_same_model_is_taken_whole(trained):
     workdir, carry = trained
     fresh, given, said = start(workdir, seed=3)
-    assert tiny.equal(given['state'].params, carry['state'].params) and not said
+    assert tiny.equal(given['state'].params, carry['state'].ema) and len(said) == 1 and 'moving average' in said[0]
     assert tiny.equal(given['state'].model_state, carry['state'].model_state)
     assert tiny.equal(given['state'].opt_state, fresh['state'].opt_state)
-    assert tiny.equal(given['state'].ema, carry['state'].params)
+    assert tiny.equal(given['state'].ema, carry['state'].ema)
+
+
+@pytest.mark.parametrize('options', [
+    {'optimizer': {'name': 'schedule_free_adamw', 'lr': 0.05}}, {'optimizer': {'name': 'schedule_free_sgd', 'lr': 0.05}},
+    {'optimizer': {'name': 'sgd', 'lr': 0.1, 'lookahead': {'period': 5, 'step_size': 0.5}}},
+    {'optimizer': {'name': 'sgd', 'lr': 0.1, 'swa': {'start': 2, 'every': 3}}},
+    {'optimizer': {'groups': (('hidden/.*', {'name': 'schedule_free_sgd'}), ('.*', {'name': 'sgd'})), 'lr': 0.1}},
+    {'ema': 0.5}, {'best': 'test/loss'}, {'best': 'test/loss', 'population': 2}, {}], ids=str)
+def test_the_weights_are_those_that_the_other_run_reports(tmp_path, options):
+    options = {'ema': 0.0, **options}
+    experiment = tiny.experiment(optimizer=options.pop('optimizer', None))
+    program = tiny.program([experiment], **options)
+    tiny.run(program, tmp_path, Progress(stream=io.StringIO()))
+    expected = program.variables(program.restore(manager.newest(tmp_path)))
+    said = []
+    given = program.load_weights(program.init(), tmp_path, said.append)['state']
+    for mine, theirs in zip(jax.tree.leaves(given.params), jax.tree.leaves(expected['params']), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-7)
+    assert tiny.equal(given.model_state, {k: v for k, v in expected.items() if k != 'params'})
+    averaged = any(name in str(experiment.optimizer) for name in ('schedule_free', 'lookahead', 'swa'))
+    assert len(said) == (averaged or bool(options['ema']) or 'best' in options)
 
 
 @pytest.mark.parametrize('extra', [False, True])
@@ -52,11 +76,11 @@ def test_a_trunk_under_a_new_head(trained, extra):
     workdir, carry = trained
     fresh, given, said = start(workdir, Wide(extra=extra), seed=3)
     for name in ('hidden', 'norm'):
-        assert tiny.equal(given['state'].params[name], carry['state'].params[name])
+        assert tiny.equal(given['state'].params[name], carry['state'].ema[name])
     for name in ('head', *['more'] * extra):
         assert tiny.equal(given['state'].params[name], fresh['state'].params[name])
     assert tiny.equal(given['state'].model_state, carry['state'].model_state)
-    line, = said
+    _, line = said
     assert 'head/kernel ([16, 3] there, [16, 7] here)' in line and ('more/kernel' in line) == extra
 
 

@@ -60,7 +60,7 @@ def test_hidden_names_at_every_depth_are_left_out_and_counted(tmp_path):
         (tmp_path / name).write_bytes(image)
     splits = open_data(f'folder:{tmp_path}', val_fraction=0)
     assert splits.info['records'] == {'train': 4} and splits.info['classes'] == ['cat', 'dog']
-    assert '4 hidden' in splits.info['found'][-1]
+    assert '5 hidden' in splits.info['found'][-1]
 
 
 def test_links_are_followed_and_each_folder_is_read_once(tmp_path):
@@ -71,7 +71,7 @@ def test_links_are_followed_and_each_folder_is_read_once(tmp_path):
     (root / 'cat' / 'circle').symlink_to(root / 'cat')
     (root / 'dog' / 'gone.jpg').symlink_to(root / 'nowhere.jpg')
     splits = open_data(f'folder:{root}', val_fraction=0)
-    assert splits.info['records'] == {'train': 7} and '1 broken links' in splits.info['found'][-1]
+    assert splits.info['records'] == {'train': 7} and '1 broken links or devices' in splits.info['found'][-1]
 
 
 def test_images_are_known_by_ending_or_by_their_first_bytes(tmp_path):
@@ -117,3 +117,26 @@ def test_tables_of_splits_in_any_case(tmp_path, names):
     os.rename(tmp_path / names[0], tmp_path / 'other.csv')
     with refused('data/no-train', 'train.csv'):
         open_data(f'csv:{tmp_path}')
+
+
+def test_one_folder_under_two_names_is_no_two_classes(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / 'zebra').symlink_to(tmp_path / 'cat')
+    with refused('data/two-classes', 'cat', 'zebra'):
+        folders.FolderSource(tmp_path)
+
+
+def test_hidden_folders_beside_the_classes_are_counted(tmp_path):
+    write_folder(tmp_path)
+    for name in ('.git', '__MACOSX'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / '0.jpg').write_bytes(b'')
+    (tmp_path / '.DS_Store').write_bytes(b'')
+    assert folders.FolderSource(tmp_path).left_out['hidden'] == 3
+
+
+@pytest.mark.parametrize('ending', ['jfif', 'jpe', 'JPE'])
+def test_every_ending_of_a_jpeg_is_an_image(tmp_path, ending):
+    write_folder(tmp_path)
+    (tmp_path / 'cat' / '0.jpg').rename(tmp_path / 'cat' / f'0.{ending}')
+    assert len(folders.FolderSource(tmp_path)) == 12

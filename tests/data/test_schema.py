@@ -213,6 +213,34 @@ def test_an_empty_cell_in_a_column_of_numbers_is_filled(tmp_path, cell):
     assert '1 empty in price' in splits.info['found'][-1]
 
 
+@pytest.mark.parametrize('kind', ['csv', 'jsonl'])
+def test_a_held_out_record_does_not_fill_an_empty_cell(tmp_path, kind):
+    """Cells are filled from the records that are trained on: here the held-out ones have another mean and another town."""
+    blank = open_data_of(tmp_path, kind, [float(i) for i in range(40)], ['a', 'b'] * 20)
+    held = {int(v) for v in blank.evals['val'].arrays['x'][:, 0]}
+    empty = next(i for i in range(40) if i not in held)
+    price = [None if i == empty else 1e6 if i in held else float(i) for i in range(40)]
+    town = [None if i == empty else 'b' if i in held or i % 3 == 0 else 'a' for i in range(40)]
+    splits = open_data_of(tmp_path, kind, price, town)
+    kept = [p for i, p in enumerate(price) if i not in held and p is not None]
+    train = splits.train.arrays['x']
+    assert np.float32(np.mean(kept)) in train[:, 0] and train[:, 0].max() < 1e6
+    schema = {c['name']: c for c in splits.info['schema']['columns']}
+    assert schema['price']['fill'] == np.mean(kept) and schema['town']['fill'] == 'a'
+
+
+def open_data_of(tmp_path, kind, price, town):
+    """A file of two columns and a target, with a held-out part."""
+    path = tmp_path / f'own.{kind}'
+    if kind == 'csv':
+        cell = lambda v: '' if v is None else str(v)
+        path.write_text('price,town,target\n' + ''.join(f'{cell(p)},{cell(t)},0.5\n' for p, t in zip(price, town, strict=True)))
+    else:
+        records = [{'price': p, 'town': t, 'target': 0.5} for p, t in zip(price, town, strict=True)]
+        path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+    return open_data(f'{kind}:{path}')
+
+
 def test_columns_of_numbers_in_another_notation_are_refused(tmp_path):
     (tmp_path / 'a.csv').write_text('price,label\n' + ''.join(f'"{i},500",{i % 2}\n' for i in range(30)))
     with refused('data/not-a-number', 'record 0', '0,500'):

@@ -4,11 +4,12 @@ import os
 import numpy as np
 import pytest
 
+from bigjax import cli
 from bigjax import config as configs
 from bigjax.data.datasets import open_data, standardize
 from bigjax.experiment import published
 from bigjax.metrics import regression
-from experiments import uci
+from experiments import uci, ucr
 
 real = pytest.mark.skipif(not os.environ.get('BIGJAX_DATA'), reason='BIGJAX_DATA names no folder with data')
 
@@ -50,6 +51,20 @@ def test_weight_decay_is_that_of_the_authors_code():
     rate, tau, examples = 0.05, 0.2, 256
     keras = 0.01 ** 2 * (1 - rate) / (2 * examples * tau)  # keras.regularizers.l2(c) is c |W|^2
     assert spec['l2'] == pytest.approx(2 * keras) and spec['wd_mask'] == 'kernels'
+
+
+@pytest.mark.parametrize(('script', 'role'), [(uci, 'target'), (ucr, 'label')])
+def test_one_file_of_the_user_s_own_is_one_run_to_its_end(capsys, tmp_path, script, role):
+    rows = [f'{i},{"uvw"[i % 3] if i % 7 else ""},{i % 2 if role == "label" else i * 0.5}' for i in range(40)]
+    (tmp_path / 'own.csv').write_text('\n'.join([f'a,b,{role}', *rows]) + '\n')
+    name, small = script.__name__, {uci: '--config.passes=20', ucr: '--config.model.channels=(4, 8, 4)'}
+    code = cli.run(script, name, [f'--workdir={tmp_path}/run', f'--config.data=csv:{tmp_path}/own.csv', '--config.steps=4',
+                                  '--config.batch_size=8', '--config.mesh=data:1', small[script]])
+    out = capsys.readouterr()
+    assert code == 0, out.err
+    assert 'filled' in out.out and 'val/' in out.out  # the empty cells are reported, and the held-out part is judged
+    assert (tmp_path / 'run' / 'report.html').is_file()
+    assert cli.run(script, name, ['report', f'--workdir={tmp_path}/run']) == 0
 
 
 @real

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from model_helpers import dense_to_torch, init, parameters, paths
 
+from bigjax import models
 from bigjax.models.mlp import MLP, VARIANTS
 from tests.refused import refused
 
@@ -94,3 +95,13 @@ def test_low_precision_keeps_float32_parameters(dtype):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     full = MLP(features=(16,), num_classes=3).apply(variables, x, train=False)
     np.testing.assert_allclose(out.astype(np.float32), full, atol=0.03)
+
+
+@pytest.mark.parametrize(('key', 'value'), [
+    ('features', (0,)), ('features', (-3,)), ('dropout', 1.0), ('dropout', -0.1), ('dropout', 2), ('num_layers', 0),
+    ('num_layers', -1), ('width', 0), ('microbatches', -1)])
+def test_sizes_that_no_network_has_are_refused(key, value):
+    """Dropout of 2 and a transformer of no layers would be built without an error."""
+    name = 'gpt' if key in ('num_layers', 'width', 'microbatches') else 'mlp'
+    with refused('model/size', f'config.model.{key}', str(value)):
+        models.make({'name': name, key: value}, vocab_size=3, block_size=4, num_classes=2)

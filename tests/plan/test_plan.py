@@ -18,7 +18,7 @@ from bigjax import config as configs
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Experiment
 from bigjax.models import gpt, mlp
-from bigjax.plan import advice, compile, figures, report, rooflines, run, topology
+from bigjax.plan import advice, compile, figures, report, rooflines, run, topology, warn
 from bigjax.tasks import classification, language
 from bigjax.train import flops
 from bigjax.train import settings as settings_module
@@ -106,6 +106,12 @@ def test_a_large_tensor_on_every_device_is_named():
                 {'x': np.zeros((16, 1003), np.float32), 'label': np.zeros(16, np.int32)}, mesh='fsdp:8')
     (warning,) = figures.plan(p, CPU8, None)['warnings'][:1]
     assert "'odd/kernel' [1003, 1001]" in warning and 'whole on every device' in warning
+
+
+@pytest.mark.parametrize(('vocabulary', 'warned'), [(63, True), (64, False)])
+def test_a_vocabulary_that_the_mesh_does_not_divide_is_named(vocabulary, warned):
+    found = warn.undivided(language_model({'vocab_size': vocabulary}, mesh='data:2,tensor:4'))
+    assert [all(part in w for part in ('token_embed/embedding', '63', 'tensor:4', '64')) for w in found] == [True] * warned
 
 
 def test_memory_is_the_compiler_s_and_that_of_a_run():

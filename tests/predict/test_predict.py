@@ -1,4 +1,5 @@
 """Trained models on inputs of a person's own: photographs, rows, tables, folders, prompts."""
+import dataclasses
 import json
 
 import cv2
@@ -9,10 +10,11 @@ import pytest
 
 from bigjax import cli
 from bigjax.data.datasets import open_data
+from bigjax.data.loaders.registry import SCAN_VOCABULARIES as WORDS
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.data.text import CharVocabulary
 from bigjax.predict import inputs, interfaces
-from experiments import gan_mnist, mnist, mnist1d, tiny_shakespeare
+from experiments import gan_mnist, mnist, mnist1d, scan, tiny_shakespeare, uci, vae_mnist
 from tests.refused import refused
 
 
@@ -100,7 +102,7 @@ def test_series_from_every_form_of_a_row(capsys, series, tmp_path):
 
 @pytest.mark.parametrize(('word', 'named'), [
     ('nothing.csv', 'nothing.csv'), ('[1, 2]', '40'), ('[1, ', 'JSON'), ('text.csv', 'text.csv'), ('words.csv', 'word'),
-    ('data.bin', '.bin'), ('empty', 'empty')])
+    ('data.bin', '.bin'), ('empty', 'empty'), ('', "''"), ('x' * 5000, 'xxx')])
 def test_bad_inputs_are_one_line_and_no_input_is_answered(capsys, series, tmp_path, monkeypatch, word, named):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'text.csv').write_text('a,b\n1\n')
@@ -156,13 +158,114 @@ def test_shakespeare_continues_a_prompt(capsys, tmp_path_factory):
     assert code == 2 and err.count('\n') == 1
 
 
-@pytest.mark.slow
-def test_an_experiment_without_an_interface(capsys, tmp_path_factory):
-    workdir = trained(tmp_path_factory, gan_mnist, 'gan_mnist', '--config.model.width=4', '--config.model.latent=5',
-                      '--config.judged=20')
+def own_npz(path):
+    rng = np.random.default_rng(0)
+    np.savez(path, image=rng.integers(0, 40, (60, 12, 12), np.uint8), label=np.arange(60) % 3)
+    return ('--config.steps=2', f'--config.data=npz:{path}', '--config.model.features=(4,)')
+
+
+@pytest.mark.parametrize('name', ['mnist', 'uci'])
+def test_a_run_answers_without_its_data(capsys, tmp_path, tmp_path_factory, name):
+    """On another machine, with the workdir alone: the same answers, of every member, as with the data."""
+    if name == 'mnist':
+        data, script, word, argv = tmp_path / 'd.npz', mnist, str(photo(tmp_path / 'x.png')), ('--variant=standard',)
+        argv += own_npz(data)
+    else:
+        data, script, word = tmp_path / 'd.csv', uci, '{"a": "", "b": "v"}'
+        rows = [f'{i},{"uvw"[i % 3]},{10 * i * i}' for i in range(40)]
+        data.write_text('\n'.join(['a,b,target', *rows]) + '\n')
+        argv = (f'--config.data=csv:{data}', '--population=3', '--config.passes=20', '--config.model.features=(4,)')
+    workdir = trained(tmp_path_factory, script, name, *argv)
     capsys.readouterr()
-    code, _, err = run(capsys, gan_mnist, 'gan_mnist', 'predict', f'--workdir={workdir}', 'x.png')
-    assert code == 2 and 'interface' in err and err.count('\n') == 1
+    members = (0, 2) if name == 'uci' else (0,)
+    ask = lambda member, *more: run(capsys, script, name, 'predict', '--json', f'--workdir={workdir}', f'--member={member}',
+                                    word, *more)
+    kind = 'npz' if name == 'mnist' else 'csv'
+    there = [ask(member, f'--config.data={kind}:{data}') for member in members]
+    data.rename(tmp_path / 'elsewhere')
+    for member, (code, out, err) in zip(members, there, strict=True):
+        assert code == 0, err
+        assert ask(member)[:2] == (0, out)
+    assert len({out for _, out, _ in there}) == len(members)
+    code, _, err = ask(0, f'--config.data={kind}:{data}')
+    assert code == 2 and err.count('\n') <= 2 and 'd.' in err
+
+
+def test_members_answer_in_the_units_of_their_own_data(capsys, tmp_path, tmp_path_factory):
+    (tmp_path / 'd.csv').write_text('a,target\n' + ''.join(f'{i},{1000 * i * i}\n' for i in range(40)))
+    workdir = trained(tmp_path_factory, uci, 'uci', '--variant=yacht,linear', f'--config.data=csv:{tmp_path}/d.csv',
+                      '--population=3', '--config.optimizer.lr=1e-30', '--config.steps=1')
+    info = json.loads((workdir / 'run.json').read_text())['info']
+    units = [info['standardized'], *(member['standardized'] for member in info['members'])]
+    assert len({unit['target'][0] for unit in units}) == 3
+    for member, unit in enumerate(units):  # an input at the mean of its training part is 0 to the network, whose bias is 0
+        capsys.readouterr()
+        row = json.dumps({'a': unit['mean'][0]})
+        _, out, err = run(capsys, uci, 'uci', 'predict', '--json', f'--workdir={workdir}', f'--member={member}', row)
+        assert json.loads(out)['value'] == pytest.approx(unit['target'][0], rel=1e-5), err
+
+
+def test_a_mesh_that_this_machine_does_not_have_is_no_hindrance(capsys, tmp_path, tmp_path_factory):
+    workdir = trained(tmp_path_factory, mnist, 'mnist', '--variant=standard', *own_npz(tmp_path / 'd.npz'))
+    config = json.loads((workdir / 'run.json').read_text())
+    config['config']['mesh'] = 'fsdp:4096'
+    (workdir / 'run.json').write_text(json.dumps(config))
+    capsys.readouterr()
+    code, out, err = run(capsys, mnist, 'mnist', 'predict', f'--workdir={workdir}', str(photo(tmp_path / 'x.png')))
+    assert code == 0 and '%' in out, err
+
+
+@pytest.mark.parametrize(('script', 'name', 'argv'), [
+    (gan_mnist, 'gan_mnist', ('--config.model.width=4', '--config.model.latent=5', '--config.judged=20')),
+    (vae_mnist, 'vae_mnist', ('--variant=nz2', '--config.model.hidden=(16,)', '--config.importance_samples=3'))])
+@pytest.mark.slow
+def test_generative_models_draw_a_grid(capsys, tmp_path_factory, script, name, argv):
+    workdir = trained(tmp_path_factory, script, name, *argv)
+    capsys.readouterr()
+    code, out, err = run(capsys, script, name, 'sample', f'--workdir={workdir}', '--count=9')
+    assert code == 0 and 'samples.png' in out, err
+    grid = cv2.imread(str(workdir / 'samples.png'))
+    assert grid.shape == (3 * 29 - 1, 3 * 29 - 1, 3)
+    run(capsys, script, name, 'sample', f'--workdir={workdir}', '--count=9', '--seed=1')
+    other = cv2.imread(str(workdir / 'samples.png'))
+    assert name == 'gan_mnist' or (other != grid).any()  # a generator of four steps gives one grey, whatever its input
+    for words in (('predict', 'x.png'), ('sample', '--prompt=a'), ('sample', '--count=0')):
+        code, out, err = run(capsys, script, name, *words, f'--workdir={workdir}')
+        assert code == 2 and not out and err.count('\n') == 1
+
+
+def test_commands_are_translated(capsys, tmp_path, tmp_path_factory):
+    workdir = trained(tmp_path_factory, scan, 'scan', '--variant=simple', '--config.model.features=8',
+                      '--config.model.layers=1', '--config.model.max_length=6')
+    (tmp_path / 'c.txt').write_text('jump twice\r\n\r\nrun\r\n')
+    capsys.readouterr()
+    go = lambda *words: run(capsys, scan, 'scan', *words, f'--workdir={workdir}')
+    code, out, err = go('predict', '--json', 'jump twice', f'{tmp_path}/c.txt')
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and len(answers) == 3, err
+    assert answers[0]['text'] == answers[1]['text'] and set(answers[0]['text'].split()) <= set(WORDS['target'][3:])
+    for words in (('predict', 'fly'), ('predict', ''), ('sample',)):
+        code, out, err = go(*words)
+        assert code == 2 and not out and err.count('\n') == 1
+
+
+def test_a_model_of_tokens_reads_and_writes_numbers():
+    def apply(variables, tokens):
+        return jax.nn.one_hot((tokens + 1) % 7, 7), {}
+
+    sample = interfaces.token_numbers(7, 4).sample
+    assert ''.join(sample(apply, {}, jax.random.key(0), '2, 3', tokens=5, temperature=0)) == ' 4 5 6 0 1'
+    for prompt in ('7', 'ab', '-1', '٣'):
+        with refused('predict/not-tokens', '--prompt'):
+            next(sample(apply, {}, jax.random.key(0), prompt, tokens=5, temperature=0))
+
+
+def test_an_experiment_without_an_interface(capsys, monkeypatch, series):
+    found = mnist1d.get_experiment
+    monkeypatch.setattr(mnist1d, 'get_experiment', lambda config: dataclasses.replace(found(config), interface=None))
+    for words in (('predict', '1,2'), ('sample',)):
+        code, _, err = run(capsys, mnist1d, 'mnist1d', *words, f'--workdir={series}')
+        assert code == 2 and 'interface' in err and err.count('\n') == 1
 
 
 def test_the_continuation_is_that_of_the_model():

@@ -8,6 +8,7 @@ import pytest
 from bigjax.data.pipeline import Stages
 from bigjax.io.text import clock, table
 from bigjax.runs.progress import Progress
+from bigjax.sharding import mesh as meshes
 from tests import tiny
 
 
@@ -35,6 +36,30 @@ def test_waiting_is_warned_of_once_and_the_slow_stage_named(tmp_path):
                steps=40, eval_every=40, checkpoint_every=40)
     warnings = [line for line in out.getvalue().splitlines() if 'warning' in line]
     assert len(warnings) == 1 and 'the slow stage is transforming examples' in warnings[0]
+
+
+@pytest.mark.parametrize(('stages', 'warned'), [(Stages(), 1), (None, 0)])
+def test_waiting_for_data_that_is_on_the_device_has_no_advice_of_threads(stages, warned):
+    out = io.StringIO()
+    progress = Progress(stream=out, quiet=0)
+    progress.start(0, 100)
+    progress.speed(10, {'steps_per_second': 20.0, 'data_wait': 0.9}, stages)
+    assert out.getvalue().count('warning') == warned
+
+
+def test_a_transfer_that_waits_for_the_device_is_no_wait_for_data(monkeypatch):
+    program = tiny.program()
+    feed, put = program.feed(0), meshes.device_put_global
+
+    def late(*args):
+        time.sleep(0.2)
+        return put(*args)
+
+    monkeypatch.setattr(meshes, 'device_put_global', late)
+    feed.at(0, 1)
+    assert feed.stages is None and feed.taken() < 0.1
+    feed.host_batch(0, 0)
+    feed.close()
 
 
 @pytest.mark.parametrize(('seconds', 'text'), [(7.9, '0:07'), (61, '1:01'), (3723, '1:02:03')])

@@ -125,3 +125,14 @@ def test_a_run_does_not_start_on_labels_that_do_not_fit(label):
     experiment = dataclasses.replace(base, data=Data(source, {'test': source}))
     with refused('task/range' if np.ndim(label) == 1 else 'task/shape', 'label'):
         tiny.program([experiment], batch_size=2).init()
+
+
+@pytest.mark.parametrize('wrong', [np.nan, 0.5, np.inf, 3.0, -1.0])
+def test_labels_that_are_no_classes_are_refused_although_they_are_floats(wrong):
+    """A one-hot vector of NaN or of 0.5 is all zeros, whose loss is 0."""
+    label = np.array([0.0, 1.0, 2.0, wrong], np.float32)
+    task, data = classification.softmax('x'), Data(ArraySource({'x': np.zeros((4, 5), np.float32), 'label': label}), {})
+    with refused('task/range', 'train', 'label'):
+        check_data(task, jax.ShapeDtypeStruct((4, 3), np.float32), data)
+    label[3] = 1
+    check_data(task, jax.ShapeDtypeStruct((4, 3), np.float32), data)

@@ -6,11 +6,13 @@ import pytest
 
 from bigjax import config as configs
 from bigjax.data.sources import ArraySource
-from bigjax.experiment import Data
+from bigjax.experiment import Data, Expected
 from bigjax.train import build, settings
 from bigjax.train.population import difference
 from tests import tiny
 from tests.refused import refused
+
+RATE = {'optimizer': {'lr': 0.1}}
 
 
 def read(**changes):
@@ -22,7 +24,12 @@ def read(**changes):
     ({'batch_size': 0}, 'config/range', ('config.batch_size', '0')), ({'batch_size': -8}, 'config/range', ('-8',)),
     ({'population': 0}, 'config/range', ('config.population',)), ({'population': -2}, 'config/range', ('-2',)),
     ({'accumulate': 0}, 'config/range', ('config.accumulate',)), ({'accumulate': 3}, 'config/batch-divisible', ('8', '9')),
+    ({'steps': 2**31}, 'config/range', ('config.steps',)),
+    ({**RATE, 'population_over': 'optimizer.lr=-1; optimizer.lr=0.1'}, 'config/population-over', ('optimizer.lr=-1',)),
+    ({**RATE, 'population_over': 'optimizer.lr=0.1; optimizer.lr=0'}, 'config/population-over', ('optimizer.lr=0',)),
+    ({**RATE, 'population_over': 'optimizer.lr=inf; optimizer.lr=1'}, 'config/population-over', ('optimizer.lr=inf',)),
     ({'seed': -1}, 'config/range', ('config.seed',)), ({'seed': 2**31 - 1, 'population': 2}, 'config/range', ('config.seed',)),
+    ({'log_every': 0}, 'config/range', ('config.log_every', '0')),
     ({'log_every': -1}, 'duration/form', ('config.log_every',)), ({'eval_every': -5}, 'duration/form', ('config.eval_every',)),
     ({'checkpoint_every': -1}, 'duration/form', ('config.checkpoint_every',)),
     ({'checkpoint_keep': 0}, 'config/range', ('config.checkpoint_keep',)),
@@ -50,6 +57,20 @@ def test_members_that_differ_in_more_than_their_data_are_refused(options, names)
     """One compiled step would train the first of them several times, with an error bar of zero."""
     with refused('config/population-over', 'split', names):
         tiny.program([tiny.experiment(), tiny.experiment(**options)], population=2, population_over='split')
+
+
+@pytest.mark.parametrize(('evaluator', 'code'), [
+    ({'better': {'accuracy': 'up'}}, 'experiment/better'), ({'every': 0.2}, 'duration/form'), ({'every': -3}, 'duration/form'),
+    ({'every': '0 epochs'}, 'experiment/every'), ({'weights': 'newest'}, 'experiment/weights')], ids=str)
+def test_an_evaluator_that_cannot_be_is_refused_before_a_step(evaluator, code):
+    with refused(code):
+        tiny.program([tiny.experiment(**evaluator)])
+
+
+def test_an_expected_result_has_a_direction_that_exists():
+    row = Expected('test/accuracy', 0.5, 0.1, 'a table', better='up')
+    with refused('experiment/better', 'test/accuracy', 'up'):
+        tiny.program([dataclasses.replace(tiny.experiment(), expected=(row,))])
 
 
 def test_members_that_differ_in_nothing_are_refused():

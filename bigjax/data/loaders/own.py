@@ -1,4 +1,8 @@
-"""Data of the user's own, by kind: `OWN[kind](place, data_dir, image_size) -> OwnData`."""
+"""Data of the user's own, by kind: `OWN[kind](place, data_dir, image_size, kept) -> OwnData`.
+
+`kept(splits, records, labels)` gives the training records that will not be held out, or None for all: from these alone empty
+cells are filled.
+"""
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
@@ -63,9 +67,10 @@ def part_files(place: str, extension: str) -> dict[str, pathlib.Path]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _by_schema(raw: Mapping[str, RawTable], source: Callable[[str, Schema], tuple[Any, list[str]]], place: str) -> OwnData:
+def _by_schema(raw: Mapping[str, RawTable], source: Callable[[str, Schema], tuple[Any, list[str]]], place: str,
+               kept: Callable) -> OwnData:
     """Every split read by the decisions that the training split makes; `source(split, schema)` -> (source, notes)."""
-    schema = Schema.fit(raw['train'])
+    schema = _fitted(raw, kept)
     parts, notes = {}, {}
     for split, table in raw.items():
         parts[split], said = source(split, schema)
@@ -73,12 +78,21 @@ def _by_schema(raw: Mapping[str, RawTable], source: Callable[[str, Schema], tupl
     return OwnData(parts, place, schema.classes, schema, notes)
 
 
-def _table(read: Callable[..., RawTable], extension: str, place: str, data_dir: str, image_size: int | None) -> OwnData:
+def _fitted(raw: Mapping[str, RawTable], kept: Callable) -> Schema:
+    """The decisions that the training table makes; its empty cells are filled from the records that are not held out."""
+    train = raw['train']
+    schema = Schema.fit(train)
+    rows = kept(set(raw), train.length, parquet.read_labels(train, schema))
+    return schema if rows is None else schema.refilled(train, rows)
+
+
+def _table(read: Callable[..., RawTable], extension: str, place: str, data_dir: str, image_size: int | None,
+           kept: Callable) -> OwnData:
     raw = {split: read(path) for split, path in part_files(place, extension).items()}
-    return _by_schema(raw, lambda split, schema: table_source(raw[split], schema, image_size), place)
+    return _by_schema(raw, lambda split, schema: table_source(raw[split], schema, image_size), place, kept)
 
 
-def _parquet(place: str, data_dir: str, image_size: int | None) -> OwnData:
+def _parquet(place: str, data_dir: str, image_size: int | None, kept: Callable) -> OwnData:
     paths = part_files(place, 'parquet')
     raw = {split: parquet.raw_table(path) for split, path in paths.items()}
 
@@ -89,19 +103,19 @@ def _parquet(place: str, data_dir: str, image_size: int | None) -> OwnData:
         _ = made.labels  # a label that is none is refused before training
         return made, []
 
-    return _by_schema(raw, source, place)
+    return _by_schema(raw, source, place, kept)
 
 
-def _npz(place: str, data_dir: str, image_size: int | None) -> OwnData:
+def _npz(place: str, data_dir: str, image_size: int | None, kept: Callable) -> OwnData:
     paths = part_files(place, 'npz')
     arrays = {split: tables.npz(path) for split, path in paths.items()}
     if len(arrays) == 1:
         arrays = tables.npz_splits(arrays['train'], SPLITS)
     raw = {split: tables.npz_table(part, paths.get(split, paths['train'])) for split, part in arrays.items()}
-    return _by_schema(raw, lambda split, schema: table_source(raw[split], schema), place)
+    return _by_schema(raw, lambda split, schema: table_source(raw[split], schema), place, kept)
 
 
-def _folder(place: str, data_dir: str, image_size: int | None) -> OwnData:
+def _folder(place: str, data_dir: str, image_size: int | None, kept: Callable) -> OwnData:
     parts, notes = folders.open_folder(place, image_size)
     return OwnData(dict(parts), place, parts['train'].classes, notes={'train': notes})
 
@@ -115,7 +129,7 @@ def _split_names(kind: str, place: str, available) -> dict[str, str]:
     return {split: name for split, name in found.items() if name}
 
 
-def _tfds(place: str, data_dir: str, image_size: int | None) -> OwnData:
+def _tfds(place: str, data_dir: str, image_size: int | None, kept: Callable) -> OwnData:
     builder = tfds_hf.tfds_builder(place, data_dir)
     names = _split_names('tfds', place, builder.info.splits)
     parts = {split: tfds_hf.tfds(place, name, data_dir) for split, name in names.items()}
@@ -138,11 +152,11 @@ def _numbers_only(example: dict, size: int) -> dict:
     return {**example, 'image': images.resize(image, size)}
 
 
-def _hf(place: str, data_dir: str, image_size: int | None) -> OwnData:
+def _hf(place: str, data_dir: str, image_size: int | None, kept: Callable) -> OwnData:
     data = tfds_hf.hf(place)
     names = _split_names('hf', place, list(data))
     raw = {split: hf_table(data[name], f'hf:{place} ({name})') for split, name in names.items()}
-    schema = Schema.fit(raw['train'])
+    schema = _fitted(raw, kept)
     declared = getattr(data[names['train']].features.get('label'), 'names', None)
     if declared and schema.classes and len(declared) >= len(schema.classes):
         schema = schema.with_classes(declared)

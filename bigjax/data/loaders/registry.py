@@ -300,12 +300,17 @@ def fake_set(name: str, n: int = 256, seed: int = 0, **options) -> Splits:
 def standardize(splits: Splits, key: str = 'x') -> tuple[Splits, dict[str, np.ndarray]]:
     """Subtracts the training mean of one array and divides by its training deviation (1 where it is 0), in every split.
 
+    Of the data of a run that is described alone (`bigjax.data.recorded`), both are those that the run recorded.
+
     Returns:
       (splits, {'mean', 'std'}), both float32 with the shape of one example.
     """
-    values = splits.train.arrays[key].astype(np.float64)
-    mean, std = values.mean(axis=0), values.std(axis=0)
-    std = np.where(std == 0, 1.0, std)
+    if 'recorded' in splits.info and 'standardized' in splits.info:
+        mean, std = (np.asarray(splits.info['standardized'][name]) for name in ('mean', 'std'))
+    else:
+        values = splits.train.arrays[key].astype(np.float64)
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        std = np.where(std == 0, 1.0, std)
     scaled = derived(splits, lambda parts: {split: {**arrays, key: ((arrays[key] - mean) / std).astype(np.float32)}
                                             for split, arrays in parts.items()})
     return scaled, {'mean': np.float32(mean), 'std': np.float32(std)}
