@@ -22,6 +22,7 @@ import jax
 from bigjax.compat import set_xla_metadata
 
 MANY_TOKENS = 2048
+NEVER = -1  # the C library's threshold without a limit; 2 GiB is its largest number, and larger heaps were trimmed every step
 TOP_PAD_BYTES = 64 * 2**20  # by which the heap grows at a time: address space, resident only once it is used
 
 _platform: ContextVar[str | None] = ContextVar('platform', default=None)
@@ -88,7 +89,7 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):
         return False
     arena_max, mmap_max, top_pad, trim_threshold = -8, -4, -2, -1
-    settings = ((arena_max, 1), (mmap_max, 0), (top_pad, TOP_PAD_BYTES), (trim_threshold, 2**31 - 1))
+    settings = ((arena_max, 1), (mmap_max, 0), (top_pad, TOP_PAD_BYTES), (trim_threshold, NEVER))
     return all([mallopt(parameter, value) == 1 for parameter, value in settings])
 
 
