@@ -6,8 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bigjax.nn import cpu
-from bigjax.nn.cpu import dense
 from bigjax.sharding import logical
 
 
@@ -35,8 +33,6 @@ class Dense(nn.Module):
         bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         split = logical.axis_size('seq') > 1  # rows of a split sequence, folded, would be gathered and computed on every device
-        x_MxI = x if split else x.reshape(-1, x.shape[-1])
-        special = cpu.kernels('dense') and dense.narrow(*kernel.shape) and not split and not logical.batch_is_split()
-        y = dense.product(x_MxI, kernel) if special else x_MxI @ kernel
+        y = (x if split else x.reshape(-1, x.shape[-1])) @ kernel
         y = y if bias is None else y + bias
         return y.reshape(*x.shape[:-1], self.features)

@@ -106,21 +106,20 @@ class CompiledStep:
         """`(state, totals, halted)` after `steps_per_call` steps; `state` and `totals` are given away."""
         return self.compiled(state, totals, arrays, items, self._frozen)
 
-    def step(self, state, batch, values=None, reduce_fn=None, frozen=None, members=None):
+    def step(self, state, batch, values=None, reduce_fn=None, frozen=None):
         """`(state, metrics)` of one member: the shared train step with this experiment bound.
 
         Args:
           values: the member's own numbers of the optimizer, {key: array}.
           reduce_fn: see `train_step`.
           frozen: the arrays of `variables['frozen']`, by default the experiment's.
-          members: the axis of the population, where it is mapped over one.
         """
         e, s = self._experiment, self._settings
         step = functools.partial(
             train_step, apply=self._apply, loss=e.task.loss, tx=self._optimizer.of_member(values), accumulate=s.accumulate,
             ema=s.ema, preprocess=e.data.preprocess, augment=e.data.augment,
             frozen=self._frozen if frozen is None else frozen,
-            members=members, bounded=not values and not e.transforms and update_bound.bounded(e.optimizer))
+            bounded=not values and not e.transforms and update_bound.bounded(e.optimizer))
         if s.reduce_dtype:
             own = lambda state, batch, reduce_fn: step(state, batch, reduce_fn=reduce_fn)
             return explicit_reduce.explicit_reduce(own, self._mesh, s.reduce_dtype)(state, batch)
@@ -139,7 +138,7 @@ class CompiledStep:
             batch = source.take(arrays, item) if self._resident else item
             batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), batch)
             with logical.using(self._mesh, self._axes):
-                state, metrics = self.step(state, batch, values, frozen=frozen, members=self._population.axis)
+                state, metrics = self.step(state, batch, values, frozen=frozen)
             return state, jax.tree.map(jnp.add, totals, metrics)
 
         members = self._population.map(member, (0, 0, None if self._shared_data else 0, 0, 0))

@@ -18,7 +18,6 @@ from bigjax.experiment import Experiment
 from bigjax.io.text import printable
 from bigjax.train.settings import Settings
 
-MEMBERS = 'members'  # the axis of a population under vmap
 MAX_DEPTH = 12  # of nested values compared
 
 
@@ -41,13 +40,8 @@ class Population:
                        for key in (s.members or ({},))[0] if key != 'seed'}
 
     def map(self, fn: Callable, in_axes=0) -> Callable:
-        """`fn` of one member, over all of them; it may reduce over the axis `MEMBERS`."""
-        return fn if self.size is None else jax.vmap(fn, in_axes=in_axes, axis_name=MEMBERS)
-
-    @property
-    def axis(self) -> str | None:
-        """The name of the members' axis inside `map`, or None for a plain run."""
-        return MEMBERS if self.size else None
+        """`fn` of one member, over all of them."""
+        return fn if self.size is None else jax.vmap(fn, in_axes=in_axes)
 
     def member(self, tree, index: int):
         """One member's part of a tree."""

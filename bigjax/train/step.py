@@ -151,23 +151,10 @@ def _applied(ok: jax.Array, update: Callable, old):
     return jax.tree.map(lambda new, kept: jnp.where(ok, new, kept), update(), old)
 
 
-HALTED, NOT_FINITE, FINITE = 0, 1, 2
-
-
-def _verdict(value, norm, state: TrainState, members: str | None) -> tuple:
-    """(whether the step is applied, whether it is the first of this member that cannot be).
-
-    A population goes step by step: where one member's loss is not finite, no member's step is applied, then or later.
-    """
-    mine = jnp.where(state.halted >= 0, HALTED, jnp.where(jnp.isfinite(value) & jnp.isfinite(norm), FINITE, NOT_FINITE))
-    least = mine if members is None else jax.lax.pmin(mine, members)
-    return least == FINITE, (least == NOT_FINITE) & (mine == NOT_FINITE)
-
-
 def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx: optax.GradientTransformation,
                accumulate: int = 1, ema: float = 0.0, preprocess: Callable | None = None, augment: Callable | None = None,
                frozen: Mapping | None = None, bounded: bool = False, shard_grads: Callable | None = None,
-               reduce_fn: Callable | None = None, members: str | None = None) -> tuple[TrainState, Metrics]:
+               reduce_fn: Callable | None = None) -> tuple[TrainState, Metrics]:
     """One update. Keyword arguments are static, `frozen` aside; see `bigjax.experiment` for `loss`, `preprocess` and `augment`.
 
     Args:
@@ -182,8 +169,6 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
       shard_grads: `shard_grads(grads)`: the gradients, on the devices where the optimizer wants them.
       reduce_fn: `reduce_fn((grads, sums))`: sums over the parts of the batch that other devices have, where the compiler does
         not insert them.
-      members: the name of the axis of a population under `jax.vmap`: its step is applied to all members or to none, so that the
-        decision is one for all, and remains a branch.
 
     Returns:
       the state after it and the metrics as sums and counts. Where the loss, a gradient, their norm or the update is not finite,
@@ -205,17 +190,18 @@ def train_step(state: TrainState, batch, *, apply: Callable, loss: Callable, tx:
         return updates, (params, model_state, opt_state, average)
 
     old = (state.params, state.model_state, state.opt_state, state.ema)
+    finite = lambda norm: jnp.isfinite(value) & jnp.isfinite(norm) & (state.halted < 0)
     if bounded:
         norm = optax.tree.norm(grads)
-        ok, halts = _verdict(value, norm, state, members)
+        ok = finite(norm)
         params, model_state, opt_state, average = _applied(ok, lambda: update()[1], old)
     else:
         updates, new = update()
         norm = grad_norm_or_inf(grads, updates)
-        ok, halts = _verdict(value, norm, state, members)
+        ok = finite(norm)
         params, model_state, opt_state, average = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
     after = TrainState(
         step=state.step + ok.astype(jnp.int32), key=state.key, params=params, model_state=model_state,
         opt_state=opt_state, ema=average,
-        halted=jnp.where(halts, state.step, state.halted))
+        halted=jnp.where(ok | (state.halted >= 0), state.halted, state.step))
     return after, {**metrics, 'grad_norm': (norm, jnp.float32(1))}
