@@ -52,7 +52,7 @@ def _override(path):
     text = path.read_bytes().decode(errors='surrogateescape')
     made = config.override(made, dict(line.partition('=')[::2] for line in text.split('\n')))
     run_files.dumps(nested.plain(made)).encode(errors='surrogateescape')
-    config.lines(made)
+    nested.lines(made)
 
 
 COMMANDS = r"""

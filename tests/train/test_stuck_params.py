@@ -77,9 +77,9 @@ def test_a_rate_that_begins_at_zero_hides_nothing_in_as_few_steps_as_count(tmp_p
 
 
 def test_a_member_that_stands_still_is_named_and_one_that_should_hides_nothing(tmp_path):
-    """Member 1 has a rate of zero."""
+    """The rate of member 1 is zero in float32."""
     spec = {'name': 'sgd', 'lr': 0.1}
-    over = 'optimizer.lr=0.1; optimizer.lr=0; optimizer.lr=0.1'
+    over = 'optimizer.lr=0.1; optimizer.lr=1e-46; optimizer.lr=0.1'
     options = dict(optimizer=spec, population_over=over, steps=24, log_every=24, eval_every=24)
     program = tiny.program([idle()], ema=0.0, **options)
     said = []
