@@ -78,6 +78,7 @@ def run(capsys, *argv, script=SCRIPT):
     (['--config.population=2', '--config.population_over=sed'], 'config/population-over', 'seed'),
     (['--config.population=2', '--config.population_over=batch_size'], 'config/population-over', 'batch_size'),
     (['--config.population=2', '--config.population_over=width'], 'config/population-over', 'model'),
+    (['--config.population=2', '--config.population_over=optimizer.lr'], 'config/population-over', "'optimizer.lr=…; o"),
     (['--config.log_every=3 weeks'], 'duration/form', 'weeks'),
     (['--replay=/nowhere'], 'replay/no-evidence', 'info.json'),
     (['eval'], 'checkpoint/none', '/run')])

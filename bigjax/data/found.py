@@ -128,7 +128,7 @@ def fit_to(splits: Splits, like: str, schema: Schema | None) -> Splits:
     for name, (shape, dtype, _) in known.items():
         takes[name] = _reader(name, shape, dtype, got, splits.train)
         if takes[name] is None:
-            raise _misfit(splits, got, keys, schema)
+            raise _misfit(splits, got, keys, schema, name if name in got else '')
     if set(takes) == set(got) and all(f is _same for f in takes.values()):
         return splits
     apply = lambda source: _convert(source, takes)
@@ -190,19 +190,22 @@ def _convert(source: Any, takes: Mapping[str, Any]) -> Any:
     return ArraySource(made(source.arrays)) if isinstance(source, ArraySource) else Map(source, made)
 
 
-def _misfit(splits: Splits, got: Mapping[str, Any], keys: tuple[str, ...], schema: Schema | None) -> UserError:
+def _misfit(splits: Splits, got: Mapping[str, Any], keys: tuple[str, ...], schema: Schema | None,
+            misshaped: str = '') -> UserError:
+    """The error; `misshaped` is an array that is there, in a form that no experiment with an array of this meaning reads."""
     names = [f'{name} {"text" if dtype == "text" else f"{np.dtype(dtype).name}{list(shape)}"}'
              for name, (shape, dtype) in got.items()]
     left_out = [f'{c.name}: {c.why}' for c in (schema.columns if schema else ()) if c.kind == 'left out']
     have = _some(names) + (f' (left out: {_some(left_out)})' if left_out else '')
     expected = ' and '.join(MEANING[key] for key in keys if not (key == 'stream' and 'chars' in keys))
-    reads = EXPERIMENTS.get(_kinds(got, splits.info), ())
+    kinds = _kinds(got, splits.info)
+    reads = () if misshaped and misshaped in kinds and misshaped in keys else EXPERIMENTS.get(kinds, ())
     if len(splits.info.get('classes', ())) > 2:
         reads = tuple(command for command in reads if command not in TWO_CLASSES)
     renamed = _near(keys, schema)
     fix = (f'call the column {printable(renamed[0])!r} {renamed[1]}' if renamed else
            f'python -m experiments.{reads[0]} --config.data={printable(splits.info["name"])}' if reads else
-           'name the columns so, or write an experiment that reads these')
+           f'write {misshaped} so' if misshaped else 'name the columns so, or write an experiment that reads these')
     also = f'; experiments that read it: {", ".join(reads)}' if reads else ''
     return UserError(f'config.data={printable(splits.info["name"])}: got {have}, expected {expected}{also}; fix: {fix}',
                      code='data/misfit')

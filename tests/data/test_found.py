@@ -42,6 +42,17 @@ def test_data_that_an_experiment_cannot_read_is_refused_with_one_that_can(place,
         open_data(spec(place, name), like=like)
 
 
+@pytest.mark.parametrize('like, arrays, wrong', [
+    ('mnist', dict(image=np.zeros((20, 28, 28), np.uint8), label=np.eye(10)[np.arange(20) % 10]), 'label'),
+    ('mnist', dict(image=np.zeros((20, 28, 28), np.float32), label=np.arange(20) % 2), 'image'),
+    ('mnist1d', dict(x=np.zeros((20, 4), np.float32), label=np.zeros((20, 2), np.int32)), 'label')])
+def test_an_array_of_another_form_is_named_and_no_experiment_that_refuses_it_too(tmp_path, like, arrays, wrong):
+    np.savez(tmp_path / 'a.npz', **arrays)
+    with refused('data/misfit', f'fix: write {wrong} so') as caught:
+        open_data(f'npz:{tmp_path}/a.npz', like=like)
+    assert 'experiments' not in str(caught.value)
+
+
 @pytest.mark.parametrize('like, name, shapes', [
     ('mnist1d', 'classes.csv', {'x': (2, 1), 'label': ()}), ('ucr/Coffee', 'classes.csv', {'x': (2, 1), 'label': ()}),
     ('ucr/Unknown', 'classes.csv', {'x': (2, 1), 'label': ()}), ('breast_cancer', 'classes.csv', {'x': (2,), 'label': ()}),
