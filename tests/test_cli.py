@@ -58,6 +58,7 @@ def run(capsys, *argv, script=SCRIPT):
     (['--config.optimizer.schedul=x'], 'config/unknown-key', 'optimizer.schedule'),
     (['--config.optimizer.frozen=nothing/.*'], 'optimizer/no-match', 'nothing/.*'),
     (['--config.optimizer.nesterov=True', '--config.optimizer.momentum=0.9'], 'optimizer/unknown-key', 'momentum'),
+    (['--config.optimizer.momentum=0.9', '--config.optimizer.name=adam'], 'optimizer/unknown-key', 'optimizer.momentum=None'),
     (['--variant=c'], 'tiny/variant', "'c'"),
     (['--variant=b'], 'config/unread-key', 'config.typo'),
     (['--wrkdir=x'], 'cli/flag', 'wrkdir'),
