@@ -22,7 +22,6 @@ EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest f
     ('target', 'x'): ('uci',),
     ('chars', 'stream'): ('tiny_shakespeare',),
     ('stream',): ('gpt2_openwebtext', 'llama2'),
-    ('source', 'target'): ('scan',),
 }
 TWO_CLASSES = ('uci --variant=breast_cancer,mlp',)  # their output is one logit
 MEANING = {'image': 'image [height, width, channels]', 'label': 'label (the number or name of a class)',
@@ -219,7 +218,7 @@ def _near(keys: tuple[str, ...], schema: Schema | None) -> tuple[str, str] | Non
     if role and not names & {'label', 'target'}:
         likely = [c.name for c in columns if c.name.lower() in LIKELY_ROLES]
         return (likely[0], role) if likely else None
-    arrays = [c.name for c in columns if c.kind == 'array' and c.name not in ('label', 'target')]
+    arrays = [c.name for c in columns if c.kind == 'array' and c.name not in ('label', 'target', 'image')]
     return (arrays[0], 'x') if len(arrays) == 1 and 'x' not in names and {'x', 'series'} & set(keys) and role in names else None
 
 

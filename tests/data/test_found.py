@@ -33,7 +33,8 @@ def spec(place, name):
 @pytest.mark.parametrize('like, name, words', [
     ('mnist', 'classes.csv', ['x float32[2]', 'image', 'mnist1d, ucr']),
     ('mnist', 'series.jsonl', ['signal', 'image']), ('mnist', 'a.txt', ['image', 'tiny_shakespeare']),
-    ('mnist1d', 'series.jsonl', ["'signal' x"]), ('mnist1d', 'images.npz', ['image uint8[28, 28, 1]', 'mnist']),
+    ('mnist1d', 'series.jsonl', ["'signal' x"]),
+    ('mnist1d', 'images.npz', ['image uint8[28, 28, 1]', 'fix: python -m experiments.mnist ']),
     ('mnist1d', 'named.csv', ["'species' label"]), ('tiny_shakespeare', 'classes.csv', ['text:FILE']),
     ('uci/yacht', 'classes.csv', ['target', 'label']), ('breast_cancer', 'numbers.csv', ['label', 'uci']),
     ('ucr/Coffee', 'numbers.csv', ['label', 'uci']), ('scan/simple', 'numbers.csv', ['source'])])
