@@ -59,6 +59,8 @@ def run(capsys, *argv, script=SCRIPT):
     (['--config.optimizer.frozen=nothing/.*'], 'optimizer/no-match', 'nothing/.*'),
     (['--config.optimizer.nesterov=True', '--config.optimizer.momentum=0.9'], 'optimizer/unknown-key', 'momentum'),
     (['--config.optimizer.momentum=0.9', '--config.optimizer.name=adam'], 'optimizer/unknown-key', 'optimizer.momentum=None'),
+    (['--config.optimizer.name=galore', '--config.optimizer.momentum=None', '--config.optimizer.nesterov=None'],
+     'checkpoint/empty-array', 'another optimizer'),
     (['--variant=c'], 'tiny/variant', "'c'"),
     (['--variant=b'], 'config/unread-key', 'config.typo'),
     (['--wrkdir=x'], 'cli/flag', 'wrkdir'),

@@ -55,8 +55,8 @@ def place(name):
     """A path to work with; in a store an `etils.epath.Path`, which joins and prints as a `pathlib.Path` does.
 
     Raises:
-      UserError: as `uri.named`; a local path that the system cannot have (too long, a link to itself, ~ of nobody); a package
-        for the store is not installed, or there are no credentials for it.
+      UserError: as `uri.named`; a local path that the system cannot have (too long, a link to itself, the home of no user); a
+        package for the store is not installed, or there are no credentials for it.
     """
     text = uri.named(name)
     if not remote(text):
