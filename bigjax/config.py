@@ -19,6 +19,7 @@ from bigjax.io.text import hint, printable
 
 DURATION = re.compile(r'\s*[\d.]+\s*(%|[a-z]+)\s*')
 ELSEWHERE = {'epochs': "--config.steps='10 epochs'", 'lr': '--config.optimizer.lr', 'learning_rate': '--config.optimizer.lr'}
+OPTIONAL = re.compile(r'optimizer\.\w+')  # None leaves such a key out, so that an optimizer without it can take its place
 PUBLISHED = 'published'  # the section of what the paper reports: a record of the script's, never set from outside
 
 
@@ -41,7 +42,7 @@ def parse(key: str, text: str, current):
         value = {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
     if not storable(value):
         raise wrong('text, a number, or lists and sections of them')
-    if current is None:
+    if current is None or (value is None and OPTIONAL.fullmatch(key)):
         return value
     if isinstance(current, bool):
         if not isinstance(value, bool):

@@ -58,14 +58,15 @@ def get_experiment(config):
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
     size, _, channels = splits.train.spec['image'].shape
     model = models.make(config.model, size=size, channels=channels, dtype=config.dtype)
+    split = splits.judged
     splits = derived(splits, lambda parts: {
-        'train': parts['train'], 'test': {name: array[:config.judged] for name, array in parts['test'].items()}})
+        'train': parts['train'], split: {name: array[:config.judged] for name, array in parts[split].items()}})
     return Experiment(
         model=model,
         task=generative.gan(model.latent),
         data=Data(splits.train, splits.evals, preprocess=to_tanh, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={'test': Evaluator('test', compute=judge, keep=('image', 'label'), sums=False)},
+        evaluators={split: Evaluator(split, compute=judge, keep=('image', 'label'), sums=False)},
         samples=samples(model.latent),
         interface=interfaces.pictures(draw(model.latent)),
     )

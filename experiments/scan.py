@@ -17,6 +17,7 @@ import numpy as np
 
 from bigjax import cli, models
 from bigjax.data.datasets import open_data
+from bigjax.errors import UserError
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.metrics import sequence as metrics
 from bigjax.predict import interfaces
@@ -53,7 +54,10 @@ def get_config(variant=''):
 def get_experiment(config):
     """An encoder and a decoder."""
     splits = open_data(config.data, like='scan/simple', data_dir=config.data_dir)
-    words = splits.info['vocabularies']
+    words = splits.info.get('vocabularies')
+    if words is None:
+        raise UserError(f'config.data={config.data}: got numbers of words that are not known, expected a split of SCAN; fix: '
+                        '--config.data=scan/simple, or another split', code='data/no-vocabulary')
     vocabularies = {f'{side}_vocab': len(words[side]) for side in ('source', 'target')}
     return Experiment(
         model=models.make(config.model, **vocabularies, dtype=config.dtype),

@@ -60,19 +60,20 @@ def get_experiment(config):
     """Encoder and decoder, and the likelihood."""
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
     model = models.make(config.model, shape=splits.train.spec['image'].shape, dtype=config.dtype)
+    split = splits.judged
     splits = derived(splits, lambda parts: {'train': {'image': parts['train']['image']},
-                                            'test': {'image': drawn(parts['test']['image'], seed=0)}})
+                                            split: {'image': drawn(parts[split]['image'], seed=0)}})
     return Experiment(
         model=model,
         task=generative.vae(),
         data=Data(splits.train, splits.evals, preprocess=to_unit, augment=draw, info=splits.info),
         optimizer=config.optimizer,
         evaluators={
-            'test': Evaluator('test'),
-            'nll': Evaluator('test', predict=generative.importance(config.importance_samples), compute=likelihood.nll,
+            split: Evaluator(split),
+            'nll': Evaluator(split, predict=generative.importance(config.importance_samples), compute=likelihood.nll,
                              keep=(), sums=False, every='100%')},
         expected=published(config),
-        samples=report_images(splits.evals['test'], model.latent),
+        samples=report_images(splits.evals[split], model.latent),
         interface=interfaces.pictures(prior(model.latent)),
     )
 

@@ -39,7 +39,7 @@ def parse(kind: str, text: str, cls: type[T]) -> T:
     if hints[first] == tuple[str, ...]:
         values.update({first: tuple(loose)} if loose else {})
     elif len(loose) > 1:
-        near = hint(loose[1], fields)
+        near = f'; the key needs a value, {loose[1]}=…' if loose[1] in fields else hint(loose[1], fields)
         raise UserError(f"--on={kind}:{text}: '{loose[1]}' is not key=value{near}; fix: write one of {', '.join(fields)}",
                         code='launch/unknown-key')
     elif loose:

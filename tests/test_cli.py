@@ -58,6 +58,9 @@ def run(capsys, *argv, script=SCRIPT):
     (['--config.optimizer.schedul=x'], 'config/unknown-key', 'optimizer.schedule'),
     (['--config.optimizer.frozen=nothing/.*'], 'optimizer/no-match', 'nothing/.*'),
     (['--config.optimizer.nesterov=True', '--config.optimizer.momentum=0.9'], 'optimizer/unknown-key', 'momentum'),
+    (['--config.optimizer.momentum=0.9', '--config.optimizer.name=adam'], 'optimizer/unknown-key', 'optimizer.momentum=None'),
+    (['--config.optimizer.name=galore', '--config.optimizer.momentum=None', '--config.optimizer.nesterov=None'],
+     'checkpoint/empty-array', 'another optimizer'),
     (['--variant=c'], 'tiny/variant', "'c'"),
     (['--variant=b'], 'config/unread-key', 'config.typo'),
     (['--wrkdir=x'], 'cli/flag', 'wrkdir'),
@@ -78,6 +81,7 @@ def run(capsys, *argv, script=SCRIPT):
     (['--config.population=2', '--config.population_over=sed'], 'config/population-over', 'seed'),
     (['--config.population=2', '--config.population_over=batch_size'], 'config/population-over', 'batch_size'),
     (['--config.population=2', '--config.population_over=width'], 'config/population-over', 'model'),
+    (['--config.population=2', '--config.population_over=optimizer.lr'], 'config/population-over', "'optimizer.lr=…; o"),
     (['--config.log_every=3 weeks'], 'duration/form', 'weeks'),
     (['--replay=/nowhere'], 'replay/no-evidence', 'info.json'),
     (['eval'], 'checkpoint/none', '/run')])

@@ -13,5 +13,11 @@ def test_nearest(name, valid, found):
     assert hint(name, valid) == (f'; the nearest is {found}' if found else '')
 
 
+@pytest.mark.parametrize('name', ['steps', 'optimizer.lr'])
+def test_a_hint_never_repeats_what_was_wrong(name):
+    assert nearest(name, [name, 'step', 'lr']) in ('step', 'lr')
+    assert hint(name, [name]) == ''
+
+
 def test_a_higher_cutoff_wants_more_alike():
     assert nearest('stop', ['steps'], 0.4) == 'steps' and nearest('stop', ['steps'], 0.9) == ''

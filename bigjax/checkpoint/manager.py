@@ -321,8 +321,9 @@ def check_writable(tree) -> None:
             raise UserError(f"checkpoint: got the arrays '{seen[dotted]}' and '{name}', which would be one file; fix: leave "
                             "the dot out of a module's or a parameter's name", code='checkpoint/name-collision')
         if leaf.size == 0:
+            fix = 'another optimizer' if 'opt_state' in name.split('/') else 'no width of 0 in the model'
             raise UserError(f"checkpoint: got an array of shape {list(leaf.shape)} at '{name}', expected at least one element; "
-                            'fix: no width of 0 in the model', code='checkpoint/empty-array')
+                            f'fix: {fix}', code='checkpoint/empty-array')
         seen[dotted] = name
 
 

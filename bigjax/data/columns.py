@@ -181,9 +181,9 @@ def _check_cells(raw: RawTable, name: str, texts, other: np.ndarray, numbers: in
         few = wrong.any() and numbers + wrong.sum() >= (1 - BAD_CELLS) * total
     if few:
         record = int(np.argmax(wrong))
-        raise UserError(f'{raw.record(record)}, column {printable(name)}: got {printable(texts[record].as_py())!r}, expected a '
-                        f'number as in most of the column ({numbers} of {total}); fix: correct the cell, or leave it empty',
-                        code='data/not-a-number')
+        expected = f'a number as in most of the column ({numbers} of {total})' if numbers else 'numbers such as 1234.5'
+        raise UserError(f'{raw.record(record)}, column {printable(name)}: got {printable(texts[record].as_py())!r}, expected '
+                        f'{expected}; fix: correct the cell, or leave it empty', code='data/not-a-number')
 
 
 def _images(texts, count: int) -> bool:

@@ -22,7 +22,6 @@ EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest f
     ('target', 'x'): ('uci',),
     ('chars', 'stream'): ('tiny_shakespeare',),
     ('stream',): ('gpt2_openwebtext', 'llama2'),
-    ('source', 'target'): ('scan',),
 }
 TWO_CLASSES = ('uci --variant=breast_cancer,mlp',)  # their output is one logit
 MEANING = {'image': 'image [height, width, channels]', 'label': 'label (the number or name of a class)',
@@ -128,7 +127,7 @@ def fit_to(splits: Splits, like: str, schema: Schema | None) -> Splits:
     for name, (shape, dtype, _) in known.items():
         takes[name] = _reader(name, shape, dtype, got, splits.train)
         if takes[name] is None:
-            raise _misfit(splits, got, keys, schema)
+            raise _misfit(splits, got, keys, schema, name if name in got else '')
     if set(takes) == set(got) and all(f is _same for f in takes.values()):
         return splits
     apply = lambda source: _convert(source, takes)
@@ -190,19 +189,22 @@ def _convert(source: Any, takes: Mapping[str, Any]) -> Any:
     return ArraySource(made(source.arrays)) if isinstance(source, ArraySource) else Map(source, made)
 
 
-def _misfit(splits: Splits, got: Mapping[str, Any], keys: tuple[str, ...], schema: Schema | None) -> UserError:
+def _misfit(splits: Splits, got: Mapping[str, Any], keys: tuple[str, ...], schema: Schema | None,
+            misshaped: str = '') -> UserError:
+    """The error; `misshaped` is an array that is there, in a form that no experiment with an array of this meaning reads."""
     names = [f'{name} {"text" if dtype == "text" else f"{np.dtype(dtype).name}{list(shape)}"}'
              for name, (shape, dtype) in got.items()]
     left_out = [f'{c.name}: {c.why}' for c in (schema.columns if schema else ()) if c.kind == 'left out']
     have = _some(names) + (f' (left out: {_some(left_out)})' if left_out else '')
     expected = ' and '.join(MEANING[key] for key in keys if not (key == 'stream' and 'chars' in keys))
-    reads = EXPERIMENTS.get(_kinds(got, splits.info), ())
+    kinds = _kinds(got, splits.info)
+    reads = () if misshaped and misshaped in kinds and misshaped in keys else EXPERIMENTS.get(kinds, ())
     if len(splits.info.get('classes', ())) > 2:
         reads = tuple(command for command in reads if command not in TWO_CLASSES)
     renamed = _near(keys, schema)
     fix = (f'call the column {printable(renamed[0])!r} {renamed[1]}' if renamed else
            f'python -m experiments.{reads[0]} --config.data={printable(splits.info["name"])}' if reads else
-           'name the columns so, or write an experiment that reads these')
+           f'write {misshaped} so' if misshaped else 'name the columns so, or write an experiment that reads these')
     also = f'; experiments that read it: {", ".join(reads)}' if reads else ''
     return UserError(f'config.data={printable(splits.info["name"])}: got {have}, expected {expected}{also}; fix: {fix}',
                      code='data/misfit')
@@ -216,7 +218,7 @@ def _near(keys: tuple[str, ...], schema: Schema | None) -> tuple[str, str] | Non
     if role and not names & {'label', 'target'}:
         likely = [c.name for c in columns if c.name.lower() in LIKELY_ROLES]
         return (likely[0], role) if likely else None
-    arrays = [c.name for c in columns if c.kind == 'array' and c.name not in ('label', 'target')]
+    arrays = [c.name for c in columns if c.kind == 'array' and c.name not in ('label', 'target', 'image')]
     return (arrays[0], 'x') if len(arrays) == 1 and 'x' not in names and {'x', 'series'} & set(keys) and role in names else None
 
 

@@ -31,7 +31,7 @@ def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray
     Raises:
       UserError: not an image, one that is cut short, or one that announces more pixels than `safe_read.check_unpacked` allows.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header alone
             safe_read.check_unpacked(where, 4 * math.prod(image.size), len(data), 'replace or remove it')
@@ -41,8 +41,9 @@ def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray
     except UserError:
         raise
     except Exception as error:  # Pillow's readers raise many kinds
-        raise UserError(f'{where}: got {len(data)} bytes that are not an image, or a damaged one ({first_line(error)}); fix: '
-                        'replace or remove it', code='data/image') from error
+        why = 'of no format that is read' if isinstance(error, UnidentifiedImageError) else first_line(error)
+        raise UserError(f'{where}: got {len(data)} bytes that are not an image, or a damaged one ({why}); fix: replace or '
+                        'remove it', code='data/image') from error
     return resize(pixels, image_size)
 
 

@@ -38,6 +38,11 @@ class Splits:
     evals: Mapping[str, Any]
     info: Mapping[str, Any]
 
+    @property
+    def judged(self) -> str:
+        """The split that results are measured on: 'test', or 'val' where there is none, as of data of one file."""
+        return 'test' if 'test' in self.evals else 'val'
+
 
 class ArraySource:
     """Examples that are rows of arrays.

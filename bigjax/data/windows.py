@@ -1,6 +1,6 @@
 """Windows of tokens over one stream, for language models."""
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ class WindowSource:
     Raises:
       UserError: the stream is not one row of integers, or too short for one window.
     """
+
+    cut_from: ClassVar = {'tokens': 'stream'}  # whose numbers are those of the targets, too
 
     def __init__(self, tokens: np.ndarray, length: int, stride: int = 1):
         self._file = _mapped(tokens)

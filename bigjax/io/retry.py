@@ -1,13 +1,14 @@
 """Retries of calls to an object store: transient faults are retried for a while, refusals are raised at once.
 
 Transient faults are 408, 429, 5xx, a connection that is cut, no answer for `silence_s()` seconds. Calls are retried with
-growing pauses. When the store stays unavailable for `retry_s()` seconds, the first call to find out raises
-`StorageUnavailable`, and every later one raises it at once.
+growing pauses, and a line on stderr tells why. When the store stays unavailable for `retry_s()` seconds, the first call to find
+out raises `StorageUnavailable`, and every later one raises it at once.
 """
 import contextlib
 import os
 import random
 import re
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from bigjax.io.text import first_line
 from bigjax.io.uri import SCHEME, remote
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # gcsfs has tried six times before, with pauses of its own
+REPORT_S = 60.0  # between two lines about a store that does not answer
 TRANSIENT = (408, 410, 429)  # 410: an upload that the store has dropped; the next try is a new one
 CLIENTS = ('gcsfs', 'aiohttp', 'fsspec', 'google', 'requests', 'urllib3', 'asyncio')
 
@@ -65,9 +67,24 @@ def retry(call: Callable[[], Any], what) -> Any:
             left = until - time.monotonic()
             if left <= 0:
                 raise _unavailable_error(what, error) from error
+            _report(what, error, left)
         time.sleep(min(left, pause * random.uniform(0.5, 1)))
         pause = min(2 * pause, LONGEST_PAUSE_S)
     raise _unavailable[0]
+
+
+_reported: list[float] = []  # when the last line was printed
+
+
+def _report(what, error: Exception, left: float) -> None:
+    """Prints why a call is repeated; without it a start from an unreachable store is silent for minutes."""
+    now = time.monotonic()
+    if _reported and now - _reported[0] < REPORT_S:
+        return
+    _reported[:] = [now]
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
+        print(f'{what}: no answer from the store ({type(error).__name__}: {first_line(error)}); it is tried for {left:.0f} s '
+              'more (BIGJAX_STORE_SECONDS)', file=sys.stderr, flush=True)
 
 
 def refusal(what, error: BaseException) -> UserError | None:

@@ -7,6 +7,7 @@ The arrays of checkpoints take another way: Orbax writes them itself, each host 
 """
 import concurrent.futures
 import contextlib
+import errno
 import functools
 import hashlib
 import importlib.util
@@ -32,7 +33,7 @@ from bigjax.io.retry import (
     translate,
     translating,
 )
-from bigjax.io.text import first_line
+from bigjax.io.text import first_line, printable
 from bigjax.io.uri import SCHEME, remote
 
 __all__ = ['SCHEME', 'StorageUnavailable', 'given_up', 'is_transient', 'remote', 'retry', 'retry_s', 'translate', 'translating']
@@ -54,14 +55,31 @@ def place(name):
     """A path to work with; in a store an `etils.epath.Path`, which joins and prints as a `pathlib.Path` does.
 
     Raises:
-      UserError: as `uri.named`; a package for the store is not installed, or there are no credentials for it.
+      UserError: as `uri.named`; a local path that the system cannot have (too long, a link to itself, the home of no user); a
+        package for the store is not installed, or there are no credentials for it.
     """
     text = uri.named(name)
     if not remote(text):
-        return pathlib.Path(text).expanduser()
+        return _local(text)
     _store()
     from etils import epath
     return epath.Path(text)
+
+
+def _local(text: str) -> pathlib.Path:
+    try:
+        path = pathlib.Path(text).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            os.stat(path)
+    except RuntimeError as error:  # ~NAME of a user that there is not
+        raise UserError(f'{printable(text)}: got a path without a home ({first_line(error)}); fix: write the whole path',
+                        code='storage/name') from error
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        raise UserError(f'{printable(text)}: got a path that no file can have ({error.strerror}); fix: choose another',
+                        code='storage/name') from error
+    return path
 
 
 def absolute(name):

@@ -31,9 +31,9 @@ def clock(seconds: float) -> str:
 
 
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.5) -> str:
-    """The valid name that is most like `name` in any case of letters, or whose part after the last dot is, or ''."""
+    """The other valid name that is most like `name` in any case of letters, or whose part after the last dot is, or ''."""
+    known = {str(choice).lower(): choice for choice in valid if str(choice) != str(name)}
     name = str(name).lower()
-    known = {str(choice).lower(): choice for choice in valid}
     tails = {key.rsplit('.', 1)[-1]: choice for key, choice in known.items()}
     for names, wanted, least in ((known, name, cutoff), (tails, name.rsplit('.', 1)[-1], max(cutoff, 0.6))):
         if close := difflib.get_close_matches(wanted, names, 1, least):

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bigjax.data import folders, images
 from bigjax.data.loaders import formats, tables
 from bigjax.errors import UserError
 from bigjax.io.text import first_line, printable
@@ -38,8 +39,9 @@ def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
         row = ', nor is it a row, in JSON or as numbers with commas' if 'row' in accepts else ''
         raise UserError(f'{printable(word)}: there is no such file or folder{row}', code='predict/no-file')
     elif path.is_dir():
-        found = [p for p in sorted(path.rglob('*')) if p.is_file() and p.suffix.lower() in accepts
-                 and not any(part.startswith('.') for part in p.relative_to(path).parts)]
+        found = folders.walk(path)[0] if images.EXTENSIONS[0] in accepts else [
+            p for p in sorted(path.rglob('*')) if p.is_file() and p.suffix.lower() in accepts
+            and not any(map(folders.hidden, p.relative_to(path).parts))]
         if not found:
             raise UserError(f'{path}: got a folder without {_shown(accepts)}', code='predict/empty-folder')
         for file in found:
@@ -57,7 +59,7 @@ def _exists(path: pathlib.Path) -> bool:
 
 def _file(path: pathlib.Path, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
     ending = path.suffix.lower()
-    if ending not in accepts:
+    if ending not in accepts and not (images.EXTENSIONS[0] in accepts and not ending and images.looks_like_image(path)):
         raise UserError(f'{path}: got a file of the kind {ending or "(none)"}, expected {_shown(accepts)}', code='predict/kind')
     if 'text' in accepts:
         lines = [line.strip() for line in formats.lines(path)]

@@ -54,25 +54,26 @@ class WandB:
 KINDS = {'tensorboard': TensorBoard, 'wandb': WandB}
 
 
+def check_names(kinds: Sequence) -> None:
+    """Raises UserError for an unknown name, and for one whose library is not installed."""
+    for kind in kinds:
+        if isinstance(kind, str) and kind not in KINDS:
+            raise UserError(f'config.sinks: got {kind!r}, expected some of {", ".join(KINDS)}', code='config/sinks')
+        if isinstance(kind, str) and importlib.util.find_spec(KINDS[kind].library) is None:
+            raise UserError(f"config.sinks: got '{kind}', which needs {KINDS[kind].library}; fix: pip install "
+                            f"'bigjax[{KINDS[kind].extra}]'", code='config/sinks')
+
+
 class Sinks:
     """Several sinks as one that never raises.
 
     Args:
       kinds: names of `KINDS`, or objects with `write` and `close`.
       run: the contents of run.json, in which a sink may keep its id.
-
-    Raises:
-      UserError: an unknown name, or a library that is not installed.
     """
 
     def __init__(self, kinds: Sequence, workdir, run: dict):
         self._kinds, self._workdir, self._run, self._sinks = kinds, workdir, run, None
-        for kind in kinds:
-            if isinstance(kind, str) and kind not in KINDS:
-                raise UserError(f'config.sinks: got {kind!r}, expected some of {", ".join(KINDS)}', code='config/sinks')
-            if isinstance(kind, str) and importlib.util.find_spec(KINDS[kind].library) is None:
-                raise UserError(f"config.sinks: got '{kind}', which needs {KINDS[kind].library}; fix: pip install "
-                                f"'bigjax[{KINDS[kind].extra}]'", code='config/sinks')
 
     def open(self, step: int) -> None:
         """Opens them: the run continues after `step`."""

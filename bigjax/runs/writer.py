@@ -31,7 +31,7 @@ from bigjax.runs import artifacts as artifact_files
 from bigjax.runs import lock, provenance
 from bigjax.runs.reader import FINISHED, lines_of
 from bigjax.runs.seconds import Seconds, earlier_seconds
-from bigjax.runs.sinks import Sinks
+from bigjax.runs.sinks import Sinks, check_names
 from bigjax.runs.summary import judge, summarise
 from bigjax.runs.workdir import RunFacts, previous_run, refuse_unwritable
 from bigjax.watchdog.phases import Clock
@@ -63,6 +63,7 @@ class Records:
         self.workdir = storage.place(workdir)
         self._writes = jax.process_index() == 0
         self._outbox = Outbox() if self._writes and storage.remote(self.workdir) else None
+        check_names(sinks)  # before anything is written
         facts = RunFacts(**facts)
         config = plain(facts.config)
         is_finished = lambda run: run.get('status') in FINISHED and run.get('config') == config

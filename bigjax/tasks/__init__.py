@@ -154,7 +154,8 @@ CHECKED, BLOCKS = 2**24, 64  # numbers of one array that `check_data` reads at m
 def check_data(task: Task, output, data: Any) -> None:
     """Compares the integers of all splits with the model's output, once at the start of a run.
 
-    Arrays in memory are read; of other sources, and of one that opens late, the number of classes in `data.info` is compared.
+    Arrays in memory are read, also those that examples are cut from (`source.cut_from`, {key of an example: array}); of other
+    sources, and of one that opens late, the number of classes in `data.info` is compared.
 
     Args:
       output: the model's output for `task.inputs`, or its shapes (`jax.eval_shape`).
@@ -169,8 +170,11 @@ def check_data(task: Task, output, data: Any) -> None:
         if arrays is None:
             classes = data.info.get('classes', ())
             arrays = {'label': np.arange(len(classes))} if classes else {}
-        for key in ranges.keys() & arrays.keys():
-            _check_range(split, key, arrays[key], *ranges[key])
+        cut_from = getattr(source, 'cut_from', {})
+        for key in ranges:
+            values = arrays.get(cut_from.get(key, key))
+            if values is not None:
+                _check_range(split, key, values, *ranges[key])
 
 
 def _check_range(split: str, key: str, values, size: int | None, ignore: int | None) -> None:

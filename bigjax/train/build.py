@@ -79,9 +79,12 @@ class Build:
         if over == 'seed' or self.settings.members:
             return []
         known = nested.leaves(self.config)
-        if isinstance(known.get(over), bool) or not isinstance(known.get(over), int):
-            raise UserError(f"config.population_over: '{printable(over)}' is not an integer key of the config"
-                            f'{hint(over, list(known))}', code='config/population-over')
+        integers = [key for key, value in known.items() if isinstance(value, int) and not isinstance(value, bool)]
+        if over not in integers:
+            fix = f"; write the values out: '{over}=…; {over}=…'" if over.startswith('optimizer.') and over in known else hint(
+                over, integers)
+            raise UserError(f"config.population_over: '{printable(over)}' is not an integer key of the config{fix}",
+                            code='config/population-over')
         members = []
         for number in range(1, population):
             config = configs.override(self.config, {over: str(known[over] + number)})

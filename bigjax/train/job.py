@@ -99,7 +99,7 @@ class Job:
     @property
     def root(self):
         """The folder that --workdir names."""
-        if not self.folder:
+        if not str(self.folder).strip():
             raise UserError('--workdir is missing; name a folder for the run, for example --workdir=/tmp/run',
                             code='cli/no-workdir')
         return storage.place(self.folder)

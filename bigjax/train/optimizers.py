@@ -362,7 +362,8 @@ def _arguments(spec, name, arguments, place):
         if key in OWN_KEYS or spec[key] is None:
             continue
         if key not in valid:
-            fix = f'; write {_ELSEWHERE[key]}' if key in _ELSEWHERE else hint(key, [*valid, *OWN_KEYS])
+            fix = f'; write {_ELSEWHERE[key]}' if key in _ELSEWHERE else hint(key, [*valid, *OWN_KEYS]) or (
+                f'; --config.{place}.{key}=None leaves it out' if place == 'optimizer' else '')
             raise UserError(f'{place}.{key}: {name} has no such argument{fix}; it has {", ".join(valid) or "none"}, '
                             f'and every optimizer has {", ".join(OWN_KEYS)}', code='optimizer/unknown-key')
         number = spec[key] if isinstance(spec[key], int | float) and not isinstance(spec[key], bool) else 0.5

@@ -75,6 +75,7 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     program, settings = built.program(watch=Watch(progress.say, strict)), built.settings
     traced = profile.parse(profile_steps, settings.steps)
     host_consistency.check(program.datas)
+    manager.check_writable(program.abstract)  # otherwise the run ends at its first checkpoint
     records = Records(workdir, experiment=job.name, variant=row, config=nested.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program, built.differs), sinks=settings.sinks,

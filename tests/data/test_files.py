@@ -43,7 +43,7 @@ def test_csv_cells_keep_what_is_inside_their_quotes(tmp_path, cell, ends):
     assert texts(tables.csv(tmp_path / 'a.csv'), 'text') == [cell, 'plain']
 
 
-@pytest.mark.parametrize('separator', [',', ';', '\t'])
+@pytest.mark.parametrize('separator', [',', ';', '\t', '|'])
 @pytest.mark.parametrize('blank', ['', ' ', '   '])
 def test_csv_separators_marks_and_blanks(tmp_path, separator, blank):
     lines = [['x1', 'x2', 'Label'], ['1', '2', 'dog'], ['3', '4', 'cat']]
@@ -146,6 +146,8 @@ def test_jsonl_text_and_images_stay_with_the_record(tmp_path):
 @pytest.mark.parametrize('content, code, names', [
     ('', 'data/empty', []), ('{"a": 1}\n{"a": 1', 'data/not-json', ['line 2']), ('{"a": 1}\n{"b": 1}', 'data/keys', ['line 2']),
     ('[1]', 'data/keys', ['line 1']), ('{"a": 1}\n{"a": "x"}', 'data/mixed-column', ['record 1', 'column a', '"x"']),
+    ('{"a": "x"}\n{"a": null}\n{"a": 1}', 'data/mixed-column', ['record 2', 'got 1', 'like "x"']),
+    ('{"a": {"b": 1}}', 'data/mixed-column', ['record 0', 'expected a number, a text or a list']),
     ('{"a": null}', 'data/no-columns', ['a: empty']), ('{"a": [1]}\n{"a": null}', 'data/mixed-column', ['record 1']),
     ('{"a": [1, 2]}\n{"a": [1]}', 'data/ragged', ['record 1', 'column a', '1 values', 'expected 2']),
     ('{"a": 4000000000}', 'data/too-wide', ['column a', '32 bits']), ('{"a": 1e999}', 'data/not-finite', ['record 0']),

@@ -33,13 +33,25 @@ def spec(place, name):
 @pytest.mark.parametrize('like, name, words', [
     ('mnist', 'classes.csv', ['x float32[2]', 'image', 'mnist1d, ucr']),
     ('mnist', 'series.jsonl', ['signal', 'image']), ('mnist', 'a.txt', ['image', 'tiny_shakespeare']),
-    ('mnist1d', 'series.jsonl', ["'signal' x"]), ('mnist1d', 'images.npz', ['image uint8[28, 28, 1]', 'mnist']),
+    ('mnist1d', 'series.jsonl', ["'signal' x"]),
+    ('mnist1d', 'images.npz', ['image uint8[28, 28, 1]', 'fix: python -m experiments.mnist ']),
     ('mnist1d', 'named.csv', ["'species' label"]), ('tiny_shakespeare', 'classes.csv', ['text:FILE']),
     ('uci/yacht', 'classes.csv', ['target', 'label']), ('breast_cancer', 'numbers.csv', ['label', 'uci']),
     ('ucr/Coffee', 'numbers.csv', ['label', 'uci']), ('scan/simple', 'numbers.csv', ['source'])])
 def test_data_that_an_experiment_cannot_read_is_refused_with_one_that_can(place, like, name, words):
     with refused('data/misfit', name, *words):
         open_data(spec(place, name), like=like)
+
+
+@pytest.mark.parametrize('like, arrays, wrong', [
+    ('mnist', dict(image=np.zeros((20, 28, 28), np.uint8), label=np.eye(10)[np.arange(20) % 10]), 'label'),
+    ('mnist', dict(image=np.zeros((20, 28, 28), np.float32), label=np.arange(20) % 2), 'image'),
+    ('mnist1d', dict(x=np.zeros((20, 4), np.float32), label=np.zeros((20, 2), np.int32)), 'label')])
+def test_an_array_of_another_form_is_named_and_no_experiment_that_refuses_it_too(tmp_path, like, arrays, wrong):
+    np.savez(tmp_path / 'a.npz', **arrays)
+    with refused('data/misfit', f'fix: write {wrong} so') as caught:
+        open_data(f'npz:{tmp_path}/a.npz', like=like)
+    assert 'experiments' not in str(caught.value)
 
 
 @pytest.mark.parametrize('like, name, shapes', [

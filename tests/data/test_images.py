@@ -120,8 +120,9 @@ def flipped(data, at):
     ids=['cut jpeg', 'cut, with a thumbnail', 'cut png', 'empty', 'text', 'header only', 'cut webp', 'flipped png', 'cut tiff',
          'floats'])
 def test_damaged_image_is_named(make):
-    with refused('data/image', 'a/b.jpg (record 5): '):
+    with refused('data/image', 'a/b.jpg (record 5): ') as caught:
         images.decode(make(), 'a/b.jpg (record 5)')
+    assert ' object at 0x' not in str(caught.value)
 
 
 def noisy(size=200):

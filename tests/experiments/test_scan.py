@@ -5,9 +5,18 @@ import pytest
 from bigjax.data.loaders.formats import pad_words
 from bigjax.data.loaders.registry import SCAN_VOCABULARIES as WORDS
 from experiments import scan
+from tests.refused import refused
 
 COMMANDS = ['walk', 'jump twice', 'run left']
 ACTIONS = ['I_WALK', 'I_JUMP I_JUMP', 'I_TURN_LEFT I_RUN']
+
+
+def test_numbers_of_unknown_words_are_refused(tmp_path):
+    (tmp_path / 'a.jsonl').write_text('{"source": [1, 2], "target": [1, 2]}\n' * 20)
+    config = scan.get_config('simple')
+    config.data = f'jsonl:{tmp_path}/a.jsonl'
+    with refused('data/no-vocabulary', 'scan/simple'):
+        scan.get_experiment(config)
 
 
 def tokens(side, sentences):

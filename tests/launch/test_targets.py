@@ -43,7 +43,7 @@ def test_a_target_is_written_as_it_is_read(text):
     (Hosts, 'a,ports=2', 'launch/unknown-key', 'nearest is port'), (Hosts, 'a,port=2,b', 'launch/bad-order', "'b'"),
     (Hosts, 'port=x', 'launch/bad-value', 'port=x'), (Hosts, 'spot=perhaps', 'launch/bad-value', 'spot=perhaps'),
     (Hosts, 'setup="a', 'launch/open-quote', '"'), (Slice, 'zone=a', 'launch/missing-key', 'type'),
-    (Slice, 'v5e-8,zon', 'launch/unknown-key', 'nearest is zone'),
+    (Slice, 'v5e-8,zon', 'launch/unknown-key', 'nearest is zone'), (Slice, 'v5e-8,zone', 'launch/unknown-key', 'zone=…'),
     (Slice, 'v5e-8,hours=long', 'launch/bad-value', 'hours=long')])
 def test_a_wrong_target_is_refused(cls, text, code, value):
     with refused(code, '--on=kind:', value):

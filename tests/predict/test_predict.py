@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bigjax import cli
+from bigjax.data import images
 from bigjax.data.datasets import open_data
 from bigjax.data.loaders.registry import SCAN_VOCABULARIES as WORDS
 from bigjax.data.sources import ArraySource, Splits
@@ -127,6 +128,19 @@ def test_a_damaged_image_and_an_image_that_is_none(tmp_path):
     with refused('predict/kind', 'x.txt'):
         (tmp_path / 'x.txt').write_text('')
         inputs.expanded([f'{tmp_path}/x.txt'], ('.png',))
+
+
+def test_a_folder_of_images_is_walked_as_one_to_train_on_is(tmp_path):
+    image = cv2.imencode('.png', np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    for name in ('all/b.PNG', 'all/no_ending', 'all/.h/x.png', 'all/__MACOSX/x.png', 'all/._x.png', 'other/c.png'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(image)
+    (tmp_path / 'all' / 'notes').write_text('no image')
+    (tmp_path / 'all' / 'link').symlink_to(tmp_path / 'other')
+    found = inputs.expanded([f'{tmp_path}/all', f'{tmp_path}/all/no_ending'], images.EXTENSIONS)
+    assert [name.removeprefix(f'{tmp_path}/all/') for name, _ in found] == ['b.PNG', 'link/c.png', 'no_ending', 'no_ending']
+    with refused('predict/kind', 'notes'):
+        inputs.expanded([f'{tmp_path}/all/notes'], images.EXTENSIONS)
 
 
 def test_regression_answers_in_the_unit_of_the_target():

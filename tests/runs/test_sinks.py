@@ -46,6 +46,7 @@ def test_the_sinks_have_names(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'tensorboardX', None)
     with refused('config/sinks', 'pip install'):
         make(tmp_path, sinks=('tensorboard',))
+    assert not list(tmp_path.iterdir())
 
 
 def test_tensorboard(tmp_path):

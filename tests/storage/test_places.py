@@ -26,11 +26,20 @@ def test_names_that_are_understood(name, place):
     ('memory://run', 'storage/scheme', 'memory://run'), ('hdfs://host:9000/x', 'storage/scheme', 'host:9000/x'),
     ('simplecache::gs://bucket/run', 'storage/scheme', 'simplecache::gs://bucket/run'),
     ('file://host/x', 'storage/name', 'file:///'), ('file:///tmp/%00', 'storage/name', 'file:///'),
-    ('a\0b', 'storage/name', r'a\x00b')])
+    ('a\0b', 'storage/name', r'a\x00b'), ('a' * 300, 'storage/name', 'aaa'), ('b/' * 3000, 'storage/name', 'b/b'),
+    ('~nobody-of-that-name/x', 'storage/name', '~nobody')])
 def test_other_names_are_refused_in_a_line(name, code, shown):
     with refused(code, shown) as caught:
         storage.place(name)
     assert '\0' not in str(caught.value)
+
+
+def test_a_link_to_itself_is_refused(tmp_path):
+    (tmp_path / 'loop').symlink_to(tmp_path / 'loop')
+    with refused('storage/name', 'loop'):
+        storage.place(tmp_path / 'loop')
+    (tmp_path / 'broken').symlink_to(tmp_path / 'none')
+    assert storage.place(tmp_path / 'broken') == tmp_path / 'broken'
 
 
 @pytest.mark.parametrize('name', [

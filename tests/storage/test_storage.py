@@ -133,6 +133,14 @@ def test_credentials_that_are_none_are_said_at_once_and_a_server_of_tokens_may_b
         assert storage.retry(Failing(error, 3), 'x') == 'there'
 
 
+def test_a_store_that_does_not_answer_is_reported_once_a_while(monkeypatch, capsys):
+    monkeypatch.setattr(retry, 'SHORTEST_PAUSE_S', 0.01)
+    monkeypatch.setattr(retry, '_reported', [])
+    assert storage.retry(Failing(ConnectionError('no route'), 3), 'gs://bucket/run') == 'there'
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and all(word in said for word in ('gs://bucket/run', 'no route', 'BIGJAX_STORE_SECONDS'))
+
+
 class Failing:
     """A call that fails some times."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from bigjax import tasks
 from bigjax.data.sources import ArraySource
+from bigjax.data.windows import WindowSource
 from bigjax.experiment import Data
 from bigjax.tasks import Range, Term, check_data, classification, language, loss_metrics, mean, regression, sequence
 from tests import tiny
@@ -108,6 +109,16 @@ def test_of_a_long_stream_blocks_are_read_to_its_end(monkeypatch):
     tokens[-1] = 4
     with refused('task/range', 'tokens', '4'):
         check_data(language.next_token(), TOKENS_OF_4, data(tokens=tokens))
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_the_stream_that_windows_are_cut_from_is_read(split):
+    streams = {'train': np.arange(40, dtype=np.uint16) % 4, 'test': np.arange(40, dtype=np.uint16) % 4}
+    made = lambda: {name: WindowSource(stream, 6, 6) for name, stream in streams.items()}
+    check_data(language.next_token(), TOKENS_OF_4, Data(made()['train'], {'test': made()['test']}))
+    streams[split][-1] = 60_000
+    with refused('task/range', split, 'tokens', '60000'):
+        check_data(language.next_token(), TOKENS_OF_4, Data(made()['train'], {'test': made()['test']}))
 
 
 def test_a_source_that_is_not_in_memory_is_held_to_its_classes():

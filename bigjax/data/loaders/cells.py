@@ -113,16 +113,8 @@ def from_list(values: list, name: str, where: str) -> Cells:
     if name == 'label' and all(isinstance(v, str | int | float) for v in present):
         return Cells(texts=_texts(['' if v is None else canonical(v) for v in values]), untyped=True)
     first = present[0]
-    scalar = isinstance(first, int | float | np.number | np.bool_)
-    for number, value in enumerate(values):
-        odd = isinstance(value, str | dict) or (value is None and not scalar) or (
-            value is not None and isinstance(value, int | float | np.number | np.bool_) != scalar)
-        if odd:
-            raise UserError(f'{where}: record {number}, column {printable(name)}: got '
-                            f'{printable(json.dumps(value, default=str)[:60])}, expected a value like '
-                            f'{printable(json.dumps(first, default=str)[:60])}; fix: give every record the same kind',
-                            code='data/mixed-column')
-    if scalar:
+    _check_kinds(values, first, name, where)
+    if _kind(type(first)) == 'number':
         whole = all(isinstance(v, int | np.integer | np.bool_) for v in present) and len(present) == len(values)
         try:
             numbers = np.array([np.nan if v is None else v for v in values], np.int64 if whole else np.float64)
@@ -140,6 +132,27 @@ def from_list(values: list, name: str, where: str) -> Cells:
         raise UserError(f'{where}: record {odd}, column {printable(name)}: got {cause}; fix: give every record as many numbers',
                         code='data/ragged')
     return _numbers(array, name, where)
+
+
+def _kind(of: type) -> str:
+    """The kind of a value, which all values of one column share."""
+    kinds = {'text': str, 'object': dict, 'number': (int, float, np.number, np.bool_), 'nothing': type(None)}
+    return next((kind for kind, types in kinds.items() if issubclass(of, types)), 'list')
+
+
+def _check_kinds(values: list, first: Any, name: str, where: str) -> None:
+    """Raises UserError at the first value of another kind than `first`, and at `first` where no example can hold it."""
+    kind = _kind(type(first))
+    alike = {kind} if kind == 'list' else {kind, 'nothing'}
+    wrong = {t for t in set(map(type, values)) if t is dict or _kind(t) not in alike}
+    if not wrong:
+        return
+    record, value = next((n, v) for n, v in enumerate(values) if type(v) in wrong)
+    shown = lambda value: printable(json.dumps(value, default=str)[:60])
+    expected, fix = (('a number, a text or a list of numbers', 'give each of its values a key of its own')
+                     if isinstance(value, dict) else (f'a value like {shown(first)}', 'give every record the same kind'))
+    raise UserError(f'{where}: record {record}, column {printable(name)}: got {shown(value)}, expected {expected}; fix: {fix}',
+                    code='data/mixed-column')
 
 
 def from_array(array: np.ndarray, name: str, where: str) -> Cells:

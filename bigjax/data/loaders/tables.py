@@ -18,7 +18,7 @@ HEAD_BYTES = 1 << 16
 
 
 def csv(path: str | os.PathLike) -> RawTable:
-    """Separated values under a header line; the separator is the one of comma, semicolon and tab that the header holds most.
+    """Separated values under a header line; `separator` finds what they are separated by.
 
     Cells keep the line ends inside their quotes, and lose the blanks around them.
 
@@ -29,6 +29,8 @@ def csv(path: str | os.PathLike) -> RawTable:
     import pyarrow.compute as pc
     import pyarrow.csv as pa_csv
     data = formats.read(path)
+    if data.startswith((b'\xff\xfe', b'\xfe\xff')):
+        raise UserError(f'{path}: got UTF-16, expected UTF-8; fix: save it as UTF-8', code='data/not-utf8')
     data = data.removeprefix(b'\xef\xbb\xbf')  # the mark would be a part of the first name
     by, header = _header(data[:HEAD_BYTES], path)
     wrong: list = []
@@ -61,7 +63,7 @@ def csv(path: str | os.PathLike) -> RawTable:
                         'double it', code='data/csv')
     names, notes = column_names(found, str(path))
     if by != ',':
-        notes.append('separated by ' + {';': 'semicolons', '\t': 'tabs'}[by])
+        notes.append('separated by ' + {';': 'semicolons', '\t': 'tabs', '|': 'bars'}[by])
     columns = {}
     for raw, name in names.items():
         texts = table.column(raw)
@@ -96,9 +98,9 @@ def _header(head: bytes, path) -> tuple[str, list[str]]:
 
 
 def separator(text: str) -> str:
-    """The one of comma, semicolon and tab that the first line of a table holds most."""
+    """The one of comma, semicolon and tab that the first line of a table holds most; a bar where it holds none of them."""
     first = next((line for line in re.split('[\r\n]', text) if line), '')
-    return max(',;\t', key=first.count)
+    return max(',;\t|' if not set(',;\t') & set(first) else ',;\t', key=first.count)
 
 
 def jsonl(path: str | os.PathLike) -> RawTable:
