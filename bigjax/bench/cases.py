@@ -170,7 +170,8 @@ def _show_mean(rows: Sequence[dict]) -> None:
     """Prints the geometric mean of the ratios where there are several, beside its target where the peer is Flax."""
     ratios = [r['ratio'] for r in rows if r.get('ratio')]
     if len(ratios) > 1:
-        target = f' (at most {FLAX_MEAN_TARGET})' if any(r['target'] == FLAX_TARGET for r in rows if r.get('ratio')) else ''
+        flax = any(str(r['versions']['peer']).startswith('flax') for r in rows if r.get('ratio'))
+        target = f' (at most {FLAX_MEAN_TARGET})' if flax else ''
         print(f'geometric mean of ours / peer: {float(np.exp(np.mean(np.log(ratios)))):.2f}{target}')
 
 
