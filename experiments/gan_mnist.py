@@ -68,7 +68,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=judge, keep=('image', 'label'), sums=False)},
         samples=samples(model.latent),
-        interface=interfaces.pictures(draw(model.latent)),
+        interface=interfaces.generator(draw(model.latent)),
     )
 
 

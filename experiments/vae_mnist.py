@@ -74,7 +74,7 @@ def get_experiment(config):
                              keep=(), sums=False, every='100%')},
         expected=published(config),
         samples=report_images(splits.evals[split], model.latent),
-        interface=interfaces.pictures(prior(model.latent)),
+        interface=interfaces.generator(prior(model.latent)),
     )
 
 

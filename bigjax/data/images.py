@@ -114,7 +114,7 @@ def border(image: np.ndarray) -> float:
 
 
 def ground(drawings: np.ndarray) -> str:
-    """What grey images [N, H, W, 1] are drawn on, by the first ones: 'dark', 'light', or '' where it is neither."""
+    """The ground that grey images [N, H, W, 1] are drawn on, by the first ones: 'dark', 'light', or '' where it is neither."""
     borders = np.array([border(np.asarray(image)) for image in drawings[:DRAWINGS]])
     return 'dark' if np.mean(borders < DARK) > 0.9 else 'light' if np.mean(borders > LIGHT) > 0.9 else ''
 

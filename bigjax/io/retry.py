@@ -112,8 +112,8 @@ def _code(error: BaseException) -> int:
     for value in (getattr(error, 'code', None), getattr(error, 'status', None)):
         if str(value).isdigit():
             return int(value)
-    told = re.search(r'HTTP response code: (\d{3})', str(error))  # TensorStore's
-    return int(told[1]) if told else 0
+    status = re.search(r'HTTP response code: (\d{3})', str(error))  # TensorStore's
+    return int(status[1]) if status else 0
 
 
 def _unknown_user(error: BaseException, code: int) -> bool:
@@ -131,7 +131,7 @@ def _unavailable_error(what, error: BaseException, how: str = '') -> StorageUnav
     if not _unavailable:
         how = how or f'for {retry_s():.0f} s (BIGJAX_STORE_SECONDS)'
         why = f'{type(error).__name__}: {first_line(error)}'
-        _unavailable.append(StorageUnavailable(f'{what}: the store has failed {how}, at last with {why}; sealed '
+        _unavailable.append(StorageUnavailable(f'{what}: the store has failed {how}, at last with {why}; committed '
                                 'checkpoints are intact: run the same command again when it is back'))
     return _unavailable[0]
 

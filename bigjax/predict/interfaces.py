@@ -3,7 +3,7 @@
     interface=interfaces.classification(splits)        images, series and tables, by what the examples of the data hold
     interface=interfaces.regression(splits)            tables
     interface=interfaces.characters(vocabulary, length), token_numbers(count, length)       streams of tokens
-    interface=interfaces.pictures(draw), translation(vocabularies, length)
+    interface=interfaces.generator(draw), translation(vocabularies, length)
 
 Classes, columns and fills are those of `splits.info`, which the run has recorded; nothing is decided anew from an input.
 What an interface assumes about an input (a resize, an inversion) is in words under `NOTES` of the example.
@@ -90,7 +90,7 @@ def _example(splits: Splits) -> Mapping[str, Any]:
 
 
 def _ground(splits: Splits) -> str:
-    """What training images are drawn on: 'dark', 'light', or '' where they are no drawings."""
+    """The ground that training images are drawn on: 'dark', 'light', or '' where they are no drawings."""
     if 'ground' in splits.info:
         return splits.info['ground']
     shape = _shape(splits)
@@ -200,8 +200,8 @@ def _language(encode: Callable[[str], list[int]], decode: Callable[[int], str], 
     return Interface(_no_inputs('continues text', 'sample --prompt=TEXT'), dict, (), sample)
 
 
-def pictures(draw: Callable) -> Interface:
-    """A model that draws images: `draw(apply, variables, rng, count)`, see `Interface`."""
+def generator(draw: Callable) -> Interface:
+    """The interface of a model that generates images: `draw(apply, variables, rng, count)`, see `Interface`."""
     return Interface(_no_inputs('draws images', 'sample --count=64'), dict, (), draw=draw)
 
 

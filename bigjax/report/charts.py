@@ -8,7 +8,7 @@ from bigjax.runs.summary import number
 
 COLOURS = 8  # the page defines --c0 … --c7
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 250, 52, 14, 12, 30
-POINTS = 400  # more cannot be told apart at this width
+POINTS = 400  # more cannot be distinguished at this width
 
 
 class Series(NamedTuple):

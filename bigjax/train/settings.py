@@ -107,7 +107,7 @@ def read(config: Mapping, examples: int) -> Settings:
     if log_every < 1:
         raise _refusal('log_every', config['log_every'], 'at least one step', "--config.log_every='1 epoch'")
     if patience and not config['best']:
-        raise _refusal('patience', config['patience'], "'' where config.best is not set, as nothing says what may not improve",
+        raise _refusal('patience', config['patience'], "'' where config.best is not set, as no metric is named for it",
                        '--config.best=val/loss', 'config/patience')
     return Settings(
         seed=seed, steps=steps, batch_size=batch_size,

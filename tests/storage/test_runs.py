@@ -156,7 +156,7 @@ def test_a_store_that_stays_broken_ends_the_run_in_a_line_and_nothing_is_lost(gc
         [(code, out)] = runs.end([process], 200)
         assert code == 1 and time.monotonic() - began < 150, out[-3000:]
         last = [line for line in out.splitlines() if line.strip()][-1]
-        said = r'mnist1d: gs://bucket/run\S*: the store has failed .*; sealed checkpoints are intact: .*'
+        said = r'mnist1d: gs://bucket/run\S*: the store has failed .*; committed checkpoints are intact: .*'
         assert re.fullmatch(said, last), out[-3000:]
         assert 'Traceback' not in out
         gcs.faults = Faults()
