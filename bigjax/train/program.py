@@ -100,7 +100,7 @@ class Program:
         Args:
           carry: the carry, or that of `restore_weights`.
           weights: as `Evaluator.weights`: 'auto', 'ema', 'raw' or 'best'.
-          reported: of the weights that the run reports ('auto' is then the best where `config.best` asks for them), else of the
+          reported: of the weights that the run reports ('auto' is then the best where `config.best` is set), else of the
             newest.
         """
         state, kept = carry['state'], carry['best']
