@@ -3,6 +3,7 @@
     python -m bigjax.report WORKDIR        writes WORKDIR/report.html from the records that are there
 """
 import base64
+import datetime
 import html
 import json
 import math
@@ -80,6 +81,16 @@ def _run_page(workdir, run) -> str:
     return page(title(run), kind_verdict, _headline(run), ''.join(sections))
 
 
+def _wall_seconds(runs: Sequence[Mapping]) -> float:
+    """The time that all rows took: rows side by side overlap, and rows that were resumed later have gaps between them."""
+    taken = [run.get('wall_seconds') or 0 for run in runs]
+    try:
+        began = [datetime.datetime.fromisoformat(run['started']).timestamp() for run in runs]
+    except (KeyError, TypeError, ValueError):
+        return sum(taken)
+    return min(sum(taken), max(b + t for b, t in zip(began, taken, strict=True)) - min(began))
+
+
 def _table_page(workdir, runs) -> str:
     """Rows side by side, each linked to its own report."""
     experiments = {run['experiment'] for run in runs.values()}
@@ -114,7 +125,7 @@ def _table_page(workdir, runs) -> str:
                 section('Curves', ''.join(_shared_charts(workdir, runs, metrics))),
                 _details('Environment', _pairs(_environment(first)))]
     name = ', '.join(sorted(e.rsplit('.', 1)[-1] for e in experiments))
-    line = f'{len(runs)} rows · {seconds(sum(r.get("wall_seconds") or 0 for r in runs.values()))} · {escape(device(first))}'
+    line = f'{len(runs)} rows · {seconds(_wall_seconds(list(runs.values())))} · {escape(device(first))}'
     return page(name, (worst, text), line, ''.join(sections))
 
 
