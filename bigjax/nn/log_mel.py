@@ -76,8 +76,8 @@ def mel_filters(f: Frontend) -> np.ndarray:
                         code='model/unknown-option')
     if not 0 <= f.low < high <= f.rate / 2 or points < f.window or points % 2 or min(f.window, f.hop, f.bands) < 1:
         raise UserError(f'log-mel: got {f.low:g} … {high:g} Hz of {f.rate / 2:g}, {points} points for a window of {f.window}, '
-                        f'a hop of {f.hop} and {f.bands} bands, expected edges within the band and an even number of points, no '
-                        'fewer than the window; fix: change the one that is not', code='model/front-end')
+                        f'a hop of {f.hop} and {f.bands} bands, expected edges within the band and an even number of points, '
+                        'no fewer than the window; fix: change the one that is not', code='model/front-end')
     hz = np.arange(points // 2 + 1) * (f.rate / points)
     edges = to_hz(np.linspace(to_mel(f.low, f.scale), to_mel(high, f.scale), f.bands + 2), f.scale)
     rising = (hz[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
