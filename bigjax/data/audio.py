@@ -231,8 +231,8 @@ class AudioSource:
       names: those of a table beside which the files lie.
 
     Attributes:
-      files, columns, where, texts, names: as given. labels: the column 'label', or None. rate: in Hz. length: in samples; longer clips
-        are cut, shorter ones are followed by zeros.
+      files, columns, where, texts, names: as given. labels: the column 'label', or None. rate: in Hz. length: in samples;
+        longer clips are cut, shorter ones are followed by zeros.
     """
 
     def __init__(self, files: Sequence[str], columns: Mapping[str, np.ndarray], where: str, texts: Sequence[str] | None = None,

@@ -227,7 +227,7 @@ def test_repetitions_0_to_4_are_the_test_set_also_in_an_archive(digits, tmp_path
 
 
 def test_connected_digits_are_the_clips_of_one_speaker_with_silence_between(digits, monkeypatch):
-    monkeypatch.setattr(spoken, 'SEQUENCES', {'train': 60, 'test': 40})
+    monkeypatch.setattr(spoken, 'SEQUENCES', {'train': 24, 'test': 16})
     splits = open_data('fsdd_connected', data_dir=str(digits))
     for split, source in (('train', splits.train), ('test', splits.evals['test'])):
         batch = jax.jit(source.take)(source.arrays, np.arange(len(source)))
