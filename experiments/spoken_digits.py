@@ -40,6 +40,7 @@ ROWS = {  # row: (model, data, batch, steps, learning rate)
 TABLE = tuple(ROWS)
 HELP = {'like': 'the set that --config.data=fake imitates, and whether sounds have classes (fsdd) or texts'}
 OWN_ROWS = ('conv1d',)
+PARAMETERS = {'conv1d': 103_530, 'gru': 41_994, 'conformer': 207_675, 'lstm': 200_267}
 TINY = {'model.channels': '(4, 4, 4)', 'model.features': '8', 'model.layers': '1', 'model.num_layers': '1', 'model.width': '16'}
 STRIDE, BEAMS, BANDS = 4, 8, 40
 SHOWN = 12  # mistakes in the report

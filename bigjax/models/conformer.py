@@ -27,7 +27,7 @@ VARIANTS = {
     'm': {'num_layers': 16, 'width': 256, 'num_heads': 4, 'kernel': 32},
     'l': {'num_layers': 17, 'width': 512, 'num_heads': 8, 'kernel': 32},
     # For digits: 4.5 s of speech in a few minutes of a CPU.
-    'digits': {'num_layers': 2, 'width': 64, 'num_heads': 4, 'kernel': 15, 'channels': 16},
+    'digits': {'num_layers': 2, 'width': 64, 'num_heads': 4, 'kernel': 15, 'subsample_width': 16},
 }
 
 
@@ -108,7 +108,7 @@ class Conformer(nn.Module):
     Attributes:
       num_layers, width, num_heads: of the blocks; heads divide width.
       kernel: frames that the convolution module sees.
-      channels: of the two convolutions that subsample; 0 for `width`.
+      subsample_width: channels of the two convolutions that subsample; 0 for `width`.
       num_classes: K.
       dropout: on what each module writes to the residual.
       dtype: of the computation; parameters and normalisation statistics stay float32.
@@ -118,7 +118,7 @@ class Conformer(nn.Module):
     width: int = 144
     num_heads: int = 4
     kernel: int = 32
-    channels: int = 0
+    subsample_width: int = 0
     num_classes: int = 29
     dropout: float = 0.1
     dtype: Any = jnp.float32
@@ -126,7 +126,7 @@ class Conformer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, mask: jax.Array | None = None, train: bool = False) -> jax.Array:
         """`mask` bool [B, T], true in front for the frames that count."""
-        x, mask = Subsample(self.width, self.channels or self.width, self.dtype, name='subsample')(x, mask)
+        x, mask = Subsample(self.width, self.subsample_width or self.width, self.dtype, name='subsample')(x, mask)
         spec = Spec(self.num_heads, causal=False, rope=Rope(), dropout=self.dropout, dtype=self.dtype,
                     init=nn.initializers.lecun_normal(), out_init=nn.initializers.lecun_normal())
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
