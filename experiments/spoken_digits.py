@@ -34,7 +34,7 @@ LSTM = models.spec('rnn.FrameRNN', cell='lstm', features=96, layers=1, dropout=0
 ROWS = {  # row: (model, data, batch, steps, learning rate)
     'conv1d': (CONV1D, 'fsdd', 32, 1000, 1e-3),
     'gru': (GRU, 'fsdd', 32, 1000, 3e-3),
-    'conformer': (models.spec('conformer', 'digits'), 'fsdd_connected', 16, 1500, 2e-3),
+    'conformer': (models.spec('conformer', 'digits'), 'fsdd_connected', 16, 1200, 2e-3),
     'lstm': (LSTM, 'fsdd_connected', 16, 1500, 3e-3),
 }
 TABLE = tuple(ROWS)
