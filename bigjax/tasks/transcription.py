@@ -57,8 +57,8 @@ def transcription(v: Vocabulary, language: int | None = None, stamps: bool = Tru
                   text: str = 'text') -> Task:
     """Transcribes int16 windows [B, N, S]; the loss is that of the tokens [B, U] of an example of one window, -1 after the end.
 
-    Metrics: accuracy of the tokens. Predictions: {'tokens': int32 [B, N, L], -1 from the end on, 'no_speech': probability [B, N],
-    'mean_log_probability': of the tokens, [B, N]}, and 'start' and 'seconds' [B, N] where the batch has them.
+    Metrics: accuracy of the tokens. Predictions: {'tokens': int32 [B, N, L], -1 from the end on, 'no_speech': probability
+    [B, N], 'mean_log_probability': of the tokens, [B, N]}, and 'start' and 'seconds' [B, N] where the batch has them.
 
     Args:
       v: the special tokens.
