@@ -30,7 +30,7 @@ class Vocabulary:
       end: ends a window; the tokens below it are text.
       start: begins a window; the tokens of languages follow it.
       languages: how many there are, 0 in a model of English alone.
-      transcribe, no_speech: the task, and what the first token would be where nobody speaks.
+      transcribe, no_speech: the task, and what the first token would be without speech.
       stamps: the first time stamp, '0.00'.
       never, not_first: tokens that are never written, and not as the first of a window (beside a blank and the end).
     """
@@ -94,7 +94,7 @@ def transcription(v: Vocabulary, language: int | None = None, stamps: bool = Tru
 
 
 def _prompt(v: Vocabulary, language: Any) -> list:
-    """The tokens before a text, but for the one that says that there are no time stamps."""
+    """The tokens before a text, but for the one for no time stamps."""
     return [v.start] if not v.languages else [v.start, v.start + 1 + language, v.transcribe]
 
 
