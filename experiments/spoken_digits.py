@@ -1,7 +1,8 @@
 """Spoken digits: single ones by a convolutional and a recurrent network, connected ones by CTC.
 
 Free Spoken Digit Dataset (Jackson et al. 2018): six speakers say each digit 50 times; repetitions 0 to 4 are the test set.
-There is no canonical table of it, so no number is beside ours. Sounds become log-mel features of 40 bands on the device, in windows of 25 ms every 10 ms, and are masked in stripes in training (SpecAugment, Park et al. 2019).
+There is no canonical table of it, so no published number is compared. Sounds become log-mel features of 40 bands on the
+device, in windows of 25 ms every 10 ms, and are masked in stripes in training (SpecAugment, Park et al. 2019).
 
 The rows `conv1d` and `gru` classify one digit: three one-dimensional convolutions with pooling and a dense layer, and a
 bidirectional GRU whose outputs are averaged. `conformer` (Gulati et al. 2020) and `lstm` transcribe one to five digits of one
