@@ -1,0 +1,180 @@
+"""Reads weights of another library: a whole model, or the parameters of a model that there is already."""
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bigjax import models
+from bigjax.checkpoint import convert
+from bigjax.errors import UserError
+from bigjax.io.nested import tuples
+from bigjax.io.text import hint, printable
+from bigjax.sharding import tree_paths
+from bigjax.weights import config_json, match
+from bigjax.weights.family import Architecture, Family, Row, families, tokens
+from bigjax.weights.place import Opened, opened
+from bigjax.weights.tensors import damaged, listed
+
+SIZES = ('vocab_size', 'num_classes', 'block_size', 'pool', 'mlm')  # what shapes tell, what cuts them, and heads
+PARAMS = 'params/'
+
+
+def load(place: str, *, model=None, say: Callable[[str], None] = print, seed: int = 0, **changes) -> tuple:
+    """(model, variables, tokenizer or None) of a place.
+
+    Args:
+      place: 'hf:FOLDER_OR_ID', 'torch:FILE', 'npz:FILE' or 'keras:FILE.weights.h5'.
+      model: the module, where the file does not describe one.
+      say: receives a line where arrays were initialised anew or left out.
+      seed: of what is initialised anew.
+      changes: fields of the model in place of those that the file describes, such as num_classes.
+
+    Raises:
+      UserError: see `bigjax.weights.place.opened`, `bigjax.weights.match.plan` and `bigjax.weights.config_json`.
+    """
+    files = opened(place)
+    family, model = _described(files, model, changes, place)
+    plain = model.clone(scan=False) if getattr(model, 'scan', False) else model
+    inputs = _inputs(family, plain)
+    abstract = jax.eval_shape(lambda: plain.init(jax.random.key(0), *inputs, train=False))
+    wanted = leaves(abstract)
+    found = match.plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
+    values = match.read(found, files.tensors, wanted, lambda path, array: jnp.asarray(array))
+    if found.fresh:
+        values |= _initialised(plain, inputs, seed, found.fresh)
+    if line := _summary(found, wanted, place):
+        say(line)
+    variables = tree_paths.map_leaves(lambda path, _: values[path.removeprefix(PARAMS)], abstract)
+    return model, variables if plain is model else convert.stack(variables), tokenizer_of(files, model, place)
+
+
+def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable[[str], None] = print) -> tuple[dict, dict]:
+    """(params, model_state) of a model that there is, with the arrays of a place, each placed like the given one.
+
+    Raises:
+      UserError: as `load`; the file describes a model that computes something else ('weights/other-model').
+    """
+    files = opened(place)
+    family, _ = _described(files, model, {}, place)
+    given = {'params': params, **model_state}
+    stacked = convert.STACKED in str(jax.tree.structure(params))
+    abstract = jax.eval_shape(convert.unstack, given) if stacked else given
+    wanted = leaves(abstract)
+    found = match.plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
+    shardings = {} if stacked else {path: leaf.sharding for path, leaf in wanted.items()}
+    values = match.read(found, files.tensors, wanted,
+                        lambda path, array: jax.device_put(array, shardings[path]) if path in shardings else array)
+    if found.fresh:
+        kept = leaves(convert.unstack(given) if stacked else given)
+        values |= {path: kept[path] for path in found.fresh}
+    if line := _summary(found, wanted, place):
+        say(line)
+    loaded = tree_paths.map_leaves(lambda path, _: values[path.removeprefix(PARAMS)], abstract)
+    if stacked:
+        loaded = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), convert.like(loaded, given), given)
+    return loaded['params'], {name: tree for name, tree in loaded.items() if name != 'params'}
+
+
+def _described(files: Opened, model, changes: Mapping, place: str) -> tuple[Family | None, Any]:
+    """(the family of a place's names, None where its names alone tell it; the model: the given one, or the described one)."""
+    if files.config is not None:
+        family, architecture = config_json.find(files.config, place)
+        fields = config_json.fields(family, architecture, files.config, place)
+        kind = models.find(family.model)
+        for name in changes:
+            if name not in kind.__dataclass_fields__:
+                raise UserError(f'{kind.__name__}: got {printable(name)}, which is no field of it'
+                                f'{hint(name, kind.__dataclass_fields__)}; fix: choose one', code='weights/unknown-field')
+        described = kind(**{**fields, **changes})
+    elif files.spec is not None:
+        family, described = None, _made(files.spec, changes, place)
+    elif model is None:
+        raise UserError(f'{place}: got weights without a config.json beside them, expected the model that they belong to; fix: '
+                        'load(place, model=…), or --init_from of an experiment', code='weights/no-model')
+    else:
+        return None, model
+    if model is not None:
+        _check_same(model, described, place)
+    return family, model or described
+
+
+def _made(spec: Mapping, changes: Mapping, place: str):
+    """The module that our own file describes."""
+    try:
+        return models.make({**{key: tuples(value) for key, value in spec.items()}, **changes})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise damaged(place, f'no description of a model: {error}') from error
+
+
+def _check_same(model, described, place: str) -> None:
+    """Raises UserError where the model computes something else with the same arrays, such as another epsilon."""
+    if type(model) is not type(described):
+        raise UserError(f'{place}: got weights of {type(described).__name__}, expected those of {type(model).__name__}; fix: name '
+                        'a file of this model', code='weights/other-model')
+    fields = {name: getattr(described, name) for name in described.__dataclass_fields__}
+    differs = {name: pair for name, pair in config_json.differences(model, fields).items() if name not in SIZES}
+    if differs:
+        name, (ours, theirs) = next(iter(differs.items()))
+        raise UserError(f'{place}: got a model with {", ".join(f"{key}={there!r}" for key, (_, there) in differs.items())}, '
+                        f'expected {", ".join(f"{key}={here!r}" for key, (here, _) in differs.items())} as here; fix: '
+                        f'--config.model.{name}={theirs}', code='weights/other-model')
+
+
+def _fitting(files: Opened, model, wanted: Mapping) -> Family:
+    """The family, or our own names, that accounts for most of a file's keys."""
+    def known(family):
+        try:
+            keys = {pair.key for pair in match.pairs(family, wanted)}
+        except UserError:
+            return 0
+        return sum(match.short(family, name) in keys for name in files.tensors)
+
+    return max([own(wanted), *(f for f in families().values() if models.find(f.model) is type(model))], key=known)
+
+
+def own(paths: Iterable[str]) -> Family:
+    """The family whose names are our own paths."""
+    rows = [Row(path, path) for path in paths]
+    head = [row for row in rows if 'head' in row.ours.split('/')]
+    return Family('', rows=tuple(row for row in rows if row not in head), heads=tuple(head),
+                  architectures={'': Architecture(PARAMS)})
+
+
+def leaves(variables) -> dict[str, Any]:
+    """{path: leaf} of variables; those of 'params' without its name."""
+    return {path.removeprefix(PARAMS): leaf for path, leaf in tree_paths.leaves(variables)}
+
+
+def _inputs(family: Family | None, model) -> tuple:
+    """The arguments that a model is initialised with."""
+    same = [family] if family else [f for f in families().values() if models.find(f.model) is type(model)]
+    return (same[0].inputs if same else tokens)(model)
+
+
+def _shapes(wanted: Mapping) -> dict[str, tuple]:
+    return {path: tuple(leaf.shape) for path, leaf in wanted.items()}
+
+
+def _initialised(model, inputs, seed: int, fresh: Iterable[str]) -> dict:
+    """{path: value} of some parameters; the compiler leaves the others out."""
+    names = set(fresh)
+
+    @jax.jit
+    def some(key):
+        return {path: leaf for path, leaf in leaves(model.init(key, *inputs, train=False)).items() if path in names}
+
+    return some(jax.random.key(seed))
+
+
+def _summary(found: match.Plan, wanted: Mapping, place: str) -> str:
+    """The line that reports what was not taken as it is, '' where all was."""
+    parts = [f'initialised anew: {listed([f"{path} ({why})" for path, why in found.fresh.items()])}'] if found.fresh else []
+    parts += [f'cut to the first rows: {listed(found.cut)}'] if found.cut else []
+    parts += [f'not used: {listed(found.unused)}'] if found.unused else []
+    return '; '.join([f'{place}: {len(wanted) - len(found.fresh)} of {len(wanted)} arrays are taken', *parts]) if parts else ''
+
+
+def tokenizer_of(files: Opened, model, place: str):
+    """The tokenizer in the folder of the weights, None where there is none."""
+    return None
