@@ -9,6 +9,8 @@ from bigjax.errors import UserError
 from bigjax.io.text import hint, printable
 from bigjax.weights.family import REQUIRED, Architecture, Family, families
 
+ROPE_SCALING = ('rope_factor', 'rope_low', 'rope_high', 'rope_window')  # read where `rope_scaling` names one
+FULL = 'full_attention'
 RUNTIME = ('parent', 'name', 'dtype', 'scan', 'remat', 'microbatches', 'chunk', 'context', 'dropout', 'hidden_dropout',
            'attention_dropout', 'capacity', 'kernel_init', 'bias_init')  # fields that change no result of a trained model
 
@@ -40,7 +42,11 @@ def fields(family: Family, architecture: Architecture, config: Mapping, where) -
     """
     for key, values in family.fixed.items():
         if config.get(key, values[0]) not in values:
-            raise _refused(where, key, config[key], values)
+            raise refused(where, key, config[key], values)
+    layers = config.get('layer_types') or ()
+    if other := [kind for kind in layers if kind != FULL and not (kind == 'sliding_attention' and config.get('sliding_window') and
+                                                                set(layers) == {kind})]:
+        raise refused(where, 'layer_types', other[0], (FULL,))
     found = {}
     for field in family.fields:
         value = config.get(field.theirs, field.default)
@@ -48,15 +54,22 @@ def fields(family: Family, architecture: Architecture, config: Mapping, where) -
             raise UserError(f"{where}: got no '{field.theirs}', which its models have; fix: copy the whole config.json",
                             code='weights/config')
         if field.values:
-            if value not in field.values:
-                raise _refused(where, field.theirs, value, field.values)
+            if value not in list(field.values):  # a value of another kind may have no hash
+                raise refused(where, field.theirs, value, field.values)
             value = field.values[value]
         found[field.ours] = value
     made = {name: value(config) if callable(value) else value for name, value in architecture.fields.items()}
-    return {**found, **family.read_config(config), **made}
+    found |= {**family.read_config(config), **made}
+    for name, value in found.items():
+        kind = type(models.find(family.model).__dataclass_fields__[name].default)
+        if not isinstance(value, (int, float) if kind is float else kind) or (kind is int and value < 0):
+            raise UserError(f'{where}: got {printable(repr(value))} for the field {name}, expected {kind.__name__}; fix: copy '
+                            'config.json again', code='weights/config')
+    return found
 
 
-def _refused(where, key, value, values) -> UserError:
+def refused(where, key, value, values) -> UserError:
+    """The error of a value that our model does not compute."""
     return UserError(f'{where}: got {printable(key)}={printable(repr(value))}, expected one of '
                      f'{", ".join(map(repr, values))}; fix: name a model that has it', code='weights/config')
 
@@ -101,22 +114,29 @@ def matching(model) -> tuple[Family, str, dict]:
 
 def differences(model, described: Mapping[str, Any]) -> dict[str, tuple]:
     """{field: (value of the model, value described)} where results would differ; fields not described have their defaults."""
-    found = {}
-    for name, field in model.__dataclass_fields__.items():
-        if name not in RUNTIME:
-            ours, theirs = getattr(model, name), described.get(name, field.default)
+    names, found = [name for name in model.__dataclass_fields__ if name not in RUNTIME], {}
+    all_ours = _resolved({name: getattr(model, name) for name in names})
+    all_theirs = _resolved({name: described.get(name, model.__dataclass_fields__[name].default) for name in names})
+    for name in names:
+        if name in all_ours and name in all_theirs:
+            ours, theirs = all_ours[name], all_theirs[name]
             if ours != theirs and not (isinstance(ours, float) and abs(ours - theirs) <= 1e-6 * abs(ours)):
                 found[name] = ours, theirs
     return found
 
 
+def _resolved(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with the sizes that 0 stands for, and without those that nothing reads."""
+    derived = {'num_kv_heads': lambda f: f['num_heads'], 'head_width': lambda f: f['width'] // f['num_heads'],
+               'mlp_width': lambda f: 4 * f['width']}
+    unread = {name for name in fields if fields.get('rope_scaling') == 'none' and name in ROPE_SCALING}
+    known = derived if {'num_heads', 'width'} <= fields.keys() else {}
+    return {name: known[name](fields) if name in known and not value else value
+            for name, value in fields.items() if name not in unread}
+
+
 def _told(differs: Mapping[str, tuple]) -> str:
     return ', '.join(f'{name}={ours!r} here, {theirs!r} there' for name, (ours, theirs) in differs.items())
-
-
-def model_class(family: Family) -> type:
-    """The class of ours that a family's file names."""
-    return models.find(family.model)
 
 
 def spec(model) -> dict:

@@ -40,7 +40,7 @@ def load(place: str, *, model=None, say: Callable[[str], None] = print, seed: in
     abstract = jax.eval_shape(lambda: plain.init(jax.random.key(0), *inputs, train=False))
     wanted = leaves(abstract)
     found = match.plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
-    values = match.read(found, files.tensors, wanted, lambda path, array: jnp.asarray(array))
+    values = match.read(found, files.tensors, wanted, lambda _, array: jnp.asarray(array))
     if found.fresh:
         values |= _initialised(plain, inputs, seed, found.fresh)
     if line := _summary(found, wanted, place):
@@ -74,6 +74,19 @@ def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable
     if stacked:
         loaded = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), convert.like(loaded, given), given)
     return loaded['params'], {name: tree for name, tree in loaded.items() if name != 'params'}
+
+
+def paths(files: Opened, place: str) -> dict[str, str]:
+    """{key of the file: our paths} where the file describes a model; {} otherwise."""
+    if files.config is None and files.spec is None:
+        return {}
+    family, model = _described(files, None, {}, place)
+    model = model.clone(scan=False) if getattr(model, 'scan', False) else model
+    inputs = _inputs(family, model)
+    wanted = leaves(jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False)))
+    family = family or _fitting(files, model, wanted)
+    found = match.plan(family, files.tensors, _shapes(wanted), place)
+    return {pair.key: ', '.join(pair.ours) for pair in found.pairs}
 
 
 def _described(files: Opened, model, changes: Mapping, place: str) -> tuple[Family | None, Any]:
