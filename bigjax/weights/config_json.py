@@ -10,7 +10,7 @@ from bigjax.io.text import hint, printable
 from bigjax.weights.family import REQUIRED, Architecture, Family, families
 
 ROPE_SCALING = ('rope_factor', 'rope_low', 'rope_high', 'rope_window')  # read where `rope_scaling` names one
-FULL = 'full_attention'
+FULL, SLIDING = 'full_attention', 'sliding_attention'
 RUNTIME = ('parent', 'name', 'dtype', 'scan', 'remat', 'microbatches', 'chunk', 'context', 'dropout', 'hidden_dropout',
            'attention_dropout', 'capacity', 'kernel_init', 'bias_init')  # fields that change no result of a trained model
 
@@ -44,9 +44,8 @@ def fields(family: Family, architecture: Architecture, config: Mapping, where) -
         if config.get(key, values[0]) not in values:
             raise refused(where, key, config[key], values)
     layers = config.get('layer_types') or ()
-    if other := [kind for kind in layers if kind != FULL and not (kind == 'sliding_attention' and config.get('sliding_window') and
-                                                                set(layers) == {kind})]:
-        raise refused(where, 'layer_types', other[0], (FULL,))
+    if len(set(layers)) > 1 or set(layers) - {FULL, SLIDING}:
+        raise refused(where, 'layer_types', layers, (FULL,))
     found = {}
     for field in family.fields:
         value = config.get(field.theirs, field.default)

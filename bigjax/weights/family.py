@@ -58,13 +58,15 @@ class Architecture:
     """One class of the other library: the prefix of its keys, and the fields of ours that it stands for.
 
     Attributes:
-      prefix: of the keys of `Family.rows`; those of `Family.heads` have none.
+      prefix: of the keys of `Family.rows`.
       fields: {field: value}, or {field: function of config.json}.
+      heads: the rows of its head, which have no prefix.
       matches: whether a model of ours is written as this one.
     """
 
     prefix: str = ''
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    heads: tuple[Row, ...] = ()
     matches: Callable[[Any], bool] = lambda model: True
 
 
@@ -79,10 +81,11 @@ class Family:
       fields: config.json <-> the model's fields.
       fixed: {key of config.json: the values that our model computes}, the first of which is written; an absent key has the
         first, too.
-      rows: the trunk: every array has to be there.
-      heads: the head: an array that is missing, or of another size, is initialised anew; one that has no place is left out.
+      rows: the trunk: every array has to be there. The heads are those of the architectures: an array of theirs that is
+        missing, or of another size, is initialised anew; one that has no place is left out.
       tied: {key: key of the array that it repeats} where ours has no such parameter.
       ignored: regular expressions of keys of no consequence, such as stored masks.
+      spare: regular expressions of keys of heads that ours have not; they are left out, and reported.
       renamed: (regular expression, replacement) of keys in older files.
       read_config: function of config.json to more fields. write_config: function of a model to more keys.
       inputs: function of a model to the arguments that it is initialised with; tokens by default.
@@ -94,13 +97,18 @@ class Family:
     fields: tuple[Field, ...] = ()
     fixed: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
     rows: tuple[Row, ...] = ()
-    heads: tuple[Row, ...] = ()
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    spare: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     read_config: Callable[[Mapping], dict] = lambda config: {}
     write_config: Callable[[Any], dict] = lambda model: {}
     inputs: Callable[[Any], tuple] = tokens
+
+    @property
+    def heads(self) -> list[Row]:
+        """The rows of all heads, each once."""
+        return list(dict.fromkeys(row for architecture in self.architectures.values() for row in architecture.heads))
 
     @property
     def prefixes(self) -> list[str]:

@@ -21,7 +21,7 @@ def read(path: pathlib.Path) -> Tensors:
       UserError: h5py is not installed ('weights/missing-package'), or the file is damaged ('weights/damaged').
     """
     if importlib.util.find_spec('h5py') is None:
-        raise UserError("keras:… needs h5py: pip install 'bigjax[text]'", code='weights/missing-package')
+        raise UserError("keras:… needs h5py: pip install 'bigjax[keras]'", code='weights/missing-package')
     import h5py
     found = {}
     try:

@@ -4,9 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bigjax import models
 from bigjax.checkpoint import convert
+from bigjax.data import tokenizers
+from bigjax.data.foreign_tokenizers import HF_FILE, SP_FILE
+from bigjax.data.vocabularies import OWN_FILE
 from bigjax.errors import UserError
 from bigjax.io.nested import tuples
 from bigjax.io.text import hint, printable
@@ -18,6 +22,7 @@ from bigjax.weights.tensors import damaged, listed
 
 SIZES = ('vocab_size', 'num_classes', 'block_size', 'pool', 'mlm')  # what shapes tell, what cuts them, and heads
 PARAMS = 'params/'
+TOKENIZERS = (OWN_FILE, HF_FILE, SP_FILE, 'vocab.txt')
 
 
 def load(place: str, *, model=None, say: Callable[[str], None] = print, seed: int = 0, **changes) -> tuple:
@@ -46,11 +51,16 @@ def load(place: str, *, model=None, say: Callable[[str], None] = print, seed: in
     if line := _summary(found, wanted, place):
         say(line)
     variables = tree_paths.map_leaves(lambda path, _: values[path.removeprefix(PARAMS)], abstract)
-    return model, variables if plain is model else convert.stack(variables), tokenizer_of(files, model, place)
+    return model, variables if plain is model else convert.stack(variables), tokenizer_of(files, model, place, say)
 
 
-def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable[[str], None] = print) -> tuple[dict, dict]:
+def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable[[str], None] = print,
+         members: int = 0) -> tuple[dict, dict]:
     """(params, model_state) of a model that there is, with the arrays of a place, each placed like the given one.
+
+    Args:
+      params, model_state: freshly initialised; they fill in a head that the place lacks.
+      members: of a population, along the first axis of every leaf; all receive the same arrays.
 
     Raises:
       UserError: as `load`; the file describes a model that computes something else ('weights/other-model').
@@ -59,20 +69,26 @@ def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable
     family, _ = _described(files, model, {}, place)
     given = {'params': params, **model_state}
     stacked = convert.STACKED in str(jax.tree.structure(params))
-    abstract = jax.eval_shape(convert.unstack, given) if stacked else given
-    wanted = leaves(abstract)
+    unrolled = (jax.vmap(convert.unstack) if members else convert.unstack) if stacked else lambda tree: tree
+    shapes = jax.eval_shape(unrolled, given)
+    wanted = {path: jax.ShapeDtypeStruct(x.shape[bool(members):], x.dtype) for path, x in leaves(shapes).items()}
     found = match.plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
-    shardings = {} if stacked else {path: leaf.sharding for path, leaf in wanted.items()}
-    values = match.read(found, files.tensors, wanted,
-                        lambda path, array: jax.device_put(array, shardings[path]) if path in shardings else array)
+    shardings = {} if stacked else {path: leaf.sharding for path, leaf in leaves(given).items()}
+
+    def put(path, array):
+        array = np.broadcast_to(array, (members, *array.shape)) if members else array
+        return jax.device_put(array, shardings[path]) if path in shardings else array
+
+    values = match.read(found, files.tensors, wanted, put)
     if found.fresh:
-        kept = leaves(convert.unstack(given) if stacked else given)
+        kept = leaves(unrolled(given))
         values |= {path: kept[path] for path in found.fresh}
     if line := _summary(found, wanted, place):
         say(line)
-    loaded = tree_paths.map_leaves(lambda path, _: values[path.removeprefix(PARAMS)], abstract)
+    loaded = tree_paths.map_leaves(lambda path, _: values[path.removeprefix(PARAMS)], shapes)
     if stacked:
-        loaded = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), convert.like(loaded, given), given)
+        loaded = (jax.vmap(convert.stack) if members else convert.stack)(loaded)
+        loaded = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), loaded, given)
     return loaded['params'], {name: tree for name, tree in loaded.items() if name != 'params'}
 
 
@@ -99,6 +115,8 @@ def _described(files: Opened, model, changes: Mapping, place: str) -> tuple[Fami
             if name not in kind.__dataclass_fields__:
                 raise UserError(f'{kind.__name__}: got {printable(name)}, which is no field of it'
                                 f'{hint(name, kind.__dataclass_fields__)}; fix: choose one', code='weights/unknown-field')
+        if fields.get('mlm') and 'mlm' not in changes and (changes.get('num_classes') or changes.get('pool', 'none') != 'none'):
+            fields['mlm'] = False  # another head in the place of the one of words
         described = kind(**{**fields, **changes})
     elif files.spec is not None:
         family, described = None, _made(files.spec, changes, place)
@@ -123,12 +141,12 @@ def _made(spec: Mapping, changes: Mapping, place: str):
 def _check_same(model, described, place: str) -> None:
     """Raises UserError where the model computes something else with the same arrays, such as another epsilon."""
     if type(model) is not type(described):
-        raise UserError(f'{place}: got weights of {type(described).__name__}, expected those of {type(model).__name__}; fix: name '
-                        'a file of this model', code='weights/other-model')
+        raise UserError(f'{place}: got weights of {type(described).__name__}, expected those of {type(model).__name__}; fix: '
+                        'name a file of this model', code='weights/other-model')
     fields = {name: getattr(described, name) for name in described.__dataclass_fields__}
     differs = {name: pair for name, pair in config_json.differences(model, fields).items() if name not in SIZES}
     if differs:
-        name, (ours, theirs) = next(iter(differs.items()))
+        name, (_, theirs) = next(iter(differs.items()))
         raise UserError(f'{place}: got a model with {", ".join(f"{key}={there!r}" for key, (_, there) in differs.items())}, '
                         f'expected {", ".join(f"{key}={here!r}" for key, (here, _) in differs.items())} as here; fix: '
                         f'--config.model.{name}={theirs}', code='weights/other-model')
@@ -150,8 +168,8 @@ def own(paths: Iterable[str]) -> Family:
     """The family whose names are our own paths."""
     rows = [Row(path, path) for path in paths]
     head = [row for row in rows if 'head' in row.ours.split('/')]
-    return Family('', rows=tuple(row for row in rows if row not in head), heads=tuple(head),
-                  architectures={'': Architecture(PARAMS)})
+    trunk = tuple(row for row in rows if row not in head)
+    return Family('', rows=trunk, architectures={'': Architecture(PARAMS, heads=tuple(head))})
 
 
 def leaves(variables) -> dict[str, Any]:
@@ -188,6 +206,22 @@ def _summary(found: match.Plan, wanted: Mapping, place: str) -> str:
     return '; '.join([f'{place}: {len(wanted) - len(found.fresh)} of {len(wanted)} arrays are taken', *parts]) if parts else ''
 
 
-def tokenizer_of(files: Opened, model, place: str):
-    """The tokenizer in the folder of the weights, None where there is none."""
-    return None
+def tokenizer_of(files: Opened, model, place: str, say: Callable[[str], None] = print):
+    """The tokenizer in the folder of the weights, None where there is none, or where its package is not installed.
+
+    Raises:
+      UserError: it has more tokens than the model; 'tokenizer/other-vocabulary'.
+    """
+    if not files.path.is_dir() or not any((files.path / name).exists() for name in TOKENIZERS):
+        return None
+    try:
+        found = tokenizers.load(str(files.path))
+    except UserError as error:
+        if error.code != 'tokenizer/package':
+            raise
+        say(f'{place}: its tokenizer is left out: {error}')
+        return None
+    if (size := getattr(model, 'vocab_size', 0)) and found.vocab_size > size:  # rows of an embedding are often padded
+        raise UserError(f'{place}: got a tokenizer of {found.vocab_size} tokens, expected at most the {size} of the model; '
+                        'fix: copy the tokenizer that the model was made with', code='tokenizer/other-vocabulary')
+    return found

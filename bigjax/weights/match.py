@@ -43,21 +43,27 @@ class Plan(NamedTuple):
     cut: list[str]
 
 
-def pairs(family: Family, paths: Iterable[str]) -> list[Pair]:
+def pairs(family: Family, paths: Iterable[str], heads: Iterable[Row] | None = None) -> list[Pair]:
     """The rows that a model with parameters of these paths has, once per layer.
+
+    Args:
+      heads: the rows of heads, of which the first with a path counts; None for those of every architecture.
 
     Raises:
       UserError: a path that no row has: the other library's models have no such parameter; 'weights/no-family'.
     """
-    paths, found = list(paths), []
-    for row, head in [*((row, False) for row in family.rows), *((row, True) for row in family.heads)]:
+    paths, found, taken = list(paths), [], set()
+    heads = family.heads if heads is None else heads
+    for row, head in [*((row, False) for row in family.rows), *((row, True) for row in heads)]:
         ours = (row.ours,) if isinstance(row.ours, str) else row.ours
         pattern = re.compile(r'(\d+)'.join(map(re.escape, ours[0].split(LAYER))))
         for path in paths:
             if match := pattern.fullmatch(path):
                 number = match[1] if match.groups() else ''
-                found.append(Pair(tuple(p.replace(LAYER, number) for p in ours), row.theirs.replace(LAYER, number), row, head))
-    taken = {path for pair in found for path in pair.ours}
+                pair = Pair(tuple(p.replace(LAYER, number) for p in ours), row.theirs.replace(LAYER, number), row, head)
+                if taken.isdisjoint(pair.ours):
+                    found.append(pair)
+                    taken.update(pair.ours)
     if left := [path for path in paths if path not in taken] + sorted(taken - set(paths)):
         raise UserError(f'weights: got a model with {listed(left)}, for which the family of {family.model} has no name; fix: '
                         'choose the fields of a model that it has', code='weights/no-family')
@@ -76,7 +82,8 @@ def plan(family: Family, tensors: Tensors, shapes: Mapping[str, tuple], where: A
     """
     names = {short(family, key): key for key in tensors}
     kept, fresh, absent, wrong = [], {}, [], []
-    for pair in pairs(family, shapes):
+    heads = sorted(family.heads, key=lambda row: row.theirs not in names)  # the names that the file has
+    for pair in pairs(family, shapes, heads):
         key = names.pop(pair.key, None)
         if key is None:
             missing = dict.fromkeys(pair.ours, 'not in the file')
@@ -98,8 +105,8 @@ def plan(family: Family, tensors: Tensors, shapes: Mapping[str, tuple], where: A
     unknown = [key for key in unused if key not in dropped]
     if absent or unknown:
         parts = [f'lacks {listed(absent)}'] * bool(absent) + [f'has {listed(unknown)}, which have no place'] * bool(unknown)
-        raise UserError(f'{where}: got arrays of another model than config.json or the fields describe: it {" and ".join(parts)}; '
-                        'fix: name the file of the model that is described', code='weights/keys')
+        raise UserError(f'{where}: got arrays of another model than the one described: it {" and ".join(parts)}; fix: '
+                        'name the file of the model that is described', code='weights/keys')
     if wrong:
         raise UserError(f'{where}: got arrays of another size: {listed(wrong)}; fix: give the model the sizes of the file',
                         code='weights/shape')
@@ -111,8 +118,7 @@ def short(family: Family, key: str) -> str:
     """A key without the prefix of its architecture, and in the newest spelling."""
     for pattern, replacement in family.renamed:
         key = re.sub(pattern, replacement, key)
-    heads = {re.sub(re.escape(re.escape(LAYER)), r'\\d+', re.escape(row.theirs)) for row in family.heads}
-    if any(re.fullmatch(head, key) for head in heads):
+    if any(row.theirs == key for row in family.heads):
         return key
     for prefix in family.prefixes:
         if prefix and key.startswith(prefix):
@@ -135,7 +141,7 @@ def _harmless(family: Family, name: str, tensors: Tensors, where) -> bool:
 def _spare(family: Family, name: str) -> bool:
     """Whether a name is that of a head or of an optional array, which a model may do without."""
     rows = [*family.heads, *(row for row in family.rows if row.optional)]
-    return any(re.fullmatch(r'\d+'.join(map(re.escape, row.theirs.split(LAYER))), name) for row in rows)
+    return any(row.theirs == name for row in rows) or any(re.fullmatch(pattern, name) for pattern in family.spare)
 
 
 def read(found: Plan, tensors: Tensors, wanted: Mapping[str, Any], put: Callable[[str, np.ndarray], Any]) -> dict[str, Any]:
@@ -157,7 +163,7 @@ def read(found: Plan, tensors: Tensors, wanted: Mapping[str, Any], put: Callable
     return values
 
 
-def entries(family: Family, prefix: str, arrays: Mapping[str, Any]) -> list[tuple]:
+def entries(family: Family, prefix: str, arrays: Mapping[str, Any], heads: Iterable[Row] | None = None) -> list[tuple]:
     """(key, shape, dtype, function that returns the array) of every array as the other library has it, in the rows' order.
 
     Args:
@@ -169,4 +175,4 @@ def entries(family: Family, prefix: str, arrays: Mapping[str, Any]) -> list[tupl
         return ('' if pair.head else prefix) + pair.key, shape, np.dtype(ours[0].dtype), lambda: pair.transform.theirs(
             [np.asarray(x) for x in ours])
 
-    return [entry(pair) for pair in pairs(family, arrays)]
+    return [entry(pair) for pair in pairs(family, arrays, heads)]

@@ -35,7 +35,7 @@ class Opened(NamedTuple):
 
 def is_place(text: str) -> bool:
     """Whether a text names weights of another library; gs://… and folders of runs do not."""
-    return str(text).partition(':')[0] in FORMS and not str(text).startswith(storage.SCHEME)
+    return str(text).partition(':')[0] in FORMS
 
 
 def parts(text: str) -> tuple[str, str]:
@@ -46,8 +46,9 @@ def parts(text: str) -> tuple[str, str]:
     """
     kind, _, name = str(text).partition(':')
     if kind not in FORMS or not name.strip():
-        raise UserError(f"{printable(text)}: got no place of weights, expected one of "
-                        f"{', '.join(f'{kind}:{form}' for kind, form in FORMS.items())}; fix: write it so", code='weights/place')
+        forms = ', '.join(f'{kind}:{form}' for kind, form in FORMS.items())
+        raise UserError(f'{printable(text)}: got no place of weights, expected one of {forms}; fix: write it so',
+                        code='weights/place')
     return kind, name
 
 
@@ -74,16 +75,16 @@ def opened(text: str) -> Opened:
 def _folder(path: pathlib.Path) -> Opened:
     config = _config(path / CONFIG)
     if config is None:
-        raise UserError(f'{printable(path)}: got a folder without {CONFIG}; fix: name the folder that holds it beside the weights',
-                        code='weights/not-found')
+        raise UserError(f'{printable(path)}: got a folder without {CONFIG}; fix: name the folder that holds it beside the '
+                        'weights', code='weights/not-found')
     for name in (safetensors.INDEX, safetensors.ONE):
         if (path / name).exists():
             return Opened(path, config, safetensors.read_folder(path))
     for name in TORCH_NAMES:
         if (path / name).exists():
             return Opened(path, config, torch_format.read(path / name))
-    raise UserError(f'{printable(path)}: got a folder with neither {safetensors.ONE} nor {TORCH_NAMES[0]}; fix: name the folder '
-                    'that holds the weights', code='weights/not-found')
+    raise UserError(f'{printable(path)}: got a folder with neither {safetensors.ONE} nor {TORCH_NAMES[0]}; fix: name the '
+                    'folder that holds the weights', code='weights/not-found')
 
 
 def _config(path: pathlib.Path) -> Mapping | None:
@@ -119,8 +120,8 @@ def folder(name: str) -> pathlib.Path:
             return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(WANTED)))
         except Exception as error:  # of its HTTP client, of the hub, of the disk
             why = first_line(error)
-    raise UserError(f"hf:{printable(name)}: got a hub's id, which is neither a folder here nor in the hub's cache, and it cannot be "
-                    f'fetched ({why}); fix: hf:FOLDER with a folder that holds {CONFIG} and {safetensors.ONE}',
+    raise UserError(f"hf:{printable(name)}: got a hub's id, which is neither a folder here nor in the hub's cache, and it "
+                    f'cannot be fetched ({why}); fix: hf:FOLDER with a folder that holds {CONFIG} and {safetensors.ONE}',
                     code='weights/not-found')
 
 

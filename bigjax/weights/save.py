@@ -8,7 +8,7 @@ from bigjax.checkpoint import convert
 from bigjax.errors import UserError
 from bigjax.io import atomic, storage
 from bigjax.weights import config_json, match, npz_format, safetensors
-from bigjax.weights.load import PARAMS, leaves, own
+from bigjax.weights.load import leaves, own
 from bigjax.weights.place import CONFIG, parts
 
 WRITTEN = ('hf', 'npz')
@@ -39,10 +39,11 @@ def save(model, variables: Mapping, place: str, tokenizer=None, shard: int = saf
         if path.exists():
             raise _exists(place)
         path.parent.mkdir(parents=True, exist_ok=True)
-        npz_format.write(path, config_json.spec(model), match.entries(own(arrays), PARAMS, arrays))
+        npz_format.write(path, config_json.spec(model), match.entries(own(arrays), '', arrays))
         return
-    family, architecture, config = config_json.matching(model)
-    entries = match.entries(family, family.architectures[architecture].prefix, arrays)
+    family, name, config = config_json.matching(model)
+    architecture = family.architectures[name]
+    entries = match.entries(family, architecture.prefix, arrays, architecture.heads)
     if any((path / file).exists() for file in (CONFIG, safetensors.ONE, safetensors.INDEX)):
         raise _exists(place)
     path.mkdir(parents=True, exist_ok=True)
@@ -55,4 +56,5 @@ def save(model, variables: Mapping, place: str, tokenizer=None, shard: int = saf
 
 
 def _exists(place: str) -> UserError:
-    return UserError(f'{place}: got a place that holds weights already; fix: name another, or remove them', code='weights/exists')
+    return UserError(f'{place}: got a place that holds weights already; fix: name another, or remove them',
+                     code='weights/exists')

@@ -57,22 +57,22 @@ def read(path: pathlib.Path) -> Tensors:
         raise damaged(path, first_line(error)) from error
     views = _state_dict(value)
     if not views:
-        raise UserError(f'{printable(path)}: got a file without a state dict, expected one of torch.save(model.state_dict(), …); '
-                        'fix: save it so', code='weights/not-a-state-dict')
+        raise UserError(f'{printable(path)}: got a file without a state dict, expected one of torch.save(model.state_dict(), '
+                        '…); fix: save it so', code='weights/not-a-state-dict')
     return {name: _tensor(path, name, view, place) for name, view in views.items()}
 
 
 def _tensor(path, name: str, view: _View, place: Callable[[_Storage], int]) -> Tensor:
     storage, start = view.storage, place(view.storage)
-    reach = sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True)) + 1 if math.prod(view.shape) else 0
+    last = sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True))
+    reach = last + 1 if math.prod(view.shape) else 0
     if min((*view.shape, *view.strides, view.offset), default=0) < 0 or view.offset + reach > storage.count:
         raise damaged(path, f'{name} reaches past its storage')
 
     def array():
         span = from_bytes(path, start + view.offset * storage.dtype.itemsize, (reach,), storage.dtype)
         strides = [stride * storage.dtype.itemsize for stride in view.strides]
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(span, view.shape, strides)) if reach else np.empty(
-            view.shape, storage.dtype)
+        return np.lib.stride_tricks.as_strided(span, view.shape, strides) if reach else span.reshape(view.shape)
 
     return Tensor(view.shape, storage.dtype, array)
 

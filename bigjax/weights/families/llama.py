@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from bigjax.weights.config_json import refused
 from bigjax.weights.family import Architecture, Family, Field, Row
 
+HEAD = (Row('head/kernel', 'lm_head.weight', 'transpose'),)
 NORM = {'norm': 'rmsnorm', 'bias': False}
 ROWS = (
     Row('token_embed/embedding', 'embed_tokens.weight'), Row('block_{i}/attn_norm/scale', 'layers.{i}.input_layernorm.weight'),
     *(Row(f'block_{{i}}/attn/{ours}/kernel', f'layers.{{i}}.self_attn.{theirs}.weight', 'transpose')
       for ours, theirs in (('query', 'q_proj'), ('key', 'k_proj'), ('value', 'v_proj'), ('out', 'o_proj'))),
     Row('block_{i}/mlp_norm/scale', 'layers.{i}.post_attention_layernorm.weight'),
-    *(Row(f'block_{{i}}/mlp/{part}/kernel', f'layers.{{i}}.mlp.{part}_proj.weight', 'transpose') for part in ('up', 'gate', 'down')),
+    *(Row(f'block_{{i}}/mlp/{part}/kernel', f'layers.{{i}}.mlp.{part}_proj.weight', 'transpose')
+      for part in ('up', 'gate', 'down')),
     Row('final_norm/scale', 'norm.weight'))
 BIASES = tuple(Row(f'block_{{i}}/attn/{ours}/bias', f'layers.{{i}}.self_attn.{theirs}.bias')
                for ours, theirs in (('query', 'q_proj'), ('key', 'k_proj'), ('value', 'v_proj')))
@@ -50,7 +52,7 @@ def write_config(model) -> dict:
 def family(name: str, model_type: str, **options) -> Family:
     """A decoder of this shape, with what the others have not."""
     return dataclasses.replace(LLAMA, model_type=model_type, architectures={
-        f'{name}ForCausalLM': Architecture('model.'), f'{name}Model': Architecture()}, **options)
+        f'{name}ForCausalLM': Architecture('model.', heads=HEAD), f'{name}Model': Architecture(heads=HEAD)}, **options)
 
 
 def constant(**fields):
@@ -60,13 +62,13 @@ def constant(**fields):
 
 LLAMA = Family(
     model='gpt.GPT', model_type='llama',
-    architectures={'LlamaForCausalLM': Architecture('model.'), 'LlamaModel': Architecture()},
-    fields=(Field('vocab_size', 'vocab_size'), Field('max_position_embeddings', 'block_size', 2048), Field('hidden_size', 'width'),
-            Field('num_hidden_layers', 'num_layers'), Field('num_attention_heads', 'num_heads'),
+    architectures={'LlamaForCausalLM': Architecture('model.', heads=HEAD), 'LlamaModel': Architecture(heads=HEAD)},
+    fields=(Field('vocab_size', 'vocab_size'), Field('max_position_embeddings', 'block_size', 2048),
+            Field('hidden_size', 'width'), Field('num_hidden_layers', 'num_layers'), Field('num_attention_heads', 'num_heads'),
             Field('intermediate_size', 'mlp_width'), Field('hidden_act', 'hidden', 'silu', {'silu': 'swiglu'}),
             Field('rms_norm_eps', 'epsilon', 1e-6), Field('tie_word_embeddings', 'tie_head', False)),
     fixed={'attention_bias': (False,), 'mlp_bias': (False,), 'pretraining_tp': (1,)},
-    read_config=read_config, write_config=write_config, rows=ROWS, heads=(Row('head/kernel', 'lm_head.weight', 'transpose'),),
+    read_config=read_config, write_config=write_config, rows=ROWS,
     tied={'lm_head.weight': 'embed_tokens.weight'}, ignored=(r'layers\.\d+\.self_attn\.rotary_emb\.inv_freq',))
 FAMILIES = {
     'llama': LLAMA,
@@ -75,6 +77,6 @@ FAMILIES = {
         write_config=lambda model: {**write_config(model), 'sliding_window': model.window or None}),
     'qwen2': family('Qwen2', 'qwen2', fixed={'use_sliding_window': (False,)}, rows=(*ROWS, *BIASES),
                     read_config=constant(qkv_bias=True)),
-    'qwen3': family('Qwen3', 'qwen3', fixed={'use_sliding_window': (False,), 'attention_bias': (False,)}, rows=(*ROWS, *QK_NORMS),
-                    read_config=constant(qk_norm=True)),
+    'qwen3': family('Qwen3', 'qwen3', fixed={'use_sliding_window': (False,), 'attention_bias': (False,)},
+                    rows=(*ROWS, *QK_NORMS), read_config=constant(qk_norm=True)),
 }
