@@ -8,8 +8,8 @@
 A family is data in one file of `families/`. Every array of a file and every parameter of a model is accounted for: what is
 missing or has no place is refused by name; a head of another size is initialised anew, and reported.
 """
-from bigjax.weights.load import into, load
 from bigjax.weights.place import is_place
-from bigjax.weights.save import save
+from bigjax.weights.reader import into, load
+from bigjax.weights.writer import save
 
 __all__ = ['into', 'is_place', 'load', 'save']

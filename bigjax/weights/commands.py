@@ -19,8 +19,8 @@ SHOWN = 50  # differing arrays
 
 def ls(place: str) -> int:
     """Prints the arrays of a place, and what they are of ours where the file describes a model."""
-    from bigjax.weights.load import paths
     from bigjax.weights.place import opened
+    from bigjax.weights.reader import paths
     files = opened(place)
     ours = paths(files, place)
     rows = [[ours.get(key, ''), 'x'.join(map(str, tensor.shape)) or 'scalar', str(np.dtype(tensor.dtype)), printable(key)]
@@ -44,7 +44,7 @@ def diff(first: str, second: str) -> int:
     """Prints the parameters in which two places differ."""
     from bigjax import weights
     from bigjax.weights import config_json
-    from bigjax.weights.load import leaves
+    from bigjax.weights.reader import leaves
     (one, ours, _), (other, theirs, _) = weights.load(first), weights.load(second)
     fields = lambda model: {name: getattr(model, name) for name in model.__dataclass_fields__}
     if type(one) is not type(other):

@@ -84,8 +84,11 @@ def written(family: Family, architecture: str, model) -> dict:
     return config | family.write_config(model)
 
 
-def matching(model) -> tuple[Family, str, dict]:
+def matching(model, wanted: str = '') -> tuple[Family, str, dict]:
     """(family, class, config.json) that describe one of our models: those from which the same model is read again.
+
+    Args:
+      wanted: the class, where several have the form of the model; '' for the first.
 
     Raises:
       UserError: none does; 'weights/no-family', with the fields in which the nearest differs.
@@ -95,7 +98,7 @@ def matching(model) -> tuple[Family, str, dict]:
         if models.find(family.model) is not type(model) or not family.model_type:
             continue
         for name, architecture in family.architectures.items():
-            if not architecture.matches(model):
+            if not architecture.matches(model) or (wanted and wanted != name):
                 continue
             config = json.loads(json.dumps(written(family, name, model)))
             try:
@@ -125,7 +128,7 @@ def differences(model, described: Mapping[str, Any]) -> dict[str, tuple]:
 
 
 def _resolved(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with the sizes that 0 stands for, and without those that nothing reads."""
+    """The fields with the sizes that 0 means, and without those that nothing reads."""
     derived = {'num_kv_heads': lambda f: f['num_heads'], 'head_width': lambda f: f['width'] // f['num_heads'],
                'mlp_width': lambda f: 4 * f['width']}
     unread = {name for name in fields if fields.get('rope_scaling') == 'none' and name in ROPE_SCALING}

@@ -30,6 +30,7 @@ class Row(NamedTuple):
       transform: a name of `bigjax.weights.transforms.TRANSFORMS`.
       optional: the array may be missing here or there: ours is then initialised anew, theirs is left out.
       cut: ours may have fewer rows, which are then the first ones.
+      beside: the row counts only where there is this path, too; of several rows with one path the first counts.
     """
 
     ours: str | tuple[str, ...]
@@ -37,6 +38,7 @@ class Row(NamedTuple):
     transform: str = 'same'
     optional: bool = False
     cut: bool = False
+    beside: str = ''
 
 
 class Field(NamedTuple):
@@ -55,7 +57,7 @@ class Field(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """One class of the other library: the prefix of its keys, and the fields of ours that it stands for.
+    """One class of the other library: the prefix of its keys, and the fields of ours that it implies.
 
     Attributes:
       prefix: of the keys of `Family.rows`.
@@ -88,6 +90,7 @@ class Family:
       spare: regular expressions of keys of heads that ours have not; they are left out, and reported.
       renamed: (regular expression, replacement) of keys in older files.
       read_config: function of config.json to more fields. write_config: function of a model to more keys.
+      suits: whether a model of the class has these names, where several families have the class.
       inputs: function of a model to the arguments that it is initialised with; tokens by default.
     """
 
@@ -103,6 +106,7 @@ class Family:
     renamed: tuple[tuple[str, str], ...] = ()
     read_config: Callable[[Mapping], dict] = lambda config: {}
     write_config: Callable[[Any], dict] = lambda model: {}
+    suits: Callable[[Any], bool] = lambda model: True
     inputs: Callable[[Any], tuple] = tokens
 
     @property

@@ -53,6 +53,7 @@ def pairs(family: Family, paths: Iterable[str], heads: Iterable[Row] | None = No
       UserError: a path that no row has: the other library's models have no such parameter; 'weights/no-family'.
     """
     paths, found, taken = list(paths), [], set()
+    known = set(paths)
     heads = family.heads if heads is None else heads
     for row, head in [*((row, False) for row in family.rows), *((row, True) for row in heads)]:
         ours = (row.ours,) if isinstance(row.ours, str) else row.ours
@@ -61,7 +62,7 @@ def pairs(family: Family, paths: Iterable[str], heads: Iterable[Row] | None = No
             if match := pattern.fullmatch(path):
                 number = match[1] if match.groups() else ''
                 pair = Pair(tuple(p.replace(LAYER, number) for p in ours), row.theirs.replace(LAYER, number), row, head)
-                if taken.isdisjoint(pair.ours):
+                if taken.isdisjoint(pair.ours) and (not row.beside or row.beside.replace(LAYER, number) in known):
                     found.append(pair)
                     taken.update(pair.ours)
     if left := [path for path in paths if path not in taken] + sorted(taken - set(paths)):

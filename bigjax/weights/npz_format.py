@@ -42,7 +42,7 @@ def write(path: pathlib.Path, spec: Mapping, tensors: Sequence[tuple]) -> None:
             archive.writestr(MODEL, json.dumps(spec))
             for name, _, _, get in tensors:
                 with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
-                    np.lib.format.write_array(file, np.ascontiguousarray(get()), allow_pickle=False)
+                    np.lib.format.write_array(file, np.asarray(get(), order='C'), allow_pickle=False)
         os.replace(beside, path)
     except OSError as error:
         raise explained(error, path) from error

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from bigjax.errors import UserError
 from bigjax.io import local_copy, safe_read, storage
 from bigjax.io.text import first_line, printable
-from bigjax.weights import keras_format, npz_format, safetensors, torch_format
+from bigjax.weights import keras_format, npz_format, safetensors_format, torch_format
 from bigjax.weights.tensors import Tensors, damaged
 
 FORMS = {'hf': 'FOLDER', 'torch': 'FILE', 'npz': 'FILE', 'keras': 'FILE.weights.h5'}
@@ -77,14 +77,14 @@ def _folder(path: pathlib.Path) -> Opened:
     if config is None:
         raise UserError(f'{printable(path)}: got a folder without {CONFIG}; fix: name the folder that holds it beside the '
                         'weights', code='weights/not-found')
-    for name in (safetensors.INDEX, safetensors.ONE):
+    for name in (safetensors_format.INDEX, safetensors_format.ONE):
         if (path / name).exists():
-            return Opened(path, config, safetensors.read_folder(path))
+            return Opened(path, config, safetensors_format.read_folder(path))
     for name in TORCH_NAMES:
         if (path / name).exists():
             return Opened(path, config, torch_format.read(path / name))
-    raise UserError(f'{printable(path)}: got a folder with neither {safetensors.ONE} nor {TORCH_NAMES[0]}; fix: name the '
-                    'folder that holds the weights', code='weights/not-found')
+    raise UserError(f'{printable(path)}: got a folder with neither {safetensors_format.ONE} nor {TORCH_NAMES[0]}; fix: name '
+                    'the folder that holds the weights', code='weights/not-found')
 
 
 def _config(path: pathlib.Path) -> Mapping | None:
@@ -121,7 +121,7 @@ def folder(name: str) -> pathlib.Path:
         except Exception as error:  # of its HTTP client, of the hub, of the disk
             why = first_line(error)
     raise UserError(f"hf:{printable(name)}: got a hub's id, which is neither a folder here nor in the hub's cache, and it "
-                    f'cannot be fetched ({why}); fix: hf:FOLDER with a folder that holds {CONFIG} and {safetensors.ONE}',
+                    f'cannot be fetched ({why}); fix: hf:FOLDER with a folder that holds {CONFIG} and {safetensors_format.ONE}',
                     code='weights/not-found')
 
 

@@ -91,7 +91,11 @@ def _state_dict(value: Any) -> dict[str, _View]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds containers and `_View`s; every other name is refused."""
+    """Builds containers and `_View`s, and notes the storages in `seen`; every other name is refused."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.seen: dict[str, _Storage] = {}
 
     def find_class(self, module, name):
         if (module, name) == ('collections', 'OrderedDict'):
@@ -108,7 +112,7 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key, _, count, *_ = pid
         if kind != 'storage' or not isinstance(dtype, np.dtype):
             raise pickle.UnpicklingError('an unknown kind of storage')
-        return _Storage(str(key), dtype, int(count))
+        return self.seen.setdefault(str(key), _Storage(str(key), dtype, int(count)))
 
 
 def _zipped(path) -> tuple[Any, Callable[[_Storage], int]]:
@@ -138,12 +142,10 @@ def _older(path) -> tuple[Any, Callable[[_Storage], int]]:
         if (_Unpickler(file).load(), _Unpickler(file).load()) != (MAGIC, VERSION):
             raise ValueError('it is no file of torch.save')
         _Unpickler(file).load()  # sizes of the machine that wrote it
-        seen, size = {}, os.stat(path).st_size
-        unpickler = _Unpickler(file)
-        unpickler.persistent_load = lambda pid: seen.setdefault(str(pid[2]), _Unpickler.persistent_load(unpickler, pid))
+        unpickler, size = _Unpickler(file), os.stat(path).st_size
         value, keys, starts = unpickler.load(), _Unpickler(file).load(), {}
         for key in keys:
-            (count,), storage = struct.unpack('<q', file.read(8)), seen[str(key)]
+            (count,), storage = struct.unpack('<q', file.read(8)), unpickler.seen[str(key)]
             starts[str(key)] = file.tell()
             if count != storage.count or file.seek(count * storage.dtype.itemsize, os.SEEK_CUR) > size:
                 raise ValueError(f'storage {key} is cut short')

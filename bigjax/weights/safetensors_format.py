@@ -129,7 +129,7 @@ def write(path: pathlib.Path, tensors: Sequence[tuple]) -> None:
         with open(beside, 'wb') as file:
             file.write(struct.pack('<Q', len(text)) + text)
             for _, shape, dtype, get in tensors:
-                array = np.ascontiguousarray(get(), dtype)
+                array = np.asarray(get(), dtype, order='C')  # ascontiguousarray would give a scalar an axis
                 assert array.shape == tuple(shape), (array.shape, shape)
                 file.write(array.reshape(-1).view(np.uint8).data if array.size else b'')
             file.flush()

@@ -161,7 +161,8 @@ def _fitting(files: Opened, model, wanted: Mapping) -> Family:
             return 0
         return sum(match.short(family, name) in keys for name in files.tensors)
 
-    return max([own(wanted), *(f for f in families().values() if models.find(f.model) is type(model))], key=known)
+    same = [f for f in families().values() if models.find(f.model) is type(model) and f.suits(model)]
+    return max([own(wanted), *same], key=known)
 
 
 def own(paths: Iterable[str]) -> Family:
