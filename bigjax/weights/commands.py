@@ -20,9 +20,11 @@ SHOWN = 50  # differing arrays
 def ls(place: str) -> int:
     """Prints the arrays of a place, and what they are of ours where the file describes a model."""
     from bigjax.weights.place import opened
-    from bigjax.weights.reader import paths
+    from bigjax.weights.reader import laid_over
     files = opened(place)
-    ours = paths(files, place)
+    described = files.config is not None or files.spec is not None
+    pairs = laid_over(files, None, {}, place).found.pairs if described else ()
+    ours = {pair.key: ', '.join(pair.ours) for pair in pairs}
     rows = [[ours.get(key, ''), 'x'.join(map(str, tensor.shape)) or 'scalar', str(np.dtype(tensor.dtype)), printable(key)]
             for key, tensor in files.tensors.items()]
     print(table(['ours', 'shape', 'dtype', 'theirs'], rows))

@@ -82,6 +82,9 @@ def plan(family: Family, tensors: Tensors, shapes: Mapping[str, tuple], where: A
         ('weights/shape'); a head that is not tied in the file and is here ('weights/untied').
     """
     names = {short(family, key): key for key in tensors}
+    if twice := sorted(set(tensors) - set(names.values())):
+        raise UserError(f'{where}: got {listed(twice)} a second time with another prefix, expected each array once; fix: '
+                        'remove one of them', code='weights/keys')
     kept, fresh, absent, wrong = [], {}, [], []
     heads = sorted(family.heads, key=lambda row: row.theirs not in names)  # the names that the file has
     for pair in pairs(family, shapes, heads):

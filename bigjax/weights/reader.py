@@ -1,6 +1,6 @@
 """Reads weights of another library: a whole model, or the parameters of a model that there is already."""
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +39,8 @@ def load(place: str, *, model=None, say: Callable[[str], None] = print, seed: in
       UserError: see `bigjax.weights.place.opened`, `bigjax.weights.match.plan` and `bigjax.weights.config_json`.
     """
     files = opened(place)
-    family, model = _described(files, model, changes, place)
-    plain = model.clone(scan=False) if getattr(model, 'scan', False) else model
-    inputs = _inputs(family, plain)
-    abstract = jax.eval_shape(lambda: plain.init(jax.random.key(0), *inputs, train=False))
+    model, plain, inputs, abstract, found = laid_over(files, model, changes, place)
     wanted = leaves(abstract)
-    found = match.plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
     values = match.read(found, files.tensors, wanted, lambda _, array: jnp.asarray(array))
     if found.fresh:
         values |= _initialised(plain, inputs, seed, found.fresh)
@@ -92,17 +88,31 @@ def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable
     return loaded['params'], {name: tree for name, tree in loaded.items() if name != 'params'}
 
 
-def paths(files: Opened, place: str) -> dict[str, str]:
-    """{key of the file: our paths} where the file describes a model; {} otherwise."""
-    if files.config is None and files.spec is None:
-        return {}
-    family, model = _described(files, None, {}, place)
-    model = model.clone(scan=False) if getattr(model, 'scan', False) else model
-    inputs = _inputs(family, model)
-    wanted = leaves(jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False)))
-    family = family or _fitting(files, model, wanted)
-    found = match.plan(family, files.tensors, _shapes(wanted), place)
-    return {pair.key: ', '.join(pair.ours) for pair in found.pairs}
+class LaidOver(NamedTuple):
+    """A file laid over its model.
+
+    Attributes:
+      model, plain: the module, and the one with its layers one by one; inputs: what that is initialised with.
+      abstract: its variables as shapes.
+      found: what of the file becomes what.
+    """
+
+    model: Any
+    plain: Any
+    inputs: tuple
+    abstract: Any
+    found: match.Plan
+
+
+def laid_over(files: Opened, model, changes: Mapping, place: str) -> LaidOver:
+    """A file laid over the given model, or over the one that it describes; nothing is read yet."""
+    family, model = _described(files, model, changes, place)
+    plain = model.clone(scan=False) if getattr(model, 'scan', False) else model
+    inputs = _inputs(family, plain)
+    abstract = jax.eval_shape(lambda: plain.init(jax.random.key(0), *inputs, train=False))
+    wanted = leaves(abstract)
+    found = match.plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
+    return LaidOver(model, plain, inputs, abstract, found)
 
 
 def _described(files: Opened, model, changes: Mapping, place: str) -> tuple[Family | None, Any]:
