@@ -15,7 +15,7 @@ import numpy as np
 from bigjax.data.fake import Shapes, fake, stand_ins
 from bigjax.data.lazy import LazySource
 from bigjax.data.loaders import find as finders
-from bigjax.data.loaders import formats, tfds_hf
+from bigjax.data.loaders import formal, formats, tfds_hf
 from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
 from bigjax.io import local_copy, storage
@@ -175,6 +175,14 @@ NAMED: dict[str, DatasetSpec] = {
         info=lambda variant: {'vocabularies': SCAN_VOCABULARIES,
                               'records': dict(zip(('train', 'test'), SCAN[variant], strict=True))},
         finders=(finders.scan_files,), variants=tuple(SCAN)),
+    'formal': DatasetSpec(
+        about='Strings of regular languages, generated: trained on 1 to 40 letters, tested on 41 to 500 (Delétang et al. 2023)',
+        licence='none needed', size='nothing',
+        get='nothing: it is generated',
+        shapes=lambda variant: {'tokens': ((formal.TRAIN[-1],), 'int32', len(formal.LANGUAGES[variant].letters) + 1),
+                                'label': ((), 'int32', len(formal.LANGUAGES[variant].classes))},
+        info=lambda variant: {'classes': list(formal.LANGUAGES[variant].classes), 'letters': formal.LANGUAGES[variant].letters},
+        finders=(finders.formal_languages,), variants=tuple(formal.LANGUAGES), options=('seed',)),
     'breast_cancer': DatasetSpec(
         about='Wisconsin diagnostic breast cancer, 569 x 30 (Street, Wolberg and Mangasarian 1993)',
         licence='CC BY 4.0', size='0.1 MB',
