@@ -19,8 +19,9 @@ import functools
 import numpy as np
 
 from bigjax import cli, models
+from bigjax.data import padding
 from bigjax.data.datasets import open_data
-from bigjax.data.loaders.formal import LANGUAGES, TRAIN
+from bigjax.data.loaders.formal import LANGUAGES
 from bigjax.errors import UserError
 from bigjax.experiment import Data, Evaluator, Experiment, Interface, base_config, choose
 from bigjax.predict import interfaces
@@ -32,6 +33,8 @@ NETWORKS = {  # network: (its fields, learning rate)
 }
 ROWS = {f'{language},{network}': (language, network) for language in LANGUAGES for network in NETWORKS}
 TABLE = tuple(ROWS)
+PARAMETERS = {row: {'rnn': 5_426, 'lstm': 21_170}[network] + (211 if language == 'cycle_navigation' else 0)
+              for row, (language, network) in ROWS.items()}
 TINY = {'model.features': '8', 'model.embed': '4'}
 
 
@@ -57,23 +60,18 @@ def get_experiment(config):
     return Experiment(
         model=models.make(config.model, num_classes=len(classes), vocab_size=len(letters) + 1, dtype=config.dtype),
         task=classification.softmax('tokens'),
-        data=Data(splits.train, splits.evals, preprocess=with_mask, info=splits.info),
+        data=Data(splits.train, splits.evals, preprocess=padding.masked(), info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split) for split in splits.evals},
         interface=strings(letters, classes),
     )
 
 
-def with_mask(batch):
-    """The batch with its mask: token 0 fills a row."""
-    return {**batch, 'mask': batch['tokens'] > 0}
-
-
 def strings(letters: str, classes) -> Interface:
     """A string of letters to the property of it."""
     def parse(raw):
         text = str(raw).strip()
-        if not text or (unknown := set(text) - set(letters)):
+        if not text or not set(text) <= set(letters):
             raise UserError(f'a string: got {text!r}, expected letters among {letters}; fix: correct it', code='predict/word')
         return {'tokens': np.array([letters.index(letter) + 1 for letter in text], np.int32)}
 

@@ -1,7 +1,7 @@
 """LSTM, GRU and the plain recurrence over whole sequences, with the equations and parameter counts of cuDNN and PyTorch.
 
 Glossary: B batch · T time · D input width · H features · G all gates' features, 4H, 3H or H. Gates are side by side in the
-last axis of every parameter: LSTM in the order input, forget, cell, output; GRU in the order reset, update, new; the plain recurrence has none.
+last axis of every parameter: LSTM in the order input, forget, cell, output; GRU in the order reset, update, new.
 
 Gates and step of a cell take the axis of features: -1 where arrays of a step are [B, H], -2 where they are [H, B].
 """

@@ -25,7 +25,7 @@ def beside(batch: Batch) -> dict[str, jax.Array]:
 
 
 class CrossEntropy(NamedTuple):
-    """Float32 arrays, a number for each label: `loss` is smoothed where asked for, `nats` never, `log_z` is the normaliser's log."""
+    """Float32 numbers of each label: `loss`, smoothed where asked for, `nats` without, `log_z` of the normaliser."""
 
     loss: jax.Array
     nats: jax.Array

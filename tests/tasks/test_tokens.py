@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
-from bigjax.tasks import MASK, language, masked_language, sequence, spans, token_classification
+from bigjax.models.gpt import GPT
+from bigjax.tasks import MASK, bind, language, masked_language, sequence, spans, token_classification
 from bigjax.tasks.tokens import IGNORE, beside, cross_entropy, segments_between
 from tests.refused import refused
 from tests.tasks.terms import mean, objective, only
@@ -282,3 +283,21 @@ def test_a_target_is_shifted_once(start):
     decode = lambda apply, variables, source, rng: source[:, :2]
     found = sequence.teacher_forcing(decode=decode).predict(None, TABLE, {'source': target}, None)
     np.testing.assert_array_equal(found, target[:, :2])
+
+
+@pytest.mark.parametrize('chunked', [False, True])
+def test_a_packed_row_has_the_loss_of_its_documents(chunked):
+    """A small GPT gives the tokens of a packed row what it gives each document alone, whole and through its chunked head."""
+    model = GPT(vocab_size=V, block_size=12, num_layers=1, num_heads=2, width=8, chunk=5)
+    documents = [[3, 4, 2, 1], [5, 1], [2, 6, 2, 5, 1]]
+    row = np.array([list(itertools.chain(*documents))], np.int32)
+    variables = jax.jit(lambda key: model.init(key, row))(jax.random.key(0))
+    variables = jax.tree.map(lambda x: x * 10, variables)  # so that what a token sees matters
+    task = language.next_token(chunked=chunked, separator=1)
+    terms, _ = jax.jit(lambda variables: task.loss(bind(model), variables, {'tokens': row}, None, False))(variables)
+    mine = float(jnp.sum(terms['nats'].values * terms['nats'].weights))
+    alone = 0.0
+    for document in documents:
+        p = log_softmax(np.asarray(model.apply(variables, np.array([document[:-1]])), np.float64)[0], -1)
+        alone -= sum(p[t, token] for t, token in enumerate(document[1:]))
+    assert terms['nats'].weights.sum() == 8 and mine == pytest.approx(alone, rel=1e-4)

@@ -1,4 +1,4 @@
-"""Strings of formal languages, generated: the regular tasks of Delétang et al., "Neural Networks and the Chomsky Hierarchy" (2023).
+"""Strings of formal languages: the regular tasks of Delétang et al., "Neural Networks and the Chomsky Hierarchy" (2023).
 
 A string is a row of tokens 1, 2, …, filled with 0 at its end, and its label a property of the whole string.
 """
@@ -11,7 +11,7 @@ POSITIONS = 5  # of the cycle
 
 
 class Language(NamedTuple):
-    """A task on strings: its letters (token t is letter t - 1), its classes, and `label(tokens [N, T]) -> [N]`, 0 where padded."""
+    """A task on strings: its letters (token t is letter t - 1), its classes, and `label(tokens [N, T]) -> [N]`."""
 
     letters: str
     classes: tuple[str, ...]

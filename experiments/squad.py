@@ -1,0 +1,65 @@
+"""BERT fine-tuned on SQuAD: where in a paragraph is the answer to a question.
+
+Devlin, Chang, Lee & Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding" (2019),
+sections 4.2 and 4.3, with the settings of the authors' code: windows of 384 tokens, batches of 12 (24 for the larger network),
+two epochs, Adam with a decay of 0.01 and a rate of 3e-5, which rises over a tenth of the steps and falls to zero, dropout
+0.1; answers of at most 30 tokens. An F1 of 88.5 on the development set of version 1.1 is published for the smaller network, and
+90.9 for the larger one (the authors' README); those are of texts, and of the best of all windows of a paragraph. Here each
+window counts by itself: val/exact is the share of windows with both ends right, and `bigjax.metrics.squad` has the metrics of
+texts. In version 2 a question may have no answer.
+
+    python -m experiments.squad --workdir=/tmp/squad --variant=v1 --init_from=hf:/path/to/bert-base-uncased
+    python -m experiments.squad plan --variant=v1,large --topology=v5e-8 --config.data=fake
+"""
+from bigjax import cli, models
+from bigjax.data import padding
+from bigjax.data.datasets import open_data
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
+from bigjax.models import bert
+from bigjax.tasks import spans
+
+SIZES = {'base': ('bert_base', 12), 'large': ('bert_large', 24)}  # fields, minibatch
+ROWS = {'v1': ('v1', 'base'), 'v1,large': ('v1', 'large'), 'v2': ('v2', 'base'), 'v2,large': ('v2', 'large')}
+PARAMETERS = {'v1': 108_893_186, 'v1,large': 334_094_338}  # without the pooler, which only reads the first token
+TINY = {'model.width': '16', 'model.num_layers': '2', 'model.num_heads': '4', 'model.dropout': '0.0', 'dtype': 'float32'}
+LONGEST = 30  # tokens of an answer
+
+
+def get_config(variant=''):
+    """`variant` is a version, and 'large' after a comma for the larger network; 'v1' by default."""
+    config = base_config()
+    version, size = choose('variant', variant or 'v1', ROWS)
+    fields, minibatch = SIZES[size]
+    config.model = models.spec('bert', fields, dropout=0.1, scan=False, remat='none')
+    config.data = f'squad/{version}'
+    config.batch_size = minibatch
+    config.steps = '2 epochs'
+    config.dtype = 'bfloat16'
+    config.log_every = 50
+    config.eval_every = '50%'
+    config.optimizer = dict(name='adamw', lr=3e-5, weight_decay=0.01, wd_mask='kernels', clip_norm=1.0,
+                            schedule=dict(name='linear', warmup='10%', end=0.0))
+    return config
+
+
+def get_experiment(config):
+    """The begin and the end of an answer among the tokens of a window."""
+    splits = open_data(config.data, like='squad/v1', data_dir=config.data_dir)
+    return Experiment(
+        model=models.make(config.model, num_classes=2, dtype=config.dtype),
+        task=spans.span(longest=LONGEST),
+        data=Data(splits.train, splits.evals, preprocess=with_context, info=splits.info),
+        optimizer=config.optimizer,
+        evaluators={split: Evaluator(split) for split in splits.evals},
+        partition_rules=bert.PARTITION_RULES,
+    )
+
+
+def with_context(batch):
+    """The batch with its mask, and with its context: the second sentence of the pair, where an answer may lie."""
+    batch = padding.masked()(batch)
+    return {**batch, 'context': batch['mask'] & (batch['types'] == 1)}
+
+
+if __name__ == '__main__':
+    cli.main()
