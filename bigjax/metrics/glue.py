@@ -27,4 +27,5 @@ def correlations(outputs, examples, target: str = 'target') -> dict[str, float]:
     found, truth = np.asarray(outputs, np.float64).ravel(), np.asarray(examples[target], np.float64).ravel()
     if np.ptp(found) == 0 or np.ptp(truth) == 0:
         return {'spearman': float('nan'), 'pearson': float('nan')}
-    return {name: float(of(found, truth).statistic) for name, of in (('spearman', stats.spearmanr), ('pearson', stats.pearsonr))}
+    return {'spearman': float(stats.spearmanr(found, truth).statistic),
+            'pearson': float(stats.pearsonr(found, truth).statistic)}
