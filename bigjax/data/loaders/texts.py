@@ -5,7 +5,7 @@ themselves are tokenised once, outside of training.
 """
 import pathlib
 
-from bigjax.data.loaders import tables
+from bigjax.data.loaders import questions, tables
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.errors import UserError
 
@@ -42,8 +42,10 @@ def _splits(*records: int) -> dict[str, int]:
     return dict(zip(('train', 'val', 'test'), records, strict=False))
 
 
-def arrays(named, name: str, variant: str, data_dir: str) -> Splits | None:
+def arrays(named, name: str, variant: str, data_dir: str, **options) -> Splits | None:
     """`data_dir/NAME/{train,val,test}.npz` with the arrays of the table; a split that is not there is left out, but train.
+
+    `options` are those of a finder of the same set that reads texts.
 
     Raises:
       UserError: an archive is damaged, or does not hold the arrays of the table.
@@ -86,9 +88,10 @@ TEXTS = {  # name: the fields of a DatasetSpec
     'squad': dict(
         about='Questions on paragraphs of Wikipedia (Rajpurkar et al. 2016; 2018), in windows of 384 tokens of uncased BERT',
         licence='CC BY-SA 4.0', size='0.3 GB of arrays', variants=tuple(SQUAD), shapes=_squad,
-        info=lambda version: {'vocabulary': BERT}, sizes=lambda version: _splits(*SQUAD[version]), finders=(arrays,),
-        get=_get('question and paragraph with the vocabulary of uncased BERT, in windows 128 apart',
-                 'tokens, types, start and end')),
+        info=lambda version: {'vocabulary': BERT}, sizes=lambda version: _splits(*SQUAD[version]),
+        finders=(arrays, questions.squad_files), options=('tokenizer', 'stride'),
+        get='for f in train-v1.1 dev-v1.1 train-v2.0 dev-v2.0; do curl -fL --create-dirs -o {data_dir}/squad/$f.json '
+            'https://rajpurkar.github.io/SQuAD-explorer/dataset/$f.json; done'),
     'imdb': dict(
         about='50,000 reviews of films, half of them for training (Maas et al. 2011), in the tokens of uncased BERT',
         licence='research', size='0.1 GB of arrays',
