@@ -37,8 +37,8 @@ def test_a_row_is_the_question_and_the_paragraph():
     (row,) = questions.rows(asked(), WordsAndMarks(), 40, 8)
     words = re.findall(r'\w+|[^\w\s]', CONTEXT)
     tokens = row['tokens']
-    assert len(words) == 19 and tokens[:5] == [1, 3, 4, 5, 2] and tokens[24] == 2 and tokens[25:] == [0] * 15
-    assert row['types'] == [0] * 5 + [1] * 20 + [0] * 15
+    assert len(words) == 20 and tokens[:5] == [1, 3, 4, 5, 2] and tokens[25] == 2 and tokens[26:] == [0] * 14
+    assert row['types'] == [0] * 5 + [1] * 21 + [0] * 14
     first, last = row['places'][row['start']], row['places'][row['end']]
     assert CONTEXT[first[0]:last[1]] == 'the Broncos' and row['places'][:5] == [None] * 5 and len(row['places']) == 40
 
@@ -51,7 +51,7 @@ def test_windows_overlap_and_cover_the_paragraph(stride):
     covered = {place for row in found for place in row['places'] if place}
     assert covered == {m.span() for m in re.finditer(r'\w+|[^\w\s]', CONTEXT)}
     begins = [next(place for place in row['places'] if place)[0] for row in found]
-    assert begins == sorted(begins) and len(found) == 1 + -(-(19 - room) // min(room, stride))
+    assert begins == sorted(begins) and len(found) == 1 + -(-(20 - room) // min(room, stride))
     held = [CONTEXT[row['places'][row['start']][0]:row['places'][row['end']][1]] for row in found if row['start']]
     assert held and set(held) == {'the Broncos'}
     assert all(row['end'] == 0 for row in found if row['start'] == 0) and all(len(row['tokens']) == 16 for row in found)
@@ -118,7 +118,8 @@ def test_files_of_squad_are_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize('change', [
     lambda data: data.pop('data'), lambda data: data['data'][0]['paragraphs'][0].pop('context'),
     lambda data: data['data'][0]['paragraphs'][0]['qas'][0]['answers'][0].update(answer_start=3)])
-def test_other_files_are_refused(tmp_path, change):
+def test_other_files_are_refused(tmp_path, change, monkeypatch):
+    monkeypatch.setattr('bigjax.data.tokenizers.load', lambda place: WordsAndMarks())
     data = json.loads(json.dumps(FILE))
     change(data)
     written(tmp_path, 'v1', data)
