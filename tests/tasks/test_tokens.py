@@ -29,7 +29,7 @@ def bigram(variables, tokens, *, train=False, rng=None, **named):
 
 def encoder_decoder(variables, source, target, *, train=False, rng=None, **named):
     """Logits [B, T, V] of the last target token, moved by the mean row of the source."""
-    table, shown = variables['params']['table'], named.get('source_mask', jnp.ones(source.shape))[..., None]
+    table, shown = variables['params']['table'], (source != 0)[..., None]
     return table[target] + ((table[source] * shown).sum(1) / shown.sum(1))[:, None], {}
 
 
@@ -227,7 +227,7 @@ TASKS = {
     'labels': (token_classification.softmax(), bigram, {'tokens': TOKENS, 'labels': np.where(COUNTS, TARGETS, IGNORE)}),
     'spans': (spans.span(), of_start_and_end,
               {'tokens': TOKENS, 'start': np.array([2, 0, 1, 0]), 'end': np.array([5, 2, 3, 0])}),
-    'sequence': (sequence.teacher_forcing(masked=True, start=0), encoder_decoder,
+    'sequence': (sequence.teacher_forcing(start=0), encoder_decoder,
                  {'source': np.where(COUNTS, TOKENS, 0), 'target': np.where(COUNTS, TOKENS, 0)})}
 
 

@@ -39,7 +39,8 @@ LANGUAGES = {
     'parity_check': Language('ab', ('even', 'odd'), _parity_check),
     'cycle_navigation': Language('=+-', tuple(str(place) for place in range(POSITIONS)), _cycle_navigation)}
 TRAIN, TEST = range(1, 41), range(41, 501)  # lengths
-RECORDS, PER_LENGTH = 2**18, 4  # training strings of random lengths, and test strings of each length
+RECORDS, VAL_PER_LENGTH, PER_LENGTH = 2**18, 25, 4  # training strings of random lengths, and strings of each length
+SIZES = {'train': RECORDS, 'val': VAL_PER_LENGTH * len(TRAIN), 'test': PER_LENGTH * len(TEST)}
 
 
 def strings(name: str, lengths: Sequence[int], seed: int) -> dict[str, np.ndarray]:
@@ -54,5 +55,6 @@ def strings(name: str, lengths: Sequence[int], seed: int) -> dict[str, np.ndarra
 def splits(name: str, seed: int = 0, records: int = RECORDS) -> dict[str, dict[str, np.ndarray]]:
     """{'train': strings of 1 to 40 letters, 'val': others of these lengths, 'test': of 41 to 500}."""
     drawn = np.random.default_rng([seed, 1]).choice(TRAIN, records)
-    return {'train': strings(name, np.concatenate([drawn[1:], [TRAIN[-1]]]), seed),
-            'val': strings(name, np.repeat(TRAIN, 25), seed + 1), 'test': strings(name, np.repeat(TEST, PER_LENGTH), seed + 2)}
+    lengths = {'train': np.concatenate([drawn[1:], [TRAIN[-1]]]), 'val': np.repeat(TRAIN, VAL_PER_LENGTH),
+               'test': np.repeat(TEST, PER_LENGTH)}
+    return {split: strings(name, lengths[split], seed + number) for number, split in enumerate(lengths)}

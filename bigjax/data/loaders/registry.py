@@ -190,6 +190,7 @@ NAMED: dict[str, DatasetSpec] = {
         shapes=lambda variant: {'tokens': ((formal.TRAIN[-1],), 'int32', len(formal.LANGUAGES[variant].letters) + 1),
                                 'label': ((), 'int32', len(formal.LANGUAGES[variant].classes))},
         info=lambda variant: {'classes': list(formal.LANGUAGES[variant].classes), 'letters': formal.LANGUAGES[variant].letters},
+        sizes=lambda variant: dict(formal.SIZES),
         finders=(finders.formal_languages,), variants=tuple(formal.LANGUAGES), options=('seed',)),
     'breast_cancer': DatasetSpec(
         about='Wisconsin diagnostic breast cancer, 569 x 30 (Street, Wolberg and Mangasarian 1993)',
