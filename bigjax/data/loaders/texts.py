@@ -5,7 +5,7 @@ themselves are tokenised once, outside of training.
 """
 import pathlib
 
-from bigjax.data.loaders import questions, tables
+from bigjax.data.loaders import questions, tables, translations
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.errors import UserError
 
@@ -106,6 +106,15 @@ TEXTS = {  # name: the fields of a DatasetSpec
         sizes=lambda pair: _splits(*WMT14[pair]), finders=(arrays,),
         get=_get('both sides with one vocabulary of byte pairs, <pad> 0, <s> 1 and </s> 2',
                  'source and target, from <s> to </s>')),
+    'multi30k': dict(
+        about='Captions of photographs in English, translated to German (Elliott et al. 2016), in 8,000 byte pairs of both',
+        licence='research', size='2 MB', variants=('en-de', 'de-en'),
+        get='git clone https://github.com/multi30k/dataset && mkdir -p {data_dir}/multi30k && '
+            'cp dataset/data/task1/raw/*.en.gz dataset/data/task1/raw/*.de.gz {data_dir}/multi30k',
+        shapes=lambda pair: dict.fromkeys(('source', 'target'), _rows(translations.LENGTH, translations.TOKENS + 1)),
+        info=lambda pair: {'vocabulary': translations.TOKENS + 1},
+        sizes=lambda pair: {split: count for split, (_, count) in translations.MULTI30K.items()},
+        finders=(translations.multi30k_files,)),
     'cnn_dailymail': dict(
         about='News and their summaries (Hermann et al. 2015; See et al. 2017), in the tokens of T5',
         licence='Apache-2.0 for the preparation', size='0.7 GB of arrays',
