@@ -7,7 +7,7 @@ import math
 import jax.numpy as jnp
 import optax
 
-from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, of_parts, weighted
 
 
 def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | None = -1, chunked: bool = False) -> Task:
@@ -57,6 +57,7 @@ def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | N
         return -evaluate(apply, variables, batch, rng=rng)[0]
 
     def ranges(logits):
+        of_parts(logits)
         return {tokens: Range(logits.shape[-1]), targets: Range(logits.shape[-1], ignore)}
 
     return Task(lambda batch: (pair(batch)[0],), loss, predict, unit='tokens', size=positions,

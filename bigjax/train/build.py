@@ -4,6 +4,7 @@
 """
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
@@ -60,18 +61,21 @@ class Build:
         Raises:
           UserError: the model cannot have the sizes that the command line gave it; what `Program` refuses.
         """
+        from bigjax.train import cautions
         from bigjax.train.program import Program
         resized = [key for key in self.differs if key.startswith('model.')]
         try:
             others = [] if one_data else self._members()
-            return Program([self.experiment, *others], self.settings, check=self.reader.check, devices=devices,
-                           watch=watch)
+            program = Program([self.experiment, *others], self.settings, check=self.reader.check, devices=devices,
+                              watch=watch)
         except NEVER_BUILT as error:
             if not resized:
                 raise  # a fault of the script, with its traceback
             got, paper = self.differs[resized[0]]
             raise UserError(f'config.{resized[0]}: got {got!r}, and no such model can be built ({first_line(error)}); '
                             f'the script has {paper!r}', code='model/size') from None
+        cautions.check_schedule(self.experiment, self.settings, self.differs)
+        return program
 
     def _members(self) -> list[Experiment]:
         """The members of a population beside the first, where they differ in more than the seed and the optimizer's numbers."""
@@ -120,15 +124,25 @@ def build(module, config: Mapping, paper: Mapping | None = None) -> Build:
     return Build(module, config, experiment, settings_module.read(reader, len(experiment.data.train)), reader, differs)
 
 
+def check_takes(script: str, name: str, function, argument: str) -> None:
+    """Raises UserError where a script lacks a function, or has one that cannot be called with one argument."""
+    if function is None:
+        raise UserError(f'{script}: got a script without {name}, expected {name}({argument}); fix: add it',
+                        code='experiment/no-function')
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        raise UserError(f'{script}: got {name}{inspect.signature(function)}, expected {name}({argument}); fix: write it so',
+                        code='experiment/signature') from None
+
+
 def _assembled(module, reader) -> Experiment:
     """The script's experiment under a config, in the wrappers that `config.wrap` names."""
     name = getattr(module, '__name__', 'the script')
-    if not hasattr(module, 'get_experiment'):
-        raise UserError(f'{name}: got a script without get_experiment, expected get_experiment(config); fix: add it',
-                        code='experiment/no-function')
+    check_takes(name, 'get_experiment', getattr(module, 'get_experiment', None), 'config')
     experiment = module.get_experiment(reader)
-    if experiment is None:
-        raise UserError(f'{name}: got None of get_experiment, expected an Experiment; fix: return one',
+    if not isinstance(experiment, Experiment):
+        raise UserError(f'{name}: got {type(experiment).__name__} of get_experiment, expected an Experiment; fix: return one',
                         code='experiment/no-experiment')
     if not (wanted := [part.strip() for part in reader['wrap'].split(';') if part.strip()]):
         return experiment
