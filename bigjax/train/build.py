@@ -131,6 +131,8 @@ def check_takes(script: str, name: str, function, argument: str) -> None:
                         code='experiment/no-function')
     try:
         inspect.signature(function).bind(None)
+    except ValueError:  # some callables have none
+        return
     except TypeError:
         raise UserError(f'{script}: got {name}{inspect.signature(function)}, expected {name}({argument}); fix: write it so',
                         code='experiment/signature') from None

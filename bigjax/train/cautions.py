@@ -1,4 +1,4 @@
-"""What a run may do and can hardly be meant to: a line each at its start, or a refusal where it was written down."""
+"""Setups that are possible and hardly meant: one line each at the start of a run, or a refusal where they were written down."""
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from typing import Any

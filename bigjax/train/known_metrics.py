@@ -89,13 +89,16 @@ def _shapes(program, function, data: Data, rows: int):
 
 
 def _tried(program, name: str) -> set[str] | None:
-    """What `compute` gives of a few real examples and made-up predictions; None where it fails on those.
+    """The names that `compute` gives of a few real examples and made-up predictions; None where it fails on those, or where
+    the data is still closed.
 
     Raises:
       UserError: it returned something else than a mapping.
     """
     e, evaluator = program.experiment, program.experiment.evaluators[name]
     source = e.data.train if evaluator.split == 'train' else e.data.evals[evaluator.split]
+    if not getattr(source, 'opened', True):  # a plan reads no data
+        return None
     data, rows = dataclasses.replace(e.data, train=source), min(TRIED, len(source))
 
     def predictions(variables, batch, key):
