@@ -61,21 +61,18 @@ class Build:
         Raises:
           UserError: the model cannot have the sizes that the command line gave it; what `Program` refuses.
         """
-        from bigjax.train import cautions
         from bigjax.train.program import Program
         resized = [key for key in self.differs if key.startswith('model.')]
         try:
             others = [] if one_data else self._members()
-            program = Program([self.experiment, *others], self.settings, check=self.reader.check, devices=devices,
-                              watch=watch)
+            return Program([self.experiment, *others], self.settings, check=self.reader.check, devices=devices,
+                           watch=watch)
         except NEVER_BUILT as error:
             if not resized:
                 raise  # a fault of the script, with its traceback
             got, paper = self.differs[resized[0]]
             raise UserError(f'config.{resized[0]}: got {got!r}, and no such model can be built ({first_line(error)}); '
                             f'the script has {paper!r}', code='model/size') from None
-        cautions.check_schedule(self.experiment, self.settings, self.differs)
-        return program
 
     def _members(self) -> list[Experiment]:
         """The members of a population beside the first, where they differ in more than the seed and the optimizer's numbers."""

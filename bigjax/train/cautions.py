@@ -50,7 +50,7 @@ def check_schedule(experiment: Experiment, settings: Settings, differs: Mapping[
     Args:
       differs: the keys in which the config is not the script's.
     """
-    shortened = any(key in differs for key in LENGTH) and not any(key.startswith('optimizer.') for key in differs)
+    shortened = any(key in differs for key in LENGTH) and not any(key.startswith('optimizer.schedule') for key in differs)
     for key, at in () if shortened else unreached(experiment, settings):
         raise UserError(f'config.{key}: got {at:,} steps of a run of {settings.steps:,}, expected at most those; fix: '
                         f'--config.{key}=… below them, or more --config.steps', code='schedule/beyond')

@@ -171,8 +171,15 @@ class Job:
         return configs.override(config, self.overrides, optional)
 
     def build(self, row: str, config: Mapping | None = None) -> Build:
-        """The experiment of one row, assembled."""
-        return build(self.module, self.config(row) if config is None else config, self.paper(row))
+        """The experiment of one row, assembled.
+
+        Raises:
+          UserError: what `build` refuses, and a schedule that was written for a longer run.
+        """
+        from bigjax.train.cautions import check_schedule  # this file imports no layer of training
+        built = build(self.module, self.config(row) if config is None else config, self.paper(row))
+        check_schedule(built.experiment, built.settings, built.differs)
+        return built
 
 
 def script_config(module, name: str, row: str):
