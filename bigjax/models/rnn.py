@@ -90,8 +90,11 @@ class RNNClassifier(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, lengths=None, *, train: bool) -> jax.Array:
-        """`lengths` [B]: the true lengths, where sequences are padded at the end."""
+    def __call__(self, x: jax.Array, lengths=None, mask=None, *, train: bool) -> jax.Array:
+        """`lengths` [B]: the true lengths, where sequences are padded at the end; a `mask` [B, T], true before the end, gives
+        them, too."""
+        if lengths is None and mask is not None:
+            lengths = mask.astype(jnp.int32).sum(axis=1)
         if self.readout not in READOUTS:
             raise UserError(f'RNNClassifier: got readout {self.readout!r}, expected one of {", ".join(READOUTS)}; fix: choose '
                             'one of them', code='model/unknown-option')

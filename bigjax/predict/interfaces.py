@@ -2,6 +2,7 @@
 
     interface=interfaces.classification(splits)        images, series and tables, by what the examples of the data hold
     interface=interfaces.regression(splits)            tables
+    interface=interfaces.texts(splits, tokenizer)      classes of texts
     interface=interfaces.characters(vocabulary, length), token_numbers(count, length)       streams of tokens
     interface=interfaces.generator(draw), translation(vocabularies, length)
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from bigjax.data import images as files
 from bigjax.data.sources import Splits, array_shapes, shapes
+from bigjax.data.texts import parser
 from bigjax.errors import UserError
 from bigjax.experiment import Interface
 from bigjax.io.text import printable
@@ -29,6 +31,12 @@ def classification(splits: Splits) -> Interface:
     """The classes of `splits.info`, for images where an example has one, else for rows of numbers or of a table."""
     answer = functools.partial(classes, names=tuple(map(str, splits.info['classes'])))
     return images(splits, answer) if 'image' in _example(splits) else rows(splits, answer)
+
+
+def texts(splits: Splits, tokenizer) -> Interface:
+    """The classes of `splits.info`, for texts: a sentence, the lines of a file, the key 'text' of a table."""
+    answer = functools.partial(classes, names=tuple(map(str, splits.info['classes'])))
+    return Interface(parser(tokenizer, splits.info['length']), answer, ('text', '.txt', '.csv', '.tsv', '.jsonl', '.json'))
 
 
 def regression(splits: Splits) -> Interface:
