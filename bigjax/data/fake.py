@@ -1,8 +1,8 @@
 """Made-up data with the shapes, dtypes, classes and vocabularies of real data: for tests, and for `--config.data=fake`.
 
-A shape is (shape of one example, dtype, number of classes or None); `shapes` maps names to them, as the table in
-registry.py does: {'image': ((28, 28, 1), 'uint8', None), 'label': ((), 'int32', 10)}. The dtype of text is 'object', and its
-classes are the tokens of its vocabulary, the two special ones included: texts are made of the words w0, w1, …
+A shape is (shape of one example, dtype, number of classes, a range of integers, or None); `shapes` maps names to them, as the
+table in registry.py does: {'image': ((28, 28, 1), 'uint8', None), 'label': ((), 'int32', 10)}. The dtype of text is 'object',
+and its classes are the tokens of its vocabulary, the two special ones included: texts are made of the words w0, w1, …
 """
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from bigjax.data.sources import ArraySource, Splits
 from bigjax.data.windows import WindowSource
 
 TEXT = 'object'  # the dtype of text
-Shapes = Mapping[str, tuple[tuple[int, ...], str, int | None]]
+Shapes = Mapping[str, tuple[tuple[int, ...], str, int | range | None]]
 
 
 def made_up_words(vocabulary: int) -> list[str]:
@@ -25,7 +25,7 @@ def arrays(shapes: Shapes, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     """`count` records; equal arguments give equal arrays, and no name depends on the others.
 
     Classes 0 … K-1 each occur count / K times, up to one, in a shuffled order; other integers are uniform over their
-    classes (or over the dtype's range for uint8, and 0, 1 elsewhere); floats are standard normal.
+    classes or their range (or over the dtype's range for uint8, and 0, 1 elsewhere); floats are standard normal.
     """
     out = {}
     for name, (shape, dtype, classes) in shapes.items():
@@ -35,6 +35,8 @@ def arrays(shapes: Shapes, count: int, seed: int = 0) -> dict[str, np.ndarray]:
             out[name] = np.array([' '.join(words[i] for i in rng.integers(0, len(words), n)) for n in lengths], object)
         elif np.dtype(dtype).kind == 'f':
             out[name] = rng.standard_normal((count, *shape)).astype(dtype)
+        elif isinstance(classes, range):
+            out[name] = rng.integers(classes.start, classes.stop, (count, *shape)).astype(dtype)
         elif classes is not None and shape == ():
             out[name] = rng.permutation(np.arange(count) % classes).astype(dtype)
         else:

@@ -21,8 +21,8 @@ def _library(name: str) -> Any:
 
 def _check_pairs(found: Sequence, truth: Sequence) -> None:
     if len(found) != len(truth) or not len(found):
-        raise UserError(f'a metric of texts: got {len(found)} outputs for {len(truth)} targets, expected equally many, at least '
-                        'one; fix: one output for each target', code='metrics/lengths')
+        raise UserError(f'a metric of texts: got {len(found)} outputs for {len(truth)} targets, expected equally many, at '
+                        'least one; fix: one output for each target', code='metrics/lengths')
 
 
 def _check_targets(truth: Sequence[str]) -> None:

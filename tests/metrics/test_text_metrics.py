@@ -32,7 +32,8 @@ def test_spans_count_whole():
 
 
 @pytest.mark.parametrize(('metric', 'package', 'outputs', 'targets', 'code'), [
-    (text.bleu, 'sacrebleu', ['a'], [''], 'data/empty-target'), (text.rouge, 'rouge_score', ['a'], ['a', 'b'], 'metrics/lengths'),
+    (text.bleu, 'sacrebleu', ['a'], [''], 'data/empty-target'),
+    (text.rouge, 'rouge_score', ['a'], ['a', 'b'], 'metrics/lengths'),
     (text.spans, 'seqeval', [['O']], [['O', 'O']], 'metrics/lengths')])
 def test_targets_are_refused(metric, package, outputs, targets, code):
     pytest.importorskip(package, reason='the extra text')
