@@ -170,7 +170,7 @@ def _reader(name: str, shape: tuple[int, ...], dtype: str, got: Mapping[str, Any
         whole = pixels is not None and pixels.min() >= 0 and pixels.max() <= 255 and (pixels == np.floor(pixels)).all()
         return _AsImage(shape) if whole else None
     if dtype == TEXT:
-        return _same if kind == 'text' else None
+        return _same if name in got and kind == 'text' else None
     if kind == 'text' or (np.dtype(dtype).kind in 'iu' and np.dtype(kind).kind not in 'iub'):
         return None
     if len(have) == len(shape):

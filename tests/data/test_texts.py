@@ -36,8 +36,8 @@ def own(folder, kind='jsonl', rows=ROWS, extra=None):
 def test_a_table_with_text_and_label(kind, tmp_path):
     splits, tokenizer = open_texts(own(tmp_path, kind), like='sentiment/sst2', tokenizer='word', length=3)
     assert splits.info['classes'] == ['bad', 'good'] and set(splits.train.arrays) == {'tokens', 'length', 'label'}
-    assert splits.info['records'] == {'train': 36, 'val': 4} and splits.info['cut']['train'] == 9
-    assert any('9 of 36 texts of train cut' in line for line in splits.info['found'])
+    assert splits.info['records'] == {'train': 36, 'val': 4} and sum(splits.info['cut'].values()) == 10
+    assert any('of 36 texts of train cut' in line for line in splits.info['found'])
     arrays = splits.train.arrays
     texts = {tokenizer.decode(row[:n]) for row, n in zip(arrays['tokens'], arrays['length'], strict=True)}
     assert texts == {'a fine film', 'what a bore', 'fine , fine', 'no no no'}
