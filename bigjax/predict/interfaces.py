@@ -4,7 +4,7 @@
     interface=interfaces.regression(splits)            tables
     interface=interfaces.texts(splits, tokenizer)      classes of texts
     interface=interfaces.sounds(splits, answer)        sounds; `spoken(splits)` is the answer where they are texts
-    interface=interfaces.characters(vocabulary, length), token_numbers(count, length)       streams of tokens
+    interface=interfaces.characters(vocabulary, length), tokens(tokenizer, count, length)   streams of tokens
     interface=interfaces.generator(draw), translation(vocabularies, length)
 
 Classes, columns and fills are those of `splits.info`, which the run has recorded; nothing is decided anew from an input.
@@ -219,6 +219,23 @@ def token_numbers(count: int, length: int) -> Interface:
         return [int(word) for word in words]
 
     return _language(encode, lambda token: f' {token}', length)
+
+
+def tokens(tokenizer, count: int, length: int) -> Interface:
+    """A language model of a stream of tokens: its prompts are text where there is a tokenizer, else numbers.
+
+    Args:
+      tokenizer: `bigjax.data.tokenizers.Tokenizer`, or None.
+      count, length: as for `token_numbers`.
+
+    Raises:
+      UserError: the tokenizer has another number of tokens than the model.
+    """
+    if tokenizer is None:
+        return token_numbers(count, length)
+    tokenizer.check_vocabulary(count)
+    first = tokenizer.bos if tokenizer.bos is not None else 0
+    return _language(lambda prompt: tokenizer.encode(prompt) or [first], lambda token: tokenizer.decode([token]), length)
 
 
 def _language(encode: Callable[[str], list[int]], decode: Callable[[int], str], length: int) -> Interface:
