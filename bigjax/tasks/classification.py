@@ -18,7 +18,7 @@ def softmax(inputs: str = 'image', label: str = 'label', label_smoothing: float 
     Metrics: accuracy (against the label, also with soft targets). Predictions: logits [B, K], float32.
 
     Args:
-      inputs: the key of the model's input, 'x' for series and tables, 'tokens' for texts.
+      inputs: the key of the model's input, 'x' for series and tables, 'tokens' for texts, whose 'mask' it receives as well.
       label: the key of the int32 classes [B].
       label_smoothing: the share of the target spread evenly over all classes (Szegedy et al. 2016, section 7); in training
         only, so that the evaluated loss is the likelihood.
@@ -56,7 +56,7 @@ def binary(inputs: str = 'x', label: str = 'label') -> Task:
         return logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
 
     def loss(apply, variables, batch, rng, train):
-        logits, state = apply(variables, batch[inputs], train=train, rng=rng)
+        logits, state = apply(variables, batch[inputs], **beside(batch), train=train, rng=rng)
         logits, weights = one_logit(logits), mask(batch)
         check_shape(f"'{label}'", batch[label], weights.shape)
         check_shape("the model's output", logits, weights.shape)
@@ -66,6 +66,6 @@ def binary(inputs: str = 'x', label: str = 'label') -> Task:
         return terms, Aux(state, {'accuracy': weighted(hits, weights)})
 
     def predict(apply, variables, batch, rng):
-        return one_logit(apply(variables, batch[inputs], rng=rng)[0])
+        return one_logit(apply(variables, batch[inputs], **beside(batch), rng=rng)[0])
 
     return Task(lambda batch: (batch[inputs],), loss, predict, ranges=lambda logits: {label: Range(2)})
