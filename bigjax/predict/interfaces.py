@@ -2,8 +2,9 @@
 
     interface=interfaces.classification(splits)        images, series and tables, by what the examples of the data hold
     interface=interfaces.regression(splits)            tables
+    interface=interfaces.texts(splits, tokenizer)      classes of texts
     interface=interfaces.sounds(splits, answer)        sounds; `spoken(splits)` is the answer where they are texts
-    interface=interfaces.characters(vocabulary, length), token_numbers(count, length)       streams of tokens
+    interface=interfaces.characters(vocabulary, length), tokens(tokenizer, count, length)   streams of tokens
     interface=interfaces.generator(draw), translation(vocabularies, length)
 
 Classes, columns and fills are those of `splits.info`, which the run has recorded; nothing is decided anew from an input.
@@ -19,6 +20,7 @@ import numpy as np
 from bigjax.data import audio
 from bigjax.data import images as files
 from bigjax.data.sources import Splits, array_shapes, shapes
+from bigjax.data.texts import parser
 from bigjax.errors import UserError
 from bigjax.experiment import Interface
 from bigjax.io.text import counted, printable
@@ -31,6 +33,12 @@ def classification(splits: Splits) -> Interface:
     """The classes of `splits.info`, for images where an example has one, else for rows of numbers or of a table."""
     answer = functools.partial(classes, names=tuple(map(str, splits.info['classes'])))
     return images(splits, answer) if 'image' in _example(splits) else rows(splits, answer)
+
+
+def texts(splits: Splits, tokenizer) -> Interface:
+    """The classes of `splits.info`, for texts: a sentence, the lines of a file, the key 'text' of a table."""
+    answer = functools.partial(classes, names=tuple(map(str, splits.info['classes'])))
+    return Interface(parser(tokenizer, splits.info['length']), answer, ('text', '.txt', '.csv', '.tsv', '.jsonl', '.json'))
 
 
 def regression(splits: Splits) -> Interface:
@@ -228,6 +236,23 @@ def token_numbers(count: int, length: int) -> Interface:
         return [int(word) for word in words]
 
     return _language(encode, lambda token: f' {token}', length)
+
+
+def tokens(tokenizer, count: int, length: int) -> Interface:
+    """A language model of a stream of tokens: its prompts are text where there is a tokenizer, else numbers.
+
+    Args:
+      tokenizer: `bigjax.data.tokenizers.Tokenizer`, or None.
+      count, length: as for `token_numbers`.
+
+    Raises:
+      UserError: the tokenizer has another number of tokens than the model.
+    """
+    if tokenizer is None:
+        return token_numbers(count, length)
+    tokenizer.check_vocabulary(count)
+    first = tokenizer.bos if tokenizer.bos is not None else 0
+    return _language(lambda prompt: tokenizer.encode(prompt) or [first], lambda token: tokenizer.decode([token]), length)
 
 
 def _language(encode: Callable[[str], list[int]], decode: Callable[[int], str], length: int) -> Interface:
