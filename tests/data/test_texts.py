@@ -122,6 +122,9 @@ def test_made_up_and_absent_sets_have_the_published_sizes(name, monkeypatch, tmp
         ('train', 'val', 'test'), records, strict=True))
     with refused('data/not-found', name):
         absent.train[0]
+    with refused('data/not-found', name):
+        open_texts('', like=name, tokenizer='char')
+    assert open_texts('fake', like=name, tokenizer='hf:/nowhere', vocabulary=300)[1].vocab_size == 300
 
 
 @pytest.mark.skipif(not (REAL / 'sentiment').is_dir(), reason='the real texts are not at hand')
