@@ -162,7 +162,7 @@ class Schema:
             if c.name not in given and self.folded and c.kind == 'text':
                 continue  # beside columns of numbers, which an experiment reads without it
             if c.name not in given:
-                raise UserError(f'{where}: got no {printable(c.name)!r}, expected {printable(", ".join(self._inputs()))}; '
+                raise UserError(f'{where}: got no {printable(c.name)!r}, expected {printable(", ".join(self.inputs))}; '
                                 'fix: add it', code='data/missing-column')
             value = read_one(c, given[c.name], f'{where}, column {printable(c.name)}')
             if self.folded and c.kind in ('number', 'category', 'ordinal') and c.name not in ROLES:
@@ -175,5 +175,7 @@ class Schema:
         kinds = ('number', 'category', 'ordinal')
         return [c for c in self.columns if self.folded and c.kind in kinds and c.name not in ROLES]
 
-    def _inputs(self) -> list[str]:
+    @property
+    def inputs(self) -> list[str]:
+        """The columns that a row has, less the label and the target."""
         return [c.name for c in self.columns if c.kind != 'left out' and c.name not in ROLES]

@@ -23,7 +23,7 @@ from bigjax.data.sources import Splits, array_shapes, shapes
 from bigjax.data.texts import parser
 from bigjax.errors import UserError
 from bigjax.experiment import Interface
-from bigjax.io.text import printable
+from bigjax.io.text import counted, printable
 
 NOTES = '_notes'  # a key of a parsed example, which is no part of a batch
 TOP = 3  # classes that an answer names
@@ -148,8 +148,10 @@ def rows(splits: Splits, answer: Callable) -> Interface:
     columns = splits.info.get('features') or splits.info.get('columns')
 
     def parse(row) -> Mapping[str, Any]:
-        if isinstance(row, Mapping) and schema:
+        if schema:
             from bigjax.data.schema import Schema
+            row = _by_column(row, Schema.from_json(schema).inputs, int(np.prod(shape)))
+        if isinstance(row, Mapping) and schema:
             x = Schema.from_json(schema).example(row)['x'].reshape(shape)
         elif isinstance(row, Mapping) and set(row) == {'x'}:
             x = _numbers(row['x'], shape)
@@ -162,6 +164,21 @@ def rows(splits: Splits, answer: Callable) -> Interface:
         return {'x': x}
 
     return Interface(parse, answer, ('row', '.csv', '.tsv', '.jsonl', '.json'))
+
+
+def _by_column(row, columns: Sequence[str], size: int):
+    """A row of a table in the order of its columns as a mapping; mappings and encoded rows as they are.
+
+    Raises:
+      UserError: it has neither as many values as the table has columns nor `size` numbers.
+    """
+    if isinstance(row, Mapping) or np.size(np.asarray(row, object)) == size != len(columns):
+        return row
+    values = list(row) if isinstance(row, list | tuple) else [row]
+    if len(values) != len(columns):
+        raise UserError(f'a row: got {counted(len(values), "value")}, expected {printable(", ".join(columns))}; fix: give one '
+                        'value of each, in this order or by name', code='data/row-length')
+    return dict(zip(columns, values, strict=True))
 
 
 def _named(row: Mapping, columns: Sequence[str] | None, shape) -> list:

@@ -10,8 +10,10 @@ import pytest
 
 from bigjax import cli
 from bigjax.data import images, tokenizers
+from bigjax.data.columns import Column
 from bigjax.data.datasets import open_data
 from bigjax.data.loaders.registry import SCAN_VOCABULARIES as WORDS
+from bigjax.data.schema import Schema
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.data.text import CharVocabulary
 from bigjax.predict import inputs, interfaces
@@ -217,6 +219,22 @@ def test_members_answer_in_the_units_of_their_own_data(capsys, tmp_path, tmp_pat
         row = json.dumps({'a': unit['mean'][0]})
         _, out, err = run(capsys, uci, 'uci', 'predict', '--json', f'--workdir={workdir}', f'--member={member}', row)
         assert json.loads(out)['value'] == pytest.approx(unit['target'][0], rel=1e-5), err
+
+
+MIXED = Schema((Column('size', 'number'), Column('colour', 'category', values=('red', 'green', 'blue'), fill='red'),
+                Column('target', 'target')), folded=True)
+
+
+@pytest.mark.parametrize(('row', 'code', 'names'), [
+    (['3'], 'data/row-length', ('size, colour', '1 value')), ([3, 1, 0], 'data/row-length', ('size, colour', '3 values')),
+    (['3', '1'], 'data/column-kind', ('colour', '1')), ({'size': 3}, 'data/missing-column', ('colour',))])
+def test_a_row_of_a_table_with_categories_names_the_columns(row, code, names):
+    splits = Splits(ArraySource({'x': np.zeros((4, 4), np.float32)}), {}, {'schema': MIXED.to_json()})
+    parse = interfaces.regression(splits).parse
+    with refused(code, *names):
+        parse(row)
+    for given in ([3, 'green'], {'size': '3', 'colour': 'green'}, [3, 0, 1, 0]):
+        np.testing.assert_array_equal(parse(given)['x'], [3, 0, 1, 0])
 
 
 def test_a_mesh_that_this_machine_does_not_have_is_no_hindrance(capsys, tmp_path, tmp_path_factory):
