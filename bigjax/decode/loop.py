@@ -1,0 +1,118 @@
+"""One new token per pass: the prompt fills a cache, and a compiled loop goes on from there.
+
+Glossary: B rows · P columns of the prompt · L = P + new columns in all · S slots of the cache · V vocabulary.
+"""
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bigjax.decode.choose import Choice, choose, mark
+from bigjax.sharding import logical
+
+
+class Plan(NamedTuple):
+    """What is fixed while a program is compiled; equal plans and shapes share the program.
+
+    Attributes:
+      model: called as `model.apply(variables, tokens, cache=cache, mask=mask, train=False) -> (logits, cache)`, with
+        `model.init_cache(batch, length, dtype)`.
+      choice: how a token is chosen.
+      eos: the tokens that end a row.
+      pad: what follows the end of a row.
+      slots: S.
+      mesh: the mesh in use, which a trace depends on.
+    """
+
+    model: Any
+    choice: Choice
+    eos: tuple[int, ...]
+    pad: int
+    slots: int
+    mesh: Any = None
+
+    def ends(self, tokens: jax.Array) -> jax.Array:
+        """Where a token ends its row."""
+        found = jnp.zeros(tokens.shape, bool)
+        for eos in self.eos:
+            found |= tokens == eos
+        return found
+
+
+class Carry(NamedTuple):
+    """The state of a generation.
+
+    Attributes:
+      cache: of all tokens but the last one.
+      tokens: int32 [B, L], padding from column `length` on.
+      length: int32, columns in use; the token before it is the one to be fed next.
+      done: bool [B], rows that have ended.
+      seen: bool [B, V], the tokens of each row; None without a repetition penalty.
+    """
+
+    cache: Any
+    tokens: jax.Array
+    length: jax.Array
+    done: jax.Array
+    seen: jax.Array | None
+
+
+def make_plan(model, choice: Choice, eos: Sequence[int], pad: int, slots: int) -> Plan:
+    """The plan on the mesh in use."""
+    return Plan(model, choice, tuple(eos), pad, slots, logical.current())
+
+
+def empty_cache(model, rows: int, slots: int):
+    """The model's cache, of its own type of numbers."""
+    return model.init_cache(rows, slots, dtype=getattr(model, 'dtype', jnp.float32))
+
+
+@partial(jax.jit, static_argnames=('plan', 'length'))
+def start(plan: Plan, variables, tokens_BxP: jax.Array, mask_BxP: jax.Array | None, keys_B, length: int) -> Carry:
+    """The carry after the prompt and its first new token.
+
+    Args:
+      length: L.
+    """
+    B, P = tokens_BxP.shape
+    logits, cache = plan.model.apply(variables, tokens_BxP, cache=empty_cache(plan.model, B, plan.slots), mask=mask_BxP,
+                                     train=False)
+    seen = jnp.zeros((B, logits.shape[-1]), bool) if plan.choice.repetition_penalty != 1 else None
+    seen = mark(seen, tokens_BxP, mask_BxP)
+    token = choose(logits[:, -1], seen, plan.choice, keys_B, 0)
+    tokens = jnp.full((B, length), plan.pad, jnp.int32).at[:, :P].set(tokens_BxP).at[:, P].set(token)
+    return Carry(cache, tokens, jnp.int32(P + 1), plan.ends(token), mark(seen, token[:, None]))
+
+
+@partial(jax.jit, static_argnames=('plan',), donate_argnames=('carry',))
+def advance(plan: Plan, variables, carry: Carry, keys_B, prompt, until) -> Carry:
+    """The carry after more tokens, up to `until` columns or the end of all rows.
+
+    Args:
+      prompt: P, from which draws count.
+      until: at most L; the cache must have a free slot for each of these tokens.
+    """
+    def unfinished(carry):
+        return (carry.length < until) & ~carry.done.all()
+
+    def step(carry):
+        last = jax.lax.dynamic_slice_in_dim(carry.tokens, carry.length - 1, 1, axis=1)
+        logits, cache = plan.model.apply(variables, last, cache=carry.cache, train=False)
+        token = choose(logits[:, -1], carry.seen, plan.choice, keys_B, carry.length - prompt)
+        token = jnp.where(carry.done, plan.pad, token)
+        tokens = jax.lax.dynamic_update_slice_in_dim(carry.tokens, token[:, None], carry.length, axis=1)
+        return Carry(cache, tokens, carry.length + 1, carry.done | plan.ends(token), mark(carry.seen, token[:, None]))
+
+    return jax.lax.while_loop(unfinished, step, carry)
+
+
+@partial(jax.jit, static_argnames=('plan', 'window'))
+def refill(plan: Plan, variables, carry: Carry, mask_BxP: jax.Array, window: int) -> Carry:
+    """The carry with a cache of the `window` tokens before the last one alone, as if the text began there."""
+    B, P = mask_BxP.shape
+    counts = jnp.ones(carry.tokens.shape, bool).at[:, :P].set(mask_BxP)
+    tokens, mask = (jax.lax.dynamic_slice_in_dim(x, carry.length - 1 - window, window, axis=1) for x in (carry.tokens, counts))
+    _, cache = plan.model.apply(variables, tokens, cache=empty_cache(plan.model, B, plan.slots), mask=mask, train=False)
+    return carry._replace(cache=cache)
