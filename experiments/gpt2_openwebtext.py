@@ -59,7 +59,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
         expected=published(config),
-        interface=interfaces.token_numbers(vocabulary, config.length),
+        interface=interfaces.token_numbers(vocabulary),
         partition_rules=gpt.PARTITION_RULES,
     )
 

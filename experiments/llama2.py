@@ -51,7 +51,7 @@ def get_experiment(config):
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
-        interface=interfaces.token_numbers(vocabulary, config.length),
+        interface=interfaces.token_numbers(vocabulary),
         partition_rules=gpt.PARTITION_RULES,
     )
 

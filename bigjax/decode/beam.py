@@ -6,14 +6,13 @@ than the worst of `num_beams` kept ones, or at the last column. This is the rule
 
 Glossary: B rows · N beams · K candidates · V vocabulary.
 """
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bigjax.decode.choose import mark, penalize
-from bigjax.decode.loop import Plan, empty_cache
+from bigjax.decode.loop import Plan, empty_cache, program
 from bigjax.nn.kv_cache import take
 
 OUT = -1e9  # added to the score of a beam that may not be taken; scores are sums of log probabilities
@@ -83,11 +82,11 @@ def _follow(state: Beams, rows) -> Beams:
     return state._replace(cache=take(state.cache, rows), seen=seen)
 
 
-@partial(jax.jit, static_argnames=('plan', 'num_beams', 'length_penalty', 'new'))
+@program(static_argnames=('plan', 'num_beams', 'length_penalty', 'new'))
 def search(plan: Plan, variables, tokens_BxP: jax.Array, mask_BxP: jax.Array | None, num_beams: int, length_penalty: float,
            new: int) -> jax.Array:
     """int32 [B, new]: the best continuation of each prompt, padding after its end."""
-    (B, P), N = tokens_BxP.shape, num_beams
+    B, N = len(tokens_BxP), num_beams
     logits, cache = plan.model.apply(variables, tokens_BxP, cache=empty_cache(plan.model, B, plan.slots), mask=mask_BxP,
                                      train=False)
     V = logits.shape[-1]

@@ -18,7 +18,7 @@ DRAFTED = 3  # tokens that a pass checks beside the one it makes anyway: on a CP
 
 
 class Options(NamedTuple):
-    """What `generate` is given beside a model and prompts; see there."""
+    """The arguments of `generate` beside a model and prompts; see there."""
 
     max_new_tokens: int
     choice: Choice = Choice()
@@ -38,7 +38,7 @@ class Options(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """What a generation yields.
+    """The result of a generation.
 
     Attributes:
       tokens: int32 [B, P + new], padding after the end of a row.
@@ -58,15 +58,16 @@ def options(model, *, max_new_tokens: int, temperature: float = 0.0, top_k: int 
     """The options, checked against each other and the model.
 
     Raises:
-      UserError: a value is out of range, or two do not go together; 'decode/range', 'decode/together', 'decode/other-vocabulary'.
+      UserError: a value is out of range, or two exclude each other; 'decode/range', 'decode/together',
+        'decode/other-vocabulary'.
     """
     choice = Choice(float(temperature), int(top_k), float(top_p), float(min_p), float(repetition_penalty)).check()
     for name, value in (('max_new_tokens', max_new_tokens), ('num_beams', num_beams), ('drafted', drafted)):
         if value < 1:
             raise UserError(f'{name}: got {value}, expected 1 or more; fix: choose such a value', code='decode/range')
     if lookup < 0 or not math.isfinite(length_penalty):
-        raise UserError(f'lookup, length_penalty: got {lookup} and {length_penalty}, expected 0 or more and a number; fix: choose '
-                        'such values', code='decode/range')
+        raise UserError(f'lookup, length_penalty: got {lookup} and {length_penalty}, expected 0 or more and a number; fix: '
+                        'choose such values', code='decode/range')
     speculative = lookup or draft is not None
     filtering = choice.temperature or choice.top_k or choice.top_p < 1 or choice.min_p
     for name, wrong in (('a temperature or a filter', num_beams > 1 and filtering), ('slide', num_beams > 1 and slide),
@@ -78,8 +79,8 @@ def options(model, *, max_new_tokens: int, temperature: float = 0.0, top_k: int 
         raise UserError('draft: got one with lookup, expected one of the two; fix: remove one', code='decode/together')
     sizes = [getattr(each, 'vocab_size', None) for each in (model, draft[0] if draft else model)]
     if sizes[0] != sizes[1]:
-        raise UserError(f'draft: got a vocabulary of {sizes[1]}, expected {sizes[0]} as the model; fix: use a draft with the same '
-                        'tokenizer', code='decode/other-vocabulary')
+        raise UserError(f'draft: got a vocabulary of {sizes[1]}, expected {sizes[0]} as the model; fix: use a draft with the '
+                        'same tokenizer', code='decode/other-vocabulary')
     eos = () if eos is None else tuple(map(int, np.atleast_1d(eos)))
     return Options(int(max_new_tokens), choice, int(num_beams), float(length_penalty), eos,
                    int(pad) if pad is not None else eos[0] if eos else 0, slide, int(lookup), draft, int(drafted))
@@ -95,8 +96,8 @@ def slots_for(model, prompt: int, o: Options) -> int:
     if window is None or wanted <= window:
         return wanted
     if not o.slide or window < 2:
-        raise UserError(f'a prompt: got {prompt} tokens and {o.max_new_tokens} new ones, expected at most {window + 1} in all, the '
-                        'window of the model; fix: fewer of them, or slide=True, which forgets the first ones',
+        raise UserError(f'a prompt: got {prompt} tokens and {o.max_new_tokens} new ones, expected at most {window + 1} in all, '
+                        'by the window of the model; fix: fewer of them, or slide=True, which forgets the first ones',
                         code='decode/too-long')
     return window
 
@@ -120,8 +121,8 @@ def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | Non
     tokens = jnp.asarray(prompts.tokens)
     carry = loop.start(plan, variables, tokens, mask, keys, last_column + o.proposed)
     if o.proposed and not isinstance(carry.cache, KVCache):
-        raise UserError(f'lookup, draft: got a {type(model).__name__}, expected a model whose cache can be rewound; fix: remove them',
-                        code='decode/together')
+        raise UserError(f'lookup, draft: got a {type(model).__name__}, expected a model whose cache can be rewound; fix: remove '
+                        'them', code='decode/together')
     speculation = speculate.Speculation(jnp.int32(0))
     if o.draft is not None:
         draft = plan._replace(model=o.draft[0], choice=o.choice._replace(repetition_penalty=1.0))
@@ -193,9 +194,9 @@ def run(model, variables, tokens, *, mask=None, rng=None, **how) -> Generated:
 def generate(model, variables, tokens, *, mask=None, rng=None, **how) -> np.ndarray:
     """Continues prompts: int32 [B, P] -> [B, P + max_new_tokens], padding after the end of a row.
 
-    Rows that are padded on the right are continued where they end; those padded on the left (and rows without a mask) have their
-    new tokens in the last columns. The greedy and the beams' tokens are those of `transformers.generate` in float32. Programs
-    are compiled once for each shape and set of options.
+    Rows that are padded on the right are continued where they end; those padded on the left (and rows without a mask) have
+    their new tokens in the last columns. The greedy and the beams' tokens are those of `transformers.generate` in float32.
+    Programs are compiled once for each shape and set of options.
 
     Args:
       model: a decoder with a cache: `model.init_cache(batch, length, dtype)`, and `model.apply(variables, tokens, cache=cache,
@@ -208,8 +209,8 @@ def generate(model, variables, tokens, *, mask=None, rng=None, **how) -> np.ndar
       num_beams: more than 1 searches with beams (`bigjax.decode.beam`); length_penalty: see there.
       eos: the token, or tokens, that end a row.
       pad: what follows; the first `eos` by default, else 0.
-      slide: past the window of the model (`block_size`), go on from the last half of a window, read again as if the text
-        began there; without it, that is an error.
+      slide: past the window of the model (`block_size`), continue from the last half of a window, read again as if the text
+        began there; without it, more tokens than the window are an error.
       lookup: tokens that are proposed from the text itself for each pass, see `bigjax.decode.speculate`; the same tokens result.
       draft: (model, variables) of a small model that proposes `drafted` tokens for each pass.
 

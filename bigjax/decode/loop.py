@@ -1,20 +1,30 @@
-"""One new token per pass: the prompt fills a cache, and a compiled loop goes on from there.
+"""One new token per pass: the prompt fills a cache, and a compiled loop continues from there.
 
 Glossary: B rows · P columns of the prompt · L = P + new columns in all · S slots of the cache · V vocabulary.
 """
-from collections.abc import Sequence
-from functools import partial
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bigjax.decode.choose import Choice, choose, mark
+from bigjax.nn import cpu
 from bigjax.sharding import logical
 
 
+def program(**options) -> Callable:
+    """A decorator: `jax.jit` with these options, made at the first call, when the platform is known."""
+    def decorate(f):
+        made = functools.cache(lambda: jax.jit(f, compiler_options=cpu.compiler_options(), **options))
+        return functools.wraps(f)(lambda *args, **kwargs: made()(*args, **kwargs))
+
+    return decorate
+
+
 class Plan(NamedTuple):
-    """What is fixed while a program is compiled; equal plans and shapes share the program.
+    """The constants of a compiled program; equal plans and shapes share it.
 
     Attributes:
       model: called as `model.apply(variables, tokens, cache=cache, mask=mask, train=False) -> (logits, cache)`, with
@@ -69,7 +79,7 @@ def empty_cache(model, rows: int, slots: int):
     return model.init_cache(rows, slots, dtype=getattr(model, 'dtype', jnp.float32))
 
 
-@partial(jax.jit, static_argnames=('plan', 'length'))
+@program(static_argnames=('plan', 'length'))
 def start(plan: Plan, variables, tokens_BxP: jax.Array, mask_BxP: jax.Array | None, keys_B, length: int) -> Carry:
     """The carry after the prompt and its first new token.
 
@@ -86,7 +96,7 @@ def start(plan: Plan, variables, tokens_BxP: jax.Array, mask_BxP: jax.Array | No
     return Carry(cache, tokens, jnp.int32(P + 1), plan.ends(token), mark(seen, token[:, None]))
 
 
-@partial(jax.jit, static_argnames=('plan',), donate_argnames=('carry',))
+@program(static_argnames=('plan',), donate_argnames=('carry',))
 def advance(plan: Plan, variables, carry: Carry, keys_B, prompt, until) -> Carry:
     """The carry after more tokens, up to `until` columns or the end of all rows.
 
@@ -108,7 +118,7 @@ def advance(plan: Plan, variables, carry: Carry, keys_B, prompt, until) -> Carry
     return jax.lax.while_loop(unfinished, step, carry)
 
 
-@partial(jax.jit, static_argnames=('plan', 'window'))
+@program(static_argnames=('plan', 'window'))
 def refill(plan: Plan, variables, carry: Carry, mask_BxP: jax.Array, window: int) -> Carry:
     """The carry with a cache of the `window` tokens before the last one alone, as if the text began there."""
     B, P = mask_BxP.shape

@@ -7,14 +7,13 @@ last `LONGEST_MATCH` tokens that occurred before, and what followed them) or fro
 
 Glossary: K proposed tokens · L columns · V vocabulary. There is one row.
 """
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bigjax.decode.choose import choose, mark
-from bigjax.decode.loop import Carry, Plan
+from bigjax.decode.loop import Carry, Plan, program
 from bigjax.nn.kv_cache import rewind
 
 LONGEST_MATCH = 3  # tokens; longer matches are no surer, and are found by these as well
@@ -78,7 +77,7 @@ def _seen_at(seen_1xV, fed_K1):
     return (seen_1xV | (before > 0))[:, None]
 
 
-@partial(jax.jit, static_argnames=('plan', 'draft', 'count'), donate_argnames=('carry', 'state'))
+@program(static_argnames=('plan', 'draft', 'count'), donate_argnames=('carry', 'state'))
 def advance(plan: Plan, draft: Plan | None, variables, draft_variables, carry: Carry, state: Speculation, keys, prompt, first,
             until, count: int) -> tuple[Carry, Speculation]:
     """The carry after more tokens, up to `until` columns, the end, or fewer free slots than a pass needs.

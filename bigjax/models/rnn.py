@@ -151,7 +151,8 @@ class CharLSTM(nn.Module):
         if cache is not None and mask is not None:  # a recurrence freezes past the end: padding goes there, and back
             T = tokens.shape[1]
             lengths = mask.sum(1)
-            turned = lambda x, by: jnp.take_along_axis(x, (jnp.arange(T) + by[:, None]).reshape(-1, T, *[1] * (x.ndim - 2)) % T, 1)
+            turned = lambda x, by: jnp.take_along_axis(x, ((jnp.arange(T) + by[:, None]) % T).reshape(-1, T, *[1] * (x.ndim - 2)),
+                                                       1)
             tokens = turned(tokens, T - lengths)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x = drop(nn.Embed(self.vocab_size, self.embed, dtype=self.dtype, name='embed')(tokens))

@@ -13,15 +13,16 @@ def test_right_padding_is_moved_to_the_left_and_back():
     np.testing.assert_array_equal(prompts.mask, prompts.tokens > 0)
     new = np.array([[10, 11]] * 5)
     found = restore(np.concatenate([prompts.tokens, new], 1), prompts, 0)
-    np.testing.assert_array_equal(found, [[1, 2, 3, 10, 11, 0], [4, 10, 11, 0, 0, 0], [0, 5, 6, 10, 11, 0], [0, 0, 7, 8, 10, 11],
-                                          [1, 2, 3, 4, 10, 11]])
+    np.testing.assert_array_equal(found, [[1, 2, 3, 10, 11, 0], [4, 10, 11, 0, 0, 0], [0, 5, 6, 10, 11, 0],
+                                          [0, 0, 7, 8, 10, 11], [1, 2, 3, 4, 10, 11]])
 
 
 @pytest.mark.parametrize('tokens, mask, code, names', [
     ([[1, 2], [3, 7]], None, 'decode/token-range', ('token 7', 'place 1 of row 1')),
     ([[1, -1]], None, 'decode/token-range', ('token -1',)),
     ([1, 2], None, 'decode/tokens', ('[2]',)), ([[0.5]], None, 'decode/tokens', ('float',)),
-    (np.zeros((1, 0), int), None, 'decode/empty-prompt', ()), ([[1, 2], [1, 2]], [[1, 1], [0, 0]], 'decode/empty-prompt', ('row 1',)),
+    (np.zeros((1, 0), int), None, 'decode/empty-prompt', ()),
+    ([[1, 2], [1, 2]], [[1, 1], [0, 0]], 'decode/empty-prompt', ('row 1',)),
     ([[1, 2, 3]], [[1, 0, 1]], 'decode/mask', ('row 0',)), ([[1, 2]], [[1]], 'decode/mask', ('[1, 1]', '[1, 2]'))])
 def test_wrong_prompts(tokens, mask, code, names):
     with refused(code, *names):
