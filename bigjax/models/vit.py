@@ -12,7 +12,8 @@ from bigjax.errors import UserError
 from bigjax.nn.cost_hints import CostHints
 from bigjax.nn.dense import Dense
 from bigjax.nn.posemb import sincos2d
-from bigjax.nn.transformer import Spec, make_norm, partition_rules, stack
+from bigjax.nn.transformer import partition_rules, stack
+from bigjax.nn.transformer_spec import Spec, make_norm
 from bigjax.sharding import logical
 
 # Steiner et al. 2021, table 2. With 1,000 classes and pre_logits S/16 has 22,122,472 parameters; with learned positions and

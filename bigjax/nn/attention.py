@@ -16,9 +16,9 @@ from bigjax.sharding import logical
 BLOCKS, SHORTEST_BLOCK = 4, 64  # blocks of queries, and queries in the shortest one, on a CPU
 
 
-def attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, *, causal: bool = False, mask=None, scale: float | None = None,
+def attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, *, causal: bool = False, mask=None, bias=None, scale: float | None = None,
               drop: Callable | None = None, context: str = 'ring'):
-    """softmax(q kᵀ scale + mask) v, the softmax in float32 -> [B, T, H, D] (Vaswani et al. 2017, eq. 1).
+    """softmax(q kᵀ scale + bias + mask) v, the softmax in float32 -> [B, T, H, D] (Vaswani et al. 2017, eq. 1).
 
     A query that sees no key has the output 0 and passes no gradient on.
 
@@ -26,23 +26,24 @@ def attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, *, causal: bool = False, mask=Non
       q_BxTxHxD, k_BxSxKxD, v_BxSxKxD: queries, keys, values; K divides H (Ainslie et al. 2023, grouped queries).
       causal: query t sees keys 0..t.
       mask: bool [B or 1, H or 1, T or 1, S]; True where a query sees a key.
+      bias: [B or 1, H, T, S], added to the scores (relative positions).
       scale: default 1/sqrt(D).
       drop: applied to the probabilities.
       context: where the mesh has the axis 'seq': 'ring' passes keys and values around (Liu et al. 2023), 'gather' collects
         them on every device.
 
     Raises:
-      UserError: a mask or dropout with a split sequence; 'attention/split-sequence'.
+      UserError: a mask, a bias or dropout with a split sequence; 'attention/split-sequence'.
     """
     scale = 1 / math.sqrt(q_BxTxHxD.shape[-1]) if scale is None else scale
     if logical.axis_size('seq') > 1:
-        if mask is not None or drop is not None:
-            raise UserError("config.mesh: got 'seq' with attention dropout or a mask, expected neither; fix: use other axes",
-                            code='attention/split-sequence')
+        if mask is not None or drop is not None or bias is not None:
+            raise UserError("config.mesh: got 'seq' with attention dropout, a mask, a window or relative positions, expected "
+                            'none of them; fix: use other axes', code='attention/split-sequence')
         return _split_sequence(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, causal, scale, context)
     if cpu.kernels('attention') or drop is not None:
-        return _written_out(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, causal, mask, scale, drop)
-    y = jax.nn.dot_product_attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, mask=mask, is_causal=causal, scale=scale)
+        return _written_out(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, causal, mask, bias, scale, drop)
+    y = jax.nn.dot_product_attention(q_BxTxHxD, k_BxSxKxD, v_BxSxKxD, mask=mask, bias=bias, is_causal=causal, scale=scale)
     return y if mask is None else jnp.where(_sees_a_key(mask, causal, q_BxTxHxD.shape[1]), y, 0)
 
 
@@ -65,7 +66,36 @@ def _ungrouped(y):
     return y.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, D)
 
 
-def _written_out(q, k, v, causal, mask, scale, drop):
+def cached_attention(q_BxTxHxD, k_BxKxSxD, v_BxKxSxD, *, mask, bias=None, scale: float | None = None):
+    """`attention` to keys and values with heads before positions, as a cache has them -> [B, T, H, D].
+
+    Args:
+      mask: bool [B or 1, 1, T or 1, S]; True where a query sees a key, causality included; None for all.
+    """
+    scale = 1 / math.sqrt(q_BxTxHxD.shape[-1]) if scale is None else scale
+    q = _grouped(q_BxTxHxD, k_BxKxSxD.swapaxes(1, 2)) * jnp.asarray(scale, q_BxTxHxD.dtype)
+    k, v = k_BxKxSxD.astype(q.dtype), v_BxKxSxD.astype(q.dtype)
+    return _ungrouped(_rows(q, k, v, None if mask is None else mask[:, :, None], bias, mask is not None))
+
+
+def _rows(q_BxKxGxTxD, k_BxKxSxD, v_BxKxSxD, visible, bias, some_see_none, drop=None):
+    """[B, K, G, T, D]; `visible` broadcasts against [B, K, G, T, S], None for all.
+
+    A row of -inf alone would be NaN, forward and backward, so hidden scores are the lowest number, and rows that see nothing
+    are set to 0 where there may be some.
+    """
+    scores = jnp.einsum('BKGTD,BKSD->BKGTS', q_BxKxGxTxD, k_BxKxSxD).astype(jnp.float32)
+    if bias is not None:
+        scores = scores + bias.reshape(bias.shape[0], *scores.shape[1:3], *bias.shape[2:]).astype(jnp.float32)
+    if visible is not None:
+        scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
+    p = jax.nn.softmax(scores)
+    p = jnp.where(visible, p, 0) if some_see_none else p
+    p = p if drop is None else drop(p)
+    return jnp.einsum('BKGTS,BKSD->BKGTD', p.astype(v_BxKxSxD.dtype), v_BxKxSxD)
+
+
+def _written_out(q, k, v, causal, mask, bias, scale, drop):
     """The equation itself, with heads before positions, which on a CPU makes every product one over contiguous rows.
 
     Long causal windows are taken in blocks of queries, each with the keys up to its last one: less than 2/3 of the work.
@@ -73,22 +103,18 @@ def _written_out(q, k, v, causal, mask, scale, drop):
     q = _grouped(q, k) * jnp.asarray(scale, q.dtype)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     K, G, T, S = *q.shape[1:4], k.shape[2]
+    whole = not causal or mask is not None or bias is not None or drop is not None
 
     def rows(first, last):
         seen = min(last, S) if causal else S
-        scores = jnp.einsum('BKGTD,BKSD->BKGTS', q[:, :, :, first:last], k[:, :, :seen]).astype(jnp.float32)
-        visible = jnp.arange(seen) <= jnp.arange(first, last)[:, None] if causal else True
+        visible = jnp.arange(seen) <= jnp.arange(first, last)[:, None] if causal else None
         if mask is not None:  # never in blocks
             heads = (K, G) if mask.shape[1] > 1 else (1, 1)
-            visible = visible & mask.reshape(mask.shape[0], *heads, *mask.shape[2:])[..., :seen]
-        if causal or mask is not None:  # a row of -inf alone would be NaN, forward and backward
-            scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
-        p = jax.nn.softmax(scores)
-        p = p if mask is None else jnp.where(visible, p, 0)
-        p = p if drop is None else drop(p)
-        return jnp.einsum('BKGTS,BKSD->BKGTD', p.astype(v.dtype), v[:, :, :seen])
+            chosen = mask.reshape(mask.shape[0], *heads, *mask.shape[2:])[..., :seen]
+            visible = chosen if visible is None else visible & chosen
+        offset = None if bias is None else bias[..., :seen]
+        return _rows(q[:, :, :, first:last], k[:, :, :seen], v[:, :, :seen], visible, offset, mask is not None, drop)
 
-    whole = not causal or mask is not None or drop is not None
     block = T if whole else max(SHORTEST_BLOCK, -(-T // BLOCKS))
     return _ungrouped(jnp.concatenate([rows(i, min(i + block, T)) for i in range(0, T, block)], axis=3))
 

@@ -13,10 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bigjax.nn import cpu
-from bigjax.nn.cpu.layer_norm import layer_norm as cpu_layer_norm
-from bigjax.sharding import logical
-
 
 def _moments(x_BxPxC):
     """(mean, remainder of the mean that float32 cannot hold beside it, variance), [C] each.
@@ -106,10 +102,7 @@ class LayerNorm(nn.Module):
         bias = self.param('bias', self.bias_init, shape, self.param_dtype) if self.use_bias else None
         dtype = self.dtype or jnp.result_type(*(a for a in (x, scale, bias) if a is not None))
         wide, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
-        if cpu.kernels('layer_norm') and logical.axis_size('seq') == 1:  # rows of a split sequence, folded, would be gathered
-            y = cpu_layer_norm(wide.reshape(-1, x.shape[-1]), scale, self.epsilon).reshape(x.shape)
-        else:
-            shifted = wide - lax.stop_gradient(wide[..., :1])
-            centred = shifted - shifted.mean(-1, keepdims=True)
-            y = centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon) * scale
+        shifted = wide - lax.stop_gradient(wide[..., :1])
+        centred = shifted - shifted.mean(-1, keepdims=True)
+        y = centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon) * scale
         return (y if bias is None else y + bias.astype(jnp.float32)).astype(dtype)

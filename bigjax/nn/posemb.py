@@ -2,29 +2,74 @@
 
 Glossary: B batch · T positions · H heads · D width of a head · W width.
 """
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bigjax.errors import UserError
 
+SCALINGS = ('none', 'linear', 'ntk', 'llama3')
 
-def rotate(x_BxTxHxD: jax.Array, base: float = 10000.0, start: int | jax.Array = 0) -> jax.Array:
+
+class Rope(NamedTuple):
+    """Rotary positions (Su et al. 2021): pair i of a head turns by base^(-2 i / D) per position, or slower for longer windows.
+
+    Attributes:
+      base: of the frequencies.
+      scaling: 'none'; 'linear', all frequencies divided by `factor` (Chen et al. 2023); 'ntk', base times
+        factor^(D / (D - 2)), which divides the lowest frequency by `factor` and leaves the highest (bloc97 2023, NTK-aware);
+        'llama3', frequencies divided by `factor` where a wave is longer than window / low, left where it is shorter than
+        window / high, and interpolated between (Llama 3.1's released code).
+      factor: how many times longer the window becomes.
+      low, high: waves per window that bound the interpolation of 'llama3'.
+      window: the length that the model was first trained on, of 'llama3'.
+    """
+
+    base: float = 10000.0
+    scaling: str = 'none'
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    window: int = 8192
+
+    def frequencies(self, width: int) -> np.ndarray:
+        """[width / 2] radians per position, float32, computed in float64.
+
+        Raises:
+          UserError: the width is odd, 'attention/odd-head', or there is no such scaling, 'model/unknown-option'.
+        """
+        if width % 2:
+            raise UserError(f'rope_base: got heads of width {width}, expected an even width; fix: choose width and num_heads '
+                            'so that width / num_heads is even, or rope_base=0', code='attention/odd-head')
+        if self.scaling not in SCALINGS:
+            raise UserError(f'rope_scaling: got {self.scaling!r}, expected one of {", ".join(SCALINGS)}; fix: choose one of '
+                            'them', code='model/unknown-option')
+        base = self.base * (self.factor ** (width / (width - 2)) if self.scaling == 'ntk' else 1.0)
+        turns = base ** (-np.arange(0, width, 2, dtype=np.float64) / width)
+        if self.scaling == 'linear':
+            turns = turns / self.factor
+        if self.scaling == 'llama3':
+            waves = self.window * turns / (2 * math.pi)  # in the first window
+            kept = np.clip((waves - self.low) / (self.high - self.low), 0, 1)
+            turns = turns * (kept + (1 - kept) / self.factor)
+        return turns.astype(np.float32)
+
+
+def rotate(x_BxTxHxD: jax.Array, rope: Rope, positions: jax.Array | None = None) -> jax.Array:
     """Rotary position embedding (Su et al. 2021, eq. 34), pairs (i, i + D/2) as in Llama: [B, T, H, D], float32 inside.
 
     Args:
-      start: the position of the first token.
+      positions: int [B or 1, T]; None for 0..T-1.
 
     Raises:
-      UserError: D is odd; 'attention/odd-head'.
+      UserError: D is odd, or the scaling is unknown; see `Rope.frequencies`.
     """
-    T, D = x_BxTxHxD.shape[1], x_BxTxHxD.shape[-1]
-    if D % 2:
-        raise UserError(f'rope_base: got heads of width {D}, expected an even width; fix: choose width and num_heads so that '
-                        'width / num_heads is even, or rope_base=0', code='attention/odd-head')
-    frequency = base ** (-jnp.arange(0, D, 2, dtype=jnp.float32) / D)
-    angle = (start + jnp.arange(T, dtype=jnp.float32))[:, None] * frequency
-    cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
+    positions = jnp.arange(x_BxTxHxD.shape[1]) if positions is None else positions
+    angle = positions.astype(jnp.float32)[..., None] * rope.frequencies(x_BxTxHxD.shape[-1])
+    cos, sin = jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
     a, b = jnp.split(x_BxTxHxD.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxTxHxD.dtype)
 

@@ -1,26 +1,20 @@
-"""The Transformer block, in the forms that its families use: GPT-2, Llama, ViT, mixtures of experts.
+"""The Transformer block, in the forms that its families use: decoders, encoders, both with attention between them, experts.
 
 Glossary: B batch · T tokens · W width · H heads · K key and value heads · D width of a head · F width of the hidden layer.
 """
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bigjax.errors import UserError
-from bigjax.nn.attention import attention
+from bigjax.nn.attention_layer import Attention
 from bigjax.nn.dense import Dense
 from bigjax.nn.gpipe import pipeline
+from bigjax.nn.kv_cache import KVCache, Layer
 from bigjax.nn.moe import MoE
-from bigjax.nn.norm import LayerNorm
-from bigjax.nn.posemb import rotate
+from bigjax.nn.transformer_spec import GATED, HIDDEN, NOTHING, PLAIN, BlockInputs, Spec, make_norm
 from bigjax.sharding import logical
 
-NORMS = ('layernorm', 'rmsnorm')
-HIDDEN = ('gelu_tanh', 'gelu', 'swiglu')
 REMAT = {  # what the backward pass finds stored: all, nothing, products, or the two outputs of each block by name
     'none': None, 'full': jax.checkpoint_policies.nothing_saveable,
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -28,82 +22,8 @@ REMAT = {  # what the backward pass finds stored: all, nothing, products, or the
 }
 
 
-class Spec(NamedTuple):
-    """The options of a block. A family has the ones that it offers as fields of the same names.
-
-    Attributes:
-      num_heads: H; `num_kv_heads`: K, 0 for H (Ainslie et al. 2023, grouped queries).
-      mlp_width: F, 0 for 4 W.
-      norm: 'layernorm' or 'rmsnorm' (Zhang & Sennrich 2019); `epsilon` under its root.
-      hidden: 'gelu_tanh', 'gelu', or 'swiglu' (Shazeer 2020: down(silu(gate x) * up x)).
-      bias: in dense layers and layer norms.
-      causal: token t sees tokens 0..t.
-      rope_base: of rotary positions (Su et al. 2021); 0 for none.
-      dropout: on attention probabilities and on what the block writes to the residual.
-      experts: how many hidden layers to route tokens to, `top_k` each with `capacity` times an even share; 0 for one layer.
-      context: how attention sees a sequence that the mesh splits, see `bigjax.nn.attention`.
-      init, out_init: of kernels, and of those that write to the residual.
-      dtype: of the computation.
-    """
-
-    num_heads: int
-    num_kv_heads: int = 0
-    mlp_width: int = 0
-    norm: str = 'layernorm'
-    epsilon: float = 1e-5
-    hidden: str = 'gelu_tanh'
-    bias: bool = True
-    causal: bool = True
-    rope_base: float = 0.0
-    dropout: float = 0.0
-    experts: int = 0
-    top_k: int = 2
-    capacity: float = 1.25
-    context: str = 'ring'
-    init: Callable = nn.initializers.normal(0.02)
-    out_init: Callable = nn.initializers.normal(0.02)
-    bias_init: Callable = nn.initializers.zeros_init()
-    dtype: Any = jnp.float32
-
-
-def make_norm(spec: Spec, name: str) -> nn.Module:
-    """A normalisation layer; statistics are float32."""
-    if spec.norm not in NORMS:
-        raise UserError(f'norm: got {spec.norm!r}, expected one of {", ".join(NORMS)}; fix: choose one of them',
-                        code='model/unknown-option')
-    if spec.norm == 'rmsnorm':
-        return nn.RMSNorm(epsilon=spec.epsilon, dtype=spec.dtype, name=name)
-    return LayerNorm(epsilon=spec.epsilon, use_bias=spec.bias, dtype=spec.dtype, name=name)
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention [B, T, W] -> [B, T, W]: 'query', 'key', 'value', 'out'; `mask` as in `bigjax.nn.attention`."""
-
-    spec: Spec
-
-    @nn.compact
-    def __call__(self, x_BxTxW: jax.Array, mask=None, *, train: bool) -> jax.Array:
-        s, (B, T, W) = self.spec, x_BxTxW.shape
-        H, K = s.num_heads, s.num_kv_heads or s.num_heads
-        for name, heads in (('num_heads', H), ('num_kv_heads', K)):
-            if heads % logical.axis_size('tensor'):
-                raise UserError(f"config.mesh: got 'tensor' of {logical.axis_size('tensor')}, expected a divisor of "
-                                f'{name}={heads}; fix: use a divisor of {heads}', code='mesh/impossible')
-
-        def heads(name, number):
-            y = Dense(number * (W // H), s.bias, kernel_init=s.init, bias_init=s.bias_init, dtype=s.dtype, name=name)(x_BxTxW)
-            return logical.constrain(y.reshape(B, T, number, W // H), 'batch', 'seq', 'heads', None)
-
-        q, k, v = heads('query', H), heads('key', K), heads('value', K)
-        if s.rope_base:
-            q, k = rotate(q, s.rope_base), rotate(k, s.rope_base)
-        drop = nn.Dropout(s.dropout, deterministic=False) if s.dropout and train else None
-        y = attention(q, k, v, causal=s.causal, mask=mask, drop=drop, context=s.context).reshape(B, T, W)
-        return Dense(W, s.bias, kernel_init=s.out_init, bias_init=s.bias_init, dtype=s.dtype, name='out')(y)
-
-
 class FeedForward(nn.Module):
-    """[B, T, W] -> [B, T, W] through F: 'up', activation, 'down'; 'gate' beside 'up' in SwiGLU."""
+    """[B, T, W] -> [B, T, W] through F: 'up', activation, 'down'; 'gate' beside 'up' in the gated forms."""
 
     spec: Spec
 
@@ -116,42 +36,61 @@ class FeedForward(nn.Module):
         F = s.mlp_width or 4 * W
         dense = lambda name, n, init: Dense(n, s.bias, kernel_init=init, bias_init=s.bias_init, dtype=s.dtype, name=name)
         h = dense('up', F, s.init)(x)
-        if s.hidden == 'swiglu':
-            h = nn.silu(dense('gate', F, s.init)(x)) * h
-        else:
-            h = nn.gelu(h, approximate=s.hidden == 'gelu_tanh')
-        return dense('down', W, s.out_init)(logical.constrain(h, 'batch', 'seq', 'mlp'))
+        h = GATED[s.hidden](dense('gate', F, s.init)(x)) * h if s.hidden in GATED else PLAIN[s.hidden](h)
+        h = nn.Dropout(s.hidden_dropout, deterministic=not train)(logical.constrain(h, 'batch', 'seq', 'mlp'))
+        return dense('down', W, s.out_init)(h)
 
 
 class Block(nn.Module):
-    """A pre-normalised residual block: x + attn(attn_norm(x)), then x + mlp(mlp_norm(x)); or 'moe' in the place of 'mlp'."""
+    """A residual block: x + attn(attn_norm(x)), then x + mlp(mlp_norm(x)), or attn_norm(x + attn(x)) and so on where norms come
+    after; 'cross_norm' and 'cross' between the two in a decoder of an encoder's output; 'moe' in the place of 'mlp'."""
 
     spec: Spec
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, mask=None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, inputs: BlockInputs = NOTHING, cached: Layer | None = None, index=None,
+                 cross: Layer | None = None) -> tuple[jax.Array, Layer | None]:
+        """Returns x after the block, and the cached keys and values with those of these tokens.
+
+        Args:
+          cached: keys and values of earlier tokens, `index` the slot of the first of these; None without a cache.
+          cross: keys and values of the memory, where they are cached.
+        """
         s = self.spec
         drop = nn.Dropout(s.dropout, deterministic=not train)
-        y = SelfAttention(s, name='attn')(make_norm(s, 'attn_norm')(x), mask, train=train)
-        x = logical.constrain(x + drop(checkpoint_name(y, 'attn')), 'batch', 'seq', 'embed')
-        h = make_norm(s, 'mlp_norm')(x)
-        if s.experts:
-            y = MoE(s.experts, s.top_k, s.capacity, s.mlp_width, s.hidden == 'swiglu', s.init, s.out_init, s.dtype,
-                    name='moe')(h)
-        else:
-            y = FeedForward(s, name='mlp')(h, train=train)
-        return logical.constrain(x + drop(checkpoint_name(y, 'mlp')), 'batch', 'seq', 'embed')
+
+        def residual(x, name, layer):
+            norm = make_norm(s, f'{name}_norm')
+            y = layer(x if s.post_norm else norm(x))
+            y = x + drop(checkpoint_name(y, name))
+            return logical.constrain(norm(y) if s.post_norm else y, 'batch', 'seq', 'embed')
+
+        def attend(h):
+            nonlocal cached
+            y, cached = Attention(s, name='attn')(h, inputs, cached, index, train=train)
+            return y
+
+        def hidden(h):
+            if s.experts:
+                return MoE(s.experts, s.top_k, s.capacity, s.mlp_width, s.hidden == 'swiglu', s.init, s.out_init, s.dtype,
+                           name='moe')(h)
+            return FeedForward(s, name='mlp')(h, train=train)
+
+        x = residual(x, 'attn', attend)
+        if s.cross:
+            x = residual(x, 'cross', lambda h: Attention(s, cross=True, name='cross')(h, inputs, cross, train=train)[0])
+        return residual(x, 'mlp', hidden), cached
 
 
-def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, *, train: bool, scan: bool = False,
-          remat: str = 'none', microbatches: int = 0, mask=None) -> jax.Array:
+def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, inputs: BlockInputs = NOTHING, *, train: bool,
+          scan: bool = False, remat: str = 'none', microbatches: int = 0) -> jax.Array:
     """Blocks in the compact scope of `module`, [B, T, W] -> [B, T, W]: 'block_0', …, or 'blocks' where scanned.
 
     Args:
+      inputs: what every block receives beside x; nothing in a pipeline.
       scan: one block compiled and looped over; its parameters are those of the blocks, stacked (`bigjax.checkpoint.convert`).
       remat: see `REMAT`: what is recomputed in the backward pass to save memory.
       microbatches: of a pipeline, where the mesh has stages; 0 for as many as stages.
-      mask: of every block's attention, see `bigjax.nn.attention`; not in a pipeline.
 
     Raises:
       UserError: an unknown `remat` ('model/unknown-option'), or what does not go with the mesh ('mesh/impossible').
@@ -168,26 +107,49 @@ def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, *, train
                         code='mesh/impossible')
     if not scan:
         for i in range(num_layers):
-            x = block(spec, name=f'block_{i}')(x, train, mask)
+            x, _ = block(spec, name=f'block_{i}')(x, train, inputs)
         return x
     if pipelined and not module.is_initializing():
-        if (spec.dropout and train) or spec.experts or mask is not None:
-            raise UserError("config.mesh: got 'stage' with dropout, experts or an attention mask, expected none of them; "
-                            'fix: set dropout and experts to 0, or use other axes', code='mesh/impossible')
+        if (spec.dropout and train) or spec.experts or not inputs.empty:
+            raise UserError("config.mesh: got 'stage' with dropout, experts, a mask, a window or positions, expected none of "
+                            'them; fix: set dropout and experts to 0, or use other axes', code='mesh/impossible')
         one = block(spec, parent=None)
-        return pipeline(lambda params, x: one.apply({'params': params}, x, train),
+        return pipeline(lambda params, x: one.apply({'params': params}, x, train)[0],
                         module.variables['params']['blocks'], x, microbatches)
-    body = nn.scan(lambda block, x, mask: (block(x, train, mask), None), variable_axes={'params': 0, 'losses': 0},
+    body = nn.scan(lambda block, x, inputs: (block(x, train, inputs)[0], None), variable_axes={'params': 0, 'losses': 0},
                    split_rngs={'params': True, 'dropout': True}, length=num_layers, in_axes=nn.broadcast)
-    return body(block(spec, name='blocks'), x, mask)[0]
+    return body(block(spec, name='blocks'), x, inputs)[0]
+
+
+def cached_stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, inputs: BlockInputs, cache: KVCache, index, *,
+                 scan: bool = False) -> tuple[jax.Array, KVCache]:
+    """The blocks of `stack` on the next tokens of a cache, and the cache with their keys and values.
+
+    Layers are unrolled also where the parameters are stacked: a loop over layers would copy each one's weights out of the
+    stack for every token. Unstack the parameters once (`bigjax.checkpoint.convert`) before a long text.
+
+    Args:
+      inputs: `mask` as `bigjax.nn.masks.visible_slots` makes it.
+      index: the slot of the first token.
+    """
+    layers, cross = [], cache.cross or (None,) * num_layers
+    for i in range(num_layers):
+        if scan:
+            params = jax.tree.map(lambda p, i=i: p[i], module.variables['params']['blocks'])
+            x, layer = Block(spec, parent=None).apply({'params': params}, x, False, inputs, cache.layers[i], index, cross[i])
+        else:
+            x, layer = Block(spec, name=f'block_{i}')(x, False, inputs, cache.layers[i], index, cross[i])
+        layers.append(layer)
+    return x, cache._replace(layers=tuple(layers))
 
 
 def partition_rules(prefix: str = '') -> tuple:
     """The logical axes of the parameters of a `stack` under a path, unrolled and scanned."""
+    attention = '(attn|cross)'
     rules = (
-        ('attn/(query|key|value)/kernel', ('embed', 'heads')), ('attn/(query|key|value)/bias', ('heads',)),
-        ('attn/out/kernel', ('heads', 'embed')), ('mlp/(up|gate)/kernel', ('embed', 'mlp')),
-        ('mlp/(up|gate)/bias', ('mlp',)), ('mlp/down/kernel', ('mlp', 'embed')),
+        (f'{attention}/(query|key|value)/kernel', ('embed', 'heads')), (f'{attention}/(query|key|value)/bias', ('heads',)),
+        (f'{attention}/(query|key)_norm/scale', (None,)), (f'{attention}/out/kernel', ('heads', 'embed')),
+        ('mlp/(up|gate)/kernel', ('embed', 'mlp')), ('mlp/(up|gate)/bias', ('mlp',)), ('mlp/down/kernel', ('mlp', 'embed')),
         ('moe/router/kernel', ('embed', None)), ('moe/(up|gate)', ('experts', 'embed', 'mlp')),
         ('moe/down', ('experts', 'mlp', 'embed')), ('.*/(scale|bias)', ('embed',)))
     return (*((rf'{prefix}block_\d+/{path}', names) for path, names in rules),

@@ -120,7 +120,7 @@ def test_routing_against_a_loop():
 
 @pytest.mark.parametrize(('fields', 'code', 'names'), [
     ({'remat': 'some'}, 'model/unknown-option', ('some', 'full')), ({'norm': 'batch'}, 'model/unknown-option', ('layernorm',)),
-    ({'hidden': 'relu'}, 'model/unknown-option', ('swiglu',)),
+    ({'hidden': 'tanh'}, 'model/unknown-option', ('swiglu',)),
     ({'num_kv_heads': 3}, 'model/not-divisible', ('num_kv_heads=3',)),
     ({'experts': 2, 'top_k': 3}, 'model/unknown-option', ('3', '2'))])
 def test_what_it_refuses(fields, code, names):

@@ -5,8 +5,6 @@ import pytest
 
 from bigjax.nn import cpu
 from bigjax.nn.attention import attention
-from bigjax.nn.posemb import rotate
-from tests.refused import refused
 
 
 def reference(q, k, v, seen, scale):
@@ -82,8 +80,3 @@ def test_padded_keys_are_as_if_they_were_not_there(platform):
         out = attention(q, k, v, mask=mask)
         alone = attention(q[:1], k[:1, :4], v[:1, :4])
     np.testing.assert_allclose(out[:1], alone, rtol=1e-5, atol=1e-6)
-
-
-def test_rotary_positions_need_an_even_width():
-    with refused('attention/odd-head', '3'):
-        rotate(np.zeros((1, 4, 2, 3), np.float32))

@@ -22,7 +22,7 @@ from bigjax.models.seq2seq import Seq2Seq
 from bigjax.models.timeseries import FCN, ResNet1D
 from bigjax.models.vae import VAE
 from bigjax.models.vit import ViT
-from bigjax.nn import cpu, transformer
+from bigjax.nn import attention_layer, cpu, transformer, transformer_spec
 
 
 def real(*shape):
@@ -102,7 +102,7 @@ def test_layers_of_linen_in_their_place(name, monkeypatch):
     mine = trained(model, variables, inputs)
     modules = [importlib.import_module(f'{models.__name__}.{info.name}') for info in pkgutil.iter_modules(models.__path__)]
     replaced = 0
-    for module in (*modules, transformer):
+    for module in (*modules, transformer, transformer_spec, attention_layer):
         for layer, theirs in LINEN.items():
             if hasattr(module, layer):
                 monkeypatch.setattr(module, layer, theirs)

@@ -26,7 +26,7 @@ NEVER = -1  # the C library's threshold without a limit; 2 GiB is its largest nu
 TOP_PAD_BYTES = 64 * 2**20  # by which the heap grows at a time: address space, resident only once it is used
 
 _platform: ContextVar[str | None] = ContextVar('platform', default=None)
-FORMULATIONS = ('attention', 'conv', 'layer_norm', 'pool', 'recurrent')  # what a CPU has of its own, by layer
+FORMULATIONS = ('attention', 'conv', 'pool', 'recurrent')  # what a CPU has of its own, by layer
 _plain: ContextVar[frozenset] = ContextVar('plain', default=frozenset())
 
 
