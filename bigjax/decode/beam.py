@@ -88,7 +88,7 @@ def search(plan: Plan, variables, tokens_BxP: jax.Array, mask_BxP: jax.Array | N
     """int32 [B, new]: the best continuation of each prompt, padding after its end."""
     B, N = len(tokens_BxP), num_beams
     logits, cache = plan.model.apply(variables, tokens_BxP, cache=empty_cache(plan.model, B, plan.slots), mask=mask_BxP,
-                                     train=False)
+                                     last=True, train=False)
     V = logits.shape[-1]
     blank = jnp.full((B, N, new), plan.pad, jnp.int32)
     first = jnp.where(jnp.arange(N) == 0, 0.0, OUT) + jnp.zeros((B, 1))  # the beams are equal: one of them is enough

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigjax.checkpoint import convert
 from bigjax.decode import beam, loop, speculate
 from bigjax.decode.choose import Choice
 from bigjax.decode.prompts import Prompts, prepare, restore
@@ -114,6 +115,7 @@ def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | Non
         cut = width - window // 2
         prompts = Prompts(prompts.tokens[:, cut:], prompts.mask[:, cut:], prompts.shift)
     B, P = prompts.tokens.shape
+    model, variables = unstacked(model, variables)
     plan, draft = loop.make_plan(model, o.choice, o.eos, o.pad, slots), None
     last_column = P + o.max_new_tokens
     mask = None if prompts.mask.all() else jnp.asarray(prompts.mask)
@@ -121,8 +123,8 @@ def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | Non
     tokens = jnp.asarray(prompts.tokens)
     carry = loop.start(plan, variables, tokens, mask, keys, last_column + o.proposed)
     if o.proposed and not isinstance(carry.cache, KVCache):
-        raise UserError(f'lookup, draft: got a {type(model).__name__}, expected a model whose cache can be rewound; fix: remove '
-                        'them', code='decode/together')
+        raise UserError(f'lookup, draft: got a {type(model).__name__}, expected a model whose cache can be rewound; fix: '
+                        'remove them', code='decode/together')
     speculation = speculate.Speculation(jnp.int32(0))
     if o.draft is not None:
         draft = plan._replace(model=o.draft[0], choice=o.choice._replace(repetition_penalty=1.0))
@@ -154,6 +156,13 @@ def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | Non
         used, length = used + reached - length, reached
 
 
+def unstacked(model, variables):
+    """The model and variables with a tree of each layer: a stack of layers would be copied apart for every token."""
+    if not getattr(model, 'scan', False):
+        return model, variables
+    return model.clone(scan=False), convert.unstack(variables)
+
+
 def row_keys(rng, choice: Choice, rows: int):
     """A key of each row.
 
@@ -173,6 +182,7 @@ def run(model, variables, tokens, *, mask=None, rng=None, **how) -> Generated:
     B, P = prompts.tokens.shape
     keys = row_keys(rng, o.choice, B)
     if o.num_beams > 1:
+        model, variables = unstacked(model, variables)
         plan = loop.make_plan(model, o.choice, o.eos, o.pad, slots_for(model, P, o))
         mask = None if prompts.mask.all() else jnp.asarray(prompts.mask)
         new = beam.search(plan, variables, jnp.asarray(prompts.tokens), mask, o.num_beams, o.length_penalty, o.max_new_tokens)
@@ -200,7 +210,7 @@ def generate(model, variables, tokens, *, mask=None, rng=None, **how) -> np.ndar
 
     Args:
       model: a decoder with a cache: `model.init_cache(batch, length, dtype)`, and `model.apply(variables, tokens, cache=cache,
-        mask=mask, train=False) -> (logits, cache)`.
+        mask=mask, last=last, train=False) -> (logits, cache)`, where `last` leaves all logits but those of the last token out.
       tokens: int [B, P].
       mask: bool [B, P], true where a token counts.
       rng: a key, where the temperature is not 0. A row draws the same whatever its padding and the other rows after it.
@@ -211,7 +221,8 @@ def generate(model, variables, tokens, *, mask=None, rng=None, **how) -> np.ndar
       pad: what follows; the first `eos` by default, else 0.
       slide: past the window of the model (`block_size`), continue from the last half of a window, read again as if the text
         began there; without it, more tokens than the window are an error.
-      lookup: tokens that are proposed from the text itself for each pass, see `bigjax.decode.speculate`; the same tokens result.
+      lookup: tokens that are proposed from the text itself for each pass, see `bigjax.decode.speculate`; the same tokens
+        result.
       draft: (model, variables) of a small model that proposes `drafted` tokens for each pass.
 
     Raises:

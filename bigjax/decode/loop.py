@@ -27,8 +27,8 @@ class Plan(NamedTuple):
     """The constants of a compiled program; equal plans and shapes share it.
 
     Attributes:
-      model: called as `model.apply(variables, tokens, cache=cache, mask=mask, train=False) -> (logits, cache)`, with
-        `model.init_cache(batch, length, dtype)`.
+      model: called as `model.apply(variables, tokens, cache=cache, mask=mask, last=last, train=False) -> (logits, cache)`,
+        with `model.init_cache(batch, length, dtype)`.
       choice: how a token is chosen.
       eos: the tokens that end a row.
       pad: what follows the end of a row.
@@ -88,7 +88,7 @@ def start(plan: Plan, variables, tokens_BxP: jax.Array, mask_BxP: jax.Array | No
     """
     B, P = tokens_BxP.shape
     logits, cache = plan.model.apply(variables, tokens_BxP, cache=empty_cache(plan.model, B, plan.slots), mask=mask_BxP,
-                                     train=False)
+                                     last=True, train=False)
     seen = jnp.zeros((B, logits.shape[-1]), bool) if plan.choice.repetition_penalty != 1 else None
     seen = mark(seen, tokens_BxP, mask_BxP)
     token = choose(logits[:, -1], seen, plan.choice, keys_B, 0)

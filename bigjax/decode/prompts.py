@@ -45,11 +45,12 @@ def prepare(tokens, mask=None, vocab_size: int | None = None, pad: int = 0) -> P
         row = int(np.argmin(lengths)) if B else 0
         raise UserError(f'a prompt: got no token in row {row}, expected one or more; fix: begin with a token',
                         code='decode/empty-prompt')
-    wrong = mask & ((tokens < 0) | (tokens >= (vocab_size or np.iinfo(np.int32).max)))
+    size = vocab_size or np.iinfo(np.int32).max
+    wrong = mask & ((tokens < 0) | (tokens >= size))
     if wrong.any():
         row, place = map(int, np.argwhere(wrong)[0])
         raise UserError(f'a prompt: got token {tokens[row, place]} at place {place} of row {row}, expected 0 to '
-                        f"{vocab_size - 1}, the model's vocabulary; fix: use the tokenizer of the model",
+                        f"{size - 1}, the model's vocabulary; fix: use the tokenizer of the model",
                         code='decode/token-range')
     last = P - np.argmax(mask[:, ::-1], axis=1)
     first = np.argmax(mask, axis=1)

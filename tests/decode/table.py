@@ -19,8 +19,8 @@ class Table:
     def init_cache(self, batch, length, dtype=jnp.float32):
         return Count(jnp.int32(0))
 
-    def apply(self, variables, tokens, *, cache, mask=None, train):
-        return self.logits[tokens], Count(cache.index + tokens.shape[1])
+    def apply(self, variables, tokens, *, cache, mask=None, last=False, train):
+        return self.logits[tokens[:, -1:] if last else tokens], Count(cache.index + tokens.shape[1])
 
 
 def following(*order):

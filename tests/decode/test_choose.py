@@ -31,7 +31,8 @@ def formula(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
 
 @pytest.mark.parametrize('how', [
     {}, {'temperature': 0.5}, {'top_k': 1}, {'top_k': 4}, {'top_k': 99}, {'top_p': 0.7}, {'top_p': 1e-6}, {'min_p': 0.2},
-    {'min_p': 1.0}, {'top_k': 5, 'top_p': 0.8}, {'temperature': 2.0, 'top_k': 6, 'top_p': 0.9, 'min_p': 0.3}, {'top_p': 0.95, 'min_p': 0.05}])
+    {'min_p': 1.0}, {'top_k': 5, 'top_p': 0.8}, {'top_p': 0.95, 'min_p': 0.05},
+    {'temperature': 2.0, 'top_k': 6, 'top_p': 0.9, 'min_p': 0.3}])
 def test_the_distribution_is_the_formulas(how):
     found = jax.nn.softmax(filtered(jnp.asarray(LOGITS, jnp.float32), Choice(**{'temperature': 1.0, **how})))
     np.testing.assert_allclose(found, [formula(row, **how) for row in LOGITS], atol=1e-6)

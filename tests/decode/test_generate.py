@@ -9,9 +9,12 @@ import pytest
 
 from bigjax import decode
 from bigjax.decode.choose import Choice, choose
-from bigjax.models.gpt import GPT
+from bigjax.models.gpt import GPT, PARTITION_RULES
 from bigjax.models.rnn import CharLSTM
 from bigjax.nn.rng import key
+from bigjax.sharding import logical
+from bigjax.sharding import mesh as meshes
+from bigjax.sharding.rules import suffix_shardings
 from bigjax.train.compile_cache import STATS
 from tests.decode.table import Table, following
 from tests.refused import refused
@@ -106,7 +109,7 @@ def test_another_prompt_of_the_same_shape_compiles_nothing():
     how = dict(max_new_tokens=4, temperature=1.0, rng=key(0))
     decode.generate(MODELS['lstm'], drawn('lstm'), TOKENS, mask=MASK, **how)
     before = STATS.programs
-    decode.generate(CharLSTM(vocab_size=V, embed=4, features=6, layers=2), drawn('lstm'), TOKENS + 1, mask=MASK[::-1].copy(),
+    decode.generate(CharLSTM(vocab_size=V, embed=4, features=6, layers=2), drawn('lstm'), (TOKENS + 1) % V, mask=MASK[::-1].copy(),
                     **{**how, 'rng': key(1)})
     assert STATS.programs == before
 
@@ -190,3 +193,17 @@ def test_a_beam_that_ends_is_kept_by_its_score_and_length():
 def test_options_that_do_not_go_together(how, code):
     with refused(code):
         decode.generate(following(0, 1), {}, [[0]], **{'max_new_tokens': 2, **how})
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize('shape', ['data:2,tensor:2', 'fsdp:4'])
+def test_on_a_mesh_the_tokens_are_the_same(shape):
+    model, variables, tokens = MODELS['llama'], drawn('llama'), np.concatenate([TOKENS, TOKENS[:1]])
+    mesh = meshes.make(shape, jax.devices()[:4])
+    placed = jax.device_put(variables, suffix_shardings(variables, PARTITION_RULES, mesh))
+    for how in ({'max_new_tokens': NEW}, {'max_new_tokens': NEW, 'num_beams': 2}, {'max_new_tokens': NEW, 'lookup': 2}):
+        expected = decode.generate(model, variables, tokens, **how)
+        np.testing.assert_array_equal(decode.generate(model, placed, tokens, **how), expected)
+        if 'lookup' not in how:  # whose rows are decoded one by one, which a split batch cannot be
+            with logical.using(mesh):
+                np.testing.assert_array_equal(decode.generate(model, placed, tokens, **how), expected)
