@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.decode.choose import mark, penalize
-from bigjax.decode.loop import Plan, empty_cache, program
+from bigjax.decode.loop import Plan, Source, empty_cache, program
 from bigjax.nn.kv_cache import take
 
 OUT = -1e9  # added to the score of a beam that may not be taken; scores are sums of log probabilities
@@ -84,11 +84,11 @@ def _follow(state: Beams, rows) -> Beams:
 
 @program(static_argnames=('plan', 'num_beams', 'length_penalty', 'new'))
 def search(plan: Plan, variables, tokens_BxP: jax.Array, mask_BxP: jax.Array | None, num_beams: int, length_penalty: float,
-           new: int) -> jax.Array:
+           new: int, source: Source | None = None) -> jax.Array:
     """int32 [B, new]: the best continuation of each prompt, padding after its end."""
     B, N = len(tokens_BxP), num_beams
-    logits, cache = plan.model.apply(variables, tokens_BxP, cache=empty_cache(plan.model, B, plan.slots), mask=mask_BxP,
-                                     last=True, train=False)
+    cache = empty_cache(plan, variables, B, source)
+    logits, cache = plan.model.apply(variables, tokens_BxP, cache=cache, mask=mask_BxP, last=True, train=False)
     V = logits.shape[-1]
     blank = jnp.full((B, N, new), plan.pad, jnp.int32)
     first = jnp.where(jnp.arange(N) == 0, 0.0, OUT) + jnp.zeros((B, 1))  # the beams are equal: one of them is enough

@@ -42,7 +42,7 @@ class Generated(NamedTuple):
     """The result of a generation.
 
     Attributes:
-      tokens: int32 [B, P + new], padding after the end of a row.
+      tokens: int32 [B, P + new], or [B, new] of an encoder-decoder, padding after the end of a row.
       counts: int [B], new tokens of each row, the one that ends it included.
       passes: of the model after the prompt, the sum over rows where they are speculated for one after another; 0 for beams.
     """
@@ -82,9 +82,18 @@ def options(model, *, max_new_tokens: int, temperature: float = 0.0, top_k: int 
     if sizes[0] != sizes[1]:
         raise UserError(f'draft: got a vocabulary of {sizes[1]}, expected {sizes[0]} as the model; fix: use a draft with the '
                         'same tokenizer', code='decode/other-vocabulary')
+    if reads_source(model):
+        eos, pad = model.eos if eos is None else eos, model.pad if pad is None else pad
+        if slide:
+            raise UserError('slide: got an encoder-decoder, expected a decoder alone; fix: remove it', code='decode/together')
     eos = () if eos is None else tuple(map(int, np.atleast_1d(eos)))
     return Options(int(max_new_tokens), choice, int(num_beams), float(length_penalty), eos,
                    int(pad) if pad is not None else eos[0] if eos else 0, slide, int(lookup), draft, int(drafted))
+
+
+def reads_source(model) -> bool:
+    """Whether a model is an encoder-decoder, whose prompts are read by the encoder."""
+    return all(hasattr(model, name) for name in ('encode', 'init_cache', 'bos'))
 
 
 def slots_for(model, prompt: int, o: Options) -> int:
@@ -103,7 +112,8 @@ def slots_for(model, prompt: int, o: Options) -> int:
     return window
 
 
-def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | None = None) -> Iterator[tuple[loop.Carry, int]]:
+def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | None = None,
+          source: loop.Source | None = None) -> Iterator[tuple[loop.Carry, int]]:
     """(carry, passes so far) after the first new token, and after about `every` more, to the end; all at once by default.
 
     A carry is donated to the next step: what is needed of it has to be copied before.
@@ -121,14 +131,14 @@ def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | Non
     mask = None if prompts.mask.all() else jnp.asarray(prompts.mask)
     first = int(np.argmax(prompts.mask[0]))
     tokens = jnp.asarray(prompts.tokens)
-    carry = loop.start(plan, variables, tokens, mask, keys, last_column + o.proposed)
+    carry = loop.start(plan, variables, tokens, mask, keys, last_column + o.proposed, source)
     if o.proposed and not isinstance(carry.cache, KVCache):
         raise UserError(f'lookup, draft: got a {type(model).__name__}, expected a model whose cache can be rewound; fix: '
                         'remove them', code='decode/together')
     speculation = speculate.Speculation(jnp.int32(0))
     if o.draft is not None:
         draft = plan._replace(model=o.draft[0], choice=o.choice._replace(repetition_penalty=1.0))
-        begun = loop.start(draft, o.draft[1], tokens, mask, keys, last_column)
+        begun = loop.start(draft, o.draft[1], tokens, mask, keys, last_column, source)
         speculation = speculation._replace(cache=begun.cache)
     draft_variables = o.draft[1] if o.draft else None
     passes, length, used = 0, P + 1, P
@@ -178,31 +188,41 @@ def row_keys(rng, choice: Choice, rows: int):
 def run(model, variables, tokens, *, mask=None, rng=None, **how) -> Generated:
     """`generate`, with the number of new tokens and of passes beside the tokens."""
     o = options(model, **how)
-    prompts = prepare(tokens, mask, getattr(model, 'vocab_size', None), o.pad)
+    prompts, source = prepare(tokens, mask, getattr(model, 'vocab_size', None), o.pad), None
+    if reads_source(model):  # an encoder may count positions from the first column, so its padding stays where it is
+        read = np.ones(np.shape(tokens), bool) if mask is None else np.asarray(mask, bool)
+        source = loop.Source(jnp.asarray(np.where(read, tokens, o.pad), jnp.int32), jnp.asarray(read))
+        first = np.full((len(prompts.tokens), 1), model.bos, np.int32)
+        prompts = Prompts(first, np.ones_like(first, bool), np.zeros(len(first), int))
     B, P = prompts.tokens.shape
     keys = row_keys(rng, o.choice, B)
     if o.num_beams > 1:
         model, variables = unstacked(model, variables)
         plan = loop.make_plan(model, o.choice, o.eos, o.pad, slots_for(model, P, o))
         mask = None if prompts.mask.all() else jnp.asarray(prompts.mask)
-        new = beam.search(plan, variables, jnp.asarray(prompts.tokens), mask, o.num_beams, o.length_penalty, o.max_new_tokens)
+        new = beam.search(plan, variables, jnp.asarray(prompts.tokens), mask, o.num_beams, o.length_penalty, o.max_new_tokens,
+                          source)
         parts, passes = [np.asarray(new)], 0
     else:
         together = [slice(None)] if not o.proposed else [slice(row, row + 1) for row in range(B)]
         parts, passes = [], 0
         for rows in together:
-            *_, (carry, used) = steps(model, variables, Prompts(*(x[rows] for x in prompts)), o, keys[rows])
+            some = lambda each, rows=rows: each and type(each)(*(x[rows] for x in each))
+            *_, (carry, used) = steps(model, variables, some(prompts), o, keys[rows], source=some(source))
             end = carry.tokens.shape[1] - o.proposed
             parts.append(np.asarray(carry.tokens[:, end - o.max_new_tokens:end]))
             passes += used
     new = np.concatenate(parts)
     ended = np.isin(new, o.eos)
     counts = np.where(ended.any(1), np.argmax(ended, 1) + 1, o.max_new_tokens)
-    return Generated(restore(np.concatenate([prompts.tokens, new], 1), prompts, o.pad), counts, passes)
+    whole = new if source else restore(np.concatenate([prompts.tokens, new], 1), prompts, o.pad)
+    return Generated(whole, counts, passes)
 
 
 def generate(model, variables, tokens, *, mask=None, rng=None, **how) -> np.ndarray:
     """Continues prompts: int32 [B, P] -> [B, P + max_new_tokens], padding after the end of a row.
+
+    An encoder-decoder reads them as its source, and the result is the target [B, max_new_tokens] alone, without `bos`.
 
     Rows that are padded on the right are continued where they end; those padded on the left (and rows without a mask) have
     their new tokens in the last columns. The greedy and the beams' tokens are those of `transformers.generate` in float32.
@@ -217,7 +237,7 @@ def generate(model, variables, tokens, *, mask=None, rng=None, **how) -> np.ndar
       max_new_tokens: new tokens of each row at most.
       temperature, top_k, top_p, min_p, repetition_penalty: see `bigjax.decode.choose.Choice`; by default the most likely token.
       num_beams: more than 1 searches with beams (`bigjax.decode.beam`); length_penalty: see there.
-      eos: the token, or tokens, that end a row.
+      eos: the token, or tokens, that end a row; an encoder-decoder's own by default.
       pad: what follows; the first `eos` by default, else 0.
       slide: past the window of the model (`block_size`), continue from the last half of a window, read again as if the text
         began there; without it, more tokens than the window are an error.

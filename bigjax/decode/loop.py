@@ -74,21 +74,33 @@ def make_plan(model, choice: Choice, eos: Sequence[int], pad: int, slots: int) -
     return Plan(model, choice, tuple(eos), pad, slots, logical.current())
 
 
-def empty_cache(model, rows: int, slots: int):
-    """The model's cache, of its own type of numbers."""
-    return model.init_cache(rows, slots, dtype=getattr(model, 'dtype', jnp.float32))
+class Source(NamedTuple):
+    """What an encoder reads: tokens int32 [B, S], and a mask, true where a token counts."""
+
+    tokens: jax.Array
+    mask: jax.Array
+
+
+def empty_cache(plan: Plan, variables, rows: int, source: Source | None = None):
+    """The model's cache, of its own type of numbers; that of an encoder-decoder holds what the encoder made of the source."""
+    dtype = getattr(plan.model, 'dtype', jnp.float32)
+    if source is None:
+        return plan.model.init_cache(rows, plan.slots, dtype=dtype)
+    memory = plan.model.apply(variables, source.tokens, source.mask, method='encode')
+    return plan.model.apply(variables, rows, plan.slots, dtype, memory, source.mask, method='init_cache')
 
 
 @program(static_argnames=('plan', 'length'))
-def start(plan: Plan, variables, tokens_BxP: jax.Array, mask_BxP: jax.Array | None, keys_B, length: int) -> Carry:
+def start(plan: Plan, variables, tokens_BxP: jax.Array, mask_BxP: jax.Array | None, keys_B, length: int,
+          source: Source | None = None) -> Carry:
     """The carry after the prompt and its first new token.
 
     Args:
       length: L.
     """
     B, P = tokens_BxP.shape
-    logits, cache = plan.model.apply(variables, tokens_BxP, cache=empty_cache(plan.model, B, plan.slots), mask=mask_BxP,
-                                     last=True, train=False)
+    cache = empty_cache(plan, variables, B, source)
+    logits, cache = plan.model.apply(variables, tokens_BxP, cache=cache, mask=mask_BxP, last=True, train=False)
     seen = jnp.zeros((B, logits.shape[-1]), bool) if plan.choice.repetition_penalty != 1 else None
     seen = mark(seen, tokens_BxP, mask_BxP)
     token = choose(logits[:, -1], seen, plan.choice, keys_B, 0)
@@ -124,5 +136,5 @@ def refill(plan: Plan, variables, carry: Carry, mask_BxP: jax.Array, window: int
     B, P = mask_BxP.shape
     counts = jnp.ones(carry.tokens.shape, bool).at[:, :P].set(mask_BxP)
     tokens, mask = (jax.lax.dynamic_slice_in_dim(x, carry.length - 1 - window, window, axis=1) for x in (carry.tokens, counts))
-    _, cache = plan.model.apply(variables, tokens, cache=empty_cache(plan.model, B, plan.slots), mask=mask, train=False)
+    _, cache = plan.model.apply(variables, tokens, cache=empty_cache(plan, variables, B), mask=mask, train=False)
     return carry._replace(cache=cache)

@@ -145,20 +145,25 @@ class CharLSTM(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, *, cache: Memory | None = None, mask=None, train: bool):
-        """Logits; with a cache (logits, cache), going on from it. `mask` [B, T], read beside a cache: padding on the left."""
+    def __call__(self, tokens: jax.Array, *, cache: Memory | None = None, mask=None, last: bool = False, train: bool):
+        """Logits, of the last token alone where `last`; with a cache (logits, cache), continuing from it.
+
+        Args:
+          mask: bool [B, T], read beside a cache: false for padding, on the left.
+        """
         lengths = None
         if cache is not None and mask is not None:  # a recurrence freezes past the end: padding goes there, and back
             T = tokens.shape[1]
             lengths = mask.sum(1)
-            turned = lambda x, by: jnp.take_along_axis(x, ((jnp.arange(T) + by[:, None]) % T).reshape(-1, T, *[1] * (x.ndim - 2)),
-                                                       1)
+            places = lambda by, x: ((jnp.arange(T) + by[:, None]) % T).reshape(-1, T, *[1] * (x.ndim - 2))
+            turned = lambda x, by: jnp.take_along_axis(x, places(by, x), 1)
             tokens = turned(tokens, T - lengths)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x = drop(nn.Embed(self.vocab_size, self.embed, dtype=self.dtype, name='embed')(tokens))
         carries, x = Recurrent(self.cell, self.features, self.layers, dropout=self.dropout, dtype=self.dtype,
                                name='rnn')(x, lengths, None if cache is None else cache.carries, train=train)
         x = x if lengths is None else turned(x, lengths)
+        x = x[:, -1:] if last else x
         logits = Dense(self.vocab_size, dtype=self.dtype, name='head')(drop(x))
         return logits if cache is None else (logits, Memory(carries, cache.index + tokens.shape[1]))
 
