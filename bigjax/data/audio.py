@@ -10,7 +10,7 @@ import io
 import math
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,7 @@ STREAMED = 0xFFFFFFFF  # the size of a chunk whose writer could not go back to f
 HIGHEST_HZ = 768_000
 LOBES, BETA, ROLLOFF = 32, 12.0, 0.94  # zero crossings on each side, shape of the Kaiser window, share of the band that is kept
 FULL_SCALE = 32768  # of 16 bits
+LONGEST_S = 30  # seconds that are kept of a clip without a text
 
 
 class Sound(NamedTuple):
@@ -219,57 +220,99 @@ def facts(path: str) -> tuple[int, int]:
 
 
 class AudioSource:
-    """Files of sounds as {'audio': int16 [length], 'length': int32, …}, decoded at `source[i]`.
+    """Files of sounds as {'audio': int16 [length], 'length': int32, …}, decoded at `source[i]`, after `same_form` has set the
+    rate and the length.
 
     Args:
       files: paths.
       columns: what else an example has, {name: [N, …]}, such as {'label': int32 [N]}.
-      rate: in Hz, of every example.
-      length: samples of every example: longer clips are cut, shorter ones are followed by zeros.
-      named: `named(index) -> text`, the record in messages.
+      where: the table or folder, for messages.
+      texts: what is said in each, where it is known.
+      names: those of a table beside which the files lie.
 
     Attributes:
-      files: as given. labels: the column 'label', or None. spec: shapes of one example.
+      files, columns, where, texts, names: as given. labels: the column 'label', or None. rate: in Hz. length: in samples;
+        longer clips are cut, shorter ones are followed by zeros.
     """
 
-    def __init__(self, files: Sequence[str], columns: Mapping[str, np.ndarray], rate: int, length: int,
-                 named: Callable[[int], str] = 'record {}'.format):
-        self.files, self.columns, self.rate, self.length = list(map(str, files)), dict(columns), rate, length
-        self.labels, self._named = self.columns.get('label'), named
+    def __init__(self, files: Sequence[str], columns: Mapping[str, np.ndarray], where: str, texts: Sequence[str] | None = None,
+                 names: Sequence[str] = ()):
+        self.files, self.columns, self.where, self.texts = list(map(str, files)), dict(columns), where, texts
+        self.names, self.labels, self.rate, self.length = names, self.columns.get('label'), None, None
 
     def __len__(self) -> int:
         return len(self.files)
 
     @property
-    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct] | None:
         """Shapes of one example."""
+        if self.length is None:
+            return None
         found = {name: jax.ShapeDtypeStruct(np.shape(values)[1:], values.dtype) for name, values in self.columns.items()}
         return {'audio': jax.ShapeDtypeStruct((self.length,), np.dtype(np.int16)),
                 'length': jax.ShapeDtypeStruct((), np.dtype(np.int32)), **found}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        sound = read(self.files[index], self._named(index), self.rate)
+        sound = read(self.files[index], f'record {index} of {self.where}', self.rate)
         return {**fitted(sound.samples, self.length), **{name: values[index] for name, values in self.columns.items()}}
 
     def __repr__(self) -> str:
-        return f'AudioSource({len(self)} files, {self.rate} Hz, {self.length / self.rate:.2f} s)'
+        return f'AudioSource({self.where!r}, {len(self)} sounds)'
 
 
-def common_form(files: Sequence[str], rate: int | None = None, longest_s: float | None = None) -> tuple[int, int, list[str]]:
-    """(rate, samples, notes) of the examples of training files: the first one's rate and the longest one's length, where no
-    others are given.
+def same_form(parts: Mapping[str, Any], rate: int | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Gives the examples of all splits one rate and length, and their texts one alphabet: (facts of the data, notes).
+
+    The rate is the first training clip's where none is given, the length the longest training clip's: at most LONGEST_S where
+    clips have no text, of which a part would be lost.
 
     Raises:
-      UserError: as `read`.
+      UserError: as `read` and `encoded_texts`.
     """
-    found = [facts(str(file)) for file in files]
+    train = parts['train']
+    found = [facts(file) for file in train.files]
     rate = rate or found[0][1]
-    others = sum(own != rate for _, own in found)
-    length = max(-(-count * rate // own) for count, own in found)
+    lengths = np.array([-(-count * rate // own) for count, own in found])
+    others, longest = sum(own != rate for _, own in found), LONGEST_S * rate
     notes = [f'{others:,} of {len(found):,} sounds are resampled to {rate:,} Hz'] if others else []
-    if longest_s and length > longest_s * rate:
-        cut = sum(-(-count * rate // own) > longest_s * rate for count, own in found)
-        length = int(longest_s * rate)
-        notes.append(f'{cut:,} sounds are cut to {longest_s:g} s')
-    return rate, length, notes
+    if train.texts is None and lengths.max() > longest:
+        notes.append(f'{int((lengths > longest).sum()):,} sounds are cut to {LONGEST_S} s')
+        lengths = np.minimum(lengths, longest)
+    for source in parts.values():
+        source.rate, source.length = rate, int(lengths.max())
+    known = {'sample_rate': rate}
+    if train.texts is not None:
+        symbols = sorted(set(''.join(map(tidy, train.texts))))
+        known |= {'symbols': symbols, 'between': ''}
+        for split, coded in encoded_texts({split: source.texts for split, source in parts.items()}, symbols, {
+                split: source.where for split, source in parts.items()}).items():
+            parts[split].columns |= coded
+    return known, notes
+
+
+def tidy(text: str) -> str:
+    """A text with single blanks between its words."""
+    return ' '.join(text.split())
+
+
+def encoded_texts(texts: Mapping[str, Sequence[str]], symbols: Sequence[str],
+                  where: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
+    """{split: {'text': int32 [N, U], 'text_length': int32 [N]}}: 1 + the place of each character among `symbols`, then 0.
+
+    Raises:
+      UserError: an empty text, or a character that no training text has.
+    """
+    number = {symbol: i + 1 for i, symbol in enumerate(symbols)}
+    rows = {split: [tidy(text) for text in found] for split, found in texts.items()}
+    for split, found in rows.items():
+        for i, text in enumerate(found):
+            strange = sorted(set(text) - set(number))
+            if not text or strange:
+                got = f'the character {printable(strange[0])!r}' if strange else 'an empty text'
+                expected = 'those of the training texts' if strange else 'what is said'
+                raise UserError(f'{where[split]}: record {i}: got {got}, expected {expected}; fix: correct or remove the '
+                                'record', code='data/unknown-symbol' if strange else 'data/empty-text')
+    longest = max(len(text) for found in rows.values() for text in found)
+    return {split: {'text': np.array([[*map(number.get, text), *[0] * (longest - len(text))] for text in found], np.int32),
+                    'text_length': np.array(list(map(len, found)), np.int32)} for split, found in rows.items()}

@@ -77,7 +77,10 @@ def build_folder(name: str, source: str | os.PathLike, to: str | os.PathLike) ->
         raise UserError(f'--name: got {name!r}, expected lower-case letters, digits and underscores; fix: such as my_pets',
                         code='builders/name')
     tfds, dataset, to = tfds_hf.tfds_module(), name, _target(to)
-    parts, _ = folders.open_folder(local_copy.copied(storage.place(source)))
+    parts, *_ = folders.open_folder(local_copy.copied(storage.place(source)))
+    if not isinstance(parts['train'], folders.FolderSource):
+        raise UserError(f'{source}: got a folder of sounds, expected images; fix: read it as it is, with '
+                        f'--config.data=folder:{source}', code='builders/no-images')
     splits = {'val': 'validation'}  # TFDS's name
     for part in parts.values():  # a damaged image ends the command before anything is written
         for i in range(len(part)):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bigjax.data import audio, images
 from bigjax.data.loaders.cells import EMPTY, LIKE_NUMBER, NUMBER, Cells, RawTable, canonical, parse
 from bigjax.errors import UserError
 from bigjax.io.text import printable
@@ -20,7 +21,7 @@ class Column:
 
     Attributes:
       name: in the table.
-      kind: 'number', 'category' (one-hot), 'ordinal', 'label', 'array', 'image', 'text', or 'left out'.
+      kind: 'number', 'category' (one-hot), 'ordinal', 'label', 'array', 'image', 'audio', 'text', or 'left out'.
       key: the name in the examples, where that is another one.
       values: of a category or a label, in the order of their numbers.
       numbered: the label is a number already, and its classes are 0 … K-1.
@@ -117,8 +118,10 @@ def decide_feature(raw: RawTable, name: str, cells: Cells) -> Column:
     count = raw.length - int(_equal(cells.texts, '').sum())
     if not count:
         return Column(name, 'left out', why='empty')
-    if _images(cells.texts, count):
+    if _files(cells.texts, count, images.EXTENSIONS):
         return Column(name, 'image')
+    if _files(cells.texts, count, audio.EXTENSIONS):
+        return Column(name, 'audio')
     if cells.untyped:
         values, empty, other = parse(cells.texts)
         if not other.any() and not empty.all():
@@ -186,11 +189,10 @@ def _check_cells(raw: RawTable, name: str, texts, other: np.ndarray, numbers: in
                         f'{expected}; fix: correct the cell, or leave it empty', code='data/not-a-number')
 
 
-def _images(texts, count: int) -> bool:
+def _files(texts, count: int, endings: tuple[str, ...]) -> bool:
+    """Whether every cell that is not empty is the name of a file with one of the endings."""
     import pyarrow.compute as pc
-
-    from bigjax.data.images import EXTENSIONS
-    pattern = '(?i)(' + '|'.join(map(re.escape, EXTENSIONS)) + ')$'
+    pattern = '(?i)(' + '|'.join(map(re.escape, endings)) + ')$'
     return bool(pc.sum(pc.match_substring_regex(texts, pattern)).as_py() == count)
 
 
@@ -279,20 +281,20 @@ def _encode_texts(c: Column, raw: RawTable, cells: Cells, notes: list[str]) -> A
     if cells.texts is None:
         raise _odd(c, raw.where, 'numbers', 'text')
     values = cells.texts.to_pylist()
-    if c.kind == 'image' and '' in values:
-        raise _odd(c, raw.record(values.index('')), 'an empty cell', 'the path of an image')
+    if c.kind in ('image', 'audio') and '' in values:
+        raise _odd(c, raw.record(values.index('')), 'an empty cell', f'the path of an {c.kind} file')
     return values
 
 
 ENCODERS = {'number': _encode_number, 'category': _encode_codes, 'ordinal': _encode_codes, 'label': _encode_codes,
-             'array': _encode_array, 'image': _encode_texts, 'text': _encode_texts}
+             'array': _encode_array, 'image': _encode_texts, 'audio': _encode_texts, 'text': _encode_texts}
 
 
 def read_one(c: Column, value: Any, where: str) -> Any:
     """The value of one cell, as the encoders give it for a whole column."""
-    if c.kind in ('image', 'text'):
+    if c.kind in ('image', 'audio', 'text'):
         if value is None or (c.kind == 'text' and not isinstance(value, str)):
-            raise _odd(c, where, 'an empty cell' if value is None else value, 'a value' if c.kind == 'image' else 'text')
+            raise _odd(c, where, 'an empty cell' if value is None else value, 'text' if c.kind == 'text' else 'a value')
         return value
     if c.kind == 'array':
         try:

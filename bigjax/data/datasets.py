@@ -1,7 +1,7 @@
 """`config.data` to splits: a named set, made-up data, or data of the user's own.
 
 The text is a name ('mnist', 'ucr/Coffee'), or KIND:PLACE with one of
-  folder  images, one sub-folder per class           jsonl, csv, parquet  a table, one record per row
+  folder  images or sounds, a sub-folder per class   jsonl, csv, parquet  a table, one record per row
   npz     arrays of one length, 'label' among them   text                 one text, for a character language model
   tfds    a name prepared by TFDS                    hf                   a Hugging Face name, or a saved folder
   tokens  a folder with train.bin and val.bin (uint16)
@@ -10,7 +10,7 @@ A file or folder without a split of its own gets a held-out part, the same every
 with `train` and `val` or `test` in it (in any case, also `training`, `eval`, …): sub-folders for images, train.csv and
 test.csv (…) for tables. Every decision about the columns of a table is made from train, see `bigjax.data.schema`.
 A place, or the folder of the named sets, may be gs://BUCKET/…: what is needed is copied to this machine's cache, including
-the images that a table names.
+the images and sounds that a table names.
 """
 import functools
 import os
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data import found, images, recorded, text
+from bigjax.data import audio, found, images, recorded, text
 from bigjax.data.loaders import formats, parquet, registry
-from bigjax.data.loaders.own import OWN, TABLES, OwnData, same_size
+from bigjax.data.loaders.own import OWN, TABLES, OwnData, in_memory, same_size
 from bigjax.data.loaders.records import TableSource
 from bigjax.data.loaders.registry import load, standardize
 from bigjax.data.sources import ArraySource, Splits, check_labels, held_out, labels, subset
@@ -36,7 +36,8 @@ __all__ = ['Splits', 'hold_out', 'load', 'open_data', 'standardize']
 
 
 def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int | None = None,
-              val_fraction: float | None = None, seed: int = 0, fake_records: int = 256, **options) -> Splits:
+              sample_rate: int | None = None, val_fraction: float | None = None, seed: int = 0, fake_records: int = 256,
+              **options) -> Splits:
     """The data that `config.data` names.
 
     Args:
@@ -45,6 +46,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
       data_dir: holds one folder per named set; '' means the variable BIGJAX_DATA.
       image_size: both sides of every image. None: named sets keep their own, other images all take the shorter side of
         the first.
+      sample_rate: in Hz, of every sound. None: that of the first training clip; named sets keep their own.
       val_fraction: how much of train to hold out as 'val'. None: 0.1 where there is no evaluation split, else nothing.
       seed: decides the held-out part, the split of a named set without an official one, and made-up data.
       fake_records: records in every made-up split.
@@ -97,7 +99,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
         if remote_folder is not None:
             _bring_images(own.parts.values(), remote_folder)
         schema, notes = own.schema, own.notes
-        splits = _hold_out(_own(spec, own, image_size), val_fraction, seed)
+        splits = _hold_out(_own(spec, own, image_size, sample_rate), val_fraction, seed)
     if like and (colon or spec != like):
         splits = found.fit_to(splits, like, schema)
     return Splits(splits.train, splits.evals, {**splits.info, 'found': found.lines(splits, schema, notes),
@@ -151,6 +153,8 @@ def _bring_images(parts, folder) -> None:
     for source in parts:
         if isinstance(source, TableSource):
             names |= {posixpath.normpath(name) for column in source.image_columns for name in source.columns[column]}
+        elif isinstance(source, audio.AudioSource):
+            names |= {posixpath.normpath(name) for name in source.names}
         elif isinstance(source, parquet.ParquetSource):  # its rows are read when they are needed
             names |= {name for name in storage.files(folder) if images.is_image(name)}
     if names:
@@ -204,10 +208,17 @@ def _resized(splits: Splits, image_size: int | None) -> Splits:
     return Splits(apply(splits.train), evals, {**splits.info, 'image_size': image_size})
 
 
-def _own(spec: str, own: OwnData, image_size: int | None) -> Splits:
-    """The splits of a place: images all of one size, small ones in memory, and labels checked against the classes."""
-    parts, size = same_size(dict(own.parts), image_size)
-    info: dict[str, Any] = {'name': spec, 'source': str(own.found), **({'image_size': size} if size else {})}
+def _own(spec: str, own: OwnData, image_size: int | None, sample_rate: int | None) -> Splits:
+    """The splits of a place: images of one size, sounds of one rate and length, small ones in memory, labels checked against
+    the classes."""
+    parts, size, sounds = dict(own.parts), None, {}
+    if isinstance(parts['train'], audio.AudioSource):
+        sounds, said = audio.same_form(parts, sample_rate)
+        own.notes.setdefault('train', []).extend(said)
+        parts = {split: in_memory(source) for split, source in parts.items()}
+    else:
+        parts, size = same_size(parts, image_size)
+    info: dict[str, Any] = {'name': spec, 'source': str(own.found), **({'image_size': size} if size else {}), **sounds}
     label = labels(parts['train'])
     if own.classes:
         info['classes'] = list(own.classes)

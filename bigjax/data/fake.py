@@ -1,7 +1,7 @@
 """Made-up data with the shapes, dtypes, classes and vocabularies of real data: for tests, and for `--config.data=fake`.
 
-A shape is (shape of one example, dtype, number of classes or None); `shapes` maps names to them, as the table in
-catalogue.py does: {'image': ((28, 28, 1), 'uint8', None), 'label': ((), 'int32', 10)}.
+A shape is (shape of one example, dtype, number of classes, a range of integers, or None); `shapes` maps names to them, as the
+table in registry.py does: {'image': ((28, 28, 1), 'uint8', None), 'label': ((), 'int32', 10)}.
 """
 from collections.abc import Mapping
 from typing import Any
@@ -11,20 +11,22 @@ import numpy as np
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.data.windows import WindowSource
 
-Shapes = Mapping[str, tuple[tuple[int, ...], str, int | None]]
+Shapes = Mapping[str, tuple[tuple[int, ...], str, int | range | None]]
 
 
 def arrays(shapes: Shapes, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     """`count` records; equal arguments give equal arrays, and no name depends on the others.
 
     Classes 0 … K-1 each occur count / K times, up to one, in a shuffled order; other integers are uniform over their
-    classes (or over the dtype's range for uint8, and 0, 1 elsewhere); floats are standard normal.
+    classes or their range (or over the dtype's range for uint8, and 0, 1 elsewhere); floats are standard normal.
     """
     out = {}
     for name, (shape, dtype, classes) in shapes.items():
         rng = np.random.default_rng([seed, count, *name.encode()])
         if np.dtype(dtype).kind == 'f':
             out[name] = rng.standard_normal((count, *shape)).astype(dtype)
+        elif isinstance(classes, range):
+            out[name] = rng.integers(classes.start, classes.stop, (count, *shape)).astype(dtype)
         elif classes is not None and shape == ():
             out[name] = rng.permutation(np.arange(count) % classes).astype(dtype)
         else:

@@ -1,12 +1,13 @@
-"""Folders of images, one sub-folder per class, with or without a folder per split above them."""
+"""Folders of images or sounds, one sub-folder per class, with or without a folder per split above them."""
 import collections
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from bigjax.data import images
+from bigjax.data import audio, images
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 
@@ -24,10 +25,25 @@ def hidden(name: str) -> bool:
     return name.startswith('.') or name == '__MACOSX'
 
 
-def walk(root: pathlib.Path) -> tuple[list[pathlib.Path], collections.Counter]:
-    """(images below a folder in alphabetical order, {what was left out: number of files}).
+PROBED = 100  # files that decide whether a folder holds images or sounds
 
-    Links are followed, each folder once. A file is an image by its ending, or without one by its first bytes.
+
+def holds_sounds(root: pathlib.Path) -> bool:
+    """Whether most of the first images and sounds below a folder are sounds."""
+    found = []
+    for _, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not hidden(name))
+        found += [audio.is_audio(name) for name in sorted(names) if not hidden(name) and (
+            audio.is_audio(name) or images.is_image(name))]
+        if len(found) >= PROBED:
+            break
+    return sum(found[:PROBED]) > len(found[:PROBED]) / 2
+
+
+def walk(root: pathlib.Path, sounds: bool = False) -> tuple[list[pathlib.Path], collections.Counter]:
+    """(images, or sounds, below a folder in alphabetical order, {what was left out: number of files}).
+
+    Links are followed, each folder once. A file is an image or a sound by its ending, an image without one by its first bytes.
     """
     found, left_out, seen = [], collections.Counter(), set()
     for place, folders, names in os.walk(root, followlinks=True):
@@ -42,7 +58,8 @@ def walk(root: pathlib.Path) -> tuple[list[pathlib.Path], collections.Counter]:
             path, ending = pathlib.Path(place, name), os.path.splitext(name)[1].lower()
             if hidden(name):
                 left_out['hidden'] += 1
-            elif path.is_file() and (images.is_image(name) or (not ending and images.looks_like_image(path))):
+            elif path.is_file() and (audio.is_audio(name) if sounds else
+                                     images.is_image(name) or (not ending and images.looks_like_image(path))):
                 found.append(path)
             else:
                 left_out[ending if path.is_file() else 'broken links or devices'] += 1
@@ -63,6 +80,7 @@ class FolderSource:
       path: the folder.
       image_size: both sides of every image; None keeps each as it is.
       classes: the class names, where they are known (those of the training folder).
+      sounds: list sounds in the place of images, for `bigjax.data.audio.AudioSource`.
 
     Attributes:
       classes: names. files: paths. labels: int32 [N]. left_out: {what: number of files}.
@@ -71,16 +89,18 @@ class FolderSource:
       UserError: no such folder, no sub-folders, no images, a class that `classes` does not name.
     """
 
-    def __init__(self, path: str | os.PathLike, image_size: int | None = None, classes: Sequence[str] | None = None):
+    def __init__(self, path: str | os.PathLike, image_size: int | None = None, classes: Sequence[str] | None = None,
+                 sounds: bool = False):
         self.path, self.image_size = pathlib.Path(path), image_size
         if not self.path.is_dir():
             raise UserError(f'folder:{path}: there is no such folder; fix: check the path', code='data/no-folder')
         inside = [p for p in sorted(self.path.iterdir()) if not hidden(p.name)]
         found = [p.name for p in inside if p.is_dir()]
-        loose = [p.name for p in inside if p.is_file() and images.is_image(p.name)]
+        what, is_one = ('sounds', audio.is_audio) if sounds else ('images', images.is_image)
+        loose = [p.name for p in inside if p.is_file() and is_one(p.name)]
         if not found:
-            raise UserError(f'folder:{path}: got {len(loose)} images and no sub-folders, expected one sub-folder per class; '
-                            f'fix: put the images of each class in {path}/CLASS/', code='data/no-classes')
+            raise UserError(f'folder:{path}: got {len(loose)} {what} and no sub-folders, expected one sub-folder per class; '
+                            f'fix: put the {what} of each class in {path}/CLASS/', code='data/no-classes')
         self.classes = list(found if classes is None else classes)
         strange = [name for name in found if name not in self.classes]
         if strange:
@@ -97,11 +117,11 @@ class FolderSource:
             if twin != name:
                 raise UserError(f'folder:{path}: got the sub-folders {printable(twin)} and {printable(name)} that are one '
                                 'folder, expected other images in each class; fix: remove the link', code='data/two-classes')
-            of_class, left_out = walk(self.path / name)
+            of_class, left_out = walk(self.path / name, sounds)
             self.left_out.update(left_out)
             if not of_class:
-                raise UserError(f'folder:{path}: got no images in the sub-folder {printable(name)}, expected some; fix: fill '
-                                'it or remove it', code='data/no-images')
+                raise UserError(f'folder:{path}: got no {what} in the sub-folder {printable(name)}, expected some; fix: '
+                                'fill it or remove it', code=f'data/no-{what}')
             files += [(str(file), self.classes.index(name)) for file in of_class]
         self.files = [file for file, _ in files]
         self.labels = np.array([label for _, label in files], np.int32)
@@ -117,8 +137,8 @@ class FolderSource:
         return f'FolderSource({str(self.path)!r}, {len(self)} images, {len(self.classes)} classes)'
 
 
-def open_folder(place: str | os.PathLike, image_size: int | None = None) -> tuple[dict[str, FolderSource], list[str]]:
-    """({split: source}, notes) of a folder of classes, or of a folder with a folder of classes per split.
+def open_folder(place: str | os.PathLike, image_size: int | None = None) -> tuple[dict[str, Any], list[str], list[str]]:
+    """({split: source}, classes, notes) of a folder of classes, or of a folder with a folder of classes per split.
 
     A folder called train is a split where it has sub-folders, and a class where it has not.
 
@@ -127,19 +147,22 @@ def open_folder(place: str | os.PathLike, image_size: int | None = None) -> tupl
     """
     root = pathlib.Path(place)
     parts, notes = split_folders(root), []
-    if not parts:
-        sources = {'train': FolderSource(root, image_size)}
-    else:
-        train = FolderSource(parts['train'], image_size)
-        sources = {'train': train, **{split: FolderSource(path, image_size, train.classes)
-                                      for split, path in parts.items() if split != 'train'}}
+    sounds = holds_sounds(parts.get('train', root))
+    train = FolderSource(parts.get('train', root), image_size, sounds=sounds)
+    sources = {'train': train, **{split: FolderSource(path, image_size, train.classes, sounds)
+                                  for split, path in parts.items() if split != 'train'}}
+    if parts:
         others = [p.name for p in sorted(root.iterdir()) if p.is_dir() and not hidden(p.name) and p not in parts.values()]
         if others:
             notes.append(f'{printable(", ".join(others))} (not a split)')
     left_out = sum((source.left_out for source in sources.values()), collections.Counter())
-    notes += [f'{count:,} {what}' if what else f'{count:,} without an ending that are not images'
+    kind = 'sounds' if sounds else 'images'
+    notes += [f'{count:,} {what}' if what else f'{count:,} without an ending that are not {kind}'
               for what, count in sorted(left_out.items()) if count]
-    return sources, notes
+    if sounds:
+        sources = {split: audio.AudioSource(found.files, {'label': found.labels}, f'folder:{found.path}')
+                   for split, found in sources.items()}
+    return sources, train.classes, notes
 
 
 def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:

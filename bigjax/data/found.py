@@ -17,6 +17,8 @@ MAX_SHOWN = 12  # columns or classes that a line names
 LIKELY_ROLES = ('class', 'classes', 'category', 'labels', 'species', 'outcome', 'targets', 'y')
 EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest first
     ('image', 'label'): ('mnist', 'fashion_mnist', 'cifar10', 'resnet_imagenet', 'vit_imagenet'),
+    ('audio', 'label', 'length'): ('spoken_digits',),
+    ('audio', 'length', 'text', 'text_length'): ('spoken_digits --variant=conformer',),
     ('label', 'series'): ('mnist1d', 'ucr'),
     ('label', 'x'): ('uci --variant=breast_cancer,mlp', 'mnist1d', 'ucr'),
     ('target', 'x'): ('uci',),
@@ -25,6 +27,7 @@ EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest f
 }
 TWO_CLASSES = ('uci --variant=breast_cancer,mlp',)  # their output is one logit
 MEANING = {'image': 'image [height, width, channels]', 'label': 'label (the number or name of a class)',
+           'audio': 'audio (a sound file)', 'text': 'text (what is said in it)',
            'target': 'target (a number)', 'x': 'x (columns of numbers)', 'series': 'x [time, channels] or columns of numbers',
            'stream': 'a text or a row of tokens', 'chars': 'a text, as text:FILE', 'source': 'source (word numbers)'}
 
@@ -196,7 +199,7 @@ def _misfit(splits: Splits, got: Mapping[str, Any], keys: tuple[str, ...], schem
              for name, (shape, dtype) in got.items()]
     left_out = [f'{c.name}: {c.why}' for c in (schema.columns if schema else ()) if c.kind == 'left out']
     have = _some(names) + (f' (left out: {_some(left_out)})' if left_out else '')
-    expected = ' and '.join(MEANING[key] for key in keys if not (key == 'stream' and 'chars' in keys))
+    expected = ' and '.join(MEANING[key] for key in keys if key in MEANING and not (key == 'stream' and 'chars' in keys))
     kinds = _kinds(got, splits.info)
     reads = () if misshaped and misshaped in kinds and misshaped in keys else EXPERIMENTS.get(kinds, ())
     if len(splits.info.get('classes', ())) > 2:

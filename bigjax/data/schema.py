@@ -41,8 +41,8 @@ class Schema:
 
     @property
     def numbers_only(self) -> bool:
-        """Whether examples hold neither images nor text."""
-        return all(c.kind not in ('image', 'text') for c in self.columns)
+        """Whether examples hold neither images, sounds nor text."""
+        return all(c.kind not in ('image', 'audio', 'text') for c in self.columns)
 
     def with_classes(self, names) -> 'Schema':
         """The same with the names of numbered classes."""
@@ -93,16 +93,19 @@ class Schema:
         columns = [decide_label(raw, cells) if name == 'label' else decide_target(raw, cells) if name == 'target'
                    else decide_feature(raw, name, cells) for name, cells in raw.columns.items()]
         free = [c for c in columns if c.name not in ROLES]
-        separate = any(c.kind in ('image', 'array') for c in free)
+        separate = any(c.kind in ('image', 'audio', 'array') for c in free)
         folded = not separate and any(c.kind in ('number', 'category', 'ordinal') for c in free)
-        images = [c for c in free if c.kind == 'image']
+        files = [c for c in free if c.kind in ('image', 'audio')]
         for i, c in enumerate(columns):
+            if files and files[0].kind == 'audio' and c.name == 'text' and raw.columns['text'].texts is not None:
+                columns[i] = Column('text', 'text')  # also where few differ, or all are digits
+                continue
             if folded and c.kind == 'text' and c.name not in ROLES:
                 columns[i] = dataclasses.replace(c, kind='left out', why=f'text: {c.why}')
             elif separate and c.kind in ('category', 'ordinal'):
                 columns[i] = Column(c.name, 'text')
-            elif len(images) == 1 and c == images[0] and 'image' not in raw.columns:
-                columns[i] = dataclasses.replace(c, key='image')
+            elif len(files) == 1 and c == files[0] and c.kind not in raw.columns:
+                columns[i] = dataclasses.replace(c, key=c.kind)
             if separate and ((c.kind == 'number' and c.name in RESERVED) or (c.kind == 'array' and c.name in INTERNAL)):
                 raise UserError(f'{raw.where}: got numbers in column {c.name!r}, which means something else in a batch; '
                                 'fix: rename the column', code='data/reserved-column')

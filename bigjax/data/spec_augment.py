@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def spec_augment(bands: int = 27, band_stripes: int = 2, frames: int = 100, frame_stripes: int = 2, share: float = 1.0,
-                 key: str = 'mel', count: str = 'frames', value: float = 0.0) -> Callable:
+                 key: str = 'x', count: str = 'mask', value: float = 0.0) -> Callable:
     """SpecAugment without time warping, Park et al. 2019, section 2; the defaults are those of its policy LD.
 
     A stripe of bands is U{0 … `bands`} wide and begins anywhere it fits; one of frames is U{0 … `frames`} long, at most `share`
@@ -21,7 +21,7 @@ def spec_augment(bands: int = 27, band_stripes: int = 2, frames: int = 100, fram
       frames, frame_stripes: the longest stripe over time, and how many.
       share: of a clip's own frames (p of the paper).
       key: of the spectrograms [B, T, M].
-      count: of their true lengths [B]; '' where all frames count.
+      count: of a mask [B, T], true where a frame counts, in front of the others; '' where all do.
       value: of a masked point: the mean, where spectrograms are standardised.
     """
     def stripes(rng, size, widest, number):
@@ -44,7 +44,7 @@ def spec_augment(bands: int = 27, band_stripes: int = 2, frames: int = 100, fram
 
     def apply(batch: Mapping[str, Any], rng: jax.Array) -> dict[str, Any]:
         mels = batch[key]
-        lengths = batch[count] if count else jnp.full(len(mels), mels.shape[1])
+        lengths = batch[count].sum(1) if count else jnp.full(len(mels), mels.shape[1])
         return {**batch, key: jax.vmap(one)(mels, lengths, jax.random.split(rng, len(mels)))}
 
     return apply

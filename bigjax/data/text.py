@@ -1,12 +1,16 @@
 """Text as numbers: a vocabulary of characters, and the token streams of a language model."""
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from bigjax.data.sources import Splits
 from bigjax.data.windows import WindowSource
 from bigjax.errors import UserError
+from bigjax.io import safe_read
 from bigjax.io.text import first_line
+
+MANIFEST = 'manifest.json'  # of a folder of tokens, written by `bigjax.data.tokenize`
 
 
 class CharVocabulary:
@@ -107,7 +111,8 @@ def char_splits(text: str, *, length: int, name: str, found: str, val_fraction: 
 def token_splits(folder, *, length: int, name: str, vocabulary: int = 0) -> Splits | None:
     """A language model's data from tokenised files: `train.bin` and `val.bin` (raw uint16, as nanoGPT prepares them), or .npy.
 
-    Files are mapped into memory, not read: a window costs its own bytes. Validation windows are side by side.
+    Files are mapped into memory, not read: a window costs its own bytes. Validation windows are side by side. A folder that
+    `bigjax.data.tokenize` wrote has a manifest with the number of tokens of its tokenizer, and of each file.
 
     Args:
       folder: where the files are.
@@ -116,13 +121,24 @@ def token_splits(folder, *, length: int, name: str, vocabulary: int = 0) -> Spli
       vocabulary: tokens there may be, 0 for unknown.
 
     Returns:
-      Splits of WindowSources, or None where there is no training file.
+      Splits of WindowSources, or None where there is no training file. With a manifest, info has 'tokenizer' (its facts) and
+      'tokenizer_folder'.
 
     Raises:
-      UserError: there is no validation file, or a file is cut short, damaged or no row of integers.
+      UserError: there is no validation file; a file is cut short, damaged or no row of integers; the tokenizer has another
+        vocabulary.
     """
+    folder = pathlib.Path(folder)
+    manifest = _manifest(folder)
+    if manifest:
+        known = int(manifest['tokenizer']['vocabulary'])
+        if vocabulary and vocabulary != known:
+            raise UserError(f'{name}: got the tokens of a tokenizer of {known}, expected {vocabulary}; fix: encode the text '
+                            'with the tokenizer of the model', code='tokenizer/other-vocabulary')
+        vocabulary = known
+
     def read(split):
-        binary, array = (pathlib.Path(folder) / f'{split}.{ending}' for ending in ('bin', 'npy'))
+        binary, array = (folder / f'{split}.{ending}' for ending in ('bin', 'npy'))
         if array.exists():
             try:
                 return np.load(array, mmap_mode='r', allow_pickle=False)
@@ -142,7 +158,26 @@ def token_splits(folder, *, length: int, name: str, vocabulary: int = 0) -> Spli
     if val is None:
         raise UserError(f'{name}: got {folder} with a train file alone, expected val.bin or val.npy beside it; fix: prepare '
                         'both', code='data/no-validation')
+    for split, tokens in (('train', train), ('val', val)) if manifest else ():
+        if len(tokens) != manifest['splits'][split]['tokens']:
+            raise UserError(f'{folder / manifest["splits"][split]["file"]}: got {len(tokens)} tokens, expected '
+                            f'{manifest["splits"][split]["tokens"]} as in {MANIFEST}; fix: write it again', code='data/damaged')
     sources = WindowSource(train, length), WindowSource(val, length, stride=length)
+    own = {'tokenizer': manifest['tokenizer'], 'tokenizer_folder': str(folder / 'tokenizer')} if manifest else {}
     return Splits(sources[0], {'val': sources[1]}, {
-        'name': name, 'source': str(folder), 'vocabulary': vocabulary,
+        'name': name, 'source': str(folder), 'vocabulary': vocabulary, **own,
         'records': {'train': len(sources[0]), 'val': len(sources[1])}})
+
+
+def _manifest(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The facts that `bigjax.data.tokenize` wrote about the tokens of a folder, None where there are none."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        manifest = safe_read.parsed(safe_read.content(path))
+        _ = int(manifest['tokenizer']['vocabulary']), [manifest['splits'][split]['tokens'] for split in ('train', 'val')]
+        return manifest
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: got no manifest of tokens ({first_line(error)}), expected one; fix: write the tokens again',
+                        code='data/damaged') from error

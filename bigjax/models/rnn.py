@@ -171,3 +171,35 @@ class CharLSTM(nn.Module):
         """The memory before the first token; it takes as many tokens as there are, whatever the length."""
         zeros = jnp.zeros((batch, self.features), dtype)
         return Memory([((zeros, zeros) if self.cell == 'lstm' else zeros,) for _ in range(self.layers)], jnp.int32(0))
+
+
+class FrameRNN(nn.Module):
+    """Frames [B, T, D] -> logits [B, ceil(T / stride), K] of each: 'rnn/layer_0', …, 'head', over `stride` frames side by side.
+
+    Attributes:
+      cell, features, layers, bidirectional: see `Recurrent`.
+      stride: frames of the input for one of the output.
+      num_classes: K.
+      dropout: between layers and before the head.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    cell: str = 'lstm'
+    features: int = 128
+    layers: int = 1
+    bidirectional: bool = True
+    stride: int = 4
+    num_classes: int = 29
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, mask=None, train: bool) -> jax.Array:
+        """`mask` bool [B, T], true in front for the frames that count."""
+        B, T, D = x.shape
+        x = x if mask is None else jnp.where(mask[..., None], x, 0)
+        x = jnp.pad(x, ((0, 0), (0, -T % self.stride), (0, 0))).reshape(B, -1, self.stride * D).astype(self.dtype)
+        lengths = None if mask is None else -(-mask.sum(axis=1) // self.stride)
+        _, y = Recurrent(self.cell, self.features, self.layers, self.bidirectional, self.dropout, dtype=self.dtype,
+                         name='rnn')(x, lengths, train=train)
+        return Dense(self.num_classes, dtype=self.dtype, name='head')(nn.Dropout(self.dropout, deterministic=not train)(y))

@@ -2,6 +2,7 @@
 
     interface=interfaces.classification(splits)        images, series and tables, by what the examples of the data hold
     interface=interfaces.regression(splits)            tables
+    interface=interfaces.sounds(splits, answer)        sounds; `spoken(splits)` is the answer where they are texts
     interface=interfaces.characters(vocabulary), token_numbers(count), language(how)       streams of tokens
     interface=interfaces.generator(draw), translation(vocabularies, length)
 
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bigjax.data import audio
 from bigjax.data import images as files
 from bigjax.data.sources import Splits, array_shapes, shapes
 from bigjax.decode.stream import Language
@@ -96,6 +98,40 @@ def _ground(splits: Splits) -> str:
         return splits.info['ground']
     shape = _shape(splits)
     return files.ground(splits.train.arrays['image']) if shape is not None and shape[-1] == 1 else ''
+
+
+def sounds(splits: Splits, answer: Callable, longer: bool = False) -> Interface:
+    """Sound files, at the rate of the training clips and of their length.
+
+    Args:
+      longer: the model takes longer clips as well, in whole seconds; otherwise they are cut, and the answer says so.
+    """
+    rate, length = splits.info['sample_rate'], _example(splits)['audio'].shape[0]
+
+    def parse(raw) -> Mapping[str, Any]:
+        sound = audio.read(pathlib.Path(str(raw)), rate=rate)
+        notes, size = list(sound.notes), length
+        if len(sound.samples) > length and longer:
+            size = -(-len(sound.samples) // rate) * rate
+        elif len(sound.samples) > length:
+            notes.append(f'{len(sound.samples) / rate:.2f} s cut to {length / rate:.2f}')
+        return {**audio.fitted(sound.samples, size), NOTES: notes}
+
+    return Interface(parse, answer, audio.EXTENSIONS)
+
+
+def spoken(splits: Splits) -> Callable:
+    """The answer {'text', 'greedy', 'log_probability'} of outputs of `bigjax.tasks.ctc`; `text` is the beam search's."""
+    def answer(outputs) -> dict[str, Any]:
+        (text,), (greedy,) = (spelled(np.atleast_2d(outputs[name]), splits.info) for name in ('beam', 'greedy'))
+        return {'text': text, 'greedy': greedy, 'log_probability': float(np.ravel(outputs['score'])[0])}
+
+    return answer
+
+
+def spelled(tokens, info: Mapping[str, Any]) -> list[str]:
+    """The texts of rows of symbol numbers [N, U], of which 0 is none; info has 'symbols' and what stands 'between' them."""
+    return [info['between'].join(info['symbols'][k - 1] for k in row if k) for row in np.asarray(tokens)]
 
 
 def rows(splits: Splits, answer: Callable) -> Interface:

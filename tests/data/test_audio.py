@@ -1,10 +1,15 @@
 """Sounds: what each encoding holds, resampling against formulas, and files that are none."""
+import json
 import struct
+import tarfile
 
+import jax
 import numpy as np
 import pytest
 
 from bigjax.data import audio
+from bigjax.data.datasets import open_data
+from bigjax.data.loaders import own, spoken
 from tests.refused import refused
 
 
@@ -111,16 +116,130 @@ def test_a_stream_whose_header_was_never_completed_is_read_to_its_end():
     assert len(audio.decode(wav(np.ones((7, 1), '<i2'), announced=0xFFFFFFFF), 'a.wav').samples) == 7
 
 
-def test_a_source_of_files_of_several_rates_has_one_form(tmp_path):
-    for name, count, rate in (('a', 400, 8000), ('b', 1600, 16000), ('c', 2400, 8000)):
-        (tmp_path / f'{name}.wav').write_bytes(wav(np.full((count, 1), 1000, '<i2'), rate))
-    files = [str(tmp_path / f'{name}.wav') for name in 'abc']
-    rate, length, notes = audio.common_form(files, longest_s=0.2)
-    assert (rate, length) == (8000, 1600) and len(notes) == 2
-    source = audio.AudioSource(files, {'label': np.arange(3, dtype=np.int32)}, rate, length)
-    examples = [source[i] for i in range(3)]
-    assert [int(e['length']) for e in examples] == [400, 800, 1600] and [int(e['label']) for e in examples] == [0, 1, 2]
-    for example in examples:
-        assert {k: (np.shape(v), np.asarray(v).dtype) for k, v in example.items()} == {
-            k: (s.shape, s.dtype) for k, s in source.spec.items()}
-        assert set(np.unique(example['audio'])) <= {0, 1000}
+# -- data of sounds ---------------------------------------------------------------------------------------------------
+
+def write(path, count, rate=8000, value=1000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(wav(np.full((count, 1), value, '<i2'), rate))
+
+
+def test_a_folder_per_class_is_data_of_one_rate_and_length(tmp_path):
+    for k, name in enumerate(('no', 'yes')):
+        for i in range(10):
+            write(tmp_path / name / f'{i}.wav', 400 + 40 * i, value=1000 + k)
+    write(tmp_path / 'no' / 'b.wav', 1600, 16000)
+    (tmp_path / 'no' / 'notes.txt').write_text('x')
+    splits = open_data(f'folder:{tmp_path}', like='fsdd', val_fraction=0.2)
+    assert splits.info['classes'] == ['no', 'yes'] and splits.info['sample_rate'] == 8000
+    assert splits.info['records'] == {'train': 17, 'val': 4}
+    assert '1 .txt' in splits.info['found'][-1] and '1 of 21 sounds' in splits.info['found'][-1]
+    for source in (splits.train, splits.evals['val']):
+        arrays = source.arrays
+        assert arrays['audio'].shape[1:] == (800,) and arrays['audio'].dtype == np.int16
+        for clip, length, label in zip(arrays['audio'], arrays['length'], arrays['label'], strict=True):
+            assert set(clip[:length]) in ({1000}, {1000 + label}) and not clip[length:].any()
+
+
+@pytest.mark.parametrize('kind', ['jsonl', 'csv'])
+def test_a_table_of_sounds_and_texts(tmp_path, kind):
+    texts = ['on', 'off  now', '7', 'on'] * 5
+    for i in range(20):
+        write(tmp_path / 'clips' / f'{i}.wav', 100 + i)
+    rows = [{'audio': f'clips/{i}.wav', 'text': text, 'label': 'ab'[i % 2]} for i, text in enumerate(texts)]
+    lines = [json.dumps(row) for row in rows] if kind == 'jsonl' else [
+        'audio,text,label', *(','.join(row.values()) for row in rows)]
+    (tmp_path / f'a.{kind}').write_text('\n'.join(lines) + '\n')
+    splits = open_data(f'{kind}:{tmp_path}/a.{kind}', like='fsdd_connected', val_fraction=0)
+    assert splits.info['symbols'] == sorted(set('onoff now7')) and splits.info['between'] == ''
+    arrays = splits.train.arrays
+    assert set(arrays) == {'audio', 'length', 'text', 'text_length'}
+    decoded = [''.join(splits.info['symbols'][k - 1] for k in row[:n]) for row, n in zip(
+        arrays['text'], arrays['text_length'], strict=True)]
+    assert decoded == [text.replace('  ', ' ') for text in texts] and not arrays['text'][0, 2:].any()
+    np.testing.assert_array_equal(arrays['length'], 100 + np.arange(20))
+    labelled = open_data(f'{kind}:{tmp_path}/a.{kind}', like='fsdd', val_fraction=0)
+    assert set(labelled.train.arrays) == {'audio', 'length', 'label'} and labelled.info['classes'] == ['a', 'b']
+
+
+@pytest.mark.parametrize(('train', 'test', 'code', 'says'), [
+    ({'text': 'ab'}, {'text': 'ax'}, 'data/unknown-symbol', 'record 0'),
+    ({'text': ' '}, {'text': 'ab'}, 'data/empty-text', 'record 0'),
+    ({'text': 'ab', 'audio': '../a.wav'}, {'text': 'ab'}, 'data/outside', '../a.wav'),
+    ({'text': 'ab', 'audio': 'none.wav'}, {'text': 'ab'}, 'data/unreadable', 'none.wav'),
+    ({'label': 'a'}, {'label': 'c'}, 'data/unknown-class', 'c')])
+def test_bad_records_of_sounds_are_refused(tmp_path, train, test, code, says):
+    write(tmp_path / 'a.wav', 100)
+    for split, row in (('train', train), ('test', test)):
+        (tmp_path / f'{split}.jsonl').write_text((json.dumps({'audio': 'a.wav', **row}) + '\n') * 4)
+    with refused(code, says):
+        open_data(f'jsonl:{tmp_path}')
+
+
+def test_long_sounds_are_cut_where_no_text_would_be_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, 'LONGEST_S', 0.1)
+    for i in range(4):
+        write(tmp_path / 'ab'[i % 2] / f'{i}.wav', 500 + 500 * i)
+    splits = open_data(f'folder:{tmp_path}', val_fraction=0)
+    assert splits.train.arrays['audio'].shape == (4, 800) and '3 sounds are cut' in splits.info['found'][-1]
+
+
+def test_sounds_that_do_not_fit_in_memory_are_read_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(own, 'IMAGES_IN_MEMORY_BYTES', 0)
+    for i in range(4):
+        write(tmp_path / 'ab'[i % 2] / f'{i}.wav', 500 + 500 * i)
+    source = open_data(f'folder:{tmp_path}', like='fsdd', val_fraction=0).train
+    assert not hasattr(source, 'arrays')
+    for i in range(4):
+        assert {k: (np.shape(v), np.asarray(v).dtype) for k, v in source[i].items()} == {
+            'audio': ((2000,), np.int16), 'length': ((), np.int32), 'label': ((), np.int32)}
+
+
+# -- spoken digits ----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def digits(tmp_path):
+    """Two speakers say every digit seven times; sample values name digit, speaker and repetition."""
+    for digit in range(10):
+        for s, speaker in enumerate(('ann', 'bob')):
+            for repetition in range(7):
+                value = 1000 * s + 10 * digit + repetition + 1
+                write(tmp_path / 'fsdd' / 'recordings' / f'{digit}_{speaker}_{repetition}.wav', 200 + digit, value=value)
+    return tmp_path
+
+
+def test_repetitions_0_to_4_are_the_test_set_also_in_an_archive(digits, tmp_path):
+    splits = open_data('fsdd', data_dir=str(digits))
+    assert splits.info['records'] == {'train': 40, 'test': 100}
+    assert {int(v) % 10 for v in splits.evals['test'].arrays['audio'][:, 0]} == {1, 2, 3, 4, 5}
+    for source in (splits.train, *splits.evals.values()):
+        a = source.arrays
+        np.testing.assert_array_equal(a['audio'][:, 0] % 1000 // 10, a['label'])
+        np.testing.assert_array_equal(a['length'], 200 + a['label'])
+    with tarfile.open(tmp_path / 'fsdd_recordings.tar.gz', 'w:gz') as tar:
+        tar.add(digits / 'fsdd' / 'recordings', 'recordings')
+    (digits / 'fsdd').rename(digits / 'elsewhere')
+    packed = open_data('fsdd', data_dir=str(digits))
+    for name, array in packed.train.arrays.items():
+        np.testing.assert_array_equal(array, splits.train.arrays[name])
+    (tmp_path / 'fsdd_recordings.tar.gz').write_bytes((tmp_path / 'fsdd_recordings.tar.gz').read_bytes()[:3000])
+    with refused('data/damaged', 'fsdd_recordings.tar.gz'):
+        open_data('fsdd', data_dir=str(digits))
+
+
+def test_connected_digits_are_the_clips_of_one_speaker_with_silence_between(digits, monkeypatch):
+    monkeypatch.setattr(spoken, 'SEQUENCES', {'train': 24, 'test': 16})
+    splits = open_data('fsdd_connected', data_dir=str(digits))
+    for split, source in (('train', splits.train), ('test', splits.evals['test'])):
+        batch = jax.jit(source.take)(source.arrays, np.arange(len(source)))
+        assert set(map(int, batch['text_length'])) == {1, 2, 3, 4, 5}
+        for i in range(len(source)):
+            one = source[i]
+            assert all(np.array_equal(one[name], batch[name][i]) for name in one) and set(one) == set(source.spec)
+            x, n = one['audio'], int(one['text_length'])
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], x]).astype(np.int32)))
+            heard = [int(x[e]) for e in edges if x[e]]
+            assert [v % 1000 // 10 + 1 for v in heard] == list(one['text'][:n]) or n > 1  # equal clips may touch
+            assert (np.count_nonzero(x), not x[one['length']:].any(), not one['text'][n:].any()) == (
+                sum(200 + k - 1 for k in one['text'][:n]), True, True)
+            assert len({v // 1000 for v in heard}) == 1
+            assert all((v % 10 > 5) == (split == 'train') for v in heard)

@@ -95,10 +95,10 @@ def test_a_standardised_clip_does_not_depend_on_its_padding_or_gain():
 
 def test_stripes_lie_among_a_clips_own_frames_and_have_the_stated_widths():
     frames = np.array([40, 10] * 200)
-    batch = {'mel': np.ones((400, 50, 16), np.float32), 'frames': frames, 'label': np.arange(400)}
+    batch = {'x': np.ones((400, 50, 16), np.float32), 'mask': np.arange(50) < frames[:, None], 'label': np.arange(400)}
     augment = spec_augment(bands=4, band_stripes=1, frames=8, frame_stripes=1, share=0.5)
     out = jax.jit(augment)(batch, jax.random.key(0))
-    mel = np.asarray(out['mel'])
+    mel = np.asarray(out['x'])
     assert set(np.unique(mel)) == {0.0, 1.0} and out['label'] is not None
     hidden_frames, hidden_bands = (mel == 0).all(2), (mel == 0).all(1)
     widths = hidden_bands.sum(1)

@@ -90,7 +90,8 @@ def test_faults_of_every_kind_change_nothing(gcs, straight, tally):
     assert (gcs.objects['bucket', 'run/report.html'].data or b'').startswith(b'<!')
 
 
-@pytest.mark.parametrize('at', ['step:34', 'save:2', 'report:1'])
+# A call is up to five steps (`log_every`), so that the eighth one begins after the second checkpoint.
+@pytest.mark.parametrize('at', ['step:8', 'save:2', 'report:1'])
 def test_killed_and_started_again_it_is_the_run_that_was_left_alone(gcs, straight, at, tally):
     with tally('SIGKILL of a run in an object store that fails now and then', MEANS):
         gcs.faults = Faults(0.03, ['429', '503', 'cut', 'lost'], seed=3)

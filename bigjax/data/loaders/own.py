@@ -116,8 +116,8 @@ def _npz(place: str, data_dir: str, image_size: int | None, kept: Callable) -> O
 
 
 def _folder(place: str, data_dir: str, image_size: int | None, kept: Callable) -> OwnData:
-    parts, notes = folders.open_folder(place, image_size)
-    return OwnData(dict(parts), place, parts['train'].classes, notes={'train': notes})
+    parts, classes, notes = folders.open_folder(place, image_size)
+    return OwnData(parts, place, classes, notes={'train': notes})
 
 
 def _split_names(kind: str, place: str, available) -> dict[str, str]:

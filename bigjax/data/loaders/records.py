@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from bigjax.data import images
+from bigjax.data.audio import AudioSource
 from bigjax.data.loaders.cells import RawTable
 from bigjax.data.schema import Schema
 from bigjax.data.sources import ArraySource
@@ -55,10 +56,29 @@ def table_source(raw: RawTable, schema: Schema, image_size: int | None = None) -
         why = '; '.join(f'{printable(c.name)}: {c.why}' for c in schema.columns)
         raise UserError(f'{raw.where}: got no column that can be read ({why}); fix: add numbers, categories, text or images',
                         code='data/no-columns')
+    sounds = [c.key or c.name for c in schema.columns if c.kind == 'audio']
+    if sounds:
+        return _sound_source(columns, sounds, raw), notes
     if any(isinstance(values, list) for values in columns.values()):
         paths = frozenset(c.key or c.name for c in schema.columns if c.kind == 'image')
         return TableSource(columns, paths, raw.folder, raw.where, image_size), notes
     return ArraySource(columns), notes
+
+
+def _sound_source(columns: dict[str, Any], sounds: list[str], raw: RawTable) -> AudioSource:
+    """The records of a table with one column of sound files.
+
+    Raises:
+      UserError: two such columns, or a file outside the folder of the table.
+    """
+    if len(sounds) > 1:
+        raise UserError(f'{raw.where}: got the columns of sounds {printable(", ".join(sounds))}, expected one; fix: leave one '
+                        'out', code='data/two-sounds')
+    names = columns.pop(sounds[0])
+    files = [str(safe_read.beside(raw.folder, name, f'record {i} of {raw.where}')) for i, name in enumerate(names)]
+    numbers = {name: values for name, values in columns.items() if not isinstance(values, list)}
+    return AudioSource(files, numbers, raw.where, columns.get('text') if isinstance(columns.get('text'), list) else None,
+                       names)
 
 
 def finish(example: dict[str, Any], folder: pathlib.Path, where: str, image_size: int | None) -> dict[str, Any]:

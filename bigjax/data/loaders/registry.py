@@ -15,7 +15,7 @@ import numpy as np
 from bigjax.data.fake import Shapes, fake, stand_ins
 from bigjax.data.lazy import LazySource
 from bigjax.data.loaders import find as finders
-from bigjax.data.loaders import formats, tfds_hf
+from bigjax.data.loaders import formats, spoken, tfds_hf
 from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
 from bigjax.io import local_copy, storage
@@ -24,6 +24,8 @@ from bigjax.io.text import hint
 FASHION = ['T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot']
 CIFAR10 = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 DIGITS = [str(digit) for digit in range(10)]
+FSDD = ('git clone https://github.com/Jakobovski/free-spoken-digit-dataset && mkdir -p {data_dir}/fsdd && '
+        'cp -r free-spoken-digit-dataset/recordings {data_dir}/fsdd')
 SHAKESPEARE = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SCAN_VOCABULARIES = {
     'source': formats.words([['after', 'and', 'around', 'jump', 'left', 'look', 'opposite', 'right', 'run', 'thrice',
@@ -80,6 +82,11 @@ def _images(*shape: int) -> Callable[[str], Shapes]:
 
 def _series(length: int, classes: int) -> Shapes:
     return {'x': ((length, 1), 'float32', None), 'label': ((), 'int32', classes)}
+
+
+def _sounds(length: int, spoken_part: Mapping[str, Any]) -> Shapes:
+    return {'audio': ((length,), 'int16', range(-3000, 3000)), 'length': ((), 'int32', range(length // 2, length + 1)),
+            **spoken_part}
 
 
 def _facts(classes: list[str], train: int, test: int) -> Callable[[str], Mapping[str, Any]]:
@@ -175,6 +182,19 @@ NAMED: dict[str, DatasetSpec] = {
         info=lambda variant: {'vocabularies': SCAN_VOCABULARIES,
                               'records': dict(zip(('train', 'test'), SCAN[variant], strict=True))},
         finders=(finders.scan_files,), variants=tuple(SCAN)),
+    'fsdd': DatasetSpec(
+        about='3,000 spoken digits at 8 kHz, six speakers (Free Spoken Digit Dataset, Jackson et al. 2018), official test set',
+        licence='CC BY-SA 4.0', size='15 MB', get=FSDD,
+        shapes=lambda variant: _sounds(spoken.CLIP, {'label': ((), 'int32', 10)}),
+        info=lambda variant: {'classes': DIGITS, 'sample_rate': spoken.RATE_HZ, 'records': {'train': 2700, 'test': 300}},
+        finders=(spoken.single_digits,)),
+    'fsdd_connected': DatasetSpec(
+        about='Sequences of one to five digits, composed of the clips of fsdd with random silence between them',
+        licence='CC BY-SA 4.0', size='15 MB', get=FSDD,
+        shapes=lambda variant: _sounds(spoken.SEQUENCE, {
+            'text': ((spoken.LONGEST,), 'int32', range(1, 11)), 'text_length': ((), 'int32', range(1, spoken.LONGEST + 1))}),
+        info=lambda variant: {'symbols': DIGITS, 'between': ' ', 'sample_rate': spoken.RATE_HZ},
+        finders=(spoken.connected_digits,)),
     'breast_cancer': DatasetSpec(
         about='Wisconsin diagnostic breast cancer, 569 x 30 (Street, Wolberg and Mangasarian 1993)',
         licence='CC BY 4.0', size='0.1 MB',
