@@ -109,8 +109,8 @@ def test_another_prompt_of_the_same_shape_compiles_nothing():
     how = dict(max_new_tokens=4, temperature=1.0, rng=key(0))
     decode.generate(MODELS['lstm'], drawn('lstm'), TOKENS, mask=MASK, **how)
     before = STATS.programs
-    decode.generate(CharLSTM(vocab_size=V, embed=4, features=6, layers=2), drawn('lstm'), (TOKENS + 1) % V, mask=MASK[::-1].copy(),
-                    **{**how, 'rng': key(1)})
+    again = CharLSTM(vocab_size=V, embed=4, features=6, layers=2)
+    decode.generate(again, drawn('lstm'), (TOKENS + 1) % V, mask=MASK[::-1].copy(), **{**how, 'rng': key(1)})
     assert STATS.programs == before
 
 

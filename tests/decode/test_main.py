@@ -31,7 +31,8 @@ def test_numbers_of_tokens_are_continued(folder, capsys):
         assert out == '3 4 5' + ''.join(f' {token}' for token in expected) + '\n' and '6 tokens' in err
 
 
-@pytest.mark.parametrize('argv', [('--prompt=17',), ('--prompt=1', '--top_p=2'), ('--prompt=1', '--tokens=30', '--num_beams=2')])
+@pytest.mark.parametrize('argv', [
+    ('--prompt=17',), ('--prompt=1', '--top_p=2'), ('--prompt=1', '--tokens=30', '--num_beams=2')])
 def test_wrong_input_is_a_line(folder, capsys, argv):
     assert main([f'hf:{folder[0]}', *argv]) == 2
     out, err = capsys.readouterr()
