@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = (  # from the ground up; a module imports from its own floor or a lower one
     {'errors', 'io', 'config', 'compat'}, {'sharding'}, {'nn'}, {'models', 'tasks', 'metrics'}, {'data'}, {'experiment'},
-    {'distributed'}, {'checkpoint', 'runs', 'watchdog'}, {'train'})
+    {'distributed'}, {'checkpoint', 'weights', 'runs', 'watchdog'}, {'train'})
 VERBS = len(FLOORS)  # of every other room, and of `verb.py` in any room
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | {'cli': VERBS + 1}
 CHANGING = re.compile(r'jax\.(_src|experimental|extend|monitoring|interpreters|core|custom_batching)\b')  # between versions

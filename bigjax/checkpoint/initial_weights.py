@@ -1,4 +1,4 @@
-"""The weights of another run as the start of this one (`--init_from`), also where the two models differ in part.
+"""The weights of another run, or of another library, as the start of this one (`--init_from`); the models may differ in part.
 
 Arrays are matched by path and shape. Layers may be stacked there and not here, or the other way round
 (`bigjax.checkpoint.convert`). Arrays that the checkpoint lacks, or has in another shape (a new head over an old trunk), keep
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
+from bigjax import weights
 from bigjax.checkpoint import convert, manager, reported
 from bigjax.errors import UserError
 
@@ -16,16 +17,21 @@ PARTS = ('params', 'model_state')
 SHOWN = 4  # names per list in a message
 
 
-def load(folder, params: Mapping, model_state: Mapping, say: Callable[[str], None] = print) -> tuple:
+def load(folder, params: Mapping, model_state: Mapping, say: Callable[[str], None] = print, *,
+         model=None, members: int = 0) -> tuple:
     """(params, model_state) with the arrays of the newest checkpoint in `folder`, placed like the given ones.
 
     Args:
+      folder: of a run or a checkpoint; or weights of another library, 'hf:FOLDER' (`bigjax.weights`), for which `model` and
+        the `members` of a population are needed.
       params, model_state: freshly initialised; they fill in what the checkpoint lacks.
       say: called with a line where not every array was found.
 
     Raises:
       UserError: no checkpoint there, or none of its arrays fits.
     """
+    if weights.is_place(folder):
+        return weights.into(folder, model, params, model_state, say, members)
     path = manager.newest(folder)
     whole = manager.stored(path)
     saved = {p: s for p, s in whole.items() if p.startswith(tuple(f'state/{part}/' for part in PARTS))}

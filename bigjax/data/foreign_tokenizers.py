@@ -65,6 +65,12 @@ class HuggingFace(Tokenizer):
         self._model.encode_special_tokens = True
         return [*map(self._as_text, self._model.encode_batch(list(map(_encodable, texts)), add_special_tokens=template))]
 
+    def encode_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The numbers of a text, and of each the first character that it covers and one past the last."""
+        self._model.encode_special_tokens = True
+        found = self._model.encode(_encodable(text), add_special_tokens=False)
+        return found.ids, found.offsets
+
     def _as_text(self, found: Any) -> list[int]:
         """The numbers of an encoding, with the special tokens whose names are in the text spelled in characters."""
         if not self._spelled:

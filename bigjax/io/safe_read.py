@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import zipfile
+from collections.abc import Container
 
 import numpy as np
 
@@ -86,38 +87,69 @@ def archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of a NumPy archive; pickled objects are refused.
 
     Raises:
-      UserError: not an archive, a damaged or incomplete one (names the array), pickled objects in it, a header that
-        announces other bytes than follow it, or more than `check_unpacked` allows.
+      UserError: as `archive_shapes` and `archive_member`.
     """
-    arrays, name = {}, ''
+    return {name: archive_member(path, name) for name in archive_shapes(path)}
+
+
+def archive_shapes(path: str | os.PathLike, skip: Container[str] = ()) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """{name: (shape, dtype)} of a NumPy archive, of which no array is read.
+
+    Args:
+      skip: members that are no arrays.
+
+    Raises:
+      UserError: not an archive, a damaged or incomplete one (names the array), a header that announces other bytes than
+        follow it, or more than `check_unpacked` allows.
+    """
+    shapes, name = {}, ''
     try:
         with zipfile.ZipFile(path) as members:
             announced = sum(member.file_size for member in members.infolist())
             check_unpacked(str(path), announced, os.path.getsize(path), 'write it again with numpy.savez')
             for member in members.infolist():
+                if member.filename in skip:
+                    continue
                 name = member.filename.removesuffix('.npy')
                 # other methods of compression have no bound on the size that they unpack to
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise ValueError('a compression that numpy does not use')
                 with members.open(member) as file:
-                    _check_header(file, member.file_size)
-                with members.open(member) as file:
-                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-                    if file.read(1):  # also checks the sum of the last block
-                        raise ValueError('bytes after its end')
+                    shapes[name] = _header(file, member.file_size)
     except FileNotFoundError as error:
         raise UserError(f'{path}: there is no such file; check the path', code='data/unreadable') from error
     except UserError:
         raise
     except Exception as error:  # zipfile, its decompressors and NumPy's header raise many kinds
-        raise UserError(f'{path}: '
-                        f'{f"array {printable(name)} is damaged" if name else "not a complete .npz file"} '
-                        f'({first_line(error)}); write it again with numpy.savez', code='data/damaged') from error
-    return arrays
+        raise _damaged(path, name, error) from error
+    return shapes
 
 
-def _check_header(file, size: int) -> None:
-    """Raises ValueError where the header of a .npy file of `size` bytes announces other bytes than follow it."""
+def archive_member(path: str | os.PathLike, name: str) -> np.ndarray:
+    """One array of a NumPy archive that `archive_shapes` has checked; pickled objects are refused.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as members:
+            filename = f'{name}.npy' if f'{name}.npy' in members.NameToInfo else name
+            with members.open(filename) as file:
+                array = np.lib.format.read_array(file, allow_pickle=False)
+                if file.read(1):  # also checks the sum of the last block
+                    raise ValueError('bytes after its end')
+    except Exception as error:
+        raise _damaged(path, name, error) from error
+    return array
+
+
+def _damaged(path, name: str, error: Exception) -> UserError:
+    what = f'array {printable(name)} is damaged' if name else 'not a complete .npz file'
+    return UserError(f'{path}: {what} ({first_line(error)}); write it again with numpy.savez', code='data/damaged')
+
+
+def _header(file, size: int) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, dtype) of a .npy file of `size` bytes; ValueError where they are not those of the bytes that follow."""
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
@@ -125,3 +157,4 @@ def _check_header(file, size: int) -> None:
     shape, _, dtype = readers[version](file)
     if not dtype.hasobject and (min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size - file.tell()):
         raise ValueError(f'{list(shape)} of {dtype} announced, and {size - file.tell()} bytes there')
+    return shape, dtype

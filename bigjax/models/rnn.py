@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bigjax.errors import UserError
 from bigjax.nn.dense import Dense
-from bigjax.nn.recurrent import GRU, LSTM
+from bigjax.nn.recurrent import GRU, LSTM, RNN
 
 VARIANTS = {
     # Greydanus & Kobak 2024, MNIST-1D: 40 steps of one channel, 5,134 parameters.
@@ -19,7 +19,7 @@ VARIANTS = {
     # Bai, Kolter & Koltun 2018, sequential MNIST: 784 steps of one channel.
     'sequential_mnist': {'cell': 'lstm', 'features': 130, 'readout': 'last', 'num_classes': 10},
 }
-CELLS = {'lstm': LSTM, 'gru': GRU}
+CELLS = {'lstm': LSTM, 'gru': GRU, 'rnn': RNN}
 READOUTS = ('last', 'mean', 'all')
 
 
@@ -27,7 +27,7 @@ class Recurrent(nn.Module):
     """[B, T, D] -> [B, T, H], or 2H when bidirectional: recurrent layers 'layer_0', … ('layer_0_reverse' beside it).
 
     Attributes:
-      cell: 'lstm' or 'gru'.
+      cell: 'lstm', 'gru' or 'rnn'.
       features: H.
       layers: how many, each on the output of the one below.
       bidirectional: every layer also runs from the end; the two outputs stand side by side.
@@ -90,8 +90,9 @@ class RNNClassifier(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, lengths=None, *, train: bool) -> jax.Array:
-        """`lengths` [B]: the true lengths, where sequences are padded at the end."""
+    def __call__(self, x: jax.Array, lengths=None, *, mask=None, train: bool) -> jax.Array:
+        """`lengths` [B]: the true lengths, where sequences are padded at the end; or `mask` [B, T], true before the end."""
+        lengths = mask.sum(axis=1) if lengths is None and mask is not None else lengths
         if self.readout not in READOUTS:
             raise UserError(f'RNNClassifier: got readout {self.readout!r}, expected one of {", ".join(READOUTS)}; fix: choose '
                             'one of them', code='model/unknown-option')

@@ -50,7 +50,7 @@ class Seq2Seq(nn.Module):
       source_vocab, target_vocab: numbers of tokens; `pad`, `bos` and `eos` are among both.
       features: H, of embeddings and recurrent layers.
       layers: of the encoder, and of the decoder.
-      cell: 'lstm' or 'gru'.
+      cell: 'lstm', 'gru' or 'rnn'.
       dropout: on embeddings, between layers and before the head.
       attention: whether the decoder attends to the encoder's outputs.
       max_length: L, at which `decode` stops.

@@ -1,6 +1,6 @@
-"""LSTM and GRU over whole sequences, with the equations and parameter counts of cuDNN and PyTorch.
+"""LSTM, GRU and the plain recurrence over whole sequences, with the equations and parameter counts of cuDNN and PyTorch.
 
-Glossary: B batch · T time · D input width · H features · G all gates' features, 4H or 3H. Gates are side by side in the
+Glossary: B batch · T time · D input width · H features · G all gates' features, 4H, 3H or H. Gates are side by side in the
 last axis of every parameter: LSTM in the order input, forget, cell, output; GRU in the order reset, update, new.
 
 Gates and step of a cell take the axis of features: -1 where arrays of a step are [B, H], -2 where they are [H, B].
@@ -92,6 +92,20 @@ def gru_pull(dcarry, carry, gates, _):
     return by_gate, (dh * z,)
 
 
+def rnn_gates(from_input, from_state, axis=-1):
+    return jnp.tanh(from_input + from_state)
+
+
+def rnn_step(carry, gates, axis=-1):
+    return gates,
+
+
+def rnn_pull(dcarry, carry, gates, _):
+    (dh,), (h,) = dcarry, carry
+    return (dh * (1 - gates * gates),), (jnp.zeros_like(h),)
+
+
+RNN_CELL = Cell(rnn_gates, rnn_step, rnn_pull)
 LSTM_CELL = Cell(lstm_gates, lstm_step, lstm_pull)
 GRU_CELL = Cell(gru_gates, gru_step, gru_pull)
 
@@ -290,4 +304,16 @@ class GRU(_Recurrent):
 
     cell = GRU_CELL
     gates = 3
+    states = 1
+
+
+class RNN(_Recurrent):
+    """The plain recurrence h = tanh(W x + U h + b) (Elman 1990).
+
+    The carry is h [B, H]. Parameters: 'input_kernel' [D, H], 'recurrent_kernel' [H, H], 'input_bias' and 'recurrent_bias' [H]:
+    H (D + H + 2) numbers, those of `torch.nn.RNN` transposed. Attributes as in `LSTM`.
+    """
+
+    cell = RNN_CELL
+    gates = 1
     states = 1

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, weighted
+from bigjax.tasks.tokens import beside
 
 TARGET = 'target'  # [B, K] soft targets in a batch, as mixup and cutmix write them; they replace the label
 
@@ -17,13 +18,13 @@ def softmax(inputs: str = 'image', label: str = 'label', label_smoothing: float 
     Metrics: accuracy (against the label, also with soft targets). Predictions: logits [B, K], float32.
 
     Args:
-      inputs: the key of the model's input, 'x' for series and tables.
+      inputs: the key of the model's input, 'x' for series and tables, 'tokens' for texts, whose 'mask' it receives as well.
       label: the key of the int32 classes [B].
       label_smoothing: the share of the target spread evenly over all classes (Szegedy et al. 2016, section 7); in training
         only, so that the evaluated loss is the likelihood.
     """
     def loss(apply, variables, batch, rng, train):
-        logits, state = apply(variables, batch[inputs], train=train, rng=rng)
+        logits, state = apply(variables, batch[inputs], **beside(batch), train=train, rng=rng)
         logits, weights = logits.astype(jnp.float32), mask(batch)
         check_shape(f"'{label}'", batch[label], weights.shape)
         check_shape("the model's output", logits, (len(weights), logits.shape[-1]))
@@ -39,7 +40,7 @@ def softmax(inputs: str = 'image', label: str = 'label', label_smoothing: float 
         return terms, Aux(state, {'accuracy': weighted(hits, weights)})
 
     def predict(apply, variables, batch, rng):
-        return apply(variables, batch[inputs], rng=rng)[0].astype(jnp.float32)
+        return apply(variables, batch[inputs], **beside(batch), rng=rng)[0].astype(jnp.float32)
 
     return Task(lambda batch: (batch[inputs],), loss, predict, unit='images' if inputs == 'image' else 'examples',
                 ranges=lambda logits: {label: Range(logits.shape[-1])})
@@ -55,7 +56,7 @@ def binary(inputs: str = 'x', label: str = 'label') -> Task:
         return logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
 
     def loss(apply, variables, batch, rng, train):
-        logits, state = apply(variables, batch[inputs], train=train, rng=rng)
+        logits, state = apply(variables, batch[inputs], **beside(batch), train=train, rng=rng)
         logits, weights = one_logit(logits), mask(batch)
         check_shape(f"'{label}'", batch[label], weights.shape)
         check_shape("the model's output", logits, weights.shape)
@@ -65,6 +66,6 @@ def binary(inputs: str = 'x', label: str = 'label') -> Task:
         return terms, Aux(state, {'accuracy': weighted(hits, weights)})
 
     def predict(apply, variables, batch, rng):
-        return one_logit(apply(variables, batch[inputs], rng=rng)[0])
+        return one_logit(apply(variables, batch[inputs], **beside(batch), rng=rng)[0])
 
     return Task(lambda batch: (batch[inputs],), loss, predict, ranges=lambda logits: {label: Range(2)})

@@ -44,7 +44,7 @@ def masked_token(mask_token: int, vocab_size: int, special: Sequence[int] = (), 
     and bits per hidden token. Predictions: the most likely token of every place [B, T], int32, given the tokens as they are.
 
     Args:
-      mask_token: the number of the token that stands for a hidden one.
+      mask_token: the token that replaces a hidden one.
       vocab_size: V.
       special: tokens that are never hidden: those that begin and end a row, and padding where the batch has no 'mask'.
       rate: the share of the tokens that are chosen.

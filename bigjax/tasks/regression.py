@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from bigjax.tasks import Aux, Task, Term, check_shape, mask, weighted
+from bigjax.tasks.tokens import beside
 
 
 def squared_error(x: str = 'x', target: str = 'target', mean=0.0, std=1.0) -> Task:
@@ -26,7 +27,7 @@ def squared_error(x: str = 'x', target: str = 'target', mean=0.0, std=1.0) -> Ta
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def loss(apply, variables, batch, rng, train):
-        output, state = apply(variables, batch[x], train=train, rng=rng)
+        output, state = apply(variables, batch[x], **beside(batch), train=train, rng=rng)
         truth, weights = batch[target].astype(jnp.float32), mask(batch)
         check_shape("the model's output", _squeeze(output), _squeeze(truth).shape)
         error = output.astype(jnp.float32).reshape(truth.shape) - (truth - mean) / std
@@ -36,7 +37,7 @@ def squared_error(x: str = 'x', target: str = 'target', mean=0.0, std=1.0) -> Ta
         return {'squared_error': Term(per_example(optax.squared_error(error)), weights)}, Aux(state, metrics)
 
     def predict(apply, variables, batch, rng):
-        return _squeeze(apply(variables, batch[x], rng=rng)[0].astype(jnp.float32)) * std + mean
+        return _squeeze(apply(variables, batch[x], **beside(batch), rng=rng)[0].astype(jnp.float32)) * std + mean
 
     return Task(lambda batch: (batch[x],), loss, predict)
 

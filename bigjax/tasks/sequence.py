@@ -5,6 +5,7 @@ Glossary: B examples · S source tokens · T target tokens, `eos` included · L 
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, weighted
@@ -12,7 +13,7 @@ from bigjax.tasks.tokens import cross_entropy, z_term
 
 
 def teacher_forcing(source: str = 'source', target: str = 'target', pad: int = 0, label_smoothing: float = 0.0,
-                    source_vocab: int | None = None, start: int | None = None, masked: bool = False, z_loss: float = 0.0,
+                    source_vocab: int | None = None, start: int | None = None, z_loss: float = 0.0,
                     decode: Callable | None = None) -> Task:
     """Next-token prediction of a target given its source; the model gives logits of (source, target so far).
 
@@ -27,20 +28,16 @@ def teacher_forcing(source: str = 'source', target: str = 'target', pad: int = 0
       label_smoothing: in training only (Szegedy et al. 2016, section 7).
       source_vocab: the number of source tokens, to check the data at the start of a run; None checks the target alone.
       start: see above; `pad` itself in T5.
-      masked: the model receives `source_mask` [B, S], false where the source is `pad`.
       z_loss: the scale of the mean of log² Z, in training only.
-      decode: `decode(apply, variables, source, rng) -> tokens [B, L]`; None calls the model's `decode` of the source.
+      decode: `decode(apply, variables, source, rng) -> tokens [B, L]`; such as `greedy`; None calls the model's own.
     """
     def inputs(batch):
         if start is None:
             return batch[source], batch[target][:, :-1]
         return batch[source], jnp.pad(batch[target][:, :-1], ((0, 0), (1, 0)), constant_values=start)
 
-    def beside(batch):
-        return {'source_mask': batch[source] != pad} if masked else {}
-
     def loss(apply, variables, batch, rng, train):
-        logits, state = apply(variables, *inputs(batch), **beside(batch), train=train, rng=rng)
+        logits, state = apply(variables, *inputs(batch), train=train, rng=rng)
         truth = batch[target] if start is not None else batch[target][:, 1:]
         check_shape("the model's output", logits, (*truth.shape, logits.shape[-1]))
         found = cross_entropy(logits, truth, label_smoothing if train else 0.0)
@@ -56,3 +53,32 @@ def teacher_forcing(source: str = 'source', target: str = 'target', pad: int = 0
 
     return Task(inputs, loss, predict, unit='tokens', size=lambda batch: math.prod(batch[source].shape),
                 ranges=lambda logits: {source: Range(source_vocab), target: Range(logits.shape[-1])})
+
+
+def greedy(model, length: int) -> Callable:
+    """A `decode` for `teacher_forcing`: the most likely token after each, int32 [B, length], `pad` after `eos`.
+
+    Args:
+      model: `bigjax.models.seq2seq.EncoderDecoder`, whose pad, bos and eos it takes. The source is read once, and keys and
+        values of the target so far are kept.
+      length: tokens of a target, at most. Decoding stops where all rows of a batch have ended.
+    """
+    def decode(apply, variables, source, rng):
+        B = source.shape[0]
+        memory = model.apply(variables, source, method='encode')
+        cache = model.apply(variables, B, length, model.dtype, memory, source != model.pad, method='init_cache')
+
+        def unfinished(carry):
+            _, _, _, done, number = carry
+            return (number < length) & ~jnp.all(done)
+
+        def step(carry):
+            tokens, cache, last, done, number = carry
+            logits, cache = model.apply(variables, last[:, None], cache=cache)
+            last = jnp.where(done, model.pad, jnp.argmax(logits[:, -1], axis=-1)).astype(jnp.int32)
+            return tokens.at[:, number].set(last), cache, last, done | (last == model.eos), number + 1
+
+        start = (jnp.full((B, length), model.pad, jnp.int32), cache, jnp.full(B, model.bos, jnp.int32), jnp.zeros(B, bool), 0)
+        return jax.lax.while_loop(unfinished, step, start)[0]
+
+    return decode

@@ -1,6 +1,6 @@
 """Span extraction: where in a row the answer to a question begins and ends.
 
-Glossary: B examples · T tokens of a row, the first of which stands for "no answer".
+Glossary: B examples · T tokens of a row, the first of which means "no answer".
 """
 import math
 

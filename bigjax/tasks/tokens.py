@@ -1,4 +1,4 @@
-"""What tasks on tokens share: the cross entropy of labels, what a model is told beside its tokens, and packed documents.
+"""Tasks on tokens share the cross entropy of labels, the arrays that a model receives beside its tokens, and packed documents.
 
 Glossary: B examples · T tokens of a row · V vocabulary, or classes.
 """
@@ -25,7 +25,7 @@ def beside(batch: Batch) -> dict[str, jax.Array]:
 
 
 class CrossEntropy(NamedTuple):
-    """Of each label, float32: the loss, with smoothing where there is some, the nats without, and the log of the normaliser."""
+    """Float32 numbers of each label: `loss`, smoothed where asked for, `nats` without, `log_z` of the normaliser."""
 
     loss: jax.Array
     nats: jax.Array

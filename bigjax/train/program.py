@@ -131,9 +131,10 @@ class Program:
         return {'state': state.replace(opt_state=(), **found['state']), 'best': found.get('best')}
 
     def load_weights(self, carry, folder, say: Callable[[str], None] = print) -> dict:
-        """The carry with the weights of another run."""
+        """The carry with the weights of another run, or of another library in every member."""
         state = carry['state']
-        params, model_state = initial_weights.load(folder, state.params, state.model_state, say)
+        params, model_state = initial_weights.load(folder, state.params, state.model_state, say,
+                                                   model=self.experiment.model, members=self.members or 0)
         ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
         return {**carry, 'state': state.replace(params=params, model_state=model_state, ema=ema)}
 

@@ -128,7 +128,8 @@ def _facts(program, differs) -> dict:
 
 VERB = Verb(
     'train', train, 'trains every row of the table, or resumes it (the default)', watched=True, flags=(
-        Flag('init_from', '', 'the workdir or checkpoint of another run whose weights this one starts from'),
+        Flag('init_from', '', 'weights to start from: the workdir or checkpoint of another run, or hf:, torch:, npz: or '
+             'keras: of another library'),
         Flag('replay', '', 'the nonfinite/ folder of a run that exited 3: repeat the step and name what broke'),
         Flag('profile', '', 'A:B: trace the steps after A until B, and print the operations that took the time'),
         Flag('strict', False, 'warnings that a careful run should not have are errors: a step compiled twice, a parameter that '

@@ -1,4 +1,4 @@
-"""`--init_from` where the two models are the same, differ in their head, or share nothing."""
+"""`--init_from` where the two models are the same, differ in their head, or share nothing; and of other libraries."""
 import dataclasses
 import io
 
@@ -9,6 +9,7 @@ import pytest
 
 from bigjax.checkpoint import initial_weights, manager
 from bigjax.runs.progress import Progress
+from bigjax.sharding import tree_paths
 from tests import tiny
 from tests.refused import refused
 
@@ -113,3 +114,23 @@ def test_layers_stacked_there_and_one_by_one_here(tmp_path):
         np.testing.assert_array_equal(loaded[f'block_{i}']['w'], kernel[i])
     np.testing.assert_array_equal(loaded['head']['w'], 1.0)
     assert 'head/w' in said[0]
+
+
+@pytest.mark.parametrize('members', [0, 2])
+def test_weights_of_another_library(trained, tmp_path, members):
+    _, carry = trained
+    state = carry['state']
+    arrays = [*tree_paths.leaves(state.params), *tree_paths.leaves(state.model_state)]
+    np.savez(tmp_path / 'x.npz', **dict(arrays))
+    fresh, given, said = start(f'npz:{tmp_path}/x.npz', seed=3, **({'population': members} if members else {}))
+    for i in range(members or 1):
+        one = jax.tree.map(lambda x, i=i: x[i] if members else x, given['state'])
+        assert tiny.equal(one.params, state.params) and tiny.equal(one.model_state, state.model_state) and not said
+        assert tiny.equal(one.ema, state.params)
+    assert tiny.equal(given['state'].opt_state, fresh['state'].opt_state)
+    if not members:
+        fresh, given, said = start(f'npz:{tmp_path}/x.npz', Wide(), seed=3)
+        assert tiny.equal(given['state'].params['head'], fresh['state'].params['head']) and 'head/kernel' in said[0]
+        assert tiny.equal(given['state'].params['hidden'], state.params['hidden'])
+        with refused('weights/keys', 'more/kernel'):
+            start(f'npz:{tmp_path}/x.npz', Wide(extra=True))

@@ -1,10 +1,10 @@
-"""LSTM and GRU against their equations step by step in plain JAX, whose derivatives are JAX's own."""
+"""LSTM, GRU and the plain recurrence against their equations step by step in plain JAX, whose derivatives are JAX's own."""
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigjax.nn.recurrent import GRU, LSTM
+from bigjax.nn.recurrent import GRU, LSTM, RNN
 from tests import tiers
 
 
@@ -22,7 +22,11 @@ def gru(p, carry, x):
     return (1 - z) * jnp.tanh(an + jax.nn.sigmoid(ar + br) * bn) + z * carry[0],
 
 
-CELLS = {'lstm': (LSTM, lstm, 2), 'gru': (GRU, gru, 1)}
+def rnn(p, carry, x):
+    return jnp.tanh(x @ p['input_kernel'] + p['input_bias'] + carry[0] @ p['recurrent_kernel'] + p['recurrent_bias']),
+
+
+CELLS = {'lstm': (LSTM, lstm, 2), 'gru': (GRU, gru, 1), 'rnn': (RNN, rnn, 1)}
 
 
 def unrolled(step, states, params, x, lengths, reverse):

@@ -96,3 +96,17 @@ def test_low_precision_logits_give_a_float32_loss():
         log_softmax(np.asarray(low['image'], np.float64), axis=1), batch['label'][:, None].astype(int), 1)[:, 0]
     assert per_example.dtype == weights.dtype == aux.metrics['accuracy'][0].dtype == jnp.float32
     np.testing.assert_allclose(per_example, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('task', [tasks.softmax('tokens'), tasks.binary('tokens')])
+def test_a_model_of_texts_receives_their_mask(task):
+    seen = []
+
+    def apply(variables, tokens, *, mask, train=False, rng=None):
+        seen.append(mask)
+        return jnp.zeros((len(tokens), 1)), {}
+
+    batch = {'tokens': np.ones((3, 5), np.int32), 'mask': np.ones((3, 5), bool), 'label': np.zeros(3, np.int32)}
+    task.loss(apply, {}, batch, None, True)
+    task.predict(apply, {}, batch, None)
+    assert all(mask is batch['mask'] for mask in seen) and len(seen) == 2

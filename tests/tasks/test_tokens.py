@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
-from bigjax.tasks import MASK, language, masked_language, sequence, spans, token_classification
+from bigjax.models.gpt import GPT
+from bigjax.tasks import MASK, bind, language, masked_language, sequence, spans, token_classification
 from bigjax.tasks.tokens import IGNORE, beside, cross_entropy, segments_between
 from tests.refused import refused
 from tests.tasks.terms import mean, objective, only
@@ -28,7 +29,7 @@ def bigram(variables, tokens, *, train=False, rng=None, **named):
 
 def encoder_decoder(variables, source, target, *, train=False, rng=None, **named):
     """Logits [B, T, V] of the last target token, moved by the mean row of the source."""
-    table, shown = variables['params']['table'], named.get('source_mask', jnp.ones(source.shape))[..., None]
+    table, shown = variables['params']['table'], (source != 0)[..., None]
     return table[target] + ((table[source] * shown).sum(1) / shown.sum(1))[:, None], {}
 
 
@@ -226,7 +227,7 @@ TASKS = {
     'labels': (token_classification.softmax(), bigram, {'tokens': TOKENS, 'labels': np.where(COUNTS, TARGETS, IGNORE)}),
     'spans': (spans.span(), of_start_and_end,
               {'tokens': TOKENS, 'start': np.array([2, 0, 1, 0]), 'end': np.array([5, 2, 3, 0])}),
-    'sequence': (sequence.teacher_forcing(masked=True, start=0), encoder_decoder,
+    'sequence': (sequence.teacher_forcing(start=0), encoder_decoder,
                  {'source': np.where(COUNTS, TOKENS, 0), 'target': np.where(COUNTS, TOKENS, 0)})}
 
 
@@ -249,10 +250,11 @@ def test_padding_of_rows_and_of_examples_changes_nothing(name):
         return total, jax.tree.map(lambda *x: sum(x), *metrics)
 
     gradient = jax.value_and_grad(loss, has_aux=True)
-    whole = gradient(TABLE, batch)
     rows = {k: np.concatenate([x, x[:2]]) for k, x in batch.items()} | {MASK: np.array([1] * B + [0, 0], np.float32)}
     parts = [{k: x[s] for k, x in batch.items()} for s in (slice(0, 1), slice(1, 4))]
-    for other in (gradient(TABLE, padded(batch, 5)), gradient(TABLE, rows), gradient(TABLE, *parts)):
+    ways = [batch], [padded(batch, 5)], [rows], parts
+    whole, *others = jax.jit(lambda variables, ways: [gradient(variables, *way) for way in ways])(TABLE, ways)
+    for other in others:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), whole, other)
 
 
@@ -281,3 +283,21 @@ def test_a_target_is_shifted_once(start):
     decode = lambda apply, variables, source, rng: source[:, :2]
     found = sequence.teacher_forcing(decode=decode).predict(None, TABLE, {'source': target}, None)
     np.testing.assert_array_equal(found, target[:, :2])
+
+
+@pytest.mark.parametrize('chunked', [False, True])
+def test_a_packed_row_has_the_loss_of_its_documents(chunked):
+    """A small GPT gives the tokens of a packed row what it gives each document alone, whole and through its chunked head."""
+    model = GPT(vocab_size=V, block_size=12, num_layers=1, num_heads=2, width=8, chunk=5)
+    documents = [[3, 4, 2, 1], [5, 1], [2, 6, 2, 5, 1]]
+    row = np.array([list(itertools.chain(*documents))], np.int32)
+    variables = jax.jit(lambda key: model.init(key, row))(jax.random.key(0))
+    variables = jax.tree.map(lambda x: x * 10, variables)  # so that what a token sees matters
+    task = language.next_token(chunked=chunked, separator=1)
+    terms, _ = jax.jit(lambda variables: task.loss(bind(model), variables, {'tokens': row}, None, False))(variables)
+    mine = float(jnp.sum(terms['nats'].values * terms['nats'].weights))
+    alone = 0.0
+    for document in documents:
+        p = log_softmax(np.asarray(model.apply(variables, np.array([document[:-1]])), np.float64)[0], -1)
+        alone -= sum(p[t, token] for t, token in enumerate(document[1:]))
+    assert terms['nats'].weights.sum() == 8 and mine == pytest.approx(alone, rel=1e-4)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bigjax.data import text
-from bigjax.data.loaders import formats, tfds_hf
+from bigjax.data.loaders import formal, formats, tfds_hf
 from bigjax.data.sources import ArraySource, Map, Splits, held_out
 from bigjax.errors import UserError
 from bigjax.io.text import first_line
@@ -165,6 +165,14 @@ def scan_files(named, name: str, variant: str, data_dir: str) -> Splits | None:
             arrays[key] = formats.pad_words(sentences, info['vocabularies'][key], length, str(path))
         parts.append(arrays)
     return _splits(name, folder, *parts, **info)
+
+
+def formal_languages(named, name: str, variant: str, data_dir: str, *, seed: int = 0) -> Splits | None:
+    """Strings generated from `seed`, the same on every machine."""
+    sources = {split: ArraySource(arrays) for split, arrays in formal.splits(variant, seed).items()}
+    info = {**named.info(variant), 'name': name, 'source': f'generated, seed {seed}',
+            'records': {split: len(source) for split, source in sources.items()}}
+    return Splits(sources.pop('train'), sources, info)
 
 
 def breast_cancer(named, name: str, variant: str, data_dir: str, *, seed: int = 0,

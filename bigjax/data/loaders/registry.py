@@ -15,7 +15,7 @@ import numpy as np
 from bigjax.data.fake import Shapes, fake, stand_ins
 from bigjax.data.lazy import LazySource
 from bigjax.data.loaders import find as finders
-from bigjax.data.loaders import formats, spoken, tfds_hf
+from bigjax.data.loaders import formal, formats, spoken, texts, tfds_hf
 from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
 from bigjax.io import local_copy, storage
@@ -166,6 +166,14 @@ NAMED: dict[str, DatasetSpec] = {
         shapes=lambda variant: {'stream': ((), 'uint16', 32000)}, info=lambda variant: {'vocabulary': 32000},
         sizes=lambda variant: {'train': 2 * 10**12, 'val': 10**7},  # Llama 2's own corpus; any other text has its own
         finders=(finders.token_files,), options=('length',)),
+    'c4_tokens': DatasetSpec(
+        about='English pages of Common Crawl in the tokens of T5 (Raffel et al. 2020), train.bin and val.bin of uint16',
+        licence='ODC-BY', size='2 bytes a token',
+        get='tokenise C4 with the tokenizer of T5, and write its numbers as uint16 to {data_dir}/c4_tokens/train.bin and '
+            'val.bin',
+        shapes=lambda variant: {'stream': ((), 'uint16', texts.T5)}, info=lambda variant: {'vocabulary': texts.T5},
+        sizes=lambda variant: {'train': 156 * 10**9, 'val': 16 * 10**7},
+        finders=(finders.token_files,), options=('length',)),
     'imagenet2012': DatasetSpec(
         about='1.28 million photographs of 1,000 classes (Russakovsky et al. 2015)',
         licence='non-commercial research', size='155 GB',
@@ -182,6 +190,15 @@ NAMED: dict[str, DatasetSpec] = {
         info=lambda variant: {'vocabularies': SCAN_VOCABULARIES,
                               'records': dict(zip(('train', 'test'), SCAN[variant], strict=True))},
         finders=(finders.scan_files,), variants=tuple(SCAN)),
+    'formal': DatasetSpec(
+        about='Strings of regular languages, generated: trained on 1 to 40 letters, tested on 41 to 500 (Delétang et al. 2023)',
+        licence='none needed', size='nothing',
+        get='nothing: it is generated',
+        shapes=lambda variant: {'tokens': ((formal.TRAIN[-1],), 'int32', len(formal.LANGUAGES[variant].letters) + 1),
+                                'label': ((), 'int32', len(formal.LANGUAGES[variant].classes))},
+        info=lambda variant: {'classes': list(formal.LANGUAGES[variant].classes), 'letters': formal.LANGUAGES[variant].letters},
+        sizes=lambda variant: dict(formal.SIZES),
+        finders=(finders.formal_languages,), variants=tuple(formal.LANGUAGES), options=('seed',)),
     'fsdd': DatasetSpec(
         about='3,000 spoken digits at 8 kHz, six speakers (Free Spoken Digit Dataset, Jackson et al. 2018), official test set',
         licence='CC BY-SA 4.0', size='15 MB', get=FSDD,
@@ -202,6 +219,7 @@ NAMED: dict[str, DatasetSpec] = {
         shapes=lambda variant: {'x': ((30,), 'float32', None), 'label': ((), 'int32', 2)},
         info=lambda variant: {'classes': ['malignant', 'benign']},
         finders=(finders.breast_cancer,), options=('seed', 'test_fraction')),
+    **{name: DatasetSpec(**fields) for name, fields in texts.TEXTS.items()},
 }
 
 
@@ -312,7 +330,8 @@ def fake_set(name: str, n: int = 256, seed: int = 0, **options) -> Splits:
     """
     named, variant = lookup(name, known=True)
     _check_options(name, named, options)
-    evals = ('val',) if 'stream' in named.shapes(variant) else ('test',)
+    sizes = named.sizes(variant) if named.sizes else {'train': n, 'test': n}
+    evals = tuple(split for split in sizes if split != 'train')
     info = {**named.info(variant), 'name': name}
     return fake(named.shapes(variant), n, seed, info=info, length=options.get('length', 256), evals=evals)
 

@@ -1,0 +1,15 @@
+"""Weights in the formats of other libraries, read into our models and written from them.
+
+    model, variables, tokenizer = weights.load('hf:FOLDER')    config.json and safetensors; or an id of the hub
+    weights.load('torch:FILE', model=GPT(…))                   a state dict, whose model has to be given
+    weights.save(model, variables, 'hf:FOLDER')                what transformers reads
+    weights.save(model, variables, 'npz:FILE')                 any model, by our own names
+
+A family is data in one file of `families/`. Every array of a file and every parameter of a model is accounted for: what is
+missing or has no place is refused by name; a head of another size is initialised anew, and reported.
+"""
+from bigjax.weights.place import is_place
+from bigjax.weights.reader import into, load
+from bigjax.weights.writer import save
+
+__all__ = ['into', 'is_place', 'load', 'save']

@@ -1,0 +1,89 @@
+"""Weights from the outside.
+
+    python -m bigjax.weights ls PLACE              every array: our path, shape, dtype, their key
+    python -m bigjax.weights convert PLACE PLACE   writes the second, hf:FOLDER or npz:FILE
+    python -m bigjax.weights diff PLACE PLACE      the arrays in which two differ, bit for bit, after both are read into our
+                                                   models; exit 4 where they do
+
+PLACE is hf:FOLDER (or an id of the hub), npz:FILE, torch:FILE or keras:FILE.weights.h5.
+"""
+import sys
+
+import numpy as np
+
+from bigjax.errors import DONE, FAILED, NO, USER, UserError, command
+from bigjax.io.text import gib, printable, table
+
+SHOWN = 50  # differing arrays
+
+
+def ls(place: str) -> int:
+    """Prints the arrays of a place, and what they are of ours where the file describes a model."""
+    from bigjax.weights.place import opened
+    from bigjax.weights.reader import laid_over
+    files = opened(place)
+    described = files.config is not None or files.spec is not None
+    pairs = laid_over(files, None, {}, place).found.pairs if described else ()
+    ours = {pair.key: ', '.join(pair.ours) for pair in pairs}
+    rows = [[ours.get(key, ''), 'x'.join(map(str, tensor.shape)) or 'scalar', str(np.dtype(tensor.dtype)), printable(key)]
+            for key, tensor in files.tensors.items()]
+    print(table(['ours', 'shape', 'dtype', 'theirs'], rows))
+    numbers = sum(int(np.prod(tensor.shape)) for tensor in files.tensors.values())
+    print(f'{len(rows)} arrays, {numbers:,} numbers, {gib(sum(tensor.size for tensor in files.tensors.values()))}')
+    return DONE
+
+
+def convert(source: str, target: str) -> int:
+    """Writes the weights of one place to another."""
+    from bigjax import weights
+    model, variables, tokenizer = weights.load(source)
+    weights.save(model, variables, target, tokenizer)
+    print(f'{source} -> {target}')
+    return DONE
+
+
+def diff(first: str, second: str) -> int:
+    """Prints the parameters in which two places differ."""
+    from bigjax import weights
+    from bigjax.weights import config_json
+    from bigjax.weights.reader import leaves
+    (one, ours, _), (other, theirs, _) = weights.load(first), weights.load(second)
+    fields = lambda model: {name: getattr(model, name) for name in model.__dataclass_fields__}
+    if type(one) is not type(other):
+        print(f'{type(one).__name__} and {type(other).__name__}')
+        return NO
+    lines = [f'{name}: {a!r} and {b!r}' for name, (a, b) in config_json.differences(one, fields(other)).items()]
+    ours, theirs = leaves(ours), leaves(theirs)
+    lines += [f'{path}: only in {first if path in ours else second}' for path in sorted(set(ours) ^ set(theirs))]
+    for path in sorted(set(ours) & set(theirs)):
+        a, b = np.asarray(ours[path]), np.asarray(theirs[path])
+        if a.shape != b.shape:
+            lines.append(f'{path}: {list(a.shape)} and {list(b.shape)}')
+        elif a.tobytes() != b.tobytes():
+            gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
+            lines.append(f'{path}: {int((gap != 0).sum()):,} of {a.size:,} numbers differ, by {np.nanmax(gap):.3g} at most')
+    more = [f'… and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
+    print('\n'.join([*lines[:SHOWN], *more]) or f'equal, {len(ours)} arrays bit for bit')
+    return NO if lines else DONE
+
+
+VERBS = {'ls': (ls, 1), 'convert': (convert, 2), 'diff': (diff, 2)}
+
+
+@command('bigjax.weights')
+def main(argv: list[str]) -> int:
+    """One command; returns its exit code."""
+    if not argv or argv[0] in ('-h', '--help'):
+        print(__doc__.strip())
+        return DONE if argv else USER
+    verb, *rest = argv
+    if verb not in VERBS:
+        raise UserError(f"'{printable(verb)}': got no such verb, expected one of {', '.join(VERBS)}", code='weights/verb')
+    function, count = VERBS[verb]
+    if len(rest) != count:
+        raise UserError(f"'{verb}': got {len(rest)} places, expected {count}; --help shows them", code='weights/arguments')
+    try:
+        return function(*rest)
+    except OSError as error:  # a store, a disk, a closed pipe
+        print(f'bigjax.weights: {error}', file=sys.stderr)
+        return FAILED

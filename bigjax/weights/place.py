@@ -1,0 +1,137 @@
+"""Where weights are: `hf:FOLDER`, `torch:FILE`, `npz:FILE`, `keras:FILE`, and the files behind each."""
+import importlib.util
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from bigjax.errors import UserError
+from bigjax.io import local_copy, safe_read, storage
+from bigjax.io.text import first_line, printable
+from bigjax.weights import keras_format, npz_format, safetensors_format, torch_format
+from bigjax.weights.tensors import Tensors, damaged
+
+FORMS = {'hf': 'FOLDER', 'torch': 'FILE', 'npz': 'FILE', 'keras': 'FILE.weights.h5'}
+CONFIG = 'config.json'
+TORCH_NAMES = ('pytorch_model.bin', 'model.pth')
+WANTED = ('*.json', '*.safetensors', '*.txt', '*.model')  # files of a hub's repository: no pickles
+
+
+class Opened(NamedTuple):
+    """The files of a place, of which no array has been read yet.
+
+    Attributes:
+      path: the folder or file.
+      config: config.json, None where there is none.
+      tensors: {key: tensor}.
+      spec: `config.model` of our own file, None for another's.
+    """
+
+    path: pathlib.Path
+    config: Mapping | None
+    tensors: Tensors
+    spec: Mapping[str, Any] | None = None
+
+
+def is_place(text: str) -> bool:
+    """Whether a text names weights of another library; gs://… and folders of runs do not."""
+    return str(text).partition(':')[0] in FORMS
+
+
+def parts(text: str) -> tuple[str, str]:
+    """('hf', 'FOLDER') of 'hf:FOLDER'.
+
+    Raises:
+      UserError: no such kind, or nothing after it; 'weights/place'.
+    """
+    kind, _, name = str(text).partition(':')
+    if kind not in FORMS or not name.strip():
+        forms = ', '.join(f'{kind}:{form}' for kind, form in FORMS.items())
+        raise UserError(f'{printable(text)}: got no place of weights, expected one of {forms}; fix: write it so',
+                        code='weights/place')
+    return kind, name
+
+
+def opened(text: str) -> Opened:
+    """The files of a place.
+
+    Raises:
+      UserError: as `parts`; nothing there ('weights/not-found'), or a file that is damaged ('weights/damaged').
+    """
+    kind, name = parts(text)
+    if kind == 'hf':
+        return _folder(folder(name))
+    path = local_copy.copied(storage.place(name))
+    if not path.is_file():
+        raise UserError(f'{printable(text)}: got no such file; check the path', code='weights/not-found')
+    if kind == 'npz':
+        spec, tensors = npz_format.read(path)
+        return Opened(path, None, tensors, spec)
+    if kind == 'keras':
+        return Opened(path, None, keras_format.read(path))
+    return Opened(path, _config(path.with_name(CONFIG)), torch_format.read(path))
+
+
+def _folder(path: pathlib.Path) -> Opened:
+    config = _config(path / CONFIG)
+    if config is None:
+        raise UserError(f'{printable(path)}: got a folder without {CONFIG}; fix: name the folder that holds it beside the '
+                        'weights', code='weights/not-found')
+    for name in (safetensors_format.INDEX, safetensors_format.ONE):
+        if (path / name).exists():
+            return Opened(path, config, safetensors_format.read_folder(path))
+    for name in TORCH_NAMES:
+        if (path / name).exists():
+            return Opened(path, config, torch_format.read(path / name))
+    raise UserError(f'{printable(path)}: got a folder with neither {safetensors_format.ONE} nor {TORCH_NAMES[0]}; fix: name '
+                    'the folder that holds the weights', code='weights/not-found')
+
+
+def _config(path: pathlib.Path) -> Mapping | None:
+    if not path.exists():
+        return None
+    try:
+        found = safe_read.parsed(safe_read.content(path))
+    except ValueError as error:
+        raise damaged(path, first_line(error)) from error
+    if not isinstance(found, dict):
+        raise damaged(path, 'no table of keys')
+    return found
+
+
+def folder(name: str) -> pathlib.Path:
+    """The folder that `hf:` names: one of the file system or of a store, or of the hub's cache, or fetched from the hub.
+
+    Raises:
+      UserError: there is none, and no way to the hub; 'weights/not-found'.
+    """
+    path = storage.place(name)
+    if storage.children(path):
+        return local_copy.copied(path)
+    parts = name.split('/')
+    if len(parts) > 2 or not all(part.replace('-', '').replace('_', '').replace('.', '').isalnum() for part in parts):
+        raise UserError(f'hf:{printable(name)}: got no such folder; check the path', code='weights/not-found')
+    if found := cached(name):
+        return found
+    why = 'the package huggingface_hub is not installed'
+    if importlib.util.find_spec('huggingface_hub'):
+        import huggingface_hub
+        try:
+            return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(WANTED)))
+        except Exception as error:  # of its HTTP client, of the hub, of the disk
+            why = first_line(error)
+    raise UserError(f"hf:{printable(name)}: got a hub's id, which is neither a folder here nor in the hub's cache, and it "
+                    f'cannot be fetched ({why}); fix: hf:FOLDER with a folder that holds {CONFIG} and {safetensors_format.ONE}',
+                    code='weights/not-found')
+
+
+def cached(name: str) -> pathlib.Path | None:
+    """The snapshot of a model in the hub's cache that its main branch names, None where there is none."""
+    home = os.environ.get('HF_HOME') or os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'huggingface')
+    cache = pathlib.Path(os.environ.get('HF_HUB_CACHE') or os.path.join(home, 'hub')).expanduser()
+    model = cache / f'models--{name.replace("/", "--")}'
+    try:
+        found = model / 'snapshots' / (model / 'refs' / 'main').read_text().strip()
+    except OSError:
+        return None
+    return found if (found / CONFIG).exists() else None
