@@ -75,7 +75,7 @@ def make_plan(model, choice: Choice, eos: Sequence[int], pad: int, slots: int) -
 
 
 class Source(NamedTuple):
-    """What an encoder reads: tokens int32 [B, S], and a mask, true where a token counts."""
+    """The input of an encoder: tokens int32 [B, S], and a mask, true where a token counts."""
 
     tokens: jax.Array
     mask: jax.Array

@@ -1,6 +1,7 @@
 """Generation beside texts grown by hand, one plain call of the model per token."""
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from bigjax import decode
+from bigjax.decode import loop
 from bigjax.decode.choose import Choice, choose
 from bigjax.models.gpt import GPT, PARTITION_RULES
 from bigjax.models.rnn import CharLSTM
@@ -207,3 +209,17 @@ def test_on_a_mesh_the_tokens_are_the_same(shape):
         if 'lookup' not in how:  # whose rows are decoded one by one, which a split batch cannot be
             with logical.using(mesh):
                 np.testing.assert_array_equal(decode.generate(model, placed, tokens, **how), expected)
+
+
+@pytest.mark.parametrize('rows', [1, 3])
+def test_a_cache_is_written_in_place(rows):
+    """A copy of it for every token would make each token cost as much as the cache is long."""
+    model, plan = MODELS['llama'], loop.make_plan(MODELS['llama'], Choice(), (), 0, 11)
+    keys, prompt = jax.eval_shape(lambda: (jax.random.split(key(0), rows), jnp.zeros((rows, 5), jnp.int32)))
+    carry = jax.eval_shape(lambda v, k, p: loop.start.__wrapped__(plan, v, p, None, k, 12), drawn('llama'), keys, prompt)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    compiled = jax.jit(functools.partial(loop.advance.__wrapped__, plan), donate_argnums=1).lower(
+        drawn('llama'), carry, keys, count, count).compile().as_text()
+    cache = rf'f32\[{rows},{model.num_kv_heads},11,4\]'
+    assert re.search(rf'= {cache}.*dynamic-update-slice', compiled)
+    assert not re.search(rf'= {cache}\S* copy\(', compiled)
