@@ -7,6 +7,7 @@ Only this file, `bigjax.train.job`, `experiments` and `launch` know flags. A ver
 """
 import contextlib
 import errno
+import math
 import os
 import pathlib
 import re
@@ -27,7 +28,7 @@ from bigjax.experiment import EXPLAINED, KEYS, OPTIONAL
 from bigjax.io import nested, storage
 from bigjax.io.text import first_line, hint, printable
 from bigjax.train.build import scanned
-from bigjax.train.job import PROCESS, Flag, Job, Verb, variants, without
+from bigjax.train.job import PROCESS, Flag, Job, Verb, script_config, variants, without
 from bigjax.watchdog.phases import process_began
 from bigjax.watchdog.signals import InterruptedBeforeStart, interruptible_start
 
@@ -42,9 +43,9 @@ SHARED = (
     Flag('compile_cache', '', "the folder that keeps compiled programs for later runs, or 'off'; by default the user's cache"),
     Flag('population', None, 'how many members to train at once (config.population)', 'int'),
     Flag('coordinator', '', 'several processes by hand: HOST:PORT of process 0; SLURM, MPI, TPU and GKE need no flag'),
-    Flag('processes', None, 'several processes by hand: how many', 'int'),
-    Flag('process', None, 'several processes by hand: which one this is, from 0', 'int'),
-    Flag('start_timeout', 300.0, 'seconds to wait for the other processes (doctor: 10)', 'float'),
+    Flag('processes', None, 'several processes by hand: how many', 'int', 1),
+    Flag('process', None, 'several processes by hand: which one this is, from 0', 'int', 0),
+    Flag('start_timeout', 300.0, 'seconds to wait for the other processes (doctor: 10)', 'float', 0.0),
     Flag('grace', 30.0, 'seconds after SIGTERM or Ctrl-C in which the state must be saved', 'float', 0.0),
     Flag('heartbeat', 30.0, 'seconds of silence after which another process counts as dead', 'float', 1.0),
     Flag('phase_timeouts', '', "seconds that a phase may last before the run counts as stuck, such as 'step:60,save:300'"),
@@ -241,6 +242,9 @@ def parse(module, name: str, argv: Sequence[str]):
         raise UserError(f'{printable(str(error).splitlines()[0])}; --help shows the flags', code='cli/flag') from None
     except RecursionError:  # absl looks for the flags that are nearest to it
         raise UserError('a flag has too many letters; --help shows the flags', code='cli/flag') from None
+    if odd := next((flag for flag in values if values[flag].present and isinstance(values[flag].value, float)
+                    and not math.isfinite(values[flag].value)), None):
+        raise UserError(f'--{odd}: got {values[odd].value}, expected a finite number; fix: leave it out', code='cli/flag')
     verb = _verb(words)
     if values.help:
         try:
@@ -287,9 +291,10 @@ def _help(module, name: str, values, verb: Verb, named: bool) -> str:
     else:
         shown += ['\nverbs (VERB --help shows its flags):', *(f'  {v.name:9} {v.help}' for v in VERBS.values())]
     shown += ['\nflags:', *map(flag_line, sorted((*SHARED, *verb.flags), key=lambda flag: flag.name))]
+    own = getattr(module, 'HELP', {})
     for row in rows[:1]:
         title = f' of --variant={row}' if row else ''
-        shown.append(f'\nconfig{title} (--config.key=value):\n{explained(module.get_config(row), getattr(module, "HELP", {}))}')
+        shown.append(f'\nconfig{title} (--config.key=value):\n{explained(script_config(module, name, row), own)}')
     if len(rows) > 1:
         shown.append(f"\nrows of its table: {' '.join(rows)}")
     return '\n'.join(shown)

@@ -164,6 +164,7 @@ class Experiment:
       transforms: (`transform(tx) -> tx`, …), wrappers of the gradient transformation, the first one innermost.
       axes: logical axis -> mesh axes, over the defaults of `bigjax.sharding.logical`.
       interface: raw input <-> example and outputs -> answer, for `predict` and `sample`.
+      tokenizer: `bigjax.data.tokenizers.Tokenizer` that made numbers of text; the run saves it in its workdir.
     """
 
     model: Any
@@ -179,6 +180,7 @@ class Experiment:
     transforms: tuple[Callable, ...] = ()
     axes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     interface: Interface | None = None
+    tokenizer: Any = None
 
 
 class Key(NamedTuple):

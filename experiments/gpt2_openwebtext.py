@@ -11,6 +11,7 @@ reports a validation loss of 2.85 for `s`, without dropout and biases. The large
     python -m experiments.gpt2_openwebtext --workdir=/tmp/mine --variant=s --config.data=tokens:/path/to/folder
 """
 from bigjax import cli, models
+from bigjax.data import tokenizers
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.models import gpt
@@ -52,6 +53,7 @@ def get_experiment(config):
     """A language model."""
     splits = open_data(config.data, like='openwebtext', data_dir=config.data_dir, length=config.length)
     vocabulary = splits.info.get('vocabulary') or 50257
+    tokenizer = tokenizers.of_stream(splits.info)
     return Experiment(
         model=models.make(config.model, vocab_size=vocabulary, block_size=config.length, dtype=config.dtype),
         task=language.next_token(chunked=True),
@@ -59,7 +61,8 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
         expected=published(config),
-        interface=interfaces.token_numbers(vocabulary),
+        interface=interfaces.tokens(tokenizer, vocabulary),
+        tokenizer=tokenizer,
         partition_rules=gpt.PARTITION_RULES,
     )
 

@@ -9,6 +9,7 @@ public: any text in Llama's tokens takes its place, and nothing published is com
     python -m experiments.llama2 --workdir=/shared/llama --variant=7b --config.mesh=fsdp:64,tensor:4
 """
 from bigjax import cli, models
+from bigjax.data import tokenizers
 from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
 from bigjax.models import gpt
@@ -45,13 +46,15 @@ def get_experiment(config):
     """A language model."""
     splits = open_data(config.data, like='llama_tokens', data_dir=config.data_dir, length=config.length)
     vocabulary = splits.info.get('vocabulary') or 32000
+    tokenizer = tokenizers.of_stream(splits.info)
     return Experiment(
         model=models.make(config.model, vocab_size=vocabulary, block_size=config.length, dtype=config.dtype),
         task=language.next_token(chunked=True),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
-        interface=interfaces.token_numbers(vocabulary),
+        interface=interfaces.tokens(tokenizer, vocabulary),
+        tokenizer=tokenizer,
         partition_rules=gpt.PARTITION_RULES,
     )
 

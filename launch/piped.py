@@ -3,7 +3,7 @@ import contextlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 READ_BYTES = 2**16
 STDERR_BYTES = 500  # of stderr are kept
@@ -12,10 +12,10 @@ STDERR_BYTES = 500  # of stderr are kept
 class Piped:
     """One program, in a session of its own: Ctrl-C in the terminal reaches the launcher alone and does not cut the log."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None):
+    def __init__(self, argv: Sequence[str]):
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr,
-                                         bufsize=0, env=env, start_new_session=True)
+                                         bufsize=0, start_new_session=True)
         os.set_blocking(self._process.stdout.fileno(), False)
 
     def fileno(self) -> int:

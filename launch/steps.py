@@ -57,20 +57,19 @@ def show(steps: Sequence[Step]) -> str:
     return '\n'.join(map(str, steps))
 
 
-def execute(step: Run, *, values: dict[str, str] | None = None, seconds: float = 120.0, data: bytes | None = None) -> str:
+def execute(step: Run, *, values: dict[str, str] | None = None, seconds: float = 120.0) -> str:
     """Runs a step to its end; returns its stdout.
 
     Args:
       values: values of the step's secret variables.
       seconds: timeout, after which the command is killed.
-      data: stdin as bytes, in place of the step's text.
 
     Raises:
       UserError: the program is not installed.
       Failed: it exited with a code other than 0, or timed out.
     """
     secret = ''.join(f'export {name}={shlex.quote((values or {})[name])}\n' for name in step.secret)
-    given = (secret + step.stdin).encode() if data is None else data
+    given = (secret + step.stdin).encode()
     try:
         done = subprocess.run(step.argv, input=given, capture_output=True, timeout=seconds, check=False)
     except FileNotFoundError:

@@ -64,6 +64,11 @@ def run(capsys, *argv, script=SCRIPT):
     (['--variant=c'], 'tiny/variant', "'c'"),
     (['--variant=b'], 'config/unread-key', 'config.typo'),
     (['--wrkdir=x'], 'cli/flag', 'wrkdir'),
+    (['--start_timeout=-1'], 'cli/flag', 'start_timeout'), (['--start_timeout=nan'], 'cli/flag', 'start_timeout'),
+    (['--grace=inf'], 'cli/flag', 'grace'), (['--processes=0'], 'cli/flag', 'processes'),
+    (['--process=-1'], 'cli/flag', 'process'),
+    (['--config.optimizer.schedule=constant', '--config.optimizer.schedule.warmup=13'], 'schedule/beyond',
+     'optimizer.schedule.warmup'),
     (['trian'], 'cli/verb', 'train'),
     (['train', 'eval'], 'cli/words', "'eval'"),
     (['--topology=v5e-16'], 'cli/foreign-flag', 'plan'),
@@ -300,13 +305,17 @@ def test_own_images_are_one_flag(capsys, tmp_path):
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize(('name', 'function', 'code'), [
-    ('get_experiment', None, 'get_experiment'), ('get_experiment', lambda config: None, 'return one')])
-def test_a_script_that_gives_no_experiment_is_one_line(capsys, tmp_path, name, function, code):
-    lacking = types.ModuleType('lacking')
-    lacking.get_config = get_config
-    if function:
-        setattr(lacking, name, function)
-    assert cli.run(lacking, 'lacking', [f'--workdir={tmp_path}/a']) == 2
-    err = capsys.readouterr().err
-    assert err.count('\n') == 1 and code in err
+@pytest.mark.parametrize(('changes', 'code', 'named'), [
+    ({'get_experiment': None}, 'experiment/no-function', 'get_experiment(config)'),
+    ({'get_config': None}, 'experiment/no-function', 'get_config(variant)'),
+    ({'get_experiment': lambda config: None}, 'experiment/no-experiment', 'NoneType'),
+    ({'get_experiment': lambda config: 3}, 'experiment/no-experiment', 'int'),
+    ({'get_experiment': lambda: None}, 'experiment/signature', 'get_experiment()'),
+    ({'get_config': lambda: get_config()}, 'experiment/signature', 'get_config()'),
+    ({'get_config': lambda variant: None}, 'config/script', 'NoneType')], ids=range(7))
+@pytest.mark.parametrize('verb', [('train',), ('plan', '--topology=cpu:1')], ids=' '.join)
+def test_a_script_that_is_none_is_one_line(capsys, tmp_path, refusals, changes, code, named, verb):
+    script = types.SimpleNamespace(**{k: v for k, v in {**vars(SCRIPT), **changes}.items() if v is not None})
+    ended, _, err = run(capsys, *verb, f'--workdir={tmp_path}/a', script=script)
+    assert ended == 2 and err.count('\n') == 1 and named in err and refusals[-1] == code
+    assert not (tmp_path / 'a').exists()

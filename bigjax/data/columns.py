@@ -10,6 +10,7 @@ from bigjax.data.loaders.cells import EMPTY, LIKE_NUMBER, NUMBER, Cells, RawTabl
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 
+TEXT = 'text'  # a column of this name is running text, whatever it holds
 MAX_ONE_HOT = 64  # values of a category; one column each
 MAX_ORDINAL = 1000  # values of a category that is one column, numbered by frequency
 BAD_CELLS = 0.05  # a column with at most this share of cells that are not numbers is a column of numbers with mistakes
@@ -113,7 +114,7 @@ def decide_feature(raw: RawTable, name: str, cells: Cells) -> Column:
         return Column(name, 'image')
     if cells.texts is None:
         return _numeric(name, cells.numbers)
-    if cells.long:
+    if cells.long or name == TEXT:
         return Column(name, 'text', why='free text')
     count = raw.length - int(_equal(cells.texts, '').sum())
     if not count:

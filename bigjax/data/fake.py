@@ -1,7 +1,8 @@
 """Made-up data with the shapes, dtypes, classes and vocabularies of real data: for tests, and for `--config.data=fake`.
 
 A shape is (shape of one example, dtype, number of classes, a range of integers, or None); `shapes` maps names to them, as the
-table in registry.py does: {'image': ((28, 28, 1), 'uint8', None), 'label': ((), 'int32', 10)}.
+table in registry.py does: {'image': ((28, 28, 1), 'uint8', None), 'label': ((), 'int32', 10)}. The dtype of text is 'object',
+and its classes are the tokens of its vocabulary, the two special ones included: texts are made of the words w0, w1, …
 """
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,13 @@ import numpy as np
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.data.windows import WindowSource
 
+TEXT = 'object'  # the dtype of text
 Shapes = Mapping[str, tuple[tuple[int, ...], str, int | range | None]]
+
+
+def made_up_words(vocabulary: int) -> list[str]:
+    """The words of made-up texts whose vocabulary has so many tokens, the two special ones included."""
+    return [f'w{i}' for i in range(max(vocabulary - 2, 1))]
 
 
 def arrays(shapes: Shapes, count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -23,7 +30,10 @@ def arrays(shapes: Shapes, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     out = {}
     for name, (shape, dtype, classes) in shapes.items():
         rng = np.random.default_rng([seed, count, *name.encode()])
-        if np.dtype(dtype).kind == 'f':
+        if dtype == TEXT:
+            lengths, words = rng.integers(1, 20, count), made_up_words(classes or 100)
+            out[name] = np.array([' '.join(words[i] for i in rng.integers(0, len(words), n)) for n in lengths], object)
+        elif np.dtype(dtype).kind == 'f':
             out[name] = rng.standard_normal((count, *shape)).astype(dtype)
         elif isinstance(classes, range):
             out[name] = rng.integers(classes.start, classes.stop, (count, *shape)).astype(dtype)

@@ -7,6 +7,7 @@ import numpy as np
 
 from bigjax.data import sources
 from bigjax.data.columns import Column
+from bigjax.data.fake import TEXT
 from bigjax.data.loaders import registry
 from bigjax.data.schema import Schema
 from bigjax.data.sources import ArraySource, Map, Splits
@@ -15,6 +16,7 @@ from bigjax.io.text import printable
 
 MAX_SHOWN = 12  # columns or classes that a line names
 LIKELY_ROLES = ('class', 'classes', 'category', 'labels', 'species', 'outcome', 'targets', 'y')
+LIKELY_TEXTS = ('text', 'sentence', 'review', 'document', 'comment', 'content', 'question', 'body')
 EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest first
     ('image', 'label'): ('mnist', 'fashion_mnist', 'cifar10', 'resnet_imagenet', 'vit_imagenet'),
     ('audio', 'label', 'length'): ('spoken_digits',),
@@ -22,12 +24,13 @@ EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest f
     ('label', 'series'): ('mnist1d', 'ucr'),
     ('label', 'x'): ('uci --variant=breast_cancer,mlp', 'mnist1d', 'ucr'),
     ('target', 'x'): ('uci',),
+    ('label', 'text'): ('sentiment', 'reuters'),
     ('chars', 'stream'): ('tiny_shakespeare',),
     ('stream',): ('gpt2_openwebtext', 'llama2'),
 }
 TWO_CLASSES = ('uci --variant=breast_cancer,mlp',)  # their output is one logit
 MEANING = {'image': 'image [height, width, channels]', 'label': 'label (the number or name of a class)',
-           'audio': 'audio (a sound file)', 'text': 'text (what is said in it)',
+           'audio': 'audio (a sound file)', 'text': 'text (a text, or what is said in a sound)',
            'target': 'target (a number)', 'x': 'x (columns of numbers)', 'series': 'x [time, channels] or columns of numbers',
            'stream': 'a text or a row of tokens', 'chars': 'a text, as text:FILE', 'source': 'source (word numbers)'}
 
@@ -91,7 +94,7 @@ def shapes(source: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
     """{name: (shape of one example, dtype)}; 'text' is the dtype of text. Reads a record where nothing else helps."""
     spec = sources.shapes(source)
     if spec is not None:
-        return {name: (tuple(s.shape), s.dtype) for name, s in spec.items()}
+        return {name: (tuple(s.shape), 'text' if s.dtype == object else s.dtype) for name, s in spec.items()}
     example = source[0] if len(source) else {}
     return {name: ((), 'text') if isinstance(value, str | bytes) else (np.shape(value), np.asarray(value).dtype)
             for name, value in example.items()}
@@ -166,6 +169,8 @@ def _reader(name: str, shape: tuple[int, ...], dtype: str, got: Mapping[str, Any
         pixels = getattr(train, 'arrays', {}).get('x')
         whole = pixels is not None and pixels.min() >= 0 and pixels.max() <= 255 and (pixels == np.floor(pixels)).all()
         return _AsImage(shape) if whole else None
+    if dtype == TEXT:
+        return _same if name in got and kind == 'text' else None
     if kind == 'text' or (np.dtype(dtype).kind in 'iu' and np.dtype(kind).kind not in 'iub'):
         return None
     if len(have) == len(shape):
@@ -217,6 +222,9 @@ def _near(keys: tuple[str, ...], schema: Schema | None) -> tuple[str, str] | Non
     """(a column that probably is what is missing, under another name, and that name)."""
     columns: tuple[Column, ...] = schema.columns if schema else ()
     names = {c.name for c in columns}
+    if 'text' in keys and 'text' not in names:
+        likely = [c.name for c in columns if c.name.lower() in LIKELY_TEXTS]
+        return (likely[0], 'text') if likely else None
     role = 'label' if 'label' in keys else 'target' if 'target' in keys else ''
     if role and not names & {'label', 'target'}:
         likely = [c.name for c in columns if c.name.lower() in LIKELY_ROLES]

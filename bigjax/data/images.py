@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from bigjax.data import lost_parts
 from bigjax.data.resize import resize
 from bigjax.errors import UserError
 from bigjax.io import safe_read
@@ -14,7 +15,6 @@ EXTENSIONS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.tif',
               '.gif')
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'PPM')  # of Pillow; its other readers start programs or are rare
 STARTS = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n', b'RIFF', b'BM', b'II*\0', b'MM\0*', b'GIF8', b'P5', b'P6')
-SECTOR_BYTES = 512  # of zeros inside the pixels of a JPEG: a part of the file that was lost
 LIGHT, DARK = 192, 64  # mean grey levels of a border above and below which the ground of a drawing is light or dark
 DRAWINGS = 64  # images whose ground is looked at
 BLEND_VALUES = 1 << 22  # values that are blended together, in double precision
@@ -35,7 +35,7 @@ def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header alone
             safe_read.check_unpacked(where, 4 * math.prod(image.size), len(data), 'replace or remove it')
-            if image.format == 'JPEG' and zeroed(data):
+            if lost_parts.found(image, data):
                 raise ValueError('a part of it is zeros')
             pixels = upright(image)
     except UserError:
@@ -45,30 +45,6 @@ def decode(data: bytes, where: str, image_size: int | None = None) -> np.ndarray
         raise UserError(f'{where}: got {len(data)} bytes that are not an image, or a damaged one ({why}); fix: replace or '
                         'remove it', code='data/image') from error
     return resize(pixels, image_size)
-
-
-def zeroed(data: bytes) -> bool:
-    """Whether a sector of zeros is among the pixels of a baseline JPEG; decoders take it for pixels, without an error.
-
-    Zero bits are the shortest code of each Huffman table (ITU T.81, annex C). They are an image only where each of these
-    codes means "no change": then the image is flat there, and its tables were optimised for it.
-    """
-    at, shortest = 2, []
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        kind, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2:at + 4], 'big')
-        if kind == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if kind == 0xC2:  # progressive: its refinement bits may be zero
-            return False
-        table = at + 4
-        while kind == 0xC4 and table + 18 <= end:
-            shortest.append(data[table + 17] if table + 17 < len(data) else 0)
-            table += 17 + sum(data[table + 1:table + 17])
-        at = end
-        if kind == 0xDA:
-            break
-    return any(shortest) and data.find(bytes(SECTOR_BYTES), at) >= 0
 
 
 def upright(image) -> np.ndarray:

@@ -34,6 +34,8 @@ def described(splits: Splits) -> dict[str, Any]:
             if any(isinstance(value, str | bytes) for value in example.values()):
                 return {}
             spec = {name: np.asarray(value) for name, value in example.items()}
+        if any(x.dtype == object for x in spec.values()):
+            return {}
         found[split] = {'records': len(source), 'arrays': arrays is not None and set(arrays) == set(spec),
                         'keys': {name: [list(x.shape), np.dtype(x.dtype).name] for name, x in spec.items()}}
     return {SHAPES: found}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data.columns import ENCODERS, Column, decide_feature, decide_label, decide_target, read_one, refill
+from bigjax.data.columns import ENCODERS, TEXT, Column, decide_feature, decide_label, decide_target, read_one, refill
 from bigjax.data.loaders.cells import ROLES, RawTable
 from bigjax.errors import UserError
 from bigjax.io.text import printable
@@ -97,10 +97,7 @@ class Schema:
         folded = not separate and any(c.kind in ('number', 'category', 'ordinal') for c in free)
         files = [c for c in free if c.kind in ('image', 'audio')]
         for i, c in enumerate(columns):
-            if files and files[0].kind == 'audio' and c.name == 'text' and raw.columns['text'].texts is not None:
-                columns[i] = Column('text', 'text')  # also where few differ, or all are digits
-                continue
-            if folded and c.kind == 'text' and c.name not in ROLES:
+            if folded and c.kind == 'text' and c.name not in (*ROLES, TEXT):
                 columns[i] = dataclasses.replace(c, kind='left out', why=f'text: {c.why}')
             elif separate and c.kind in ('category', 'ordinal'):
                 columns[i] = Column(c.name, 'text')
@@ -162,8 +159,10 @@ class Schema:
         for c in self.columns:
             if c.kind == 'left out' or (not labelled and c.name in ROLES and c.name not in given):
                 continue
+            if c.name not in given and self.folded and c.kind == 'text':
+                continue  # beside columns of numbers, which an experiment reads without it
             if c.name not in given:
-                raise UserError(f'{where}: got no {printable(c.name)!r}, expected {printable(", ".join(self._inputs()))}; '
+                raise UserError(f'{where}: got no {printable(c.name)!r}, expected {printable(", ".join(self.inputs))}; '
                                 'fix: add it', code='data/missing-column')
             value = read_one(c, given[c.name], f'{where}, column {printable(c.name)}')
             if self.folded and c.kind in ('number', 'category', 'ordinal') and c.name not in ROLES:
@@ -176,5 +175,7 @@ class Schema:
         kinds = ('number', 'category', 'ordinal')
         return [c for c in self.columns if self.folded and c.kind in kinds and c.name not in ROLES]
 
-    def _inputs(self) -> list[str]:
+    @property
+    def inputs(self) -> list[str]:
+        """The columns that a row has, less the label and the target."""
         return [c.name for c in self.columns if c.kind != 'left out' and c.name not in ROLES]

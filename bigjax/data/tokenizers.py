@@ -30,7 +30,7 @@ from bigjax.io import safe_read, storage
 from bigjax.io.text import printable
 
 __all__ = ['Bytes', 'Characters', 'HuggingFace', 'SentencePiece', 'Tokenizer', 'Words', 'from_files', 'keep', 'load', 'of_run',
-           'padded']
+           'of_stream', 'padded']
 
 KINDS = ('char', 'byte', 'word', 'hf', 'gpt2', 'sp')
 FOLDER = 'tokenizer'  # of a run's workdir
@@ -86,6 +86,23 @@ def from_files(files: Mapping[str, bytes], where: str) -> Tokenizer:
 def of_run(workdir) -> Tokenizer:
     """The tokenizer that a run has saved in its workdir."""
     return _opened(str(storage.place(workdir) / FOLDER))
+
+
+def of_stream(info: Mapping) -> Tokenizer | None:
+    """The tokenizer of a stream of tokens, by the facts of the data: that of the run, or of the folder; None where the stream
+    has none.
+
+    Raises:
+      UserError: the tokenizer is another one than the manifest of the tokens, or the run, states.
+    """
+    if not info.get('tokenizer'):
+        return None
+    place = str(storage.place(info['recorded']) / FOLDER) if 'recorded' in info else info['tokenizer_folder']
+    found = _opened(place)
+    if found.facts != dict(info['tokenizer']):
+        raise UserError(f'{place}: got the tokenizer {found.facts}, expected {dict(info["tokenizer"])}; fix: the tokenizer '
+                        'that encoded the text', code='tokenizer/other-than-run')
+    return found
 
 
 def keep(tokenizer: Tokenizer, workdir) -> None:

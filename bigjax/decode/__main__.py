@@ -21,15 +21,11 @@ def language_of(tokenizer, model) -> Language:
     Raises:
       UserError: it has more tokens than the model; 'decode/other-vocabulary'.
     """
-    if tokenizer is None:
-        from bigjax.predict import interfaces
-        return interfaces.token_numbers(model.vocab_size).language
-    if tokenizer.vocab_size > model.vocab_size:
+    from bigjax.predict import interfaces
+    if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:  # fewer are usual: vocabularies are filled up
         raise UserError(f'a tokenizer: got {tokenizer.vocab_size} tokens, expected at most {model.vocab_size}, the vocabulary '
                         'of the model; fix: use the tokenizer of the model', code='decode/other-vocabulary')
-    start = tokenizer.eos if tokenizer.bos is None else tokenizer.bos
-    eos, start = (() if token is None else (token,) for token in (tokenizer.eos, start))
-    return Language(tokenizer.encode, tokenizer.decode, eos, start)
+    return interfaces.tokens(tokenizer, model.vocab_size if tokenizer is None else tokenizer.vocab_size).language
 
 
 @command('decode')

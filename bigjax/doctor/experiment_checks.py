@@ -13,15 +13,14 @@ from bigjax.doctor import host
 from bigjax.doctor.host import OK, WARNING, Check
 from bigjax.errors import UserError
 from bigjax.io import nested, storage
-from bigjax.io.text import gib
+from bigjax.io.text import counted, gib
 from bigjax.runs.reader import FINISHED
 from bigjax.runs.workdir import RunFacts, previous_run
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules
 from bigjax.train import optimizers
 from bigjax.train import settings as settings_module
-from bigjax.train.feed import fits_on_device
-from bigjax.train.program import example_inputs
+from bigjax.train.feed import example_inputs, fits_on_device
 from bigjax.train.settings import Settings
 from bigjax.train.state import count, init_variables
 
@@ -57,7 +56,8 @@ def devices(settings: Settings) -> Check:
     if jax.process_count() > 1:
         text += f', {parts} parts over {jax.process_count()} processes'
     if mesh.size < len(found):
-        return Check('devices', WARNING, f'{text}; {len(found) - mesh.size} devices stay idle; --config.mesh=data:-1 uses all')
+        idle = counted(len(found) - mesh.size, 'idle device')
+        return Check('devices', WARNING, f'{text}; {idle}; --config.mesh=data:-1 uses all')
     return Check('devices', OK, text)
 
 

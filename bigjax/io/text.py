@@ -30,6 +30,11 @@ def clock(seconds: float) -> str:
     return (f'{hours}:{rest // 60:02d}' if hours else f'{rest // 60}') + f':{rest % 60:02d}'
 
 
+def counted(number: int, thing: str) -> str:
+    """'1 device', '2 devices'."""
+    return f'{number:,} {thing}{"" if number == 1 else "s"}'
+
+
 def nearest(name: str, valid: Iterable[str], cutoff: float = 0.5) -> str:
     """The other valid name that is most like `name` in any case of letters, or whose part after the last dot is, or ''."""
     known = {str(choice).lower(): choice for choice in valid if str(choice) != str(name)}

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 
 from bigjax.errors import UserError
+from bigjax.io.nested import is_section
 from bigjax.io.text import hint, printable
 
 NOT_ZERO = ('num_layers', 'layers', 'width', 'num_heads', 'embed', 'latent', 'patch', 'features', 'hidden', 'channels',
@@ -30,8 +31,11 @@ def make(section: Mapping, **given):
     """The module that `config.model` describes, with the fields that the script or the data decide.
 
     Raises:
-      UserError: no such model, a field that it does not have, or one that is decided elsewhere.
+      UserError: no section or no such model, a field that it does not have, or one that is decided elsewhere.
     """
+    if not is_section(section) or 'name' not in section:
+        raise UserError(f"config.model: got {printable(repr(section))}, expected a section with a name; fix: "
+                        "config.model=models.spec('mlp', features=(64,))", code='model/no-section')
     module = find(section['name'])
     own = {key: section[key] for key in section if key != 'name'}
     known = [field for field in module.__dataclass_fields__ if field not in ('parent', 'name')]

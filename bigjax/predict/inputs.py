@@ -18,7 +18,7 @@ def expanded(words: Sequence[str], accepts: Sequence[str]) -> list[tuple[str, An
     """[(name, raw)] of every input: raw is a path, {column: text}, a list of numbers as text, or what JSON holds.
 
     Args:
-      words: paths, a JSON row ('[1, 2]', '{"age": 3}'), numbers with commas ('1,2'), or a text.
+      words: paths, @FILE (lines of text), a JSON row ('[1, 2]', '{"age": 3}'), numbers with commas ('1,2'), or a text.
       accepts: `Interface.accepts`.
 
     Raises:
@@ -31,7 +31,12 @@ def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
     path = pathlib.Path(word).expanduser()
     if not word.strip():  # as a path it would be the current folder
         raise UserError("an input: got '', expected a file, a folder or a row", code='predict/nothing')
-    if 'text' in accepts and not _exists(path):
+    if 'text' in accepts and word.startswith('@') and _is_name(word[1:]):  # as of curl: the lines of a file
+        path = pathlib.Path(word[1:]).expanduser()
+        if not _exists(path):
+            raise UserError(f'{printable(path)}: there is no such file; fix: the path after @', code='predict/no-file')
+        yield from _file(path, accepts)
+    elif 'text' in accepts and not _exists(path):
         yield printable(word)[:40], word
     elif 'row' in accepts and (row := _written_out(word)) is not None:
         yield printable(word)[:40], row
@@ -50,6 +55,12 @@ def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
         yield from _file(path, accepts)
 
 
+def _is_name(word: str) -> bool:
+    """Whether a word may be the name of a file: one word, with an ending or in a folder."""
+    return bool(word) and (_exists(pathlib.Path(word).expanduser()) or (
+        not any(map(str.isspace, word)) and ('/' in word or bool(pathlib.Path(word).suffix))))
+
+
 def _exists(path: pathlib.Path) -> bool:
     try:
         return path.exists()
@@ -61,7 +72,7 @@ def _file(path: pathlib.Path, accepts: Sequence[str]) -> Iterator[tuple[str, Any
     ending = path.suffix.lower()
     if ending not in accepts and not (images.EXTENSIONS[0] in accepts and not ending and images.looks_like_image(path)):
         raise UserError(f'{path}: got a file of the kind {ending or "(none)"}, expected {_shown(accepts)}', code='predict/kind')
-    if 'text' in accepts:
+    if 'text' in accepts and ending not in TABLES:
         lines = [line.strip() for line in formats.lines(path)]
         if not any(lines):
             raise UserError(f'{path}: got no line of text', code='predict/empty-file')

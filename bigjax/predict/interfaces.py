@@ -2,8 +2,9 @@
 
     interface=interfaces.classification(splits)        images, series and tables, by what the examples of the data hold
     interface=interfaces.regression(splits)            tables
+    interface=interfaces.texts(splits, tokenizer)      classes of texts
     interface=interfaces.sounds(splits, answer)        sounds; `spoken(splits)` is the answer where they are texts
-    interface=interfaces.characters(vocabulary), token_numbers(count), language(how)       streams of tokens
+    interface=interfaces.characters(vocabulary), tokens(tokenizer, count), language(how)    streams of tokens
     interface=interfaces.generator(draw), translation(vocabularies, length)
 
 Classes, columns and fills are those of `splits.info`, which the run has recorded; nothing is decided anew from an input.
@@ -19,10 +20,11 @@ import numpy as np
 from bigjax.data import audio
 from bigjax.data import images as files
 from bigjax.data.sources import Splits, array_shapes, shapes
+from bigjax.data.texts import parser
 from bigjax.decode.stream import Language
 from bigjax.errors import UserError
 from bigjax.experiment import Interface
-from bigjax.io.text import printable
+from bigjax.io.text import counted, printable
 
 NOTES = '_notes'  # a key of a parsed example, which is no part of a batch
 TOP = 3  # classes that an answer names
@@ -32,6 +34,12 @@ def classification(splits: Splits) -> Interface:
     """The classes of `splits.info`, for images where an example has one, else for rows of numbers or of a table."""
     answer = functools.partial(classes, names=tuple(map(str, splits.info['classes'])))
     return images(splits, answer) if 'image' in _example(splits) else rows(splits, answer)
+
+
+def texts(splits: Splits, tokenizer) -> Interface:
+    """The classes of `splits.info`, for texts: a sentence, the lines of a file, the key 'text' of a table."""
+    answer = functools.partial(classes, names=tuple(map(str, splits.info['classes'])))
+    return Interface(parser(tokenizer, splits.info['length']), answer, ('text', '.txt', '.csv', '.tsv', '.jsonl', '.json'))
 
 
 def regression(splits: Splits) -> Interface:
@@ -141,8 +149,10 @@ def rows(splits: Splits, answer: Callable) -> Interface:
     columns = splits.info.get('features') or splits.info.get('columns')
 
     def parse(row) -> Mapping[str, Any]:
-        if isinstance(row, Mapping) and schema:
+        if schema:
             from bigjax.data.schema import Schema
+            row = _by_column(row, Schema.from_json(schema).inputs, int(np.prod(shape)))
+        if isinstance(row, Mapping) and schema:
             x = Schema.from_json(schema).example(row)['x'].reshape(shape)
         elif isinstance(row, Mapping) and set(row) == {'x'}:
             x = _numbers(row['x'], shape)
@@ -155,6 +165,21 @@ def rows(splits: Splits, answer: Callable) -> Interface:
         return {'x': x}
 
     return Interface(parse, answer, ('row', '.csv', '.tsv', '.jsonl', '.json'))
+
+
+def _by_column(row, columns: Sequence[str], size: int):
+    """A row of a table in the order of its columns as a mapping; mappings and encoded rows as they are.
+
+    Raises:
+      UserError: it has neither as many values as the table has columns nor `size` numbers.
+    """
+    if isinstance(row, Mapping) or np.size(np.asarray(row, object)) == size != len(columns):
+        return row
+    values = list(row) if isinstance(row, list | tuple) else [row]
+    if len(values) != len(columns):
+        raise UserError(f'a row: got {counted(len(values), "value")}, expected {printable(", ".join(columns))}; fix: give one '
+                        'value of each, in this order or by name', code='data/row-length')
+    return dict(zip(columns, values, strict=True))
 
 
 def _named(row: Mapping, columns: Sequence[str] | None, shape) -> list:
@@ -203,6 +228,23 @@ def token_numbers(count: int) -> Interface:
         return [int(word) for word in words]
 
     return language(Language(encode, lambda tokens: ''.join(f' {token}' for token in tokens), start=(0,)))
+
+
+def tokens(tokenizer, count: int) -> Interface:
+    """A language model of a stream of tokens: its prompts are text where there is a tokenizer, else numbers.
+
+    Args:
+      tokenizer: `bigjax.data.tokenizers.Tokenizer`, or None.
+      count: as for `token_numbers`.
+
+    Raises:
+      UserError: the tokenizer has another number of tokens than the model.
+    """
+    if tokenizer is None:
+        return token_numbers(count)
+    tokenizer.check_vocabulary(count)
+    start = next((token for token in (tokenizer.bos, tokenizer.eos) if token is not None), 0)
+    return language(Language(tokenizer.encode, tokenizer.decode, () if tokenizer.eos is None else (tokenizer.eos,), (start,)))
 
 
 def language(how: Language) -> Interface:

@@ -2,8 +2,8 @@
 
     python -m bigjax.compare RUN RUN … [--metric=test/accuracy] [--out=compare.html|compare.png]
 
-Each RUN is a workdir, or a folder of workdirs, all of which take part. The plot is written to compare.html unless --out names
-another file.
+Each RUN is a workdir, or a folder of workdirs, all of which take part. The plot is written to compare.html beside the first
+workdir, unless --out names another file.
 """
 import argparse
 import pathlib
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from bigjax.errors import DONE, UserError, command
 from bigjax.io import atomic, storage
 from bigjax.io.nested import leaves
-from bigjax.io.text import printable, table
+from bigjax.io.text import counted, printable, table
 from bigjax.report.charts import Series, chart, legend, logarithmic
 from bigjax.report.html import escape, section, table_html
 from bigjax.report.page import page
@@ -20,6 +20,7 @@ from bigjax.runs.reader import read_metrics
 from bigjax.runs.summary import commit, device, number, runs_in, seconds, spread
 
 MISSING = '–'
+PAGE = 'compare.html'
 
 
 @command('compare')
@@ -28,12 +29,14 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog='python -m bigjax.compare', description=__doc__.splitlines()[0])
     parser.add_argument('runs', nargs='+', metavar='RUN', help='a workdir, or a folder of workdirs')
     parser.add_argument('--metric', default='', help='whose curves to draw, and the only one in the table')
-    parser.add_argument('--out', default='compare.html', help='an .html page or a .png image, in this folder by default')
+    parser.add_argument('--out', default='', help=f'an .html page or a .png image; {PAGE} beside the first workdir')
     options = parser.parse_args(argv)
-    out = pathlib.Path(options.out)
+    out = storage.place(options.out or PAGE)
     if out.suffix not in ('.html', '.png'):
         raise UserError(f'--out={options.out}: got the ending {out.suffix!r}, expected .html or .png', code='compare/out')
     runs = load(options.runs)
+    if not options.out:
+        out = beside(next(iter(runs.values()))[0])
     metric = choose_metric(runs, options.metric)
     head, rows = comparison(runs, [metric] if options.metric else None)
     print(table(*_printable(head, rows)))
@@ -44,9 +47,14 @@ def main(argv: Sequence[str]) -> int:
         else:
             _png(out, metric, series)
     except OSError as error:
-        raise UserError(f'--out={options.out}: it cannot be written ({error.strerror})', code='compare/out') from None
-    print(f'plot of {metric}: {out.absolute()}')
+        raise UserError(f'--out={out}: it cannot be written ({error.strerror})', code='compare/out') from None
+    print(f'plot of {metric}: {storage.absolute(out)}')
     return DONE
+
+
+def beside(workdir):
+    """The page's place by default: the folder that holds the first workdir, which is the table's for a row of one."""
+    return storage.absolute(workdir).parent / PAGE
 
 
 def load(folders: Sequence) -> dict[str, tuple[pathlib.Path, dict]]:
@@ -133,7 +141,8 @@ def curves(runs: Mapping[str, tuple], metric: str) -> list[Series]:
 def _page(runs, metric, series) -> str:
     head, rows = comparison(runs)
     same = {(run.get('git') or {}).get('sha') for _, run in runs.values()}
-    verdict = ('done', f'{len(runs)} runs, differing in {", ".join(differences(runs)) or "nothing of their configs"}.')
+    differing = ', '.join(differences(runs)) or 'nothing of their configs'
+    verdict = ('done', f'{counted(len(runs), "run")}, differing in {differing}.')
     figure = f'<figure><figcaption>{escape(metric)}</figcaption>{legend(series)}{chart(series)}</figure>'
     cells = [[escape(cell) for cell in row] for row in rows]
     line = 'the same commit' if len(same) == 1 else f'{len(same)} commits'

@@ -16,6 +16,7 @@ import numpy as np
 from bigjax.errors import DONE, UserError, command
 from bigjax.io import atomic, storage
 from bigjax.io.nested import leaves
+from bigjax.io.text import counted
 from bigjax.metrics.confusion import Confusion
 from bigjax.report.charts import Series, chart, legend
 from bigjax.report.page import page
@@ -104,7 +105,7 @@ def _table_page(workdir, runs) -> str:
         worst = 'match' if met == judged else 'miss'
         text = f'{met} of {judged} rows match what was published.'
     else:
-        worst, text = 'done', f'{len(kinds)} runs, nothing published to compare them with.'
+        worst, text = 'done', f'{counted(len(kinds), "run")}, nothing published to compare with.'
     metrics = list(dict.fromkeys(m for run in runs.values() for m in _main_metrics(run)))
     body = []
     for name, run in runs.items():
@@ -125,7 +126,7 @@ def _table_page(workdir, runs) -> str:
                 section('Curves', ''.join(_shared_charts(workdir, runs, metrics))),
                 _details('Environment', _pairs(_environment(first)))]
     name = ', '.join(sorted(e.rsplit('.', 1)[-1] for e in experiments))
-    line = f'{len(runs)} rows · {seconds(_wall_seconds(list(runs.values())))} · {escape(device(first))}'
+    line = f'{counted(len(runs), "row")} · {seconds(_wall_seconds(list(runs.values())))} · {escape(device(first))}'
     return page(name, (worst, text), line, ''.join(sections))
 
 

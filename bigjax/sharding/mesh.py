@@ -23,7 +23,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from bigjax.compat import create_device_mesh, create_hybrid_device_mesh, multihost_utils
 from bigjax.errors import UserError
-from bigjax.io.text import printable
+from bigjax.io.text import counted, printable
 from bigjax.sharding.logical import BATCH, batch_axes
 
 AXES = (*BATCH, 'tensor', 'seq', 'stage')
@@ -67,8 +67,8 @@ def _shape(text: str, count: int) -> tuple[tuple[str, ...], tuple[int, ...], tup
     fixed = math.prod(a * (1 if b == -1 else b) for a, b in sizes.values())
     open_axis = any(b == -1 for _, b in sizes.values())
     if fixed > count or (open_axis and count % fixed):
-        what = f'multiples of {fixed} devices' if open_axis else f'{fixed} devices'
-        raise UserError(f"config.mesh: got '{printable(text)}', which needs {what}, and {count} devices; fix: "
+        what = f'a multiple of {counted(fixed, "device")}' if open_axis else counted(fixed, 'device')
+        raise UserError(f"config.mesh: got '{printable(text)}', which needs {what}, and {counted(count, 'device')}; fix: "
                         f'--config.mesh=data:{count}', code='mesh/devices')
     inner = tuple(count // fixed if b == -1 else b for _, b in sizes.values())
     return tuple(sizes), tuple(a for a, _ in sizes.values()), inner

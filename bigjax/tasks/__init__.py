@@ -66,7 +66,8 @@ class Task:
       predict: `predict(apply, variables, batch, rng) -> tree of arrays with leading dimension B`.
       unit: what throughput counts: 'examples', 'images', 'tokens', 'seconds', 'interactions'.
       size: `size(batch) -> int`, the number of units in a batch, from the shapes of its arrays; None counts examples.
-      ranges: `ranges(output) -> {key: Range}`: the integers that the data may hold, given the shapes of the model's output.
+      ranges: `ranges(output) -> {key: Range}`: the integers that the data may hold, given the shapes of the model's output,
+        whose structure it checks (`of_parts`).
     """
 
     inputs: Callable[[Batch], tuple]
@@ -139,6 +140,21 @@ def mean(metric: tuple):
     """The value of a metric (sums, counts): the sum over its leaves of sum / count. NumPy and JAX arrays both work."""
     pairs = zip(*map(jax.tree.leaves, metric), strict=True)
     return sum(total / count.clip(min=LEAST_COUNT) for total, count in pairs)
+
+
+def of_parts(output, parts: int = 1):
+    """The model's output or its shapes, where it has as many parts as the task reads: one array, or a tuple.
+
+    Raises:
+      UserError: it is another structure.
+    """
+    found = len(output) if isinstance(output, tuple | list) else 1 if hasattr(output, 'dtype') else None
+    if found != parts or (parts == 1) != hasattr(output, 'dtype'):
+        what = 'one array' if hasattr(output, 'dtype') else f'a {type(output).__name__}' + (f' of {found}' if found else '')
+        expected = 'one array' if parts == 1 else f'a tuple of {parts} arrays'
+        raise UserError(f"the model's output: got {what}, expected {expected}; fix: return that, and sow what else is wanted",
+                        code='task/output')
+    return output
 
 
 def check_shape(what: str, x, expected: Sequence[int]) -> None:

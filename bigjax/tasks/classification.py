@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, of_parts, weighted
 from bigjax.tasks.tokens import beside
 
 TARGET = 'target'  # [B, K] soft targets in a batch, as mixup and cutmix write them; they replace the label
 
 
 def softmax(inputs: str = 'image', label: str = 'label', label_smoothing: float = 0.0) -> Task:
-    """Softmax cross entropy; the model gives [B, K] logits.
+    """Softmax cross entropy; the model gives [B, K] logits, of an image, a series, or a text with its 'mask' [B, T].
 
     Metrics: accuracy (against the label, also with soft targets). Predictions: logits [B, K], float32.
 
@@ -43,7 +43,7 @@ def softmax(inputs: str = 'image', label: str = 'label', label_smoothing: float 
         return apply(variables, batch[inputs], **beside(batch), rng=rng)[0].astype(jnp.float32)
 
     return Task(lambda batch: (batch[inputs],), loss, predict, unit='images' if inputs == 'image' else 'examples',
-                ranges=lambda logits: {label: Range(logits.shape[-1])})
+                ranges=lambda logits: {label: Range(of_parts(logits).shape[-1])})
 
 
 def binary(inputs: str = 'x', label: str = 'label') -> Task:
@@ -68,4 +68,8 @@ def binary(inputs: str = 'x', label: str = 'label') -> Task:
     def predict(apply, variables, batch, rng):
         return one_logit(apply(variables, batch[inputs], **beside(batch), rng=rng)[0])
 
-    return Task(lambda batch: (batch[inputs],), loss, predict, ranges=lambda logits: {label: Range(2)})
+    def ranges(logits):
+        of_parts(logits)
+        return {label: Range(2)}
+
+    return Task(lambda batch: (batch[inputs],), loss, predict, ranges=ranges)

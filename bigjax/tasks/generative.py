@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.nn import rng as rngs
-from bigjax.tasks import Aux, Task, Term, mask, weighted
+from bigjax.tasks import Aux, Task, Term, mask, of_parts, weighted
 
 
 def _per_example(x):
@@ -48,7 +48,11 @@ def vae(image: str = 'image') -> Task:
         mean, _ = apply(variables, batch[image], method='encode')[0]
         return jax.nn.sigmoid(apply(variables, mean, method='decode')[0].astype(jnp.float32))
 
-    return Task(lambda batch: (batch[image],), loss, predict, unit='images')
+    def ranges(output):
+        of_parts(output, 3)
+        return {}
+
+    return Task(lambda batch: (batch[image],), loss, predict, unit='images', ranges=ranges)
 
 
 def importance(samples: int, image: str = 'image', together: int = 50) -> Callable:

@@ -7,7 +7,7 @@ import math
 import jax.numpy as jnp
 
 from bigjax.errors import UserError
-from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, of_parts, weighted
 from bigjax.tasks.tokens import IGNORE, CrossEntropy, beside, cross_entropy, segments_between, within, z_term
 
 
@@ -90,6 +90,7 @@ def next_token(tokens: str = 'tokens', targets: str = 'targets', ignore: int | N
         return -found.nats * counted
 
     def ranges(logits):
+        of_parts(logits)
         return {tokens: Range(logits.shape[-1]), targets: Range(logits.shape[-1], ignore)}
 
     return Task(lambda batch: (parts(batch)[0],), loss, predict, unit='tokens', size=positions, ranges=ranges)

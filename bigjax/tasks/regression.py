@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bigjax.tasks import Aux, Task, Term, check_shape, mask, weighted
+from bigjax.tasks import Aux, Task, Term, check_shape, mask, of_parts, weighted
 from bigjax.tasks.tokens import beside
 
 
@@ -39,7 +39,11 @@ def squared_error(x: str = 'x', target: str = 'target', mean=0.0, std=1.0) -> Ta
     def predict(apply, variables, batch, rng):
         return _squeeze(apply(variables, batch[x], **beside(batch), rng=rng)[0].astype(jnp.float32)) * std + mean
 
-    return Task(lambda batch: (batch[x],), loss, predict)
+    def ranges(output):
+        of_parts(output)
+        return {}
+
+    return Task(lambda batch: (batch[x],), loss, predict, ranges=ranges)
 
 
 def _squeeze(output):

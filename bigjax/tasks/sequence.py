@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, of_parts, weighted
 from bigjax.tasks.tokens import cross_entropy, z_term
 
 
@@ -52,7 +52,7 @@ def teacher_forcing(source: str = 'source', target: str = 'target', pad: int = 0
         return apply(variables, batch[source], rng=rng, method='decode')[0]
 
     return Task(inputs, loss, predict, unit='tokens', size=lambda batch: math.prod(batch[source].shape),
-                ranges=lambda logits: {source: Range(source_vocab), target: Range(logits.shape[-1])})
+                ranges=lambda logits: {source: Range(source_vocab), target: Range(of_parts(logits).shape[-1])})
 
 
 def greedy(model, length: int) -> Callable:

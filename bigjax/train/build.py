@@ -4,6 +4,7 @@
 """
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
@@ -120,15 +121,27 @@ def build(module, config: Mapping, paper: Mapping | None = None) -> Build:
     return Build(module, config, experiment, settings_module.read(reader, len(experiment.data.train)), reader, differs)
 
 
+def check_takes(script: str, name: str, function, argument: str) -> None:
+    """Raises UserError where a script lacks a function, or has one that cannot be called with one argument."""
+    if function is None:
+        raise UserError(f'{script}: got a script without {name}, expected {name}({argument}); fix: add it',
+                        code='experiment/no-function')
+    try:
+        inspect.signature(function).bind(None)
+    except ValueError:  # some callables have none
+        return
+    except TypeError:
+        raise UserError(f'{script}: got {name}{inspect.signature(function)}, expected {name}({argument}); fix: write it so',
+                        code='experiment/signature') from None
+
+
 def _assembled(module, reader) -> Experiment:
     """The script's experiment under a config, in the wrappers that `config.wrap` names."""
     name = getattr(module, '__name__', 'the script')
-    if not hasattr(module, 'get_experiment'):
-        raise UserError(f'{name}: got a script without get_experiment, expected get_experiment(config); fix: add it',
-                        code='experiment/no-function')
+    check_takes(name, 'get_experiment', getattr(module, 'get_experiment', None), 'config')
     experiment = module.get_experiment(reader)
-    if experiment is None:
-        raise UserError(f'{name}: got None of get_experiment, expected an Experiment; fix: return one',
+    if not isinstance(experiment, Experiment):
+        raise UserError(f'{name}: got {type(experiment).__name__} of get_experiment, expected an Experiment; fix: return one',
                         code='experiment/no-experiment')
     if not (wanted := [part.strip() for part in reader['wrap'].split(';') if part.strip()]):
         return experiment

@@ -116,7 +116,8 @@ class Evaluation:
         if evaluator.compute is not None:
             for m in range(self._members or 1):
                 of_member = jax.tree.map(lambda x, m=m: x if self._members is None else x[m], outputs)
-                for key, value in evaluator.compute(of_member, examples[m % len(examples)]).items():
+                found = evaluator.compute(of_member, examples[m % len(examples)])
+                for key, value in mapping(f"evaluator '{name}', compute", found):
                     if np.ndim(value) == 0 and not isinstance(value, str) and isinstance(value, float | int | np.number):
                         metrics.setdefault(f'{evaluator.split}/{key}', []).append(float(value))
                     else:
@@ -220,6 +221,18 @@ class Evaluation:
                 return jax.vmap(on_mesh, in_axes=(axes, *rest))(variables, *args)
         self._compiled[name] = self._watch(f"the evaluator '{name}'", jax.jit(fn))
         return self._compiled[name]
+
+
+def mapping(what: str, result) -> list[tuple[str, Any]]:
+    """The items of what a function of a script returned.
+
+    Raises:
+      UserError: it is no mapping from names.
+    """
+    if not isinstance(result, Mapping) or not all(isinstance(key, str) for key in result):
+        raise UserError(f'{what}: got {type(result).__name__}, expected a mapping from names to values; fix: return one',
+                        code='evaluator/result')
+    return list(result.items())
 
 
 def _add(totals, sums):

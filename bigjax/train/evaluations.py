@@ -7,6 +7,7 @@ import numpy as np
 from bigjax.nn import rng
 from bigjax.sharding import mesh as meshes
 from bigjax.train import best
+from bigjax.train.evaluate import mapping
 from bigjax.train.program import Program
 
 
@@ -89,7 +90,7 @@ class Evaluations:
             variables = meshes.to_host(variables)
             if jax.process_index() > 0:
                 return {}
-        return dict(samples(self._program.apply, variables, rng.key(self._program.settings.seed)))
+        return dict(mapping('samples', samples(self._program.apply, variables, rng.key(self._program.settings.seed))))
 
 
 def evaluate(program: Program, carry, names=None, *, reported: bool = True, stop=None,

@@ -7,16 +7,17 @@ import contextlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bigjax.data import order, pipeline, sources
 from bigjax.data.batches import shapes as batch_shapes
 from bigjax.errors import UserError
-from bigjax.experiment import Data
+from bigjax.experiment import Data, Experiment
 from bigjax.io.stopwatch import Stopwatch
 from bigjax.sharding import mesh as meshes
 
-__all__ = ['Feed', 'Resident', 'batch_shapes', 'fits_on_device', 'repeats', 'stack']
+__all__ = ['Feed', 'Resident', 'batch_shapes', 'example_inputs', 'fits_on_device', 'stack']
 
 RESIDENT_BYTES = 2 << 30  # the most data that resident='auto' keeps on the device
 
@@ -44,12 +45,11 @@ def fits_on_device(source, data: Data, resident: str) -> bool:
     return resident == 'yes' or (resident == 'auto' and size <= RESIDENT_BYTES)
 
 
-def repeats(data: Data, batch_size: int) -> str:
-    """A warning where a batch holds more examples than there are, else ''."""
-    if batch_size <= data.size:
-        return ''
-    return (f'config.batch_size: {batch_size} is more than the {data.size} training examples, so every batch holds each of '
-            f'them {batch_size / data.size:.3g} times; --config.batch_size={data.size} is one epoch per step')
+def example_inputs(experiment: Experiment) -> tuple:
+    """The model's arguments for a batch of one example of zeros."""
+    data = experiment.data
+    batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in batch_shapes(data, 1).items()}
+    return experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch)
 
 
 class Resident:

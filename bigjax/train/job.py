@@ -12,7 +12,7 @@ from bigjax.experiment import OPTIONAL, base_config
 from bigjax.io import nested, storage
 from bigjax.io.text import printable
 from bigjax.runs.reader import read_run
-from bigjax.train.build import Build, build
+from bigjax.train.build import Build, build, check_takes
 
 PROCESS = ('--coordinator', '--processes', '--process', '--start_timeout', '--heartbeat', '--grace', '--phase_timeouts',
            '--budgets')
@@ -158,12 +158,7 @@ class Job:
 
     def paper(self, row: str):
         """The script's own config of one row."""
-        try:
-            return self.module.get_config(row)
-        except (TypeError, AttributeError) as error:
-            if isinstance(error, TypeError) and 'override field' not in str(error):
-                raise
-            raise UserError(f'get_config({row!r}) of {self.name}: {error}', code='config/script') from None
+        return script_config(self.module, self.name, row)
 
     def config(self, row: str, stored: Mapping | None = None):
         """The resolved config of one row: the script's, under that of a stored run, under the command line's."""
@@ -176,8 +171,35 @@ class Job:
         return configs.override(config, self.overrides, optional)
 
     def build(self, row: str, config: Mapping | None = None) -> Build:
-        """The experiment of one row, assembled."""
-        return build(self.module, self.config(row) if config is None else config, self.paper(row))
+        """The experiment of one row, assembled.
+
+        Raises:
+          UserError: what `build` refuses, and a schedule that was written for a longer run.
+        """
+        from bigjax.train.cautions import check_schedule  # this file imports no layer of training
+        built = build(self.module, self.config(row) if config is None else config, self.paper(row))
+        check_schedule(built.experiment, built.settings, built.differs)
+        return built
+
+
+def script_config(module, name: str, row: str):
+    """The config that a script has for one row.
+
+    Raises:
+      UserError: it has no `get_config(variant)`, or that sets a key to a value of another type or returns no config.
+    """
+    get_config = getattr(module, 'get_config', None)
+    check_takes(name, 'get_config', get_config, 'variant')
+    try:
+        config = get_config(row)
+    except (TypeError, AttributeError) as error:
+        if isinstance(error, TypeError) and 'override field' not in str(error):
+            raise
+        raise UserError(f'get_config({row!r}) of {name}: {error}', code='config/script') from None
+    if not nested.is_section(config):
+        raise UserError(f'{name}: got {type(config).__name__} of get_config({row!r}), expected a ConfigDict; fix: return one',
+                        code='config/script')
+    return config
 
 
 def variants(module, variant: str, data: str = '') -> tuple[str, ...]:

@@ -11,12 +11,11 @@ import dataclasses
 from bigjax.errors import Preempted, UserError
 from bigjax.sharding import mesh as meshes
 from bigjax.tasks import mean
-from bigjax.train import best
+from bigjax.train import best, cautions
 from bigjax.train.compile_cache import STATS
 from bigjax.train.diagnostics import Diagnostics, Halted, check_applied
 from bigjax.train.evaluate import Stopped
 from bigjax.train.evaluations import Evaluations
-from bigjax.train.feed import repeats
 from bigjax.train.in_flight import InFlight
 from bigjax.train.interval_log import IntervalLog
 from bigjax.train.program import Program
@@ -114,8 +113,8 @@ class Loop:
         with phases.within('data'):
             feed = program.feed(self._step)
         phase, in_flight = 'compile', InFlight()
-        if warning := repeats(program.experiment.data, s.batch_size):
-            self._progress.say(f'warning: {warning}')
+        for line in cautions.lines(program.experiment, s):
+            self._progress.say(line)
         self._progress.start(self._step, s.steps)
         self._log.begin(self._step)
         try:

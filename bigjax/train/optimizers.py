@@ -49,7 +49,7 @@ from bigjax.io.text import hint
 from bigjax.sharding.tree_paths import leaves, map_leaves
 from bigjax.train import averages, durations, layers, penalties, schedules
 from bigjax.train.averages import eval_params as eval_params
-from bigjax.train.param_rules import assign, factors, regexes
+from bigjax.train.param_rules import as_spec, assign, factors, regexes
 
 OWN_KEYS = ('name', 'fn', 'lr', 'schedule', 'weight_decay', 'l2', 'l1', 'clip_norm', 'clip_value', 'max_norm', 'lr_mults',
             'wd_mults', 'wd_mask', 'frozen', 'groups', 'lookahead', 'swa')
@@ -121,6 +121,7 @@ def make(spec: Any, params: Any, *, total_steps: int, steps_per_epoch: float | N
         parts, rates = {}, []
         for i, (regex, group) in enumerate(groups):
             place = f'optimizer.groups[{i}]'
+            group = as_spec(group, place)
             members = [path for path in free if chosen[path] == i]
             for key in ('groups', 'frozen'):
                 if key in group:
@@ -171,11 +172,6 @@ def plateau_factor(opt_state: Any) -> jax.Array:
     """The plateau schedule's factor of the learning rate so far, [members] in a population; 1 where there is none."""
     found = averages.states(opt_state, optax.contrib.ReduceLROnPlateauState)
     return found[0].scale if found else jnp.float32(1)
-
-
-def as_spec(spec) -> Mapping:
-    """A spec as a mapping, an optax transformation too."""
-    return {'fn': spec} if isinstance(spec, optax.GradientTransformation) else spec
 
 
 def _single(spec, place, rules, leads, run):

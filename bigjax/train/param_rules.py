@@ -5,7 +5,24 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import optax
+
 from bigjax.errors import UserError
+from bigjax.io.nested import is_section
+
+
+def as_spec(spec, place: str = 'optimizer') -> Mapping:
+    """A spec as a mapping, an optax transformation too.
+
+    Raises:
+      UserError: it is neither.
+    """
+    spec = {'fn': spec} if isinstance(spec, optax.GradientTransformation) else spec
+    if not is_section(spec):
+        name = spec if isinstance(spec, str) and spec else 'adam'
+        raise UserError(f'{place}: got {spec!r}, expected a section; fix: {place}=dict(name={name!r}, lr=1e-3)',
+                        code='optimizer/no-section')
+    return spec
 
 
 def assign(rules: Sequence[tuple[str, Any]], paths: Sequence[str], place: str) -> dict[str, Any]:

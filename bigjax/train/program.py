@@ -12,15 +12,15 @@ from bigjax.experiment import Experiment
 from bigjax.nn import rng
 from bigjax.sharding import logical, rules
 from bigjax.sharding import mesh as meshes
-from bigjax.tasks import FROZEN, RNG_STREAMS, bind, check_data, loss_metrics
-from bigjax.train import best, flops, frozen, optimizers
+from bigjax.tasks import FROZEN, RNG_STREAMS, bind, check_data
+from bigjax.train import best, flops, frozen, known_metrics, optimizers
 from bigjax.train.compile_cache import Watch
 from bigjax.train.compiled_step import CompiledStep, MemberOptimizer
 from bigjax.train.evaluate import Evaluation
-from bigjax.train.feed import Feed, Resident, batch_shapes, fits_on_device
+from bigjax.train.feed import Feed, Resident, example_inputs, fits_on_device
 from bigjax.train.population import Population, check_data_alone
 from bigjax.train.settings import Settings, check_devices
-from bigjax.train.state import count, init_variables
+from bigjax.train.state import count
 
 WAYS = ('higher', 'lower')  # directions in which a metric improves
 
@@ -71,7 +71,8 @@ class Program:
                                      cache=self.cache, resident=s.resident, seeds=self.seeds, watch=self.watch,
                                      batch_size=s.eval_batch_size or max(s.batch_size, 256), threads=s.data_threads,
                                      workers=s.data_workers, axes=self.axes)
-        self.best = self._resolve_best()
+        self.best = known_metrics.resolve_best(self)
+        known_metrics.check_expected(self)
         tokens = s.batch_size // s.accumulate * flops.positions(self)
         step = CompiledStep(e, s, self.population, optimizer, apply=self.apply, inputs=inputs, mesh=self.mesh,
                             axes=self.axes, layout=self.layout, frozen=self.frozen, resident=self.resident,
@@ -183,42 +184,6 @@ class Program:
                 raise UserError(f"evaluator '{name}': got weights='{evaluator.weights}', of which this run has none; fix: "
                                 "--config.ema=0.999 for 'ema', --config.best=METRIC for 'best', or 'auto' or 'raw'",
                                 code='experiment/weights')
-
-    def _resolve_best(self) -> best.Best | None:
-        """`config.best` against the metrics that the run will have, by their shapes alone."""
-        if not self.settings.best:
-            return None
-        e, known, split = self.experiment, set(), self.settings.best.rpartition(' ')[2].partition('/')[0]
-        if split == 'train':
-            known |= {f'train/{name}' for name in metric_names(self, True)}
-        for evaluator in e.evaluators.values():
-            own = [*(metric_names(self, False) if evaluator.sums else ()), 'examples', *evaluator.better]
-            known |= {f'{evaluator.split}/{name}' for name in own}
-        open_splits = {evaluator.split for evaluator in e.evaluators.values() if evaluator.compute is not None}
-        return best.resolve(self.settings.best, e.evaluators, known, open_splits)
-
-
-def metric_names(program: Program, train: bool) -> list[str]:
-    """The metrics of the task's loss, by tracing it on shapes; 'loss' is one of them."""
-    e, s = program.experiment, program.settings
-
-    def metrics(variables, batch, key):
-        batch = e.data.preprocess(batch) if e.data.preprocess else batch
-        terms, aux = e.task.loss(program.apply, variables, batch, key, train)
-        return {**loss_metrics(terms), **aux.metrics}
-
-    variables = jax.eval_shape(lambda: init_variables(e.model, example_inputs(e), 0))
-    variables |= {FROZEN: program.frozen} if program.frozen else {}
-    with logical.using(program.mesh, program.axes):
-        traced = jax.eval_shape(metrics, variables, batch_shapes(e.data, s.batch_size), rng.key(0))
-    return [*traced, *(['grad_norm'] if train else [])]
-
-
-def example_inputs(experiment: Experiment) -> tuple:
-    """The model's arguments for a batch of one example of zeros."""
-    data = experiment.data
-    batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in batch_shapes(data, 1).items()}
-    return experiment.task.inputs(data.preprocess(batch) if data.preprocess else batch)
 
 
 def initial_shapes(experiment: Experiment, inputs: tuple | None = None) -> tuple:

@@ -128,6 +128,22 @@ def read(spec: str | Mapping | Callable | None) -> tuple[str, Callable]:
     return name, get
 
 
+def spans(spec: str | Mapping | Callable | None, **run) -> list[tuple[str, int]]:
+    """(key, step) of the parts of a schedule that end or begin at a step: the warm-up, the hold, the peak, the boundaries.
+
+    Args:
+      run: total_steps, steps_per_epoch and batch_size, as for `make`.
+    """
+    name, get = read(spec)
+    ends = {key: durations.steps(get(key), **run) for key in ('warmup', 'hold', 'peak', 'every', 'patience')
+            if get(key) is not None and not (key == 'every' and name != 'step')}
+    if 'hold' in ends:
+        ends['hold'] += ends.get('warmup', 0)
+    boundaries = get('boundaries', ())
+    boundaries = (boundaries,) if isinstance(boundaries, str | int | float) else boundaries
+    return [*ends.items(), *(('boundaries', durations.steps(each, **run)) for each in boundaries)]
+
+
 def _check_number(key, value):
     try:
         number = float(value)

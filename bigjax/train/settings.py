@@ -5,7 +5,8 @@ import math
 from collections.abc import Mapping
 
 from bigjax.errors import UserError
-from bigjax.io.text import printable
+from bigjax.io.nested import is_section
+from bigjax.io.text import counted, printable
 from bigjax.sharding.explicit_reduce import DTYPES
 from bigjax.train import best, durations
 
@@ -138,7 +139,7 @@ def written_out(config: Mapping) -> tuple[dict[str, float], ...]:
         for item in part.split():
             key, _, value = item.partition('=')
             section, _, name = key.rpartition('.')
-            now = config['optimizer'].get(name) if section == 'optimizer' and 'optimizer' in config else None
+            now = config['optimizer'].get(name) if section == 'optimizer' and is_section(config.get('optimizer')) else None
             if key != 'seed' and (section != 'optimizer' or isinstance(now, bool) or not isinstance(now, int | float)):
                 raise _refusal('population_over', key,
                                "'seed', or a number of the optimizer that the config sets (optimizer.lr)",
@@ -163,6 +164,6 @@ def check_devices(settings: Settings, parts: int) -> None:
     whole = parts * settings.accumulate
     if settings.batch_size % whole:
         raise _refusal('batch_size', settings.batch_size,
-                       f'a multiple of {parts} devices x {settings.accumulate} micro-batches',
+                       f'a multiple of {counted(parts, "device")} x config.accumulate={settings.accumulate}',
                        f'--config.batch_size={-(-settings.batch_size // whole) * whole} or a smaller --config.mesh',
                        'config/batch-divisible')

@@ -60,10 +60,10 @@ def train(job: Job, jobs: int) -> None:
     waiting = list(reversed(job.rows))  # tables go from small to large, and the longest row should not begin last
     running: dict[int, Row] = {}
     output = {row: (tempfile.TemporaryFile(), tempfile.TemporaryFile()) for row in job.rows}  # noqa: SIM115
-    printed = _Printed([output[row][0] for row in job.rows])
+    head = f'{len(job.rows)} rows, {jobs} at a time; they are printed in this order: {" ".join(job.rows)}\n'
+    printed = _Printed(head, [output[row][0] for row in job.rows])
     done: set[str] = set()
     read_end, write_end = os.pipe()
-    print(f'{len(job.rows)} rows, {jobs} at a time; they are printed in this order: {" ".join(job.rows)}', flush=True)
     try:
         with job.guard.interruptible():
             while waiting or running:
@@ -97,17 +97,22 @@ def train(job: Job, jobs: int) -> None:
 
 
 class _Printed:
-    """Prints the output of rows in their order: that of the first row that is not done live, the next ones when it is done."""
+    """Prints the output of rows in their order: that of the first row that is not done live, the next ones when it is done.
 
-    def __init__(self, files: Sequence[IO[bytes]]):
-        self._files, self._at, self._row = files, 0, 0
+    Args:
+      head: printed before the first output; a row that is refused has none.
+    """
+
+    def __init__(self, head: str, files: Sequence[IO[bytes]]):
+        self._head, self._files, self._at, self._row = head, files, 0, 0
 
     def up_to(self, done: Sequence[bool]) -> None:
         """Prints what is new."""
         while self._row < len(self._files):
             data = os.pread(self._files[self._row].fileno(), 1 << 24, self._at)
             self._at += len(data)
-            sys.stdout.write(data.decode(errors='replace'))
+            sys.stdout.write((self._head if data else '') + data.decode(errors='replace'))
+            self._head = '' if data else self._head
             sys.stdout.flush()
             if data or not done[self._row]:
                 return

@@ -50,7 +50,7 @@ def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, 
 def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: bool, deterministic: bool) -> dict:
     """Trains one row and returns its finished run record."""
     from bigjax.checkpoint import manager
-    from bigjax.data import sources
+    from bigjax.data import sources, tokenizers
     from bigjax.io import nested, storage
     from bigjax.report import html
     from bigjax.runs.progress import Progress
@@ -81,6 +81,8 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
                       population=settings.population, info=_facts(program, built.differs), sinks=settings.sinks,
                       clock=guard.clock, data=sources.identity(program.experiment.data), total_steps=settings.steps)
     check_shared(workdir, records.finished)
+    if program.experiment.tokenizer is not None and job.leads:
+        tokenizers.keep(program.experiment.tokenizer, workdir)
     if records.finished:
         progress.say(f'{workdir}: this run is done; name another --workdir to train again')
         if job.leads:

@@ -148,6 +148,32 @@ def test_flat_images_are_not_taken_for_damaged(options, value):
         assert images.decode(pillow(image, 'JPEG', **options), 'here').shape == (1200, 1200, 3)
 
 
+PACKED = {'lossy webp': ('WEBP', {'quality': 80}), 'lossless webp': ('WEBP', {'lossless': True}),
+          'deflated tiff': ('TIFF', {'compression': 'tiff_adobe_deflate'}), 'tiff of jpeg': ('TIFF', {'compression': 'jpeg'}),
+          'lzw tiff': ('TIFF', {'compression': 'tiff_lzw'}), 'png': ('PNG', {}), 'gif': ('GIF', {})}
+
+
+@pytest.mark.parametrize('kind', PACKED)
+def test_every_packed_format_with_a_lost_part_is_named(kind):
+    """A hole or a tail of zeros, as a disk or a download leaves it, and a file that is cut short."""
+    data = pillow(noisy(), PACKED[kind][0], **PACKED[kind][1])
+    assert images.decode(data, 'here').shape == (200, 200, 3)
+    middle, pixels = len(data) // 2, len(data) * 9 // 10
+    for damaged in (data[:middle] + bytes(2048) + data[middle + 2048:], data[:pixels], data[:middle],
+                    data[:pixels - 1024] + bytes(1024) + data[pixels:]):
+        with refused('data/image', 'here'):
+            images.decode(damaged, 'here')
+
+
+@pytest.mark.parametrize('kind', PACKED)
+@pytest.mark.parametrize('value', [0, 255])
+def test_flat_images_of_every_format_are_whole(kind, value):
+    """Their compressed pixels may be zeros."""
+    image = np.full((1500, 1500, 3), value, np.uint8)
+    image[:8, :200] = noisy()[:8]
+    assert images.decode(pillow(image, PACKED[kind][0], **PACKED[kind][1]), 'here').shape == (1500, 1500, 3)
+
+
 def test_whole_images_with_an_inner_end_mark_or_more_bytes_are_read():
     for data in (thumbnailed(encode(smooth())), encode(smooth()) + b'trailing bytes',
                  cv2.imencode('.jpg', smooth(), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()):

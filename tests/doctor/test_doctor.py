@@ -77,7 +77,7 @@ def settings(**changes):
 @pytest.mark.parametrize(('changes', 'said'), [
     ({'mesh': 'data:8'}, 'ok devices 8 x cpu (cpu), mesh data:8, 1 examples of 8 on each part'),
     ({'mesh': 'data:2,tensor:4'}, 'ok devices 8 x cpu (cpu), mesh data:2,tensor:4, 4 examples of 8 on each part'),
-    ({'mesh': 'data:2'}, 'warning devices 8 x cpu (cpu), mesh data:2, 4 examples of 8 on each part; 6 devices stay idle')])
+    ({'mesh': 'data:2'}, 'warning devices 8 x cpu (cpu), mesh data:2, 4 examples of 8 on each part; 6 idle devices')])
 def test_devices(changes, said):
     assert line(experiment_checks.devices(settings(**changes))).startswith(said)
 

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from bigjax import cli
-from bigjax.data import images
+from bigjax.data import images, tokenizers
+from bigjax.data.columns import Column
 from bigjax.data.datasets import open_data
 from bigjax.data.loaders.registry import SCAN_VOCABULARIES as WORDS
+from bigjax.data.schema import Schema
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.decode.stream import continue_text
 from bigjax.predict import inputs, interfaces
-from experiments import gan_mnist, mnist, mnist1d, scan, tiny_shakespeare, uci, vae_mnist
+from experiments import gan_mnist, mnist, mnist1d, scan, sentiment, tiny_shakespeare, uci, vae_mnist
 from tests.decode.table import following
 from tests.refused import refused
 
@@ -227,6 +229,22 @@ def test_members_answer_in_the_units_of_their_own_data(capsys, tmp_path, tmp_pat
         assert json.loads(out)['value'] == pytest.approx(unit['target'][0], rel=1e-5), err
 
 
+MIXED = Schema((Column('size', 'number'), Column('colour', 'category', values=('red', 'green', 'blue'), fill='red'),
+                Column('target', 'target')), folded=True)
+
+
+@pytest.mark.parametrize(('row', 'code', 'names'), [
+    (['3'], 'data/row-length', ('size, colour', '1 value')), ([3, 1, 0], 'data/row-length', ('size, colour', '3 values')),
+    (['3', '1'], 'data/column-kind', ('colour', '1')), ({'size': 3}, 'data/missing-column', ('colour',))])
+def test_a_row_of_a_table_with_categories_names_the_columns(row, code, names):
+    splits = Splits(ArraySource({'x': np.zeros((4, 4), np.float32)}), {}, {'schema': MIXED.to_json()})
+    parse = interfaces.regression(splits).parse
+    with refused(code, *names):
+        parse(row)
+    for given in ([3, 'green'], {'size': '3', 'colour': 'green'}, [3, 0, 1, 0]):
+        np.testing.assert_array_equal(parse(given)['x'], [3, 0, 1, 0])
+
+
 def test_a_mesh_that_this_machine_does_not_have_is_no_hindrance(capsys, tmp_path, tmp_path_factory):
     workdir = trained(tmp_path_factory, mnist, 'mnist', '--variant=standard', *own_npz(tmp_path / 'd.npz'))
     config = json.loads((workdir / 'run.json').read_text())
@@ -286,3 +304,61 @@ def test_an_experiment_without_an_interface(capsys, monkeypatch, series):
     for words in (('predict', '1,2'), ('sample',)):
         code, _, err = run(capsys, mnist1d, 'mnist1d', *words, f'--workdir={series}')
         assert code == 2 and 'interface' in err and err.count('\n') == 1
+
+
+@pytest.fixture(scope='module')
+def sentences(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('texts')
+    rows = [{'text': f'{word} film number {i}', 'label': label} for i in range(20) for word, label in
+            (('fine', 'good'), ('dull', 'bad'))]
+    (folder / 'a.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    workdir = folder / 'run'
+    assert cli.run(sentiment, 'experiments.sentiment', [
+        f'--workdir={workdir}', f'--config.data=jsonl:{folder}/a.jsonl', '--variant=trec,average', '--config.steps=40',
+        '--config.batch_size=20', '--config.mesh=data:1', '--config.model.dropout=0.0', '--config.optimizer.lr=0.05',
+        '--config.length=6', '--config.model.embed=8']) == 0
+    (folder / 'a.jsonl').unlink()  # the tokenizer and the shapes are in the workdir
+    return workdir
+
+
+def test_texts(sentences, tmp_path, capsys):
+    (tmp_path / 'more.txt').write_text('a dull film\n\na fine film\n')
+    (tmp_path / 'more.jsonl').write_text('{"text": "dull"}\n')
+    capsys.readouterr()
+    place = f'--workdir={sentences}'
+    code, out, err = run(capsys, sentiment, 'sentiment', 'predict', place, '--json', 'what a fine film number one',
+                         f'@{tmp_path}/more.txt', f'{tmp_path}/more.jsonl', 'fine fine fine fine fine fine fine')
+    assert code == 0, err
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer['class'] for answer in answers] == ['good', 'bad', 'good', 'bad', 'good']
+    assert all(answer['probability'] > 0.5 for answer in answers) and answers[1]['input'].endswith('more.txt:1')
+    assert answers[0]['assumed'] == ['3 of 6 tokens unknown'] and answers[4]['assumed'] == ['cut: 6 of 7 tokens']
+    code, out, _ = run(capsys, sentiment, 'sentiment', 'predict', place, 'a fine film')
+    assert code == 0 and out.startswith('a fine film  good ') and '%' in out
+    for word in (' ', f'@{tmp_path}/none.txt'):
+        code, _, err = run(capsys, sentiment, 'sentiment', 'predict', place, word)
+        assert code == 2 and len(err.strip().splitlines()) == 1
+    for word in ('@friend you are fine', '@friend'):
+        assert list(inputs.expanded([word], ('text', '.txt'))) == [(word, word)]
+
+
+def test_another_tokenizer_than_the_runs_is_refused(sentences, tmp_path, capsys):
+    saved = sentences / 'tokenizer' / 'bigjax_tokenizer.json'
+    before = saved.read_text()
+    saved.write_text(before.replace('film', 'flim'))
+    code, _, err = run(capsys, sentiment, 'sentiment', 'predict', f'--workdir={sentences}', 'a fine film')
+    assert code == 2 and 'tokenizer' in err
+    with refused('tokenizer/other-than-run'):
+        tokenizers.keep(tokenizers.Bytes(), sentences)
+    saved.write_text(before)
+
+
+def test_prompts_are_text_where_a_stream_has_its_tokenizer():
+    it, model = tokenizers.Bytes(), following(*range(259))
+
+    def sample(interface, prompt):
+        return ''.join(piece.part for piece in continue_text(model, {}, interface.language, prompt, max_new_tokens=3))
+
+    assert sample(interfaces.tokens(it, 259), 'a') == 'bcd' and sample(interfaces.tokens(None, 259), '97') == ' 98 99 100'
+    with refused('tokenizer/other-vocabulary', '300', '259'):
+        interfaces.tokens(it, 300)

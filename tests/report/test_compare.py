@@ -20,7 +20,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
-    """The plot goes to the folder in which the command runs."""
+    """The folder in which the command runs, where nothing is left."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -72,9 +72,12 @@ def test_the_curves(runs):
     assert len({s.colour for s in series}) == 3
 
 
-def test_the_plot_is_written_and_named_without_a_flag(runs, tmp_path, capsys):
-    assert compare.main([str(runs)]) == 0
-    assert capsys.readouterr().out.rstrip().endswith(str(tmp_path / 'compare.html')) and (tmp_path / 'compare.html').exists()
+@pytest.mark.parametrize('named', [('a', 'b'), ('.',)], ids=str)
+def test_the_plot_is_written_beside_the_first_workdir_and_named(runs, tmp_path, capsys, named):
+    (runs / 'compare.html').unlink(missing_ok=True)
+    assert compare.main([str(runs / name) for name in named]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(f': {runs}/compare.html') and (runs / 'compare.html').exists()
+    assert not any(tmp_path.iterdir())
 
 
 def test_folders_of_tables_are_all_their_runs(tmp_path):

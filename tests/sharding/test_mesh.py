@@ -14,7 +14,7 @@ def test_sizes(text, shape):
 
 
 @pytest.mark.parametrize(('text', 'code', 'name'), [
-    ('data:9', 'mesh/devices', '8 devices'), ('data:3,tensor:-1', 'mesh/devices', 'multiples of 3'),
+    ('data:9', 'mesh/devices', '8 devices'), ('data:3,tensor:-1', 'mesh/devices', 'a multiple of 3 devices'),
     ('data', 'mesh/not-axis-size', 'data'), ('', 'mesh/not-axis-size', 'data:-1'), ('dat:8', 'mesh/unknown-axis', 'dat'),
     ('data:2,data:4', 'mesh/axis-twice', 'data'), ('data:-1,tensor:-1', 'mesh/not-axis-size', '-1'),
     ('data:0', 'mesh/not-axis-size', 'data:0'), (f'data:{10 ** 10}', 'mesh/not-axis-size', str(10 ** 10)),
@@ -22,6 +22,11 @@ def test_sizes(text, shape):
 def test_meshes_that_cannot_be_are_refused(text, code, name):
     with refused(code, 'config.mesh', name):
         meshes.make(text)
+
+
+def test_one_device_is_named_as_one():
+    with refused('mesh/devices', 'needs 2 devices, and 1 device;'):
+        meshes.make('data:2', jax.devices()[:1])
 
 
 def test_a_batch_is_split_and_a_state_is_not():

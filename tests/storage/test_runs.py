@@ -77,6 +77,11 @@ def sealed(gcs, step: int) -> bool:
     return ('bucket', f'run/checkpoints/{step}/manifest.json') in gcs.objects
 
 
+def resumed(out: str) -> list[int]:
+    """The step from which a run resumed, [] where it began."""
+    return [int(step) for step in re.findall(r'\bresum\w+ .*\bstep (\d+)', out)]
+
+
 def test_faults_of_every_kind_change_nothing(gcs, straight, tally):
     with tally(HARM, MEANS) as note:
         gcs.faults = faults = Faults(0.1, seed=2)
@@ -103,7 +108,7 @@ def test_killed_and_started_again_it_is_the_run_that_was_left_alone(gcs, straigh
         code, out = runs.run(KIND, WORKDIR, *LONG)
         gcs.faults = Faults()
         assert code == 0, out[-3000:]
-        assert not left or f'resuming from step {left[-1]}' in out
+        assert resumed(out) == left[-1:]
         assert_same(straight)
 
 
@@ -138,7 +143,7 @@ def test_a_lost_answer_costs_no_run(gcs, straight, tally):
         gcs.faults = Once(1.0, ['lost'], where=IN_SAVE + '.*manifest.ocdbt')
         code, out = runs.run(KIND, WORKDIR, *LONG)
         assert code == 0 and gcs.faults.injected['lost'] == 3, out[-3000:]
-        assert 'the checkpoint of step 30 was not written (ALREADY_EXISTS' in out
+        assert re.search(r'\b30 .*ALREADY_EXISTS', out)
         assert_same(straight)
         note(times=3)
 
@@ -157,13 +162,12 @@ def test_a_store_that_stays_broken_ends_the_run_in_a_line_and_nothing_is_lost(gc
         [(code, out)] = runs.end([process], 200)
         assert code == 1 and time.monotonic() - began < 150, out[-3000:]
         last = [line for line in out.splitlines() if line.strip()][-1]
-        said = r'mnist1d: gs://bucket/run\S*: the store has failed .*; committed checkpoints are intact: .*'
-        assert re.fullmatch(said, last), out[-3000:]
+        assert re.match(r'mnist1d: gs://bucket/run\S*: ', last), out[-3000:]
         assert 'Traceback' not in out
         gcs.faults = Faults()
         newest = max(s for s in range(STEPS + 1) if sealed(gcs, s))
         code, out = runs.run(KIND, WORKDIR, *LONG)
-        assert code == 0 and f'resuming from step {newest}' in out, out[-3000:]
+        assert code == 0 and resumed(out) == [newest], out[-3000:]
         assert_same(straight)
 
 
@@ -177,7 +181,7 @@ def test_a_checkpoint_whose_upload_was_cut_does_not_count(gcs, straight, tally):
         gcs.faults = Faults()
         assert sealed(gcs, 15) and not sealed(gcs, 30) and gcs.names('run/checkpoints/30/')
         code, out = runs.run(KIND, WORKDIR, *LONG)
-        assert code == 0 and 'resuming from step 15' in out and 'damaged' not in out, out[-3000:]
+        assert code == 0 and resumed(out) == [15] and not gcs.names('run/damaged/'), out[-3000:]
         assert_same(straight)
 
 
@@ -194,10 +198,9 @@ def test_a_damaged_object_is_found_and_the_checkpoint_before_is_used(gcs, straig
         data[len(data) // 2] ^= 1
         gcs.put('bucket', name, data if harm == 'one bit' else data[:len(data) // 2])
         done = ask('bigjax.checkpoint', 'verify', WORKDIR)
-        assert done.returncode == 4 and re.search(rf'checkpoints/{newest}: .*(bytes instead|checksum differs)', done.stdout)
+        assert done.returncode == 4 and re.search(rf'checkpoints/{newest}: (?!good)', done.stdout)
         code, out = runs.run(KIND, WORKDIR, *LONG)
-        assert code == 0 and f'the checkpoint of step {newest} is damaged' in out, out[-3000:]
-        assert f'resuming from step {before}' in out
+        assert code == 0 and resumed(out) == [before], out[-3000:]
         assert gcs.names(f'run/damaged/{newest}/manifest.json')
         assert_same(straight)
 
@@ -234,6 +237,6 @@ def test_every_command_takes_a_store(gcs, tmp_path):
     judged = ask(f'experiments.{name}', 'eval', *own, *runs.SHORT, f'--workdir={WORKDIR}')
     assert judged.returncode == 0 and 'test/accuracy' in judged.stdout, judged.stderr[-2000:]
     begun = ask(f'experiments.{name}', *own, *runs.SHORT, f'--workdir={tmp_path}', f'--init_from={WORKDIR}')
-    assert begun.returncode == 0 and f'starting from the weights of {WORKDIR}' in begun.stdout, begun.stderr[-2000:]
+    assert begun.returncode == 0 and f' {WORKDIR}\n' in begun.stdout, begun.stderr[-2000:]
     again = ask(f'experiments.{name}', *own, *runs.SHORT, f'--workdir={WORKDIR}', '--profile=1:3')
     assert again.returncode == 2 and again.stderr.strip().count('\n') == 0 and '--profile' in again.stderr

@@ -11,7 +11,18 @@ from bigjax import tasks
 from bigjax.data.sources import ArraySource
 from bigjax.data.windows import WindowSource
 from bigjax.experiment import Data
-from bigjax.tasks import Range, Term, check_data, classification, language, loss_metrics, mean, regression, sequence
+from bigjax.tasks import (
+    Range,
+    Term,
+    check_data,
+    classification,
+    generative,
+    language,
+    loss_metrics,
+    mean,
+    regression,
+    sequence,
+)
 from tests import tiny
 from tests.refused import refused
 
@@ -52,6 +63,26 @@ def test_shapes_that_would_be_broadcast_are_refused_when_traced(case):
     task, batch, output = WRONG[case]
     with refused('task/shape'):
         traced(task, batch, output)
+
+
+ONE, THREE = np.zeros((1, 4)), (np.zeros((1, 4)),) * 3
+
+
+@pytest.mark.parametrize(('task', 'output', 'named'), [
+    *((task, (ONE, ONE), 'one array') for task in (
+        classification.softmax('x'), classification.binary(), regression.squared_error(), language.next_token(),
+        sequence.teacher_forcing())),
+    (classification.softmax('x'), {'logits': ONE}, 'dict'), (classification.softmax('x'), (ONE,), 'tuple of 1'),
+    (generative.vae(), ONE, 'tuple of 3'), (generative.vae(), THREE[:2], 'tuple of 3')])
+def test_a_model_that_returns_another_structure_is_refused(task, output, named):
+    data = Data(ArraySource({'x': X, 'label': LABEL}), {})
+    with refused('task/output', named):
+        check_data(task, output, data)
+
+
+def test_the_structure_of_an_output_is_that_of_its_task():
+    check_data(generative.vae(), THREE, Data(ArraySource({'image': X}), {}))
+    check_data(regression.squared_error(), ONE, Data(ArraySource({'x': X}), {}))
 
 
 @pytest.mark.parametrize(('terms', 'code', 'names'), [

@@ -13,6 +13,7 @@ from bigjax.train import best
 from tests import tiny
 from tests.refused import refused
 
+SCORE = {'score': 'higher'}  # declared, so that `compute` is not tried before the first evaluation
 SPLIT = {'val': Evaluator('val', compute=lambda outputs, examples: {}, better={'cost': 'lower', 'gain': 'higher'})}
 
 
@@ -48,13 +49,13 @@ def test_a_metric_without_direction_is_refused():
 def test_a_metric_that_compute_never_gives_ends_the_run_at_the_first_evaluation(tmp_path):
     compute = lambda outputs, examples: {'map': 1.0}
     with refused('config/best-metric', 'test/mrr', 'test/map'):
-        tiny.train(tmp_path, [tiny.experiment(compute=compute)], best='test/mrr')
+        tiny.train(tmp_path, [tiny.experiment(compute=compute, better={'mrr': 'higher'})], best='test/mrr')
 
 
 @pytest.mark.parametrize(('metric', 'worst'), [('max test/score', 'lowest'), ('min test/score', 'highest')])
 def test_the_weights_of_the_right_end_are_kept(tmp_path, metric, worst):
     values = iter([0.3, 0.9, 0.1, 0.5, 0.0, 0.0])
-    e = tiny.experiment(compute=lambda outputs, examples: {'score': next(values)})
+    e = tiny.experiment(compute=lambda outputs, examples: {'score': next(values)}, better=SCORE)
     _, carry = tiny.train(tmp_path, [e], best=metric, eval_every=3)
     assert int(carry['best']['step']) == (6 if metric.startswith('max') else 9)
 
@@ -66,7 +67,7 @@ NAN, INF = float('nan'), float('inf')
     ((NAN, 0.5, NAN, 0.4), 6), ((INF, 0.5, INF, 0.6), 12), ((NAN, NAN, NAN, NAN), 0), ((-INF, INF, NAN, -INF), 0)])
 def test_a_value_that_is_not_finite_is_never_the_best(tmp_path, values, step):
     given, out = iter([*values, 0.0]), io.StringIO()
-    e = tiny.experiment(norm=False, compute=lambda outputs, examples: {'score': next(given)})
+    e = tiny.experiment(norm=False, compute=lambda outputs, examples: {'score': next(given)}, better=SCORE)
     outcome, carry = tiny.train(tmp_path, [e], Progress(stream=out), best='max test/score', eval_every=3, checkpoint_every=3)
     assert 'test/score' in out.getvalue()
     kept, state = carry['best'], carry['state']
@@ -81,7 +82,7 @@ def test_a_value_that_is_not_finite_is_never_the_best(tmp_path, values, step):
 
 def test_each_member_of_a_population_has_a_state_of_its_own(tmp_path):
     given = iter([NAN, 0.1, NAN, 0.5, NAN, 0.2, *[0.0] * 6])
-    e = tiny.experiment(norm=False, compute=lambda outputs, examples: {'score': next(given)})
+    e = tiny.experiment(norm=False, compute=lambda outputs, examples: {'score': next(given)}, better=SCORE)
     out = io.StringIO()
     options = dict(best='max test/score', population=2)
     _, carry = tiny.train(tmp_path, [e], Progress(stream=out), eval_every=4, checkpoint_every=4, **options)

@@ -75,6 +75,13 @@ def slow(example, rng, train):
     return example
 
 
+@pytest.mark.parametrize('result', [None, [1.0], 3.0, {1: 2.0}], ids=str)
+def test_a_compute_that_returns_no_mapping_is_refused(result):
+    p = tiny.program([tiny.experiment(compute=lambda outputs, examples: result)])
+    with refused('evaluator/result', 'test', type(result).__name__):
+        p.evaluation.run('test', p.init()['state'].variables())
+
+
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_examples_are_read_in_parallel_and_ahead(workers):
     """96 examples that take 10 ms each: 0.96 s one by one."""

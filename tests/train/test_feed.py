@@ -12,6 +12,7 @@ from bigjax.data.sources import ArraySource, Map
 from bigjax.data.windows import WindowSource
 from bigjax.experiment import Data
 from bigjax.sharding import mesh as meshes
+from bigjax.train import cautions
 from bigjax.train import feed as feeds
 from bigjax.train.feed import Feed, Resident, fits_on_device
 from tests.refused import refused
@@ -124,7 +125,7 @@ def test_what_is_on_the_device_is_not_read_at_all(start, monkeypatch):
 
 def test_a_batch_that_is_larger_than_the_data_is_a_warning():
     data = Data(ArraySource({'x': np.zeros(30)}), {})
-    assert feeds.repeats(data, 30) == '' and all(word in feeds.repeats(data, 75) for word in ('75', '30', '2.5 times'))
+    assert cautions.repeats(data, 30) == '' and all(word in cautions.repeats(data, 75) for word in ('75', '30', '2.5 times'))
 
 
 @pytest.mark.parametrize('start', [FAR, 0, 1250])

@@ -128,7 +128,7 @@ def test_it_stops_at_the_first_bad_batch_whatever_the_step_is_made_of(tmp_path, 
     rows = [order.batch_indices(0, t, 1, 8, 53, True)[0].tolist() for t in range(12)]
     bad = next(t for t in range(12) if 20 in rows[t])
     assert info['step'] == bad > 0
-    assert what == f"the batch: 'x' is not finite in row {rows[bad].index(20)} (1 of 8 rows)"
+    assert re.search(rf"'x' .* {rows[bad].index(20)} \(1 of 8 ", what), what
     assert [line['step'] for line in logged(tmp_path)] == [bad + 1] and logged(tmp_path)[0]['train/loss'] is None
     straight = tiny.program([poisoned()], **options | {'steps': bad, 'steps_per_call': 1})
     carry, feed = straight.init(), straight.feed(0)
@@ -215,13 +215,13 @@ class Lot(nn.Module):
 
 SGD = {'name': 'sgd', 'lr': 0.1}
 CASES = {
-    'gradient': (Root(), SGD, {}, r'the gradient of first/(bias|kernel) \(the loss is '),
-    'gradient, by parts': (Root(), SGD, FOUR | {'accumulate': 2}, r'the gradient of first/(bias|kernel) '),
-    'norm': (Steep(), SGD, {}, r'the norm of the gradients: each is finite, but the square of the largest, \S+ in head/'),
-    'update': (Scaled(), {'name': 'sgd', 'lr': 3e38}, {'log_every': 1, 'checkpoint_every': 1}, r'the update of head/'),
-    'sown': (Sown(), SGD, {'accumulate': 2}, r'the loss that a layer adds, losses/balance\S* in micro-batch 0'),
-    'lot': (Unlucky(), SGD, {'accumulate': 4}, r'the output of lot \(Lot\.__call__\) in micro-batch [123]$'),
-    'lot, summed by hand': (Unlucky(), SGD, {'reduce_dtype': 'bfloat16'}, r'the output of lot \(Lot\.__call__\)$')}
+    'gradient': (Root(), SGD, {}, r'gradient .*\bfirst/(bias|kernel) .*\bloss\b'),
+    'gradient, by parts': (Root(), SGD, FOUR | {'accumulate': 2}, r'gradient .*\bfirst/(bias|kernel)\b'),
+    'norm': (Steep(), SGD, {}, r'\bnorm\b.* head/'),
+    'update': (Scaled(), {'name': 'sgd', 'lr': 3e38}, {'log_every': 1, 'checkpoint_every': 1}, r'\bupdate .*\bhead/'),
+    'sown': (Sown(), SGD, {'accumulate': 2}, r'\blosses/balance\S* .*\b0$'),
+    'lot': (Unlucky(), SGD, {'accumulate': 4}, r'\blot \(Lot\.__call__\) .*\b[123]$'),
+    'lot, summed by hand': (Unlucky(), SGD, {'reduce_dtype': 'bfloat16'}, r'\blot \(Lot\.__call__\)$')}
 
 
 @pytest.mark.parametrize('case', tiers.first(6, CASES))
@@ -233,15 +233,15 @@ def test_what_broke_is_named(tmp_path, case):
         with pytest.raises(NonFinite):
             tiny.train(tmp_path, [broken], **options)
         info, what = replayed(tmp_path, broken, **options)
-        assert re.match(words, what), what
+        assert re.search(words, what), what
         assert info['step'] == 0 or 'lot' in case
     assert case != 'update' or not manager.steps(tmp_path / manager.FOLDER)
 
 
 @pytest.mark.parametrize(('form', 'named'), [
-    ({}, 'block_1/mlp/down (Dense.__call__)'), ({'remat': 'full'}, 'block_1/mlp/down (Dense.__call__)'),
-    ({'scan': True}, 'blocks/mlp/down (Dense.__call__) in layer 1'),
-    ({'scan': True, 'remat': 'dots'}, 'blocks/mlp/down (Dense.__call__) in layer 1')], ids=str)
+    ({}, ['block_1/mlp/down (Dense.__call__)']), ({'remat': 'full'}, ['block_1/mlp/down (Dense.__call__)']),
+    ({'scan': True}, ['blocks/mlp/down (Dense.__call__)', 'layer 1']),
+    ({'scan': True, 'remat': 'dots'}, ['blocks/mlp/down (Dense.__call__)', 'layer 1'])], ids=str)
 def test_the_module_is_named_in_every_form_of_a_stack(form, named):
     model = gpt.GPT(vocab_size=32, block_size=8, width=8, num_layers=3, num_heads=2, **form)
     tokens = jnp.zeros((2, 8), jnp.int32)
@@ -251,7 +251,7 @@ def test_the_module_is_named_in_every_form_of_a_stack(form, named):
     plain['block_1'] = jax.tree_util.tree_map_with_path(loud, plain['block_1'])
     state = state.replace(params=convert.like(plain, state.params))
     what = nonfinite.explain(state, {'tokens': tokens, 'targets': tokens}, apply=bind(model), loss=language.next_token().loss)
-    assert what == f'the output of {named}'
+    assert all(name in what for name in named), what
 
 
 def test_the_first_module_is_named():
@@ -259,7 +259,7 @@ def test_the_first_module_is_named():
     state = init_state(Broken(), (jnp.zeros((1, 5)),), optax.identity(), 0, ema=False)
     batch = tiny.source(8).arrays
     what = nonfinite.explain(state, batch, apply=bind(Broken()), loss=task.loss)
-    assert what == 'the output of log (Log.__call__)'
+    assert 'log (Log.__call__)' in what
 
 
 def test_a_folder_without_evidence_is_refused(tmp_path):
@@ -270,19 +270,19 @@ def test_a_folder_without_evidence_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(('name', 'options', 'words'), [
     ('mnist1d', ('--variant=mlp', '--population=1', '--config.population_over=optimizer.lr=0.01; optimizer.lr=1e38'),
-     r'the output of dense_\d \(Dense\.__call__\)$'),
+     r'\bdense_\d \(Dense\.__call__\)$'),
     ('gpt2_openwebtext', ('--variant=s', '--config.length=16', '--config.model.scan=True', '--config.model.remat=full',
                           '--config.model.num_layers=2', '--config.model.width=32', '--config.model.num_heads=2',
                           '--config.accumulate=2', '--config.optimizer.lr=1e38',
                           '--config.optimizer.schedule.warmup=0', '--config.optimizer.schedule.end=0'),
-     r'the output of blocks/\S+ \(\w+\.__call__\) in layer 0 in micro-batch 0$')], ids=['population', 'scan and remat'])
+     r'\bblocks/\S+ \(\w+\.__call__\) .*layer 0 .*\b0$')], ids=['population', 'scan and remat'])
 def test_the_command_names_the_module_and_the_report_shows_the_place(tmp_path, capsys, name, options, words):
     module = importlib.import_module(f'experiments.{name}')
     short = ('--config.data=fake', '--config.steps=6', '--config.batch_size=8', '--config.log_every=1', '--config.mesh=data:1',
              '--config.eval_every=0')
     assert cli.run(module, f'experiments.{name}', [f'--workdir={tmp_path}', *short, *options]) == 3
-    assert 'loss spike at step 2: not finite' in (tmp_path / 'report.html').read_text()
+    assert re.search(r'spike[^<]*\b2: not finite', (tmp_path / 'report.html').read_text())
     capsys.readouterr()
     assert cli.run(module, f'experiments.{name}', [f'--replay={tmp_path}/nonfinite']) == 0
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert re.search(f'^step 1: the first thing that is not finite is {words}', said), said
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.search(rf'^step 1\b.*{words}', last), last

@@ -325,6 +325,8 @@ def test_groups_take_their_defaults_from_beside_them():
     ({'name': 'sgd', 'lr': 1, 'swa': {'strat': 3}}, 'optimizer/unknown-key', ['optimizer.swa.strat', 'start']),
     ({'name': 'sgd', 'lr': 1, 'lookahead': 6}, 'optimizer/number', ['optimizer.lookahead', 'period']),
     ({'name': 'sgd', 'fn': optax.sgd(0.1)}, 'optimizer/conflict', ["'sgd'", 'fn']),
+    ('adam', 'optimizer/no-section', ["'adam'", "name='adam'"]), (None, 'optimizer/no-section', ['None']),
+    ({'groups': (('.*', 'sgd'),)}, 'optimizer/no-section', ['optimizer.groups[0]', "name='sgd'"]),
     ({'fn': lambda rate: 3, 'lr': 1}, 'optimizer/transform', ['optimizer.fn', 'int']),
     ({'fn': lambda rate: optax.sgd(rate)}, 'optimizer/missing', ['optimizer.lr']),
     ({'fn': lambda rate: optax.sgd(rate), 'lr': 1, 'momentum': 0.9}, 'optimizer/unknown-key', ['optimizer.momentum']),

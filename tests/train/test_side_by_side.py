@@ -91,6 +91,11 @@ def test_a_row_that_is_refused_ends_the_table(start, tmp_path):
     assert {run['status'] for run in rows_there(tmp_path / 'run')} <= {'preempted', 'running', 'failed'}
 
 
+def test_a_table_that_is_refused_prints_nothing_but_why(start, tmp_path):
+    code, out, err = ended(start('--workdir=run', '--jobs=2', '--config.optimizer.name=adm'))
+    assert (code, out) == (2, '') and 'adam' in err and err.count('\n') == 1 and not rows_there(tmp_path / 'run')
+
+
 def rows_there(folder):
     return [json.loads(path.read_text()) for path in folder.glob('*/run.json')]
 

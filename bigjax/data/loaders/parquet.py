@@ -18,6 +18,7 @@ from bigjax.io.text import first_line, printable
 IN_MEMORY_BYTES = 1 << 30
 GROUP_VALUES = 1 << 24  # values of one row group, which are decoded together
 PROBE_ROWS = 64  # rows that are unpacked before their size is checked
+KEPT_GROUPS = 8  # decoded row groups of a file
 HEAD_ROWS = 10_000  # rows of a column of text that decide whether it is free text
 
 
@@ -31,18 +32,17 @@ class ParquetSource:
       path: the file.
       schema: how the columns are read.
       image_size: both sides of every image.
-      keep: row groups kept decoded.
     """
 
-    def __init__(self, path: str | os.PathLike, schema: Schema, image_size: int | None = None, keep: int = 8):
-        self.path, self.schema, self.image_size, self.keep = pathlib.Path(path), schema, image_size, keep
+    def __init__(self, path: str | os.PathLike, schema: Schema, image_size: int | None = None):
+        self.path, self.schema, self.image_size = pathlib.Path(path), schema, image_size
         self._names, _ = column_names(_open(self.path).schema_arrow.names, str(path))
         self._sizes: dict[int, int] = {}  # bytes of the row groups that were read
         self._ends = np.cumsum(check_groups(self.path))
-        self._group = functools.lru_cache(keep)(self._read)
+        self._group = functools.lru_cache(KEPT_GROUPS)(self._read)
 
     def __getstate__(self):
-        return {'path': self.path, 'schema': self.schema, 'image_size': self.image_size, 'keep': self.keep}
+        return {'path': self.path, 'schema': self.schema, 'image_size': self.image_size}
 
     def __setstate__(self, state):
         self.__init__(**state)

