@@ -40,7 +40,8 @@ def test_wrong_input_is_a_line(folder, capsys, argv):
 
 
 def test_the_tokenizer_of_another_model():
-    tokenizer = types.SimpleNamespace(vocab_size=18, encode=list, decode=str, eos=2, bos=None, check_vocabulary=lambda size: None)
+    tokenizer = types.SimpleNamespace(vocab_size=18, encode=list, decode=str, eos=2, bos=None,
+                                      check_vocabulary=lambda size: None)
     with refused('decode/other-vocabulary', '18', '17'):
         language_of(tokenizer, MODEL)
     tokenizer.vocab_size = 17
