@@ -1,11 +1,11 @@
 """`transformers.generate` in PyTorch, for `bigjax.bench.decoding` alone, in a process of its own."""
 import numpy as np
-import torch
-import transformers
 
 
 def stepper(folder: str, tokens: np.ndarray, mask: np.ndarray, expected: np.ndarray):
     """`run(n)`: n greedy generations with the weights of a folder, which have to yield the expected tokens."""
+    import torch
+    import transformers
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device)
     model.generation_config.eos_token_id = None
@@ -24,4 +24,6 @@ def stepper(folder: str, tokens: np.ndarray, mask: np.ndarray, expected: np.ndar
 
 def version() -> str:
     """Those of transformers and PyTorch."""
+    import torch
+    import transformers
     return f'transformers {transformers.__version__}, torch {torch.__version__}'
