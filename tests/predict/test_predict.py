@@ -235,6 +235,7 @@ def test_a_row_of_a_table_with_categories_names_the_columns(row, code, names):
         parse(row)
     for given in ([3, 'green'], {'size': '3', 'colour': 'green'}, [3, 0, 1, 0]):
         np.testing.assert_array_equal(parse(given)['x'], [3, 0, 1, 0])
+    assert any('pink' in note for note in parse({'size': 3, 'colour': 'pink'})[interfaces.NOTES])
 
 
 def test_a_mesh_that_this_machine_does_not_have_is_no_hindrance(capsys, tmp_path, tmp_path_factory):
