@@ -359,3 +359,15 @@ def test_another_tokenizer_than_the_runs_is_refused(sentences, tmp_path, capsys)
     with refused('tokenizer/other-than-run'):
         tokenizers.keep(tokenizers.Bytes(), sentences)
     saved.write_text(before)
+
+
+def test_prompts_are_text_where_a_stream_has_its_tokenizer():
+    it = tokenizers.Bytes()
+    apply = lambda variables, window: (jax.nn.one_hot((window + 1) % 259, 259), {})
+
+    def sample(interface, prompt):
+        return ''.join(interface.sample(apply, {}, jax.random.key(0), prompt, tokens=3, temperature=0.0))
+
+    assert sample(interfaces.tokens(it, 259, 8), 'a') == 'bcd' and sample(interfaces.tokens(None, 259, 8), '97') == ' 98 99 100'
+    with refused('tokenizer/other-vocabulary', '300', '259'):
+        interfaces.tokens(it, 300, 8)
