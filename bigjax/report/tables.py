@@ -185,7 +185,8 @@ def table(rows: Mapping[str, Mapping]) -> str:
             mark = 'other setup' if differences(run) else '✓' if e['ok'] else f'**missed** (tolerance {e["tolerance"]:g})'
             lines.append(_line(label, _shown(e['metric']), paper(e), spread(e['measured'], e['spread']), mark, *facts))
         if not judged:
-            for metric, value in list((run.get('final') or {}).items())[:2]:
+            tested = sorted((run.get('final') or {}).items(), key=lambda item: not item[0].startswith('test/'))
+            for metric, value in tested[:2]:
                 lines.append(_line(label, _shown(metric), '–', spread(value['mean'], value['std']), '', *facts))
     note = f'\n\nPaper: {"; ".join(sources)}.' if sources else ''
     return '\n'.join(lines) + note
