@@ -32,13 +32,15 @@ class Texts(NamedTuple):
     tokenizer: tokenizers.Tokenizer
 
 
-def open_texts(spec: str, *, like: str, tokenizer: str = 'word', length: int = 64, **options) -> Texts:
+def open_texts(spec: str, *, like: str, tokenizer: str = 'word', length: int = 64, vocabulary: int = 0,
+               **options) -> Texts:
     """The texts that `config.data` names, as tokens.
 
     Args:
       spec, like: as for `open_data`; data of the user's own has the columns text and label.
       tokenizer: 'word', 'word:5' (words that occur five times or more), 'char', or a place of `tokenizers.load`.
       length: T.
+      vocabulary: tokens of the tokenizer, where the texts are made up or not there; 0: those of the published texts' words.
       **options: of `open_data`.
 
     Returns:
@@ -60,24 +62,24 @@ def open_texts(spec: str, *, like: str, tokenizer: str = 'word', length: int = 6
         return Texts(splits, saved)
     made_up = str(splits.info.get('source', '')).startswith('made up')
     given = {'train': splits.train, **splits.evals}
-    if any(isinstance(source, LazySource) and not source.opened for source in given.values()):
-        return _later(splits, tokenizer, length)
+    sized = tokenizer == 'word' or vocabulary or str(tokenizer).partition(':')[0] not in TRAINED  # without a text
+    if sized and any(isinstance(source, LazySource) and not source.opened for source in given.values()):
+        return _later(splits, tokenizer, length, vocabulary)
     columns = {split: _columns(source, f'{splits.info["name"]} ({split})') for split, source in given.items()}
-    known = splits.info.get('vocabulary_size') if made_up else None
-    it = _tokenizer(tokenizer, columns, splits.info, known)
+    it = _made_up(tokenizer, splits.info, vocabulary) if made_up else None
+    it = it or _tokenizer(tokenizer, columns, splits.info)
     return _encoded(splits, columns, it, length)
 
 
-def _later(splits: Splits, spec: str, length: int) -> Texts:
+def _later(splits: Splits, spec: str, length: int, vocabulary: int) -> Texts:
     """Tokens of texts that are opened when they are used; the vocabulary has the published number of tokens."""
-    size = splits.info.get('vocabulary_size')
-    stand_in = _tokenizer(spec, {}, splits.info, size)
+    stand_in = _made_up(spec, splits.info, vocabulary) or _tokenizer(spec, {}, splits.info)
     given = {'train': splits.train, **splits.evals}
 
     @functools.cache
     def opened():
         columns = {split: _columns(source.source, f'{splits.info["name"]} ({split})') for split, source in given.items()}
-        real = _tokenizer(spec, columns, splits.info, None)
+        real = _tokenizer(spec, columns, splits.info)
         real.check_vocabulary(stand_in.vocab_size, 'the published texts')
         return {split: _arrays(columns[split], real, length)[0] for split in columns}
 
@@ -108,16 +110,20 @@ def _columns(source: Any, where: str) -> dict[str, Any]:
     return {'text': texts, 'label': np.asarray(arrays['label'], np.int32)}
 
 
-def _tokenizer(spec: str, columns: Mapping[str, Mapping], info: Mapping, known: int | None) -> tokenizers.Tokenizer:
-    """The tokenizer of a spec; one that texts decide has `known` tokens where the texts are made up, or not there."""
+def _made_up(spec: str, info: Mapping, vocabulary: int) -> tokenizers.Tokenizer | None:
+    """A tokenizer of made-up words with the published number of tokens; None where neither says how many there are."""
+    size = vocabulary or (info.get('vocabulary_size') if str(spec).partition(':')[0] == 'word' else 0)
+    return tokenizers.Words(made_up_words(size)) if size else None
+
+
+def _tokenizer(spec: str, columns: Mapping[str, Mapping], info: Mapping) -> tokenizers.Tokenizer:
+    """The tokenizer of a spec, made from the texts where they decide it."""
     kind, _, rest = str(spec).partition(':')
     if kind not in TRAINED or (kind == 'char' and rest):
         return tokenizers.load(spec)
     if rest and not rest.isdigit():
         raise UserError(f'config.tokenizer={printable(spec)}: got {printable(rest)} after the colon, expected how often a word '
                         'occurs at least; fix: word:2', code='tokenizer/kind')
-    if known and kind == 'word':
-        return tokenizers.Words(made_up_words(known))
     texts = (text for split in info.get('vocabulary_of', VOCABULARY_OF) if split in columns for text in columns[split]['text'])
     if kind == 'char':
         return tokenizers.Characters.train(texts, unknown=True)

@@ -6,10 +6,11 @@ from typing import Any
 
 from bigjax import models
 from bigjax.errors import UserError
-from bigjax.io.text import hint, printable
+from bigjax.io.text import first_line, hint, printable
 from bigjax.weights.family import REQUIRED, Architecture, Family, families
 
 ROPE_SCALING = ('rope_factor', 'rope_low', 'rope_high', 'rope_window')  # read where `rope_scaling` names one
+MAX_LAYERS, MAX_SIZE = 10_000, 2**31  # a config.json beyond them is damaged, and would be built for hours
 FULL, SLIDING = 'full_attention', 'sliding_attention'
 RUNTIME = ('parent', 'name', 'dtype', 'scan', 'remat', 'microbatches', 'chunk', 'context', 'dropout', 'hidden_dropout',
            'attention_dropout', 'capacity', 'kernel_init', 'bias_init')  # fields that change no result of a trained model
@@ -21,15 +22,17 @@ def find(config: Mapping, where) -> tuple[Family, Architecture]:
     Raises:
       UserError: none of the families has it; 'weights/architecture'.
     """
-    named = config.get('architectures') or []
-    known = {name: (family, a) for family in families().values() for name, a in family.architectures.items()}
+    named = config.get('architectures')
+    named = [str(name) for name in named] if isinstance(named, list) else []
+    own = [family for family in families().values() if family.model_type]  # the others have no config.json
+    known = {name: (family, architecture) for family in own for name, architecture in family.architectures.items()}
     for name in named:
         if name in known:
             return known[name]
-    of_type = [family for family in families().values() if family.model_type and family.model_type == config.get('model_type')]
+    of_type = [family for family in own if family.model_type == config.get('model_type')]
     if not named and of_type:
         return of_type[0], next(iter(of_type[0].architectures.values()))
-    got = printable(', '.join(map(str, named)) or f"model_type {config.get('model_type')!r}")
+    got = printable(', '.join(named) or f"model_type {config.get('model_type')!r}")
     raise UserError(f'{where}: got {got}, expected one of {", ".join(known)}{hint(got, known)}; fix: name a model of these',
                     code='weights/architecture')
 
@@ -41,10 +44,11 @@ def fields(family: Family, architecture: Architecture, config: Mapping, where) -
       UserError: a key is missing, or has a value that our model does not compute; 'weights/config'.
     """
     for key, values in family.fixed.items():
-        if config.get(key, values[0]) not in values:
+        if config.get(key, values[0]) not in (*values, None):
             raise refused(where, key, config[key], values)
-    layers = config.get('layer_types') or ()
-    if len(set(layers)) > 1 or set(layers) - {FULL, SLIDING}:
+    layers = config.get('layer_types')
+    layers = layers if isinstance(layers, list) else []
+    if any(kind not in (FULL, SLIDING) or kind != layers[0] for kind in layers):
         raise refused(where, 'layer_types', layers, (FULL,))
     found = {}
     for field in family.fields:
@@ -57,11 +61,16 @@ def fields(family: Family, architecture: Architecture, config: Mapping, where) -
                 raise refused(where, field.theirs, value, field.values)
             value = field.values[value]
         found[field.ours] = value
-    made = {name: value(config) if callable(value) else value for name, value in architecture.fields.items()}
-    found |= {**family.read_config(config), **made}
+    try:
+        made = {name: value(config) if callable(value) else value for name, value in architecture.fields.items()}
+        found |= {**family.read_config(config), **made}
+    except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f'{where}: got keys from which no model can be built ({type(error).__name__}: {first_line(error)}); '
+                        'fix: copy the whole config.json', code='weights/config') from error
     for name, value in found.items():
         kind = type(models.find(family.model).__dataclass_fields__[name].default)
-        if not isinstance(value, (int, float) if kind is float else kind) or (kind is int and value < 0):
+        most = MAX_LAYERS if name == 'num_layers' else MAX_SIZE
+        if not isinstance(value, (int, float) if kind is float else kind) or (kind is int and not 0 <= value <= most):
             raise UserError(f'{where}: got {printable(repr(value))} for the field {name}, expected {kind.__name__}; fix: copy '
                             'config.json again', code='weights/config')
     return found

@@ -13,7 +13,7 @@ from bigjax.data.foreign_tokenizers import HF_FILE, SP_FILE
 from bigjax.data.vocabularies import OWN_FILE
 from bigjax.errors import UserError
 from bigjax.io.nested import tuples
-from bigjax.io.text import hint, printable
+from bigjax.io.text import first_line, hint, printable
 from bigjax.sharding import tree_paths
 from bigjax.weights import config_json, match
 from bigjax.weights.family import Architecture, Family, Row, families, tokens
@@ -109,7 +109,11 @@ def laid_over(files: Opened, model, changes: Mapping, place: str) -> LaidOver:
     family, model = _described(files, model, changes, place)
     plain = model.clone(scan=False) if getattr(model, 'scan', False) else model
     inputs = _inputs(family, plain)
-    abstract = jax.eval_shape(lambda: plain.init(jax.random.key(0), *inputs, train=False))
+    try:
+        abstract = jax.eval_shape(lambda: plain.init(jax.random.key(0), *inputs, train=False))
+    except (TypeError, ValueError, ArithmeticError, IndexError) as error:
+        raise UserError(f'{place}: got sizes of which no {type(model).__name__} can be built ({first_line(error)}); fix: give '
+                        'it the sizes of its arrays', code='weights/config') from error
     wanted = leaves(abstract)
     found = match.plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
     return LaidOver(model, plain, inputs, abstract, found)

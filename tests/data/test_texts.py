@@ -60,6 +60,14 @@ def test_an_empty_text_is_refused(rows, code, names, tmp_path):
         open_texts(own(tmp_path, rows=rows), like='sentiment/trec')
 
 
+@pytest.mark.parametrize(('kind', 'data', 'byte'), [
+    ('csv', b'\xef\xbb\xbftext,label\nfine,1\nb\xffad,0\n', 22), ('jsonl', b'{"text": "b\xffad", "label": 1}', 11)])
+def test_a_byte_that_is_not_utf8_is_named(kind, data, byte, tmp_path):
+    (tmp_path / f'a.{kind}').write_bytes(data)
+    with refused('data/not-utf8', f'a.{kind}', f'byte {byte} '):
+        open_texts(f'{kind}:{tmp_path}/a.{kind}', like='sentiment/trec')
+
+
 def test_a_label_that_training_does_not_have_is_refused(tmp_path):
     for split, rows in (('train', ROWS), ('test', [('a', 'odd')])):
         (tmp_path / f'{split}.jsonl').write_text('\n'.join(json.dumps({'text': t, 'label': y}) for t, y in rows))
@@ -122,6 +130,9 @@ def test_made_up_and_absent_sets_have_the_published_sizes(name, monkeypatch, tmp
         ('train', 'val', 'test'), records, strict=True))
     with refused('data/not-found', name):
         absent.train[0]
+    with refused('data/not-found', name):
+        open_texts('', like=name, tokenizer='char')
+    assert open_texts('fake', like=name, tokenizer='hf:/nowhere', vocabulary=300)[1].vocab_size == 300
 
 
 @pytest.mark.skipif(not (REAL / 'sentiment').is_dir(), reason='the real texts are not at hand')

@@ -152,7 +152,11 @@ def test_written_resumed_and_read(jobs, tmp_path, monkeypatch):
     splits = open_data(f'tokens:{to}', like='openwebtext', length=8)
     assert splits.info['vocabulary'] == 259 and splits.info['tokenizer'] == it.facts
     assert splits.train[0]['tokens'].tolist() == whole[:8]
-    assert tokenizers.load(splits.info['tokenizer_folder']).hash == it.hash
+    assert tokenizers.of_stream(splits.info).hash == it.hash and tokenizers.of_stream({}) is None
+    with refused('tokenizer/other-than-run'):
+        tokenizers.of_stream({**splits.info, 'tokenizer': {**it.facts, 'hash': 'another'}})
+    tokenizers.keep(it, tmp_path / 'run')
+    assert tokenizers.of_stream({'recorded': str(tmp_path / 'run'), 'tokenizer': it.facts}).hash == it.hash
     with refused('tokenizer/other-vocabulary', '259', '50257'):
         token_splits(to, length=8, name='mine', vocabulary=50257)
     with open(to / 'val.bin', 'ab') as file:

@@ -53,8 +53,17 @@ def text(path: str | os.PathLike) -> str:
     Raises:
       UserError: as `read`, and for bytes that are not UTF-8.
     """
+    return decoded(read(path), path)
+
+
+def decoded(data: bytes, path: str | os.PathLike) -> str:
+    """Bytes of a file as UTF-8 text without its byte-order mark.
+
+    Raises:
+      UserError: a byte is not UTF-8; names the file and the byte.
+    """
     try:
-        return read(path).decode('utf-8-sig')
+        return data.decode().removeprefix('\ufeff')
     except UnicodeDecodeError as error:
         raise UserError(f'{path}: byte {error.start} is not UTF-8; fix: save the file as UTF-8',
                         code='data/not-utf8') from error

@@ -23,7 +23,7 @@ def csv(path: str | os.PathLike) -> RawTable:
     Cells keep the line ends inside their quotes, and lose the blanks around them.
 
     Raises:
-      UserError: names the file and the line: no header, no records, a line of other length, a byte that is not UTF-8.
+      UserError: names the file and the line: no header, no records, a line of other length; or the byte that is not UTF-8.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -31,7 +31,7 @@ def csv(path: str | os.PathLike) -> RawTable:
     data = formats.read(path)
     if data.startswith((b'\xff\xfe', b'\xfe\xff')):
         raise UserError(f'{path}: got UTF-16, expected UTF-8; fix: save it as UTF-8', code='data/not-utf8')
-    data = data.removeprefix(b'\xef\xbb\xbf')  # the mark would be a part of the first name
+    whole, data = data, data.removeprefix(b'\xef\xbb\xbf')  # the mark would be a part of the first name
     by, header = _header(data[:HEAD_BYTES], path)
     wrong: list = []
 
@@ -53,6 +53,7 @@ def csv(path: str | os.PathLike) -> RawTable:
             raise UserError(f'{path}: {place} {wrong[0].number} ({printable(wrong[0].text)[:40]}): got '
                             f'{wrong[0].actual_columns} columns, expected {wrong[0].expected_columns} as in the header; fix: '
                             'correct it', code='data/csv-line') from error
+        formats.decoded(whole, path)
         raise UserError(f'{path}: cannot be read as CSV ({first_line(error)}); fix: save it as UTF-8 with a header line',
                         code='data/csv') from error
     if not table.num_rows:
