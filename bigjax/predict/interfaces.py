@@ -149,11 +149,19 @@ def rows(splits: Splits, answer: Callable) -> Interface:
     columns = splits.info.get('features') or splits.info.get('columns')
 
     def parse(row) -> Mapping[str, Any]:
+        notes = []
         if schema:
             from bigjax.data.schema import Schema
-            row = _by_column(row, Schema.from_json(schema).inputs, int(np.prod(shape)))
+            named, known = isinstance(row, Mapping), Schema.from_json(schema)
+            row = _by_column(row, known.inputs, int(np.prod(shape)))
+            if isinstance(row, Mapping) and (new := ', '.join(known.unknown(row))):
+                if not named:  # numbers in the place of names
+                    raise UserError(f'a row: got {new}, which no training record has, expected '
+                                    f'{printable(", ".join(known.inputs))}; fix: give one value of each, in this order or by '
+                                    'name', code='data/column-kind')
+                notes.append(f'{new} is in no training record')
         if isinstance(row, Mapping) and schema:
-            x = Schema.from_json(schema).example(row)['x'].reshape(shape)
+            x = known.example(row)['x'].reshape(shape)
         elif isinstance(row, Mapping) and set(row) == {'x'}:
             x = _numbers(row['x'], shape)
         elif isinstance(row, Mapping):
@@ -162,7 +170,7 @@ def rows(splits: Splits, answer: Callable) -> Interface:
             x = _numbers(row, shape)
         if unit:
             x = ((x - np.asarray(unit['mean'])) / np.asarray(unit['std'])).astype(np.float32)
-        return {'x': x}
+        return {'x': x, NOTES: notes} if notes else {'x': x}
 
     return Interface(parse, answer, ('row', '.csv', '.tsv', '.jsonl', '.json'))
 

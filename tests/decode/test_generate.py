@@ -13,6 +13,7 @@ from bigjax.decode import loop
 from bigjax.decode.choose import Choice, choose
 from bigjax.models.gpt import GPT, PARTITION_RULES
 from bigjax.models.rnn import CharLSTM
+from bigjax.models.seq2seq import EncoderDecoder
 from bigjax.nn.rng import key
 from bigjax.sharding import logical
 from bigjax.sharding import mesh as meshes
@@ -223,3 +224,29 @@ def test_a_cache_is_written_in_place(rows):
     cache = rf'f32\[{rows},{model.num_kv_heads},11,4\]'
     assert re.search(rf'= {cache}.*dynamic-update-slice', compiled)
     assert not re.search(rf'= {cache}\S* copy\(', compiled)
+
+
+@pytest.mark.parametrize('fields', [
+    pytest.param({'head_width': 6, 'relative_buckets': 8, 'relative_distance': 6}, id='t5'),
+    pytest.param({'positions': 'sinusoidal', 'norm': 'layernorm', 'post_norm': True, 'scale_embed': True, 'score_scale': 0.0,
+                  'scale_head': False, 'bias': True}, id='transformer', marks=pytest.mark.slow)])
+def test_an_encoder_decoder_is_grown_by_hand(fields):
+    """From its first token; the source is padded on the right, and its padding never moves."""
+    model = EncoderDecoder(vocab_size=V, block_size=16, num_layers=1, num_heads=2, width=8, mlp_width=16, **fields)
+    source, mask = np.where(MASK[:, ::-1], TOKENS, 0), MASK[:, ::-1]
+    variables = jax.jit(lambda: model.init(key(0), source, source, train=False))()
+    variables = jax.tree.map(lambda x: x * (3 if x.ndim > 1 else 1), variables)
+    plain = jax.jit(lambda v, target: model.apply(v, source, target, source_mask=mask, train=False))
+    target = np.full((3, NEW + 1), model.bos, np.int32)
+    for place in range(NEW):
+        target[:, place + 1] = np.argmax(plain(variables, target)[:, place], axis=-1)
+    expected = target[:, 1:]
+    found = decode.generate(model, variables, source, mask=mask, max_new_tokens=NEW, eos=())
+    np.testing.assert_array_equal(found, expected)
+    ended = decode.run(model, variables, source, mask=mask, max_new_tokens=NEW, eos=int(expected[0, 2]), pad=0, lookup=2)
+    assert ended.counts[0] <= 3 and not ended.tokens[0, ended.counts[0]:].any()
+    np.testing.assert_array_equal(ended.tokens[0, :ended.counts[0]], expected[0, :ended.counts[0]])
+    beams = decode.generate(model, variables, source, mask=mask, max_new_tokens=NEW, num_beams=2, eos=())
+    assert beams.shape == (3, NEW)
+    with refused('decode/together', 'slide'):
+        decode.generate(model, variables, source, max_new_tokens=NEW, slide=True)

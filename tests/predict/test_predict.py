@@ -243,6 +243,7 @@ def test_a_row_of_a_table_with_categories_names_the_columns(row, code, names):
         parse(row)
     for given in ([3, 'green'], {'size': '3', 'colour': 'green'}, [3, 0, 1, 0]):
         np.testing.assert_array_equal(parse(given)['x'], [3, 0, 1, 0])
+    assert any('pink' in note for note in parse({'size': 3, 'colour': 'pink'})[interfaces.NOTES])
 
 
 def test_a_mesh_that_this_machine_does_not_have_is_no_hindrance(capsys, tmp_path, tmp_path_factory):
@@ -316,7 +317,7 @@ def sentences(tmp_path_factory):
     assert cli.run(sentiment, 'experiments.sentiment', [
         f'--workdir={workdir}', f'--config.data=jsonl:{folder}/a.jsonl', '--variant=trec,average', '--config.steps=40',
         '--config.batch_size=20', '--config.mesh=data:1', '--config.model.dropout=0.0', '--config.optimizer.lr=0.05',
-        '--config.length=6', '--config.model.embed=8']) == 0
+        '--config.length=6', '--config.model.embed=8', '--config.best=']) == 0
     (folder / 'a.jsonl').unlink()  # the tokenizer and the shapes are in the workdir
     return workdir
 
