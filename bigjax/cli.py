@@ -122,7 +122,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
                 accelerators.require_accelerator(platform)
             job = Job(module, short, overrides, list(argv), options.variant, options.workdir, leads=joined.process == 0,
                       guard=guard, joined=joined, platform=platform, grace=options.grace,
-                      stored=verb.needs_workdir)
+                      stored=verb.needs_workdir and not _pretrained(module, verb, options.workdir))
             return verb.run(job, **own)
     except UserError as error:
         return _print_error(f'{short}: {error}', USER)
@@ -136,6 +136,11 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         if why := _storage(error):
             return _print_error(f'{short}: {why}', FAILED)
         raise
+
+
+def _pretrained(module, verb, workdir: str) -> bool:
+    """Whether a verb that reads a run takes the weights that the script begins with in its place."""
+    return verb.takes_pretrained and not workdir.strip() and getattr(module, 'PRETRAINED', False)
 
 
 @contextlib.contextmanager

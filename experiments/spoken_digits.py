@@ -1,7 +1,7 @@
 """Spoken digits: single ones by a convolutional and a recurrent network, connected ones by CTC.
 
 Free Spoken Digit Dataset (Jackson et al. 2018): six speakers say each digit 50 times; repetitions 0 to 4 are the test set.
-There is no canonical table of it, so no published number stands beside ours. Sounds become log-mel features of 40 bands on the
+There is no canonical table of it, so no published number is compared. Sounds become log-mel features of 40 bands on the
 device, in windows of 25 ms every 10 ms, and are masked in stripes in training (SpecAugment, Park et al. 2019).
 
 The rows `conv1d` and `gru` classify one digit: three one-dimensional convolutions with pooling and a dense layer, and a
@@ -34,7 +34,7 @@ LSTM = models.spec('rnn.FrameRNN', cell='lstm', features=96, layers=1, dropout=0
 ROWS = {  # row: (model, data, batch, steps, learning rate)
     'conv1d': (CONV1D, 'fsdd', 32, 1000, 1e-3),
     'gru': (GRU, 'fsdd', 32, 1000, 3e-3),
-    'conformer': (models.spec('conformer', 'digits'), 'fsdd_connected', 16, 1500, 2e-3),
+    'conformer': (models.spec('conformer', 'digits'), 'fsdd_connected', 16, 1200, 2e-3),
     'lstm': (LSTM, 'fsdd_connected', 16, 1500, 3e-3),
 }
 TABLE = tuple(ROWS)

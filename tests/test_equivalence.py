@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from bigjax.checkpoint import convert
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Experiment
-from bigjax.models import mlp
+from bigjax.models import bert, gpt, mlp, seq2seq
 from bigjax.sharding import logical
 from bigjax.sharding import mesh as parallel
-from bigjax.tasks import classification, mean
+from bigjax.tasks import classification, language, masked_language, mean, sequence
 from bigjax.train.program import Program
 from tests import test_experiments as inherited
 from tests import tiny
@@ -174,4 +174,46 @@ def small(mesh, rules):
     source = ArraySource({'x': rng.normal(size=(64, 8)).astype(np.float32), 'label': rng.integers(0, 8, 64).astype(np.int32)})
     experiment = Experiment(mlp.MLP(features=(16, 32), num_classes=8), classification.softmax('x'), Data(source, {}),
                             {'name': 'sgd', 'lr': 0.05}, {}, partition_rules=rules)
+    return tiny.program([experiment], mesh=mesh, ema=0.0)
+
+
+BLOCKS = {'vocab_size': 64, 'num_layers': 2, 'num_heads': 8, 'width': 32}
+TEXTS = {  # model, partition rules, task: what no experiment has yet
+    'bert': (bert.BERT(**BLOCKS, mlm=True), bert.PARTITION_RULES, masked_language.masked_token(1, 64)),
+    'qwen3': (gpt.GPT(**BLOCKS, norm='rmsnorm', hidden='swiglu', rope_base=1e4, num_kv_heads=4, head_width=8, qk_norm=True,
+                      qkv_bias=True, window=5), gpt.PARTITION_RULES, language.next_token()),
+    't5': (seq2seq.EncoderDecoder(**BLOCKS, hidden='geglu_tanh', tie_head=False), seq2seq.PARTITION_RULES,
+           sequence.teacher_forcing()),
+    'transformer': (seq2seq.EncoderDecoder(**BLOCKS, positions='sinusoidal', norm='layernorm', post_norm=True, bias=True,
+                                           scale_embed=True, scale_head=False), seq2seq.PARTITION_RULES,
+                    sequence.teacher_forcing()),
+}
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize('mesh', [*ALL, *TENSOR])
+@pytest.mark.parametrize('family', TEXTS)
+def test_families_of_text_on_many_devices_are_one(family, mesh):
+    p, alone = texts(family, mesh), texts(family, 'data:1')
+    start = jax.tree.map(np.asarray, alone.init()['state'].params)
+    losses, params = five_steps(p, start)
+    expected, after = five_steps(alone, start)
+    same(losses, expected)
+    close(params, after)
+
+
+def texts(family, mesh):
+    """One of `TEXTS` on made-up texts of unequal length."""
+    rng, (model, rules, task) = np.random.default_rng(0), TEXTS[family]
+    rows = lambda low: rng.integers(low, 64, (64, 13)).astype(np.int32)
+    mask = np.arange(13) < rng.integers(4, 14, (64, 1))
+    if family == 'bert':
+        hidden = rng.random((64, 13)) < 0.3
+        arrays = {'tokens': rows(2), 'targets': np.where(hidden, rows(2), -1).astype(np.int32), 'mask': mask}
+    elif family == 'qwen3':
+        arrays = {'tokens': rows(0)}
+    else:
+        arrays = {'source': np.where(mask, rows(2), 0).astype(np.int32), 'target': rows(2)}
+    experiment = Experiment(model, task, Data(ArraySource(arrays), {}), {'name': 'sgd', 'lr': 0.05, 'clip_norm': 1.0}, {},
+                            partition_rules=rules)
     return tiny.program([experiment], mesh=mesh, ema=0.0)

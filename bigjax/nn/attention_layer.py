@@ -18,9 +18,19 @@ def projection(spec: Spec, name: str, width: int, parent=...) -> Dense:
     """The dense layer 'query', 'key' or 'value' of a residual of some width."""
     number = spec.num_heads if name == 'query' else spec.num_kv_heads or spec.num_heads
     bias = (spec.bias or spec.qkv_bias) and (spec.key_bias or name != 'key')
+    init = (spec.query_init if name == 'query' else None) or spec.init
     where = {} if parent is ... else {'parent': parent}
-    return Dense(number * (spec.head_width or width // spec.num_heads), bias, kernel_init=spec.init, bias_init=spec.bias_init,
+    return Dense(number * (spec.head_width or width // spec.num_heads), bias, kernel_init=init, bias_init=spec.bias_init,
                  dtype=spec.dtype, name=name, **where)
+
+
+def cross_layer(spec: Spec, params, memory_BxMxW: jax.Array, dtype) -> Layer:
+    """Keys and values [B, K, M, D] of an encoder's output, from the parameters of the attention to it."""
+    def heads(name):
+        y = projection(spec, name, memory_BxMxW.shape[-1], parent=None).apply({'params': params[name]}, memory_BxMxW)
+        return y.reshape(*y.shape[:2], spec.num_kv_heads or spec.num_heads, -1).swapaxes(1, 2).astype(dtype)
+
+    return Layer(heads('key'), heads('value'))
 
 
 class Attention(nn.Module):

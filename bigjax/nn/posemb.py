@@ -1,4 +1,4 @@
-"""Positions: rotary for sequences, sine and cosine for grids of patches.
+"""Positions: rotary, and sines and cosines for sequences and for grids of patches.
 
 Glossary: B batch · T positions · H heads · D width of a head · W width.
 """
@@ -79,3 +79,9 @@ def sincos2d(height: int, width: int, features: int, temperature: float = 10_000
     frequency = temperature ** (-np.arange(features // 4) / (features // 4 - 1))
     row, column = (grid.reshape(-1, 1) * frequency for grid in np.mgrid[:height, :width])
     return np.concatenate([np.sin(column), np.cos(column), np.sin(row), np.cos(row)], axis=1).astype(np.float32)
+
+
+def sinusoidal(length: int, width: int) -> np.ndarray:
+    """[length, width], float32: sine and cosine of position / 10000^(2 i / width) in turn (Vaswani et al. 2017, sec. 3.5)."""
+    angle = np.arange(length)[:, None] * 10_000.0 ** (-np.arange(0, width, 2) / width)
+    return np.stack([np.sin(angle), np.cos(angle)], -1).reshape(length, width).astype(np.float32)

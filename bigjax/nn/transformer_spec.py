@@ -40,7 +40,7 @@ class Spec(NamedTuple):
       dropout: on attention probabilities and on what the block writes to the residual; `hidden_dropout`: inside the MLP.
       experts: how many hidden layers to route tokens to, `top_k` each with `capacity` times an even share; 0 for one layer.
       context: how attention sees a sequence that the mesh splits, see `bigjax.nn.attention`.
-      init, out_init: of kernels, and of those that write to the residual.
+      init, out_init: of kernels, and of those that write to the residual; `query_init`: of the query, None for `init`.
       dtype: of the computation.
     """
 
@@ -68,6 +68,7 @@ class Spec(NamedTuple):
     context: str = 'ring'
     init: Callable = nn.initializers.normal(0.02)
     out_init: Callable = nn.initializers.normal(0.02)
+    query_init: Callable | None = None
     bias_init: Callable = nn.initializers.zeros_init()
     dtype: Any = jnp.float32
 

@@ -19,7 +19,8 @@ def predict(job: Job, *, inputs: Sequence[str], json: bool, member: int) -> int:
     from bigjax.predict import interfaces, weights
     if not inputs:
         raise UserError('predict: no input; fix: name files, folders or rows after the verb', code='predict/nothing')
-    say_overrides(job, lambda text: print(text, file=sys.stderr))
+    if job.stored:
+        say_overrides(job, lambda text: print(text, file=sys.stderr))
     trained = weights.load(job, member)
     experiment, interface = trained.experiment, trained.experiment.interface
     if interface is None:
@@ -66,6 +67,8 @@ def line(name: str, answer, notes: Sequence[str] = ()) -> str:
     """'photo.png  7 98.2 % · 1 1.1 % · 9 0.4 %  (resized)'."""
     if 'top' in answer:
         text = ' · '.join(f"{entry['class']} {entry['probability']:.1%}" for entry in answer['top'])
+    elif 'text' in answer:
+        text = answer['text']
     else:
         short = lambda value: f'{value:.4g}' if isinstance(value, float) else str(value)
         text = ' · '.join(f'{key} {short(value)}' for key, value in answer.items())
@@ -73,5 +76,5 @@ def line(name: str, answer, notes: Sequence[str] = ()) -> str:
 
 
 VERB = Verb('predict', predict, 'applies the model of the run in --workdir to files, folders and rows', inputs='INPUT…',
-            needs_workdir=True, joins_processes=False, flags=(
+            needs_workdir=True, takes_pretrained=True, joins_processes=False, flags=(
                 Flag('json', False, 'one JSON object per line', 'switch'), MEMBER))

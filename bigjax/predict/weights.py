@@ -1,6 +1,8 @@
 """The trained model of a run, to be applied to other inputs: what `predict` and `sample` share."""
 from typing import NamedTuple
 
+import numpy as np
+
 from bigjax import config as configs
 from bigjax.data import recorded
 from bigjax.errors import UserError
@@ -31,6 +33,8 @@ def load(job: Job, member: int) -> Trained:
       UserError: there is no checkpoint, --workdir holds several runs, or the classes are no longer those of the run.
     """
     from bigjax.checkpoint import manager
+    if not job.stored:
+        return _pretrained(job)
     if len(job.rows) > 1:
         raise UserError(f"--workdir={job.root}: got {len(job.rows)} runs, expected one; fix: --variant=ROW, one of "
                         f"{', '.join(job.rows)}", code='predict/several-runs')
@@ -53,6 +57,31 @@ def load(job: Job, member: int) -> Trained:
                         'fix: give it the data of the run', code='predict/other-classes')
     variables = program.member_variables(program.restore_weights(path), member)
     return Trained(program.experiment, program.apply, variables, program.members or 1)
+
+
+def _pretrained(job: Job) -> Trained:
+    """The experiment of the script, with the weights that it begins with.
+
+    Raises:
+      UserError: --variant is missing where the script has several rows, or the experiment begins with none.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from bigjax.tasks import bind
+    from bigjax.train.program import initial_shapes
+    if len(job.rows) > 1:
+        raise UserError(f'predict: got no --workdir and {len(job.rows)} rows, expected one; fix: --variant=ROW, one of '
+                        f"{', '.join(job.rows)}", code='predict/several-runs')
+    built = job.build(job.rows[0])
+    experiment = built.experiment
+    if experiment.init is None:
+        raise UserError(f'predict: got no --workdir, and {job.name} begins without trained weights; fix: --workdir of a run',
+                        code='cli/no-workdir')
+    shapes, _ = initial_shapes(experiment)
+    variables = experiment.init({'params': jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes)})
+    built.reader.check()
+    return Trained(experiment, bind(experiment.model), jax.tree.map(jnp.asarray, variables), 1)
 
 
 def _of_member(config, member: int):

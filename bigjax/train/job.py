@@ -41,6 +41,7 @@ class Verb:
       flags: the flags that it has beside those of every verb.
       needs_devices: it computes, so a CPU beside an accelerator is refused.
       needs_workdir: it reads a run: the config.json of --workdir is its config.
+      takes_pretrained: without --workdir it takes the weights that an experiment begins with, of a script with PRETRAINED.
       joins_processes: it is one program on all processes of the job.
       watched: it has phases, with timeouts, and all processes leave it together.
       inputs: the name of the words after the verb, '' where it takes none.
@@ -53,6 +54,7 @@ class Verb:
     flags: tuple[Flag, ...] = ()
     needs_devices: bool = True
     needs_workdir: bool = False
+    takes_pretrained: bool = False
     joins_processes: bool = True
     watched: bool = False
     inputs: str = ''

@@ -30,6 +30,12 @@ def init(model, *inputs, seed=0):
     return variables
 
 
+def contrasted(model, *inputs):
+    """`init` three times as large, and norms about one: scores of attention differ between keys, and no layer fades."""
+    larger = lambda path, p: 1 + p if path[-1].key == 'scale' else 3 * p
+    return jax.tree_util.tree_map_with_path(larger, init(model, *inputs))
+
+
 def paths(tree) -> set[str]:
     return {'/'.join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
 

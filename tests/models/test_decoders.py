@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import abstract, init, size
+from model_helpers import abstract, contrasted, size
 
 from bigjax.models.gpt import GPT, VARIANTS
 from bigjax.nn import kv_cache
@@ -33,9 +33,9 @@ def test_parameter_counts(variant, count):
 
 
 def made(name, **fields):
-    """(model, variables), large enough that scores differ between keys."""
+    """(model, variables)."""
     model = GPT(**{**FAMILIES[name], **fields})
-    return model, jax.tree.map(lambda p: 3 * p, init(model, TOKENS))
+    return model, contrasted(model, TOKENS)
 
 
 @pytest.fixture(scope='module', params=FAMILIES)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from bigjax import models
+from bigjax.models.bert import BERT
 from bigjax.models.cnn import CNN
 from bigjax.models.gan import GAN
 from bigjax.models.gpt import GPT
 from bigjax.models.mlp import MLP
 from bigjax.models.resnet import ResNet
 from bigjax.models.rnn import CharLSTM, RNNClassifier
-from bigjax.models.seq2seq import Seq2Seq
+from bigjax.models.seq2seq import EncoderDecoder, Seq2Seq
 from bigjax.models.timeseries import FCN, ResNet1D
 from bigjax.models.vae import VAE
 from bigjax.models.vit import ViT
@@ -52,6 +53,8 @@ CASES = {
     'gpt': (GPT(5, 8, 2, 2, 8, bias=True), [tokens(3, 8)]),
     'llama': (GPT(5, 8, 2, 2, 8, norm='rmsnorm', hidden='swiglu', rope_base=1e4, tie_head=False, num_kv_heads=1),
               [tokens(3, 8)]),
+    'bert': (BERT(5, 8, 2, 2, 8, pool='cls', num_classes=3), [tokens(3, 8)]),
+    't5': (EncoderDecoder(5, num_layers=1, num_heads=2, width=8), [tokens(3, 6), tokens(3, 4)]),
 }
 RNGS = {'params': jax.random.key(0), 'dropout': jax.random.key(1), 'sample': jax.random.key(2)}
 

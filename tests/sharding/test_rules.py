@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from bigjax.models import gpt, vit
+from bigjax.models import bert, gpt, seq2seq, vit
 from bigjax.sharding import logical, rules
 from bigjax.sharding import mesh as meshes
 from tests.refused import refused
@@ -102,17 +102,25 @@ def test_bytes_of_a_device():
     assert 'replicated, over 10 MB' in text and '3 x 1048576' in text and '12,582,912' in text
 
 
-@pytest.mark.parametrize(('partition', 'model', 'x'), [
-    (gpt.PARTITION_RULES, gpt.GPT(vocab_size=8, width=16, num_heads=4, num_layers=2, bias=True, tie_head=False, scan=True), 0),
-    (gpt.PARTITION_RULES, gpt.GPT(vocab_size=8, width=16, num_heads=4, num_layers=2, experts=4, hidden='swiglu'), 0),
-    (vit.PARTITION_RULES, vit.ViT(width=16, num_heads=4, num_layers=2), 1),
-    (vit.PARTITION_RULES, vit.ViT(width=16, num_heads=4, num_layers=2, pool='token', positions='learned', scan=True), 1)])
-def test_the_rules_of_families_cover_every_parameter(partition, model, x):
-    example = jnp.zeros((1, 32, 32, 3)) if x else jnp.zeros((1, 4), jnp.int32)
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0), example, train=False))['params']
+SIZES = {'width': 16, 'num_heads': 4, 'num_layers': 2}
+IMAGE, TEXT = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 4), jnp.int32)
+
+
+@pytest.mark.parametrize(('partition', 'model', 'inputs'), [
+    (gpt.PARTITION_RULES, gpt.GPT(vocab_size=8, **SIZES, bias=True, tie_head=False, scan=True), [TEXT]),
+    (gpt.PARTITION_RULES, gpt.GPT(vocab_size=8, **SIZES, experts=4, hidden='swiglu'), [TEXT]),
+    (gpt.PARTITION_RULES, gpt.GPT(vocab_size=8, **SIZES, qk_norm=True, qkv_bias=True, head_width=8), [TEXT]),
+    (bert.PARTITION_RULES, bert.BERT(vocab_size=8, **SIZES, pool='cls', num_classes=3, scan=True), [TEXT]),
+    (bert.PARTITION_RULES, bert.BERT(vocab_size=8, **SIZES, mlm=True), [TEXT]),
+    (seq2seq.PARTITION_RULES, seq2seq.EncoderDecoder(vocab_size=8, **SIZES, hidden='geglu_tanh', tie_head=False), [TEXT, TEXT]),
+    (seq2seq.PARTITION_RULES, seq2seq.EncoderDecoder(8, **SIZES, bias=True, positions='sinusoidal', scan=True), [TEXT, TEXT]),
+    (vit.PARTITION_RULES, vit.ViT(**SIZES), [IMAGE]),
+    (vit.PARTITION_RULES, vit.ViT(**SIZES, pool='token', positions='learned', scan=True), [IMAGE])])
+def test_the_rules_of_families_cover_every_parameter(partition, model, inputs):
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False))['params']
     placed = rules.resolve(params, partition, meshes.abstract('tensor:4'))
     split = sum(math.prod(p.shape) for p in placed if 'tensor' in p.spec)
-    assert split > 0.5 * sum(math.prod(p.shape) for p in placed if '/attn' in p.path or '/mlp/' in p.path)
+    assert split > 0.5 * sum(math.prod(p.shape) for p in placed if re.search('/(attn|cross|mlp)', p.path))
 
 
 def messages(layers, partition) -> collections.Counter:
