@@ -87,14 +87,14 @@ def test_encoders(name, options, kind, tmp_path):
     again = getattr(hf, name + kind).from_pretrained(tmp_path / 'ours', attn_implementation='eager').eval()
     tokens = np.random.default_rng(0).integers(2, V, (2, T))
     for side, mask in masks().items():
-        tokens = np.where(mask, tokens, 1)
-        arguments = {'input_ids': torch.tensor(tokens), 'attention_mask': torch.tensor(mask.astype(int))}
+        padded = np.where(mask, tokens, 1)  # RoBERTa counts positions by this token
+        arguments = {'input_ids': torch.tensor(padded), 'attention_mask': torch.tensor(mask.astype(int))}
         with torch.no_grad():
             expected, returned = reference(**arguments), again(**arguments)
         spans = (lambda out: torch.stack([out.start_logits, out.end_logits], -1)) if kind == KINDS[-1] else lambda out: out[0]
         expected, returned = spans(expected).numpy(), spans(returned).numpy()
         assert np.array_equal(returned, expected), side
-        got = model.apply(variables, jnp.asarray(tokens), mask=jnp.asarray(mask), train=False)
+        got = model.apply(variables, jnp.asarray(padded), mask=jnp.asarray(mask), train=False)
         counts = mask if expected.ndim == 3 else np.ones(2, bool)
         assert np.abs(np.asarray(got) - expected)[counts].max() < 1e-4, side
     assert len(said) == (kind == 'Model' and name != 'DistilBert')  # the pooler is left out
