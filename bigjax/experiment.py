@@ -111,15 +111,15 @@ class Interface:
       answer: `answer(outputs) -> {name: JSON value}` of the predictions of one example, such as
         {'class': 'cat', 'probability': 0.97}.
       accepts: the endings of files that `parse` takes ('.png', …), 'text' and 'row' for what else it takes.
-      sample: `sample(apply, variables, rng, prompt, *, tokens, temperature) -> iterator of text`, or None where the model
-        does not generate text.
+      language: a `bigjax.decode.stream.Language`: how the tokens of a language model, which `sample` continues, are read and
+        written; None where the model does not generate text.
       draw: `draw(apply, variables, rng, count) -> images [count, H, W, C] in 0..1`, or None where it does not draw.
     """
 
     parse: Callable[[Any], Mapping[str, Any]]
     answer: Callable[[Any], Mapping[str, Any]]
     accepts: tuple[str, ...] = ()
-    sample: Callable | None = None
+    language: Any = None
     draw: Callable | None = None
 
 

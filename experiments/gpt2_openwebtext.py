@@ -61,7 +61,7 @@ def get_experiment(config):
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
         expected=published(config),
-        interface=interfaces.tokens(tokenizer, vocabulary, config.length),
+        interface=interfaces.tokens(tokenizer, vocabulary),
         tokenizer=tokenizer,
         partition_rules=gpt.PARTITION_RULES,
     )

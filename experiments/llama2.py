@@ -53,7 +53,7 @@ def get_experiment(config):
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
-        interface=interfaces.tokens(tokenizer, vocabulary, config.length),
+        interface=interfaces.tokens(tokenizer, vocabulary),
         tokenizer=tokenizer,
         partition_rules=gpt.PARTITION_RULES,
     )

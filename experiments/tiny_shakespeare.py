@@ -14,9 +14,7 @@ networks.
     python -m experiments.tiny_shakespeare --workdir=/tmp/large --variant=gpt_large   on an accelerator
     python -m experiments.tiny_shakespeare --workdir=/tmp/mine --variant=gpt --config.data=text:mine.txt
 """
-import jax.numpy as jnp
-
-from bigjax import cli, models
+from bigjax import cli, decode, models
 from bigjax.data.datasets import open_data
 from bigjax.data.text import CharVocabulary
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
@@ -59,25 +57,26 @@ def get_experiment(config):
     """A language model of characters."""
     splits = open_data(config.data, like='tiny_shakespeare', data_dir=config.data_dir, length=config.length)
     vocabulary = CharVocabulary(splits.info['chars'])
+    model = models.make(config.model, vocab_size=len(vocabulary), block_size=config.length, dtype=config.dtype)
     return Experiment(
-        model=models.make(config.model, vocab_size=len(vocabulary), block_size=config.length, dtype=config.dtype),
+        model=model,
         task=language.next_token(),
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={'val': Evaluator('val')},
         expected=published(config),
-        interface=interfaces.characters(vocabulary, config.length),
-        samples=text(vocabulary, config.sample.prompt, config.sample.tokens, config.length, config.sample.temperature),
+        interface=interfaces.characters(vocabulary),
+        samples=text(model, vocabulary, config.sample.prompt, config.sample.tokens, config.sample.temperature),
         partition_rules=gpt.PARTITION_RULES if config.model.name == 'gpt' else (),
     )
 
 
-def text(vocabulary, prompt: str, steps: int, length: int, temperature: float):
+def text(model, vocabulary, prompt: str, steps: int, temperature: float):
     """The report's sample: `steps` characters that follow the prompt."""
-    start = jnp.asarray(vocabulary.encode(prompt))[None]
+    start = vocabulary.encode(prompt)[None]
 
     def samples(apply, variables, rng):
-        tokens = gpt.generate(apply, variables, start, steps, rng, block_size=length, temperature=temperature)
+        tokens = decode.generate(model, variables, start, max_new_tokens=steps, temperature=temperature, rng=rng, slide=True)
         return {'sample': vocabulary.decode(tokens[0])}
 
     return samples

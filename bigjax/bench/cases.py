@@ -1,6 +1,7 @@
 """Step times: those of the cases that peers are compared on, and of any experiment.
 
     python -m bigjax.bench [--case=mlp,resnet,gpt] [--against=torch|flax|plain] [--pairs=9] [--platform=cpu] [--out=FILE.json]
+    python -m bigjax.bench --case=decode_gpt2,decode_gpt2_batch,decode_gpt2_lookup --against=torch     see bigjax.bench.decoding
     python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
 
 A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn, PyTorch's in the same
@@ -25,8 +26,10 @@ import numpy as np
 
 import bigjax
 from bigjax import config as configs
-from bigjax.bench import load, pipeline
+from bigjax.bench import decoding, load, pipeline
 from bigjax.bench.peer_process import PeerProcess
+from bigjax.bench.timing import compare
+from bigjax.bench.timing import paired as paired
 from bigjax.data.sources import ArraySource
 from bigjax.distributed import accelerators
 from bigjax.errors import DONE, USER, UserError
@@ -106,23 +109,6 @@ def stepper(p: Program) -> tuple[Callable, float]:
     return run, time.perf_counter() - started
 
 
-def paired(runs: dict[str, Callable], pairs: int, seconds: float = 0.3) -> dict[str, list[float]]:
-    """Milliseconds of one call of each `run(n)`, in turn, `pairs` times; n is chosen to last about `seconds`."""
-    counts = {}
-    for name, run in runs.items():
-        run(1)
-        started = time.perf_counter()
-        run(2)
-        counts[name] = max(1, min(1000, round(seconds / max((time.perf_counter() - started) / 2, 1e-6))))
-    found = {name: [] for name in runs}
-    for _ in range(pairs):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run(counts[name])
-            found[name].append((time.perf_counter() - started) / counts[name] * 1e3)
-    return found
-
-
 FAULT_CALLS = 3
 
 
@@ -131,29 +117,16 @@ def measure(name: str, p: Program, pairs: int, peer: Callable | None = None, pee
     """One row of figures; `target` is the ratio at which the row is within its target."""
     run, first = stepper(p)
     flops = work.model_flops(p)
-    used = lambda: load.counters(getattr(peer, 'used_s', 0.0))
-    if peer:
-        peer(1)
-    before = used()
-    times = paired({'ours': run, **({'peer': peer} if peer else {})}, pairs)
-    others = load.share_of_others(before, used())
+    figures = compare(run, peer, pairs, target, p.steps_per_call)
     faults = load.minor_faults()
     run(FAULT_CALLS)
     faults = (load.minor_faults() - faults) / (FAULT_CALLS * p.steps_per_call)
-    ours = float(np.median(times['ours'])) / p.steps_per_call
-    theirs = float(np.median(times['peer'])) if peer else None
-    ratios = [a / p.steps_per_call / b for a, b in zip(times['ours'], times.get('peer', ()), strict=False)]
-    members = p.members or 1
+    ours, members = figures['ours_ms'], p.members or 1
     return {
-        'case': name, 'ours_ms': ours, 'peer_ms': theirs, 'ratio': float(np.median(ratios)) if ratios else None,
-        'target': target, 'judged': others is None or others < load.BUSY_SHARE, 'others_share': others,
-        'minor_faults_per_step': faults, 'ratio_min': min(ratios, default=None),
-        'ratio_max': max(ratios, default=None), 'pairs': pairs,
-        'spread_ms': [min(times['ours']) / p.steps_per_call, max(times['ours']) / p.steps_per_call],
+        'case': name, **figures, 'minor_faults_per_step': faults,
         'examples_per_s': p.settings.batch_size * members / ours * 1e3, 'flops_per_step': flops,
         'achieved_flops': flops / ours * 1e3, 'first_s': first, 'parameters': p.parameters,
-        'batch_size': p.settings.batch_size,
-        'population': members, 'device': p.devices(),
+        'batch_size': p.settings.batch_size, 'population': members, 'device': p.devices(),
         'versions': {'bigjax': bigjax.__version__, 'jax': jax.__version__, 'peer': peer_version}}
 
 
@@ -252,8 +225,8 @@ def run(argv: Sequence[str]) -> None:
     options = _options(argv)
     names = list(CASES) if options.case == 'all' else options.case.split(',')
     for name in names:
-        if name not in (*CASES, pipeline.CASE):
-            raise UserError(f'--case: got {name}, expected one of {", ".join([*CASES, pipeline.CASE])}; fix: choose among them',
+        if name not in (known := [*CASES, *decoding.CASES, pipeline.CASE]):
+            raise UserError(f'--case: got {name}, expected one of {", ".join(known)}; fix: choose among them',
                             code='bench/unknown-case')
     if options.pairs < 1:
         raise UserError(f'--pairs: got {options.pairs}, expected 1 or more; fix: --pairs=9', code='bench/no-pairs')
@@ -264,6 +237,9 @@ def run(argv: Sequence[str]) -> None:
     for name in names:
         if name == pipeline.CASE:
             rows.append(pipeline.measure({'bigjax': bigjax.__version__, 'jax': jax.__version__}))
+            continue
+        if name in decoding.CASES:
+            rows.append(decoding.measure(name, options.pairs, options.against == 'torch'))
             continue
         if options.against == PLAIN:
             rows += without_formulations(name, options.pairs)

@@ -29,7 +29,7 @@ class HuggingFace(Tokenizer):
 
     def __init__(self, data: bytes, names: Mapping[str, str] | None = None, where: str = 'the tokenizer'):
         try:
-            self._model = model = library_of('tokenizers').Tokenizer.from_str(data.decode())
+            self._model = model = _hf_library().Tokenizer.from_str(data.decode())
         except UserError:
             raise
         except Exception as error:  # the library raises Exception itself
@@ -92,7 +92,7 @@ class SentencePiece(Tokenizer):
     kind = 'sp'
 
     def __init__(self, data: bytes, where: str = 'the tokenizer'):
-        library, self._data = library_of('sentencepiece'), data
+        library, self._data = _sp_library(), data
         try:
             self._model = library.SentencePieceProcessor(model_proto=data)
             self.vocab_size = self._model.get_piece_size()
@@ -134,7 +134,7 @@ class SentencePiece(Tokenizer):
 
 def gpt2(path: str) -> Tokenizer:
     """Byte-level BPE of GPT-2 (Radford et al. 2019), from the files of OpenAI or of Hugging Face."""
-    library = library_of('tokenizers')
+    library = _hf_library()
     pairs = [formats.find(path, *names) for names in (('encoder.json', 'vocab.json'), ('vocab.bpe', 'merges.txt'))]
     if None in pairs:
         raise UserError(f'{path}: got no {"encoder.json or vocab.json" if pairs[0] is None else "vocab.bpe or merges.txt"}, '
@@ -157,7 +157,7 @@ def gpt2(path: str) -> Tokenizer:
 
 def bert(data: bytes, config: bytes, where: str) -> Tokenizer:
     """WordPiece of BERT (Devlin et al. 2019) from a vocab.txt; `do_lower_case` of tokenizer_config.json is True by default."""
-    library = library_of('tokenizers')
+    library = _hf_library()
     words = data.decode('utf-8', 'replace').splitlines()
     numbers = {word: i for i, word in enumerate(words)}
     missing = [name for name in ('[UNK]', '[CLS]', '[SEP]') if name not in numbers]
@@ -200,12 +200,24 @@ def _encodable(text: str) -> str:
     return text if text.isascii() else text.encode('utf-8', 'replace').decode()
 
 
-def library_of(name: str):
+def _hf_library():
     try:
-        return __import__(name)
+        import tokenizers
     except ImportError as error:
-        raise UserError(f"the tokenizer needs the package {name}; fix: pip install 'bigjax[text]'",
-                        code='tokenizer/package') from error
+        raise _no_package('tokenizers') from error
+    return tokenizers
+
+
+def _sp_library():
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise _no_package('sentencepiece') from error
+    return sentencepiece
+
+
+def _no_package(name: str) -> UserError:
+    return UserError(f"the tokenizer needs the package {name}; fix: pip install 'bigjax[text]'", code='tokenizer/package')
 
 
 def damaged(where: str, error: Exception) -> UserError:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bigjax.data.columns import ENCODERS, TEXT, Column, decide_feature, decide_label, decide_target, read_one, refill
-from bigjax.data.loaders.cells import ROLES, RawTable
+from bigjax.data.loaders.cells import ROLES, RawTable, canonical
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 
@@ -170,6 +170,11 @@ class Schema:
             else:
                 out[c.key or c.name] = value
         return {'x': np.concatenate(parts), **out} if parts else out
+
+    def unknown(self, row: Mapping[str, Any]) -> list[str]:
+        """'colour=pink' of the categories of a row that no training record has; an empty cell is filled."""
+        return [f'{c.name}={printable(row[c.name])}' for c in self._folded() if c.kind != 'number' and c.name in row
+                and isinstance(row[c.name], str | int | float) and row[c.name] != '' and c.code(canonical(row[c.name])) < 0]
 
     def _folded(self) -> list[Column]:
         kinds = ('number', 'category', 'ordinal')

@@ -172,7 +172,7 @@ def _joined(folder: pathlib.Path, split: str, count: int, facts: Mapping[str, in
         if not narrow:
             np.lib.format.write_array_header_1_0(file, {'descr': '<u4', 'fortran_order': False, 'shape': (facts['tokens'],)})
         for number in range(count):
-            data = np.load(folder / PARTS / f'{split}-{number:06d}.npy').tobytes()
+            data = np.load(folder / PARTS / f'{split}-{number:06d}.npy', allow_pickle=False).tobytes()
             digest.update(data)
             file.write(data)
         file.flush()

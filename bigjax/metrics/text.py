@@ -3,20 +3,13 @@
 The libraries come with the extra `text` and are imported where they are used. All are in percent, as
 in the field's papers. Word error rates are in `bigjax.metrics.speech`.
 """
-import importlib
 from collections.abc import Sequence
-from typing import Any
 
 from bigjax.errors import UserError
 
 
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = {'rouge_score.rouge_scorer': 'rouge-score'}.get(name, name.partition('.')[0])
-        raise UserError(f"this metric needs the package {package}; fix: pip install 'bigjax[text]'",
-                        code='metrics/package') from error
+def _no_package(name: str) -> UserError:
+    return UserError(f"this metric needs the package {name}; fix: pip install 'bigjax[text]'", code='metrics/package')
 
 
 def _check_pairs(found: Sequence, truth: Sequence) -> None:
@@ -42,7 +35,10 @@ def bleu(outputs: Sequence[str], targets: Sequence[str], **options) -> dict[str,
     Raises:
       UserError: another number of outputs than targets, an empty target, or the package is missing.
     """
-    sacrebleu = _library('sacrebleu')
+    try:
+        import sacrebleu
+    except ImportError as error:
+        raise _no_package('sacrebleu') from error
     _check_pairs(outputs, targets)
     _check_targets(targets)
     return {'bleu': sacrebleu.corpus_bleu(list(outputs), [list(targets)], **options).score,
@@ -55,7 +51,11 @@ def rouge(outputs: Sequence[str], targets: Sequence[str], stemmer: bool = True) 
     Raises:
       UserError: as `bleu`.
     """
-    scorer = _library('rouge_score.rouge_scorer').RougeScorer(('rouge1', 'rouge2', 'rougeL'), use_stemmer=stemmer)
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError as error:
+        raise _no_package('rouge-score') from error
+    scorer = rouge_scorer.RougeScorer(('rouge1', 'rouge2', 'rougeL'), use_stemmer=stemmer)
     _check_pairs(outputs, targets)
     _check_targets(targets)
     totals = dict.fromkeys(('rouge1', 'rouge2', 'rougeL'), 0.0)
@@ -71,7 +71,10 @@ def spans(outputs: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) ->
     Raises:
       UserError: another number of labels than the target has, or the package is missing.
     """
-    seqeval = _library('seqeval.metrics')
+    try:
+        from seqeval import metrics as seqeval
+    except ImportError as error:
+        raise _no_package('seqeval') from error
     _check_pairs(outputs, targets)
     for output, target in zip(outputs, targets, strict=True):
         _check_pairs(output, target)

@@ -3,7 +3,6 @@
 Glossary: B batch · T tokens of a window · W width · H heads · V vocabulary.
 """
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -143,7 +142,7 @@ class GPT(nn.Module):
     @nn.compact
     def __call__(self, tokens_BxT: jax.Array, targets_BxT: jax.Array | None = None, *, mask: jax.Array | None = None,
                  positions: jax.Array | None = None, segments: jax.Array | None = None, cache: KVCache | None = None,
-                 train: bool = False):
+                 last: bool = False, train: bool = False):
         """Returns logits [B, T, V]; {'nats', 'hits'} [B, T] where targets are given; (logits, cache) where a cache is.
 
         Args:
@@ -152,6 +151,7 @@ class GPT(nn.Module):
           positions: int [B, T]; None for each token's number among those of its row, and segment, that count.
           segments: int [B, T], the documents of a packed row; a token sees those of its own.
           cache: what `init_cache` or the last call returned.
+          last: logits [B, 1, V] of the last token alone.
         """
         B, T = tokens_BxT.shape
         self._check(T)
@@ -175,6 +175,8 @@ class GPT(nn.Module):
                       microbatches=self.microbatches)
         else:
             x, cache = cached_stack(self, self.spec, self.num_layers, x, inputs, cache, index, scan=self.scan)
+        if last:
+            x, T = x[:, -1:], 1
         x = make_norm(self.spec, 'final_norm')(x)
         head = Dense(self.vocab_size, use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name='head')
         if targets_BxT is None:  # two-dimensional, for the reason given in bigjax.nn.dense
@@ -213,40 +215,3 @@ class GPT(nn.Module):
         if self.num_kv_heads and self.num_heads % self.num_kv_heads:
             raise UserError(f'GPT: got num_kv_heads={self.num_kv_heads}, expected a divisor of num_heads={self.num_heads}; '
                             'fix: choose one', code='model/not-divisible')
-
-
-def generate(apply: Callable, variables, prompt_BxP: jax.Array, steps: int, rng: jax.Array, *, block_size: int,
-             temperature: float = 1.0, top_k: int = 0) -> jax.Array:
-    """Samples `steps` tokens after a prompt: [B, P] -> [B, P + steps]; pure, and jittable with `steps` static.
-
-    Each token costs one pass over the window of the last `block_size` tokens. What is to the right of a token
-    does not reach its logits, so the window may be filled from the left.
-
-    Args:
-      apply: a causal language model bound by `bigjax.tasks.bind`; [B, block_size] tokens -> logits.
-      prompt_BxP: P >= 1 tokens.
-      temperature: divides the logits; 0 takes the most likely token.
-      top_k: sample among the k most likely tokens; 0 among all.
-    """
-    B, P = prompt_BxP.shape
-    if P < 1:
-        raise UserError('generate: got an empty prompt, expected one token or more; fix: begin with a token',
-                        code='model/empty-prompt')
-    length = P + steps
-    tokens = jnp.zeros((B, max(length, block_size)), jnp.int32).at[:, :P].set(prompt_BxP)
-
-    def step(i, tokens):
-        start = jnp.maximum(i - block_size, 0)
-        window = jax.lax.dynamic_slice_in_dim(tokens, start, block_size, axis=1)
-        logits = apply(variables, window)[0]
-        logits_BxV = jax.lax.dynamic_index_in_dim(logits, i - 1 - start, axis=1, keepdims=False).astype(jnp.float32)
-        if top_k:
-            kth = jax.lax.top_k(logits_BxV, min(top_k, logits_BxV.shape[-1]))[0][:, -1:]
-            logits_BxV = jnp.where(logits_BxV < kth, -jnp.inf, logits_BxV)
-        if temperature:
-            token = jax.random.categorical(jax.random.fold_in(rng, i), logits_BxV / temperature)
-        else:
-            token = jnp.argmax(logits_BxV, axis=-1)
-        return tokens.at[:, i].set(token.astype(jnp.int32))
-
-    return jax.lax.fori_loop(P, length, step, tokens)[:, :length]

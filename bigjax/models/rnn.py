@@ -3,7 +3,7 @@
 Glossary: B batch · T time · D input channels · H features of a direction · K classes · V vocabulary.
 """
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -114,6 +114,18 @@ class RNNClassifier(nn.Module):
         return Dense(self.num_classes, kernel_init=self.kernel_init, dtype=self.dtype, name='head')(drop(y))
 
 
+class Memory(NamedTuple):
+    """The cache of `CharLSTM`.
+
+    Attributes:
+      carries: the carries of each layer, see `Recurrent`.
+      index: int32, the number of tokens so far, padding included.
+    """
+
+    carries: list
+    index: jax.Array
+
+
 class CharLSTM(nn.Module):
     """A recurrent language model, tokens [B, T] -> logits [B, T, V]: 'embed', 'rnn/layer_0', …, 'head'.
 
@@ -134,12 +146,32 @@ class CharLSTM(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, tokens: jax.Array, *, cache: Memory | None = None, mask=None, last: bool = False, train: bool):
+        """Logits, of the last token alone where `last`; with a cache (logits, cache), continuing from it.
+
+        Args:
+          mask: bool [B, T], read beside a cache: false for padding, on the left.
+        """
+        lengths = None
+        if cache is not None and mask is not None:  # a recurrence freezes past the end: padding goes there, and back
+            T = tokens.shape[1]
+            lengths = mask.sum(1)
+            places = lambda by, x: ((jnp.arange(T) + by[:, None]) % T).reshape(-1, T, *[1] * (x.ndim - 2))
+            turned = lambda x, by: jnp.take_along_axis(x, places(by, x), 1)
+            tokens = turned(tokens, T - lengths)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x = drop(nn.Embed(self.vocab_size, self.embed, dtype=self.dtype, name='embed')(tokens))
-        _, x = Recurrent(self.cell, self.features, self.layers, dropout=self.dropout, dtype=self.dtype,
-                         name='rnn')(x, train=train)
-        return Dense(self.vocab_size, dtype=self.dtype, name='head')(drop(x))
+        carries, x = Recurrent(self.cell, self.features, self.layers, dropout=self.dropout, dtype=self.dtype,
+                               name='rnn')(x, lengths, None if cache is None else cache.carries, train=train)
+        x = x if lengths is None else turned(x, lengths)
+        x = x[:, -1:] if last else x
+        logits = Dense(self.vocab_size, dtype=self.dtype, name='head')(drop(x))
+        return logits if cache is None else (logits, Memory(carries, cache.index + tokens.shape[1]))
+
+    def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Memory:
+        """The memory before the first token; it takes as many tokens as there are, whatever the length."""
+        zeros = jnp.zeros((batch, self.features), dtype)
+        return Memory([((zeros, zeros) if self.cell == 'lstm' else zeros,) for _ in range(self.layers)], jnp.int32(0))
 
 
 class FrameRNN(nn.Module):

@@ -69,22 +69,37 @@ def _ungrouped(y):
 def cached_attention(q_BxTxHxD, k_BxKxSxD, v_BxKxSxD, *, mask, bias=None, scale: float | None = None):
     """`attention` to keys and values with heads before positions, as a cache has them -> [B, T, H, D].
 
+    The keys are the left side of their product: on its right they would be turned over in memory for every token. On a CPU,
+    what is fused with the writing of a cache makes the compiler copy it.
+
     Args:
       mask: bool [B or 1, 1, T or 1, S]; True where a query sees a key, causality included; None for all.
     """
     scale = 1 / math.sqrt(q_BxTxHxD.shape[-1]) if scale is None else scale
     q = _grouped(q_BxTxHxD, k_BxKxSxD.swapaxes(1, 2)) * jnp.asarray(scale, q_BxTxHxD.dtype)
     k, v = k_BxKxSxD.astype(q.dtype), v_BxKxSxD.astype(q.dtype)
-    return _ungrouped(_rows(q, k, v, None if mask is None else mask[:, :, None], bias, mask is not None))
+    visible = None if mask is None else mask[:, :, None]
+
+    def weighted(q, k, v, visible, bias):
+        scores = jnp.einsum('BKSD,BKGTD->BKSGT', k, q).transpose(0, 1, 3, 4, 2)
+        return _weighted(scores, v, visible, bias, visible is not None)
+
+    return _ungrouped((cpu.stored(weighted) if cpu.on_cpu() else weighted)(q, k, v, visible, bias))
 
 
 def _rows(q_BxKxGxTxD, k_BxKxSxD, v_BxKxSxD, visible, bias, some_see_none, drop=None):
-    """[B, K, G, T, D]; `visible` broadcasts against [B, K, G, T, S], None for all.
+    """The attention [B, K, G, T, D] of queries to keys."""
+    scores = jnp.einsum('BKGTD,BKSD->BKGTS', q_BxKxGxTxD, k_BxKxSxD)
+    return _weighted(scores, v_BxKxSxD, visible, bias, some_see_none, drop)
+
+
+def _weighted(scores_BxKxGxTxS, v_BxKxSxD, visible, bias, some_see_none, drop=None):
+    """The values [B, K, G, T, D] weighted by the softmax of scores; `visible` broadcasts against these, None for all.
 
     A row of -inf alone would be NaN, forward and backward, so hidden scores are the lowest number, and rows that see nothing
     are set to 0 where there may be some.
     """
-    scores = jnp.einsum('BKGTD,BKSD->BKGTS', q_BxKxGxTxD, k_BxKxSxD).astype(jnp.float32)
+    scores = scores_BxKxGxTxS.astype(jnp.float32)
     if bias is not None:
         scores = scores + bias.reshape(bias.shape[0], *scores.shape[1:3], *bias.shape[2:]).astype(jnp.float32)
     if visible is not None:

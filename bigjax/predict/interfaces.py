@@ -4,7 +4,7 @@
     interface=interfaces.regression(splits)            tables
     interface=interfaces.texts(splits, tokenizer)      classes of texts
     interface=interfaces.sounds(splits, answer)        sounds; `spoken(splits)` is the answer where they are texts
-    interface=interfaces.characters(vocabulary, length), tokens(tokenizer, count, length)   streams of tokens
+    interface=interfaces.characters(vocabulary), tokens(tokenizer, count), language(how)    streams of tokens
     interface=interfaces.generator(draw), translation(vocabularies, length)
 
 Classes, columns and fills are those of `splits.info`, which the run has recorded; nothing is decided anew from an input.
@@ -12,7 +12,7 @@ What an interface assumes about an input (a resize, an inversion) is in words un
 """
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from bigjax.data import audio
 from bigjax.data import images as files
 from bigjax.data.sources import Splits, array_shapes, shapes
 from bigjax.data.texts import parser
+from bigjax.decode.stream import Language
 from bigjax.errors import UserError
 from bigjax.experiment import Interface
 from bigjax.io.text import counted, printable
@@ -148,11 +149,19 @@ def rows(splits: Splits, answer: Callable) -> Interface:
     columns = splits.info.get('features') or splits.info.get('columns')
 
     def parse(row) -> Mapping[str, Any]:
+        notes = []
         if schema:
             from bigjax.data.schema import Schema
-            row = _by_column(row, Schema.from_json(schema).inputs, int(np.prod(shape)))
+            named, known = isinstance(row, Mapping), Schema.from_json(schema)
+            row = _by_column(row, known.inputs, int(np.prod(shape)))
+            if isinstance(row, Mapping) and (new := ', '.join(known.unknown(row))):
+                if not named:  # numbers in the place of names
+                    raise UserError(f'a row: got {new}, which no training record has, expected '
+                                    f'{printable(", ".join(known.inputs))}; fix: give one value of each, in this order or by '
+                                    'name', code='data/column-kind')
+                notes.append(f'{new} is in no training record')
         if isinstance(row, Mapping) and schema:
-            x = Schema.from_json(schema).example(row)['x'].reshape(shape)
+            x = known.example(row)['x'].reshape(shape)
         elif isinstance(row, Mapping) and set(row) == {'x'}:
             x = _numbers(row['x'], shape)
         elif isinstance(row, Mapping):
@@ -161,7 +170,7 @@ def rows(splits: Splits, answer: Callable) -> Interface:
             x = _numbers(row, shape)
         if unit:
             x = ((x - np.asarray(unit['mean'])) / np.asarray(unit['std'])).astype(np.float32)
-        return {'x': x}
+        return {'x': x, NOTES: notes} if notes else {'x': x}
 
     return Interface(parse, answer, ('row', '.csv', '.tsv', '.jsonl', '.json'))
 
@@ -209,25 +218,16 @@ def _numbers(values, shape) -> np.ndarray:
     return x.reshape(shape)
 
 
-def characters(vocabulary, length: int) -> Interface:
-    """A language model of characters, which continues a prompt.
-
-    Args:
-      vocabulary: `bigjax.data.text.CharVocabulary`.
-      length: the longest window of the model.
-    """
-    return _language(lambda prompt: list(vocabulary.encode(prompt or '\n')), lambda token: vocabulary.decode([token]), length)
+def characters(vocabulary) -> Interface:
+    """A language model of the characters of a `bigjax.data.text.CharVocabulary`, which continues a prompt."""
+    start = vocabulary.encode('\n' if '\n' in vocabulary.chars else vocabulary.chars[:1])
+    return language(Language(vocabulary.encode, vocabulary.decode, start=tuple(map(int, start))))
 
 
-def token_numbers(count: int, length: int) -> Interface:
-    """A language model of a stream of tokens, whose tokenizer is not part of the run: prompts and samples are numbers.
-
-    Args:
-      count: how many tokens there are.
-      length: the longest window of the model.
-    """
+def token_numbers(count: int) -> Interface:
+    """A language model of `count` tokens, whose tokenizer is not part of the run: prompts and samples are numbers."""
     def encode(prompt: str) -> list[int]:
-        words = prompt.replace(',', ' ').split() or ['0']
+        words = prompt.replace(',', ' ').split()
         wrong = next((word for word in words if not word.isascii() or not word.isdigit() or int(word) >= count), None)
         if wrong is not None:
             raise UserError(f'--prompt: got {printable(wrong)}, expected numbers of tokens from 0 to {count - 1}, as the run '
@@ -235,47 +235,29 @@ def token_numbers(count: int, length: int) -> Interface:
                             code='predict/not-tokens')
         return [int(word) for word in words]
 
-    return _language(encode, lambda token: f' {token}', length)
+    return language(Language(encode, lambda tokens: ''.join(f' {token}' for token in tokens), start=(0,)))
 
 
-def tokens(tokenizer, count: int, length: int) -> Interface:
+def tokens(tokenizer, count: int) -> Interface:
     """A language model of a stream of tokens: its prompts are text where there is a tokenizer, else numbers.
 
     Args:
       tokenizer: `bigjax.data.tokenizers.Tokenizer`, or None.
-      count, length: as for `token_numbers`.
+      count: as for `token_numbers`.
 
     Raises:
       UserError: the tokenizer has another number of tokens than the model.
     """
     if tokenizer is None:
-        return token_numbers(count, length)
+        return token_numbers(count)
     tokenizer.check_vocabulary(count)
-    first = tokenizer.bos if tokenizer.bos is not None else 0
-    return _language(lambda prompt: tokenizer.encode(prompt) or [first], lambda token: tokenizer.decode([token]), length)
+    start = next((token for token in (tokenizer.bos, tokenizer.eos) if token is not None), 0)
+    return language(Language(tokenizer.encode, tokenizer.decode, () if tokenizer.eos is None else (tokenizer.eos,), (start,)))
 
 
-def _language(encode: Callable[[str], list[int]], decode: Callable[[int], str], length: int) -> Interface:
-    """A model of one stream: `encode` a prompt into tokens, `decode` one token into text."""
-    def sample(apply, variables, rng, prompt: str, *, tokens: int, temperature: float) -> Iterator[str]:
-        import jax
-        import jax.numpy as jnp
-
-        @jax.jit
-        def following(variables, window, last, key):
-            logits = apply(variables, window[None])[0][0, last].astype(jnp.float32)
-            drawn = jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6))
-            return jnp.where(temperature > 0, drawn, jnp.argmax(logits))
-
-        known = encode(prompt)
-        for i in range(tokens):
-            part = known[-length:]
-            window = np.zeros(length, np.int32)  # the rest is to the right, where a causal model does not look
-            window[:len(part)] = part
-            known.append(int(following(variables, window, len(part) - 1, jax.random.fold_in(rng, i))))
-            yield decode(known[-1])
-
-    return Interface(_no_inputs('continues text', 'sample --prompt=TEXT'), dict, (), sample)
+def language(how: Language) -> Interface:
+    """A language model, which continues a prompt in tokens that `how` reads and writes."""
+    return Interface(_no_inputs('continues text', 'sample --prompt=TEXT'), dict, (), language=how)
 
 
 def generator(draw: Callable) -> Interface:

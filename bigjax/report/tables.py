@@ -127,25 +127,35 @@ def _case(row: Mapping) -> str:
 
 def bench(root) -> str:
     """Step times beside the peer's, a table for each machine."""
-    from bigjax.bench.cases import CASES, PLAIN  # models and JAX, which nothing else here needs
-    tables = []
+    from bigjax.bench import decoding  # models and JAX, which nothing else here needs
+    from bigjax.bench.cases import CASES, PLAIN
+    cases, tables = {**CASES, **decoding.CASES}, []
     for path in sorted((pathlib.Path(root) / 'experiments' / 'results' / 'bench').glob('*.json')):
-        rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and _case(row) in CASES]
+        rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and _case(row) in cases]
         if not rows:
             continue
         version = str(rows[0]['versions']['peer'])
-        peer = 'Flax' if version.startswith('flax') else 'without it' if version == PLAIN else 'PyTorch'
+        peer = 'without it' if version == PLAIN else {'flax': 'Flax', 'transformers': 'transformers'}.get(
+            version.split()[0], 'PyTorch')
         lines = [_line(path.stem, 'parameters', 'batch', 'ours, ms', f'{peer}, ms', f'ours / {peer}', 'at most', ''),
                  '|---|--:|--:|--:|--:|--:|--:|---|']
         for row in rows:
-            target = row.get('target') or CASES[_case(row)].target
+            target = row.get('target') or cases[_case(row)].target
             lines.append(_line(
                 row['case'], number(row['parameters']), row['batch_size'], f"{row['ours_ms']:.1f}", f"{row['peer_ms']:.1f}",
-                f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})", f'{target:g}',
+                f"{row['ratio']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})", f'{target:.3g}',
                 'machine busy' if not row.get('judged', True) else '✓' if row['ratio'] <= target else '**missed**'))
+        named = version.removeprefix(f'{peer.lower()} ')
         tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {rows[0]['versions']['jax']}"
-                      + ('' if version == PLAIN else f", {peer} {version.removeprefix('flax ')}") + '.\n')
+                      + ('' if version == PLAIN else f', {peer} {named}') + f'.{_rates(rows)}\n')
     return '\n'.join(tables)
+
+
+def _rates(rows: Sequence[Mapping]) -> str:
+    """The tokens per second of generations."""
+    rates = [f"{row['case']} {row['examples_per_s']:.1f} (peer {row['examples_per_s'] * row['ratio']:.1f})"
+             for row in rows if 'new_tokens' in row]
+    return f" New tokens per second: {', '.join(rates)}." if rates else ''
 
 
 def _block(names, kept, root, page) -> str:
@@ -175,7 +185,8 @@ def table(rows: Mapping[str, Mapping]) -> str:
             mark = 'other setup' if differences(run) else '✓' if e['ok'] else f'**missed** (tolerance {e["tolerance"]:g})'
             lines.append(_line(label, _shown(e['metric']), paper(e), spread(e['measured'], e['spread']), mark, *facts))
         if not judged:
-            for metric, value in list((run.get('final') or {}).items())[:2]:
+            tested = sorted((run.get('final') or {}).items(), key=lambda item: not item[0].startswith('test/'))
+            for metric, value in tested[:2]:
                 lines.append(_line(label, _shown(metric), '–', spread(value['mean'], value['std']), '', *facts))
     note = f'\n\nPaper: {"; ".join(sources)}.' if sources else ''
     return '\n'.join(lines) + note

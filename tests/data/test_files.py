@@ -85,7 +85,7 @@ def test_csv_columns_that_hold_nothing_or_text_are_left_out_by_name(tmp_path):
     ('a,b\n1,2\n3', 'data/csv-line', ['line 3', '1 columns']), ('a,b\n1,2,3\n', 'data/csv-line', ['line 2', '3 columns']),
     ('a,,label\n1,2,3\n', 'data/nameless-column', ['column 2 of 3']),
     ('5.1,3.5,setosa\n4.9,3,setosa\n', 'data/no-header', ['5.1']),
-    ('a,b\n1,"2\n', 'data/csv', []), ('label\n\xff', 'data/csv', [])])
+    ('a,b\n1,"2\n', 'data/csv', []), ('label\n\xff', 'data/not-utf8', ['byte 6'])])
 def test_damaged_csv(tmp_path, content, code, names):
     (tmp_path / 'a.csv').write_bytes(content.encode('latin-1'))
     with refused(code, 'a.csv', *names):

@@ -1,5 +1,6 @@
 """The doctor: every fault provoked, and its line. It must not compile, allocate or leave files."""
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -197,6 +198,7 @@ def unread(config):
 def test_the_verb(capsys, tmp_path, monkeypatch, argv, script, code, said):
     monkeypatch.setattr(accelerators, 'accelerators', lambda *_: {})
     jax.clear_caches()  # so that whatever is computed has to be compiled
+    gc.collect()  # arrays of earlier tests must not end while this one counts
     kept, programs, arrays = jax.config.jax_enable_compilation_cache, len(COMPILED), len(jax.live_arrays())
     try:
         ended, out, err = run(capsys, 'doctor', f'--workdir={tmp_path}/run', *argv, script=script)

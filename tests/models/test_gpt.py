@@ -1,4 +1,4 @@
-"""GPT: published parameter counts, a torch twin, causality, initial scales, sampling."""
+"""GPT: published parameter counts, a torch twin, causality, initial scales."""
 import math
 
 import jax
@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from model_helpers import abstract, dense_to_torch, init, norm_to_torch, parameters, paths, size
 
-from bigjax.models.gpt import GPT, VARIANTS, generate
-from bigjax.tasks import bind
+from bigjax.models.gpt import GPT, VARIANTS
 from tests.refused import refused
 
 SMALL = {'vocab_size': 11, 'block_size': 8, 'num_layers': 2, 'num_heads': 2, 'width': 12}
@@ -130,44 +129,6 @@ def test_initial_scales():
                            (params['block_7']['mlp']['down']['kernel'], residual)):
         assert abs(float(leaf.std()) / expected - 1) < 0.06
     assert not params['block_0']['mlp']['up']['bias'].any()
-
-
-def test_generate_equals_growing_the_text_by_hand():
-    """Greedy, past the end of the window, against one plain call a token on the last block_size tokens."""
-    model = GPT(**SMALL)
-    variables = init(model, TOKENS)
-    apply = bind(model)
-    found = jax.jit(lambda v, prompt: generate(apply, v, prompt, 9, jax.random.key(0), block_size=8, temperature=0))(
-        variables, TOKENS[:, :3])
-    text = TOKENS[:, :3]
-    for _ in range(9):
-        window = text[:, -8:]
-        padded = np.zeros((3, 8), np.int32)
-        padded[:, :window.shape[1]] = window
-        logits = model.apply(variables, padded, train=False)[:, window.shape[1] - 1]
-        text = np.concatenate([text, np.asarray(logits.argmax(-1))[:, None]], axis=1)
-    np.testing.assert_array_equal(found, text)
-
-
-def test_sampling_follows_temperature_and_top_k():
-    logits = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))
-    apply = lambda variables, tokens: (jnp.broadcast_to(logits, (*tokens.shape, 4)), {})
-    prompt = np.zeros((4000, 1), np.int32)
-
-    def shares(**how):
-        drawn = jax.jit(lambda key: generate(apply, {}, prompt, 3, key, block_size=2, **how))(jax.random.key(0))
-        return np.bincount(np.asarray(drawn[:, 1:]).ravel(), minlength=4) / drawn[:, 1:].size
-
-    np.testing.assert_allclose(shares(), [0.5, 0.3, 0.15, 0.05], atol=0.02)
-    np.testing.assert_allclose(shares(top_k=2), [0.625, 0.375, 0, 0], atol=0.02)
-    sharp = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
-    np.testing.assert_allclose(shares(temperature=0.5), sharp / sharp.sum(), atol=0.02)
-
-
-def test_generated_tokens_differ_between_steps_and_rows():
-    apply = lambda variables, tokens: (jnp.zeros((*tokens.shape, 50)), {})
-    drawn = generate(apply, {}, np.zeros((4, 1), np.int32), 20, jax.random.key(0), block_size=4)
-    assert len(np.unique(drawn[0])) > 8 and not np.array_equal(drawn[0], drawn[1])
 
 
 @pytest.mark.parametrize('fields, code', [({'block_size': 4}, 'model/too-long'), ({'num_heads': 5}, 'model/not-divisible')])

@@ -3,8 +3,6 @@ import dataclasses
 import json
 
 import cv2
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,9 +13,10 @@ from bigjax.data.datasets import open_data
 from bigjax.data.loaders.registry import SCAN_VOCABULARIES as WORDS
 from bigjax.data.schema import Schema
 from bigjax.data.sources import ArraySource, Splits
-from bigjax.data.text import CharVocabulary
+from bigjax.decode.stream import continue_text
 from bigjax.predict import inputs, interfaces
 from experiments import gan_mnist, mnist, mnist1d, scan, sentiment, tiny_shakespeare, uci, vae_mnist
+from tests.decode.table import following
 from tests.refused import refused
 
 
@@ -167,7 +166,16 @@ def test_shakespeare_continues_a_prompt(capsys, tmp_path_factory):
     assert out.startswith('ab') and len(out) == 2 + 20 + 1
     assert go('--prompt=ab', '--tokens=20', '--seed=1')[1] == out != go('--prompt=ab', '--tokens=20', '--seed=2')[1]
     likeliest = ('--prompt=ab', '--tokens=20', '--temperature=0')
-    assert go(*likeliest)[1] == go(*likeliest, '--seed=3')[1]
+    code, found, err = go(*likeliest)
+    assert code == 0 and found == go(*likeliest, '--seed=3')[1] == go(*likeliest, '--lookup=3')[1] and '20 tokens' in err
+    assert go(*likeliest, f'--stop={found[5:7]}')[1] == found[:found.index(found[5:7], 2)] + '\n'
+    filters = ('--temperature=2', '--top_k=9', '--top_p=0.9', '--min_p=0.1', '--repetition_penalty=1.5')
+    texts = [go('--prompt=ab', '--tokens=20', *flags)[1] for flags in (filters, filters[:1], ('--temperature=2', '--seed=4'))]
+    assert len(set(texts)) == 3
+    assert len(go('--prompt=ab', '--tokens=6', '--num_beams=3')[1]) == 9
+    for flags in (('--top_p=2',), ('--num_beams=2', '--temperature=1'), ('--num_beams=2', '--tokens=40')):
+        code, out, err = go('--prompt=ab', *flags)
+        assert code == 2 and not out and err.count('\n') == 1
     code, out, err = go('--prompt=\u4e00')
     assert code == 2 and not out and err.count('\n') == 1
     code, _, err = run(capsys, tiny_shakespeare, 'tiny_shakespeare', 'predict', f'--workdir={workdir}', 'x.txt')
@@ -235,6 +243,7 @@ def test_a_row_of_a_table_with_categories_names_the_columns(row, code, names):
         parse(row)
     for given in ([3, 'green'], {'size': '3', 'colour': 'green'}, [3, 0, 1, 0]):
         np.testing.assert_array_equal(parse(given)['x'], [3, 0, 1, 0])
+    assert any('pink' in note for note in parse({'size': 3, 'colour': 'pink'})[interfaces.NOTES])
 
 
 def test_a_mesh_that_this_machine_does_not_have_is_no_hindrance(capsys, tmp_path, tmp_path_factory):
@@ -282,14 +291,12 @@ def test_commands_are_translated(capsys, tmp_path, tmp_path_factory):
 
 
 def test_a_model_of_tokens_reads_and_writes_numbers():
-    def apply(variables, tokens):
-        return jax.nn.one_hot((tokens + 1) % 7, 7), {}
-
-    sample = interfaces.token_numbers(7, 4).sample
-    assert ''.join(sample(apply, {}, jax.random.key(0), '2, 3', tokens=5, temperature=0)) == ' 4 5 6 0 1'
+    language = interfaces.token_numbers(7).language
+    parts = continue_text(following(0, 1, 2, 3, 4, 5, 6), {}, language, '2, 3', max_new_tokens=5)
+    assert ''.join(piece.part for piece in parts) == ' 4 5 6 0 1'
     for prompt in ('7', 'ab', '-1', '٣'):
         with refused('predict/not-tokens', '--prompt'):
-            next(sample(apply, {}, jax.random.key(0), prompt, tokens=5, temperature=0))
+            language.encode(prompt)
 
 
 def test_an_experiment_without_an_interface(capsys, monkeypatch, series):
@@ -298,20 +305,6 @@ def test_an_experiment_without_an_interface(capsys, monkeypatch, series):
     for words in (('predict', '1,2'), ('sample',)):
         code, _, err = run(capsys, mnist1d, 'mnist1d', *words, f'--workdir={series}')
         assert code == 2 and 'interface' in err and err.count('\n') == 1
-
-
-def test_the_continuation_is_that_of_the_model():
-    """With temperature 0, each character is the most likely one of a plain pass over the text so far."""
-    vocabulary = CharVocabulary('abc')
-
-    def apply(variables, tokens):
-        return jax.nn.one_hot((jnp.cumsum(tokens, 1) + 1) % 3, 3), {}
-
-    draws = interfaces.characters(vocabulary, 5).sample(apply, {}, jax.random.key(0), 'ab', tokens=6, temperature=0)
-    known = [0, 1]
-    for _ in range(6):
-        known.append((sum(known[-5:]) + 1) % 3)
-    assert ''.join(draws) == vocabulary.decode(known[2:])
 
 
 @pytest.fixture(scope='module')
@@ -324,7 +317,7 @@ def sentences(tmp_path_factory):
     assert cli.run(sentiment, 'experiments.sentiment', [
         f'--workdir={workdir}', f'--config.data=jsonl:{folder}/a.jsonl', '--variant=trec,average', '--config.steps=40',
         '--config.batch_size=20', '--config.mesh=data:1', '--config.model.dropout=0.0', '--config.optimizer.lr=0.05',
-        '--config.length=6', '--config.model.embed=8']) == 0
+        '--config.length=6', '--config.model.embed=8', '--config.best=']) == 0
     (folder / 'a.jsonl').unlink()  # the tokenizer and the shapes are in the workdir
     return workdir
 
@@ -362,12 +355,11 @@ def test_another_tokenizer_than_the_runs_is_refused(sentences, tmp_path, capsys)
 
 
 def test_prompts_are_text_where_a_stream_has_its_tokenizer():
-    it = tokenizers.Bytes()
-    apply = lambda variables, window: (jax.nn.one_hot((window + 1) % 259, 259), {})
+    it, model = tokenizers.Bytes(), following(*range(259))
 
     def sample(interface, prompt):
-        return ''.join(interface.sample(apply, {}, jax.random.key(0), prompt, tokens=3, temperature=0.0))
+        return ''.join(piece.part for piece in continue_text(model, {}, interface.language, prompt, max_new_tokens=3))
 
-    assert sample(interfaces.tokens(it, 259, 8), 'a') == 'bcd' and sample(interfaces.tokens(None, 259, 8), '97') == ' 98 99 100'
+    assert sample(interfaces.tokens(it, 259), 'a') == 'bcd' and sample(interfaces.tokens(None, 259), '97') == ' 98 99 100'
     with refused('tokenizer/other-vocabulary', '300', '259'):
-        interfaces.tokens(it, 300, 8)
+        interfaces.tokens(it, 300)

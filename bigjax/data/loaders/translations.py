@@ -46,6 +46,14 @@ def text(row: Iterable[int], tokenizer) -> str:
     return tokenizer.decode([token - 1 for token in row if token > EOS])
 
 
+def tokenizer_of(splits: Splits):
+    """The tokenizer of both sides, that of the run where its data is described alone; None of other data."""
+    if 'recorded' in splits.info and 'tokenizer' in splits.info:
+        from bigjax.data import tokenizers
+        return tokenizers.of_run(splits.info['recorded'])
+    return getattr(splits.train, 'tokenizer', None)
+
+
 def rows(texts: Sequence[str], tokenizer, length: int) -> tuple[np.ndarray, int]:
     """(int32 [N, length], how many texts were cut)."""
     out, cut = np.full((len(texts), length), PAD, np.int32), 0

@@ -1,0 +1,104 @@
+"""Generation with GPT-2 (124M, random weights, float32), beside `transformers.generate` with its cache and the same weights.
+
+    python -m bigjax.bench --case=decode_gpt2,decode_gpt2_batch,decode_gpt2_lookup --against=torch
+
+A step is a whole call: prompts and `NEW` tokens for each. The peer generates greedily in all cases, in a process of its own;
+the tokens of both have to be the same.
+"""
+import contextlib
+import pathlib
+import tempfile
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import bigjax
+from bigjax import decode
+from bigjax.bench import load
+from bigjax.bench.peer_process import PeerProcess
+from bigjax.bench.timing import compare
+from bigjax.models import gpt
+from bigjax.nn import rng
+
+NEW = 64  # tokens
+PEER = 'bigjax.bench.transformers_peer'
+
+
+class Case(NamedTuple):
+    """Prompts, and how they are continued.
+
+    Attributes:
+      lengths: of the prompts.
+      period: the tokens of a prompt repeat after so many; 0 for none.
+      lookup: tokens proposed for each pass.
+      target: the share of the peer's time that a call takes at most.
+    """
+
+    lengths: tuple[int, ...] = (16,)
+    period: int = 0
+    lookup: int = 0
+    target: float = 1.0
+
+
+CASES = {
+    'decode_gpt2': Case(target=1 / 1.15),
+    'decode_gpt2_batch': Case(lengths=tuple(range(16, 32)), target=1 / 1.3),
+    'decode_gpt2_lookup': Case(period=4, lookup=3, target=1 / 1.8),
+}
+MODEL = gpt.GPT(**gpt.VARIANTS['gpt2'])
+
+
+def prompts(case: Case, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, mask) [B, P], padded on the left."""
+    P = max(case.lengths)
+    tokens = np.random.default_rng(0).integers(0, vocab_size, (len(case.lengths), P)).astype(np.int32)
+    if case.period:
+        tokens = tokens[:, np.arange(P) % case.period]
+    mask = np.arange(P) >= P - np.array(case.lengths)[:, None]
+    return np.where(mask, tokens, 0), mask
+
+
+def measure(name: str, pairs: int, beside_peer: bool, model=MODEL, new: int = NEW) -> dict:
+    """One row of figures; `examples_per_s` counts new tokens.
+
+    Raises:
+      RuntimeError: the peer's tokens differ from ours.
+    """
+    case = CASES[name]
+    tokens, mask = prompts(case, model.vocab_size)
+    variables = jax.jit(lambda key: model.init(key, tokens[:1], train=False))(rng.key(0))
+    found = lambda: decode.run(model, variables, tokens, mask=mask, max_new_tokens=new, lookup=case.lookup)
+    started = time.perf_counter()
+    ours = found()
+    first = time.perf_counter() - started
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            found()
+
+    with contextlib.ExitStack() as stack:
+        peer = _peer(stack, model, variables, tokens, mask, ours.tokens) if beside_peer else None
+        figures = compare(run, peer, pairs, case.target if beside_peer else None)
+    faults = load.minor_faults()
+    run(1)
+    faults = load.minor_faults() - faults
+    parameters = sum(x.size for x in jax.tree.leaves(variables))
+    flops = 2 * parameters * (ours.passes * len(tokens) * (1 + case.lookup) + int(mask.sum()))
+    return {'case': name, **figures, 'minor_faults_per_step': faults,
+            'examples_per_s': len(tokens) * new / figures['ours_ms'] * 1e3, 'flops_per_step': flops,
+            'achieved_flops': flops / figures['ours_ms'] * 1e3, 'first_s': first, 'parameters': parameters,
+            'batch_size': len(tokens), 'passes': ours.passes, 'new_tokens': new,
+            'device': jax.devices()[0].device_kind,
+            'versions': {'bigjax': bigjax.__version__, 'jax': jax.__version__, 'peer': peer.version if peer else None}}
+
+
+def _peer(stack, model, variables, tokens, mask, expected) -> PeerProcess:
+    """transformers on the same weights, which it reads from a folder."""
+    from bigjax import weights
+    folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    weights.save(model, variables, f'hf:{folder}')
+    peer = PeerProcess(PEER, str(folder), [tokens, mask, expected])
+    stack.callback(peer.close)
+    return peer

@@ -1,0 +1,53 @@
+"""Continues a prompt with weights of another library's format.
+
+    python -m bigjax.decode hf:FOLDER --prompt='Once upon a time' [--tokens=200] [--temperature=0] [--num_beams=4] [--draft=…]
+
+Without a tokenizer beside the weights, prompts and samples are numbers of tokens.
+"""
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bigjax.decode.stream import Language, show
+from bigjax.errors import DONE, UserError, command
+from bigjax.sample.verb import TEXT_FLAGS, options
+
+TYPES = {'int': int, 'float': float, 'text': str}
+
+
+def language_of(tokenizer, model) -> Language:
+    """How a tokenizer, or numbers where there is none, is read and written.
+
+    Raises:
+      UserError: it has more tokens than the model; 'decode/other-vocabulary'.
+    """
+    from bigjax.predict import interfaces
+    if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:  # fewer are usual: vocabularies are filled up
+        raise UserError(f'a tokenizer: got {tokenizer.vocab_size} tokens, expected at most {model.vocab_size}, the vocabulary '
+                        'of the model; fix: use the tokenizer of the model', code='decode/other-vocabulary')
+    return interfaces.tokens(tokenizer, model.vocab_size if tokenizer is None else tokenizer.vocab_size).language
+
+
+@command('decode')
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    from bigjax import weights
+    from bigjax.nn import cpu, rng
+    parser = argparse.ArgumentParser(prog='python -m bigjax.decode', description=__doc__.splitlines()[0])
+    parser.add_argument('place', help='hf:FOLDER, or an id of the hub')
+    parser.add_argument('--seed', type=int, default=0, help='the seed of the draws')
+    parser.add_argument('--draft', default='', help='hf:FOLDER of a smaller model that proposes tokens: the same sample')
+    for flag in TEXT_FLAGS:
+        parser.add_argument(f'--{flag.name}', type=TYPES[flag.kind], default=flag.default, help=flag.help.replace('%', '%%'))
+    given = vars(parser.parse_args(argv))
+    place, seed, draft = (given.pop(name) for name in ('place', 'seed', 'draft'))
+    cpu.keep_memory()
+    say = lambda line: print(line, file=sys.stderr)
+    model, variables, tokenizer = weights.load(place, say=say)
+    small = weights.load(draft, say=say)[:2] if draft else None
+    show(model, variables, language_of(tokenizer, model), given['prompt'], rng=rng.key(seed), draft=small, **options(**given))
+    return DONE
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
