@@ -63,12 +63,19 @@ def get_experiment(config):
     samples = int(config.seconds) * transcription.RATE_HZ
     splits = fake({'audio': ((1, samples), 'int16', range(-3000, 3000)), 'text': ((16,), 'int32', range(v.end))}, 16)
     model = models.make(config.model, vocab_size=size, dtype=config.dtype)
-    same = trained is not None and all(getattr(model, name) == value for name, value in trained.fields.items())
+    own = trained.fields if trained else whisper.VARIANTS[config.size]  # other sizes begin at random
+    same = all(getattr(model, name) == value for name, value in own.items())
+
+    def init(variables):
+        if missing is not None:
+            raise missing
+        return {**variables, 'params': nested(trained.params)}
+
     return Experiment(
         model=model, task=transcription.transcription(v, language(config.language, trained), config.stamps),
         data=Data(splits.train, splits.evals, info=splits.info), optimizer=config.optimizer,
         evaluators={'test': Evaluator('test')}, partition_rules=whisper.PARTITION_RULES,
-        init=(lambda variables: {**variables, 'params': nested(trained.params)}) if same else None,
+        init=init if same else None,
         interface=interface(trained, v, samples, missing))
 
 

@@ -73,14 +73,12 @@ def _pretrained(job: Job) -> Trained:
     if len(job.rows) > 1:
         raise UserError(f'predict: got no --workdir and {len(job.rows)} rows, expected one; fix: --variant=ROW, one of '
                         f"{', '.join(job.rows)}", code='predict/several-runs')
-    built = job.build(job.rows[0])
-    experiment = built.experiment
+    experiment = job.build(job.rows[0]).experiment
     if experiment.init is None:
         raise UserError(f'predict: got no --workdir, and {job.name} begins without trained weights; fix: --workdir of a run',
                         code='cli/no-workdir')
     shapes, _ = initial_shapes(experiment)
     variables = experiment.init({'params': jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes)})
-    built.reader.check()
     return Trained(experiment, bind(experiment.model), jax.tree.map(jnp.asarray, variables), 1)
 
 

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 import bigjax
 from bigjax.errors import DONE, NO, UserError, command
 from bigjax.io import atomic, storage
+from bigjax.metrics import better
 from bigjax.runs.reader import FINISHED, read_metrics, read_run
 from bigjax.runs.summary import commit, device, differences, judge, number, paper, runs_in, seconds, spread
 
@@ -185,7 +186,8 @@ def table(rows: Mapping[str, Mapping]) -> str:
             mark = 'other setup' if differences(run) else '✓' if e['ok'] else f'**missed** (tolerance {e["tolerance"]:g})'
             lines.append(_line(label, _shown(e['metric']), paper(e), spread(e['measured'], e['spread']), mark, *facts))
         if not judged:
-            tested = sorted((run.get('final') or {}).items(), key=lambda item: not item[0].startswith('test/'))
+            tested = sorted((run.get('final') or {}).items(), key=lambda item: (  # first those that say how good it is
+                not item[0].startswith('test/'), not better(item[0]) or item[0].endswith('/loss')))
             for metric, value in tested[:2]:
                 lines.append(_line(label, _shown(metric), '–', spread(value['mean'], value['std']), '', *facts))
     note = f'\n\nPaper: {"; ".join(sources)}.' if sources else ''

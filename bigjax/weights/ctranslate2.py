@@ -26,7 +26,8 @@ CROSS = (('attention/linear_0', ('cross/query',)), ('attention/linear_1', ('cros
 HIDDEN = (('ffn/linear_0', ('mlp/up',)), ('ffn/linear_1', ('mlp/down',)))
 NORMS = (('self_attention', 'attn_norm'), ('ffn', 'mlp_norm'))
 SIDES = (('encoder', (), ()), ('decoder', CROSS, (('attention', 'cross_norm'),)))
-FLAGS = ('activation', 'alibi', 'alignment_heads', 'num_heads', 'pre_norm', 'scale_embeddings', 'start_from_zero_embedding')
+FLAGS = ('activation', 'alibi', 'alignment_heads', 'alignment_layer', 'num_heads', 'pre_norm', 'scale_embeddings',
+         'start_from_zero_embedding')
 
 
 def content(*folders: str | os.PathLike) -> bytes:

@@ -74,7 +74,7 @@ class Architecture:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What a family's file holds.
+    """The names of a family of models, and the models that they describe.
 
     Attributes:
       model: the name of our class, 'gpt.GPT' (`bigjax.models.find`).

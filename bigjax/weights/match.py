@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is read and what is not.
+    """A file laid over a model: the arrays to read, and the rest of both.
 
     Attributes:
       pairs: with the full key of the file.
@@ -72,7 +72,7 @@ def pairs(family: Family, paths: Iterable[str], heads: Iterable[Row] | None = No
 
 
 def plan(family: Family, tensors: Tensors, shapes: Mapping[str, tuple], where: Any) -> Plan:
-    """What becomes of every array of a file and of every parameter of a model.
+    """The place of every array of a file and of every parameter of a model.
 
     Args:
       shapes: {path of ours: shape}. where: the file, for messages.

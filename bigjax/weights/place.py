@@ -9,11 +9,11 @@ from bigjax.errors import UserError
 from bigjax.io import local_copy, safe_read, storage
 from bigjax.io.text import first_line, printable
 from bigjax.weights import keras_format, npz_format, safetensors_format, torch_format
-from bigjax.weights.tensors import Tensors, damaged
+from bigjax.weights.tensors import Tensors, damaged, sharded
 
 FORMS = {'hf': 'FOLDER', 'torch': 'FILE', 'npz': 'FILE', 'keras': 'FILE.weights.h5'}
 CONFIG = 'config.json'
-TORCH_NAMES = ('pytorch_model.bin', 'model.pth')
+TORCH_NAMES, TORCH_INDEX = ('pytorch_model.bin', 'model.pth'), 'pytorch_model.bin.index.json'
 WANTED = ('*.json', '*.safetensors', '*.txt', '*.model')  # files of a hub's repository: no pickles
 
 
@@ -80,6 +80,8 @@ def _folder(path: pathlib.Path) -> Opened:
     for name in (safetensors_format.INDEX, safetensors_format.ONE):
         if (path / name).exists():
             return Opened(path, config, safetensors_format.read_folder(path))
+    if (path / TORCH_INDEX).exists():
+        return Opened(path, config, sharded(path, TORCH_INDEX, torch_format.read))
     for name in TORCH_NAMES:
         if (path / name).exists():
             return Opened(path, config, torch_format.read(path / name))

@@ -18,7 +18,7 @@ from bigjax.errors import UserError
 from bigjax.io import safe_read
 from bigjax.io.atomic import explained
 from bigjax.io.text import first_line, printable
-from bigjax.weights.tensors import Tensor, Tensors, damaged, from_bytes, listed
+from bigjax.weights.tensors import Tensor, Tensors, damaged, from_bytes, sharded
 
 ONE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 MAX_HEADER = 100_000_000  # bytes, as in the format's reference implementation
@@ -73,24 +73,8 @@ def _entry(entry: Mapping) -> tuple:
 
 
 def read_folder(folder: pathlib.Path) -> Tensors:
-    """{name: tensor} of a folder with one file, or with an index and several.
-
-    Raises:
-      UserError: neither is there ('weights/not-found'); the index and the files differ ('weights/damaged'); as `read`.
-    """
-    if not (folder / INDEX).exists():
-        return read(folder / ONE)
-    try:
-        names = safe_read.parsed(safe_read.content(folder / INDEX))['weight_map']
-        files = sorted(set(names.values()))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise damaged(folder / INDEX, f'no index of tensors: {first_line(error)}') from error
-    found = {file: read(safe_read.beside(folder, str(file), INDEX)) for file in files}
-    absent = [name for name, file in names.items() if name not in found[file]]
-    extra = [name for tensors in found.values() for name in tensors if name not in names]
-    if absent or extra:
-        raise damaged(folder / INDEX, f'it names {listed(absent) or "all"}, and the files hold {listed(extra) or "not these"}')
-    return {name: found[file][name] for name, file in names.items()}
+    """{name: tensor} of a folder with one file, or with an index and several; raises as `read` and `sharded`."""
+    return sharded(folder, INDEX, read) if (folder / INDEX).exists() else read(folder / ONE)
 
 
 def write_folder(folder: pathlib.Path, tensors: Sequence[tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]],

@@ -1,13 +1,15 @@
 """The arrays of a file by name, each read when it is asked for: what every reader of this room returns."""
 import math
 import os
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bigjax.errors import UserError
-from bigjax.io.text import printable
+from bigjax.io import safe_read
+from bigjax.io.text import first_line, printable
 
 ALIGNED = 64  # bytes
 SHOWN = 4  # names per list in a message
@@ -64,6 +66,25 @@ def from_bytes(path, start: int, shape: tuple[int, ...], dtype) -> np.ndarray:
         if file.readinto(view) != out.nbytes:
             raise damaged(path, f'{out.nbytes:,} bytes expected at {start:,}, and the file ends before')
     return out
+
+
+def sharded(folder: pathlib.Path, index: str, read: Callable[[pathlib.Path], Tensors]) -> Tensors:
+    """{name: tensor} of the files that an index names, each read by `read`.
+
+    Raises:
+      UserError: the index and the files differ ('weights/damaged'), or it names a file elsewhere ('data/outside').
+    """
+    try:
+        names = safe_read.parsed(safe_read.content(folder / index))['weight_map']
+        files = sorted(set(names.values()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise damaged(folder / index, f'no index of tensors: {first_line(error)}') from error
+    found = {file: read(safe_read.beside(folder, str(file), index)) for file in files}
+    absent = [name for name, file in names.items() if name not in found[file]]
+    extra = [name for tensors in found.values() for name in tensors if name not in names]
+    if absent or extra:
+        raise damaged(folder / index, f'it names {listed(absent) or "all"}, and the files hold {listed(extra) or "not these"}')
+    return {name: found[file][name] for name, file in names.items()}
 
 
 def damaged(path: str | os.PathLike, why: str) -> UserError:

@@ -22,6 +22,7 @@ from bigjax.io.text import first_line, printable
 from bigjax.weights.tensors import Tensor, Tensors, damaged, from_bytes
 
 MAX_PICKLE = 64 << 20  # bytes: names and shapes only
+LOCAL_HEADER = 30  # bytes, before its name
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the older format
 STORAGES = {f'{name}Storage': np.dtype(kind) for name, kind in {
     'Double': np.float64, 'Float': np.float32, 'Half': np.float16, 'BFloat16': ml_dtypes.bfloat16, 'Long': np.int64,
@@ -116,6 +117,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _zipped(path) -> tuple[Any, Callable[[_Storage], int]]:
+    size = os.stat(path).st_size
     with zipfile.ZipFile(path) as archive:
         members = {member.filename.partition('/')[2]: member for member in archive.infolist()}
         if members['data.pkl'].file_size > MAX_PICKLE:
@@ -130,9 +132,13 @@ def _zipped(path) -> tuple[Any, Callable[[_Storage], int]]:
                 member.file_size < storage.count * storage.dtype.itemsize):
             raise damaged(path, f'storage {storage.key} is missing, packed or too small')
         with open(path, 'rb') as file:
-            file.seek(member.header_offset + 26)
-            name, extra = struct.unpack('<HH', file.read(4))  # the local header may differ from the directory's
-        return member.header_offset + 30 + name + extra
+            file.seek(member.header_offset)
+            head = file.read(LOCAL_HEADER)  # its name and extra field may differ in length from the directory's
+        lengths = struct.unpack('<HH', head[-4:]) if len(head) == LOCAL_HEADER else (0, 0)
+        start = member.header_offset + LOCAL_HEADER + sum(lengths)
+        if start + member.file_size > size:  # otherwise memory would be taken for what is not there
+            raise damaged(path, f'storage {storage.key} reaches past its end')
+        return start
 
     return value, place
 

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import struct
 import types
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from bigjax.runs import reader
 from bigjax.sharding import mesh
 from bigjax.train import nonfinite, settings
 from bigjax.watchdog import phases
+from bigjax.weights import safetensors_format, torch_format
 from tests import workdirs
 
 
@@ -116,6 +118,32 @@ def _npz(folder):
 def _read_npz(path):
     safe_read.archive(path)
     _read_table(tables.npz_table(tables.npz(path), path))
+
+
+def _safetensors(folder):
+    arrays = {'a': np.arange(6.0, dtype=np.float32).reshape(2, 3), 'b': np.array(3), 'c': np.zeros((0, 2), np.float16)}
+    safetensors_format.write(folder / 'x', [(name, x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()])
+    return {'a.safetensors': (folder / 'x').read_bytes()}
+
+
+STATE_DICT = (b'\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n'
+              b'X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n'
+              b')RtRs.')  # {'w': a tensor [2, 3]} as torch.save pickles it
+
+
+def _state_dict(folder):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, 'w') as archive:
+        for name, content in (('data.pkl', STATE_DICT), ('byteorder', b'little'), ('data/0', bytes(24))):
+            archive.writestr(f'x/{name}', content)
+    return {'a.pth': data.getvalue()}
+
+
+def _read_tensors(tensors):
+    """Every array has the shape and dtype that was announced."""
+    for tensor in tensors.values():
+        array = tensor.read()
+        assert (array.shape, array.dtype) == (tensor.shape, tensor.dtype), 'another array than announced'
 
 
 def _replay(folder):
@@ -264,6 +292,8 @@ READERS = {
     'command': Reader(_commands, _command),
     'idx': Reader(_idx, lambda path: formats.idx(path, 3)),
     'npz': Reader(_npz, _read_npz),
+    'safetensors': Reader(_safetensors, lambda path: _read_tensors(safetensors_format.read(path))),
+    'torch': Reader(_state_dict, lambda path: _read_tensors(torch_format.read(path))),
     'replay': Reader(_replay, _read_replay),
     'manifest': Reader(_manifest, _read_manifest),
     'jsonl': Reader(_jsonl, lambda path: _read_table(tables.jsonl(path))),

@@ -40,6 +40,12 @@ def test_conv(shape, kernel, stride, padding, members):
     same(Conv(6, kernel, strides=stride, padding=padding), nn.Conv(6, kernel, strides=strides, padding=padding), x, members)
 
 
+@pytest.mark.parametrize(('members', 'stride', 'dilation'), [(0, 1, 1), (0, 2, 3), (2, 1, 1)])
+def test_each_channel_convolved_alone(members, stride, dilation):
+    options = dict(strides=stride, kernel_dilation=dilation, padding=((2, 1),), feature_group_count=6)
+    same(Conv(6, (4,), **options), nn.Conv(6, (4,), **options), jax.random.normal(jax.random.key(0), (3, 20, 6)), members)
+
+
 @pytest.mark.parametrize('members', [0, 3])
 @pytest.mark.parametrize('shape', [(5, 7), (2, 3, 7)])
 def test_dense(shape, members):

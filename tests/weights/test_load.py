@@ -13,7 +13,9 @@ import pytest
 
 from bigjax import weights
 from bigjax.errors import UserError
+from bigjax.models.bert import BERT
 from bigjax.models.gpt import GPT
+from bigjax.models.seq2seq import EncoderDecoder
 from bigjax.weights import commands, safetensors_format
 from bigjax.weights.reader import leaves
 from tests.refused import refused
@@ -26,12 +28,18 @@ MODELS = {
     'mistral': GPT(31, 9, 2, 2, 8, mlp_width=7, window=3, head_width=6, **LLAMA),
     'qwen2': GPT(31, 9, 2, 2, 8, mlp_width=7, qkv_bias=True, **{**LLAMA, 'tie_head': True}),
     'qwen3': GPT(31, 9, 2, 2, 8, mlp_width=7, qk_norm=True, **LLAMA),
+    'bert': BERT(31, 9, 2, 2, 8, pool='mean'), 'bert classes': BERT(31, 9, 2, 2, 8, pool='cls', num_classes=3),
+    'roberta': BERT(31, 9, 2, 2, 8, type_vocab=1, first_position=2, mlm=True),
+    'distilbert': BERT(31, 9, 2, 2, 8, type_vocab=0, pooler='relu', num_classes=2),
+    't5': EncoderDecoder(31, num_layers=2, num_heads=2, width=8, mlp_width=7),
+    't5 1.1': EncoderDecoder(31, 512, 2, 2, 3, 8, 7, hidden='geglu_tanh', tie_head=False, scale_head=False),
 }
 
 
 def variables(model, seed: int = 0) -> dict:
     """Random numbers in every array of a model, so that no two are alike."""
-    abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32), train=False))
+    inputs = [jnp.zeros((1, 2), jnp.int32)] * (1 + isinstance(model, EncoderDecoder))
+    abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), abstract)
 

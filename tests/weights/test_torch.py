@@ -1,11 +1,16 @@
 """State dicts of torch: its recurrent networks under the names of a program, against torch itself."""
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bigjax import weights
 from bigjax.models.rnn import RNNClassifier
+from bigjax.weights import safetensors_format
+from bigjax.weights.place import TORCH_INDEX
 from tests.refused import refused
+from tests.weights.test_load import MODELS, equal, variables
 
 V, E, H, K, T = 11, 3, 5, 2, 7
 
@@ -36,3 +41,20 @@ def test_recurrent_networks(tmp_path, cell, both):
         weights.load(f'torch:{tmp_path}/x.pt', model=model.clone(layers=1))
     with refused('weights/no-model'):
         weights.load(f'torch:{tmp_path}/x.pt')
+
+
+def test_a_folder_with_several_files(tmp_path):
+    torch = pytest.importorskip('torch', reason='PyTorch is not installed: pip install bigjax[parity]')
+    model, ours = MODELS['gpt2'], variables(MODELS['gpt2'])
+    weights.save(model, ours, f'hf:{tmp_path}/x')
+    arrays = {name: torch.tensor(t.read()) for name, t in safetensors_format.read_folder(tmp_path / 'x').items()}
+    (tmp_path / 'x' / safetensors_format.ONE).unlink()
+    torch.save(arrays, tmp_path / 'x' / 'pytorch_model.bin')
+    assert equal(weights.load(f'hf:{tmp_path}/x')[1], ours)
+    assert equal(weights.load(f'torch:{tmp_path}/x/pytorch_model.bin')[1], ours)  # its config.json is beside it
+    (tmp_path / 'x' / 'pytorch_model.bin').unlink()
+    names = {name: f'{i % 2}.bin' for i, name in enumerate(arrays)}
+    for file in ('0.bin', '1.bin'):
+        torch.save({name: array for name, array in arrays.items() if names[name] == file}, tmp_path / 'x' / file)
+    (tmp_path / 'x' / TORCH_INDEX).write_text(json.dumps({'weight_map': names}))
+    assert equal(weights.load(f'hf:{tmp_path}/x')[1], ours)

@@ -66,3 +66,63 @@ def test_decoders(case, tmp_path):
         assert np.abs(np.asarray(got) - expected)[mask].max() < 1e-4, side
         assert np.abs(expected).max() > 0.5
     assert not said
+
+
+BERT = {'vocab_size': V, 'hidden_size': 24, 'num_hidden_layers': 2, 'num_attention_heads': 3, 'intermediate_size': 37,
+        'max_position_embeddings': 21, 'pad_token_id': 1, 'num_labels': 5}
+DISTILBERT = {'vocab_size': V, 'dim': 24, 'n_layers': 2, 'n_heads': 3, 'hidden_dim': 37, 'max_position_embeddings': 21,
+              'num_labels': 5}
+KINDS = ('Model', 'ForMaskedLM', 'ForSequenceClassification', 'ForTokenClassification', 'ForQuestionAnswering')
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('name, options', [('Bert', BERT), ('Roberta', BERT), ('DistilBert', DISTILBERT)])
+def test_encoders(name, options, kind, tmp_path):
+    if kind == 'ForQuestionAnswering':
+        options = {**options, 'num_labels': 2}
+    reference, said = theirs(name, name + kind, options), []
+    reference.save_pretrained(tmp_path / 'theirs')
+    model, variables, _ = weights.load(f'hf:{tmp_path}/theirs', say=said.append)
+    weights.save(model, variables, f'hf:{tmp_path}/ours', architecture=name + kind)
+    again = getattr(hf, name + kind).from_pretrained(tmp_path / 'ours', attn_implementation='eager').eval()
+    tokens = np.random.default_rng(0).integers(2, V, (2, T))
+    for side, mask in masks().items():
+        padded = np.where(mask, tokens, 1)  # RoBERTa counts positions by this token
+        arguments = {'input_ids': torch.tensor(padded), 'attention_mask': torch.tensor(mask.astype(int))}
+        with torch.no_grad():
+            expected, returned = reference(**arguments), again(**arguments)
+        spans = (lambda out: torch.stack([out.start_logits, out.end_logits], -1)) if kind == KINDS[-1] else lambda out: out[0]
+        expected, returned = spans(expected).numpy(), spans(returned).numpy()
+        assert np.array_equal(returned, expected), side
+        got = model.apply(variables, jnp.asarray(padded), mask=jnp.asarray(mask), train=False)
+        counts = mask if expected.ndim == 3 else np.ones(2, bool)
+        assert np.abs(np.asarray(got) - expected)[counts].max() < 1e-4, side
+    assert len(said) == (kind == 'Model' and name != 'DistilBert')  # the pooler is left out
+
+
+T5 = {'vocab_size': V, 'd_model': 24, 'd_kv': 5, 'd_ff': 37, 'num_layers': 2, 'num_heads': 3, 'decoder_start_token_id': 0,
+      'relative_attention_num_buckets': 8, 'relative_attention_max_distance': 11}
+
+
+@pytest.mark.parametrize('options', [{}, {'feed_forward_proj': 'gated-gelu', 'd_kv': 8}], ids=['t5', 't5 1.1'])
+def test_encoder_decoders(options, tmp_path):
+    kind = 'T5ForConditionalGeneration'
+    reference, said = theirs('T5', kind, {**T5, **options}), []
+    if options:  # the head of its own that T5 1.1 has, which is not scaled
+        reference.config.tie_word_embeddings = reference.config.scale_decoder_outputs = False
+        reference.lm_head.weight = torch.nn.Parameter(torch.randn(V, 24))
+    reference.save_pretrained(tmp_path / 'theirs')
+    model, variables, _ = weights.load(f'hf:{tmp_path}/theirs', say=said.append)
+    assert model.tie_head != bool(options) and not said
+    weights.save(model, variables, f'hf:{tmp_path}/ours')
+    again = getattr(hf, kind).from_pretrained(tmp_path / 'ours').eval()
+    rng = np.random.default_rng(0)
+    source, target = rng.integers(2, V, (2, T)), rng.integers(2, V, (2, 9))
+    for side, mask in masks().items():
+        arguments = {'input_ids': torch.tensor(source), 'attention_mask': torch.tensor(mask.astype(int)),
+                     'decoder_input_ids': torch.tensor(target)}
+        with torch.no_grad():
+            expected = reference(**arguments).logits.numpy()
+            assert np.array_equal(again(**arguments).logits.numpy(), expected), side
+        got = model.apply(variables, jnp.asarray(source), jnp.asarray(target), source_mask=jnp.asarray(mask), train=False)
+        assert np.abs(np.asarray(got) - expected).max() < 1e-4, side

@@ -4,6 +4,7 @@ A convolution, the gradient of its input and the gradient of its kernel are thre
 one's derivatives are the other two, so they are differentiable as often as one likes. Each chooses its form by shape:
 
 * patches of x times the kernel, for short series: one product, which stays one under vmap over members;
+* taps of x times a weight per channel, where each channel is convolved alone in time;
 * rows of x times the kernel spread over a row (Toeplitz), where there are few channels;
 * the library's convolution, its axes in the one order that is fast (see `bigjax.nn.cpu`).
 
@@ -41,9 +42,11 @@ class Geometry(NamedTuple):
 
 def conv(x, kernel, g: Geometry):
     """[B, *spatial, C] with [*kernel_size, C/groups, F] -> [B, *spatial', F]."""
+    axes = len(g.strides)
+    if axes == 1 and g.groups == kernel.shape[-1] == x.shape[-1]:
+        return _depthwise(x, kernel, g)
     if g.groups > 1:
         return _library(x, kernel, g)
-    axes = len(g.strides)
     patches = math.prod(g.out(x.shape[1:-1], kernel.shape[:-2])) * math.prod(kernel.shape[:-1]) * x.shape[0]
     if axes == 1 and isinstance(patches, int) and patches <= 2**18:  # a megabyte: in the cache
         return _by_patches(x, kernel, g)
@@ -71,6 +74,11 @@ def _by_patches(x, kernel, g: Geometry):
     out, = g.out(x.shape[1:-1], (k,))
     patches = jnp.concatenate(_taps(x, 0, k, g, out), axis=-1)
     return (patches.reshape(-1, k * channels) @ kernel.reshape(-1, features)).reshape(-1, out, features)
+
+
+def _depthwise(x, kernel, g: Geometry):
+    out, = g.out(x.shape[1:-1], kernel.shape[:1])
+    return sum(tap * weight for tap, weight in zip(_taps(x, 0, len(kernel), g, out), kernel[:, 0], strict=True))
 
 
 def _few_channels(x, kernel, g: Geometry) -> bool:
