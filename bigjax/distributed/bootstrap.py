@@ -293,7 +293,6 @@ def start(flags: Flags = Flags(), *, command: str = '', seconds: float = 300.0, 
         return decided
     bind, peers = rendezvous(decided, split(decided.coordinator), command=command, seconds=seconds, log=log,
                              heartbeat=heartbeat)
-    peers.start_witness()
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     # The watchdog's agreement replaces JAX's preemption service, whose own handler of SIGTERM would hide signals from Python
     # until the watchdog starts; Orbax, which polls the service by steps, treats a disabled one as no preemption.

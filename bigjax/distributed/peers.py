@@ -26,8 +26,6 @@ import time
 from multiprocessing.connection import wait
 from typing import NamedTuple
 
-from bigjax.distributed.witness import Witness
-
 SEND_S = 2.0  # time in which a peer must take a message
 LONGEST = 1 << 20  # bytes of a message
 TO_LEADER = ('polls', 'arrived')  # kinds that are not relayed
@@ -57,20 +55,10 @@ class PeerLinks:
         self._peers, self._relays = {s: who for who, s in peers.items()}, relays
         self.ranks = len(peers) + 1 if relays else 0
         self._received = {s: b'' for s in self._peers}
-        self._left, self._sending, self._witness = set(), threading.Lock(), None
+        self._left, self._sending = set(), threading.Lock()
         for connection in self._peers:
             connection.setblocking(False)
             keep_alive(connection, heartbeat)
-
-    def start_witness(self) -> None:
-        """From now on the death of rank 0 is reported even if it ends this process at once."""
-        for connection, leader in ({} if self._relays else self._peers).items():
-            self._witness = Witness(connection, leader)
-
-    def dismiss_witness(self) -> None:
-        """This process has reported why it ends, or ends well."""
-        if self._witness:
-            self._witness.dismiss()
 
     def sockets(self) -> list[socket.socket]:
         """The open connections."""
@@ -94,7 +82,6 @@ class PeerLinks:
             message = _parse(line, who)
             if message and message.kind == 'bye':
                 self._left.add(connection)
-                self.dismiss_witness()
             elif message:
                 found.append(message)
         if not part or len(self._received[connection]) > LONGEST:
@@ -120,7 +107,6 @@ class PeerLinks:
     def close(self) -> None:
         """Leaves with the others' knowledge."""
         self.send('bye')
-        self.dismiss_witness()
         for connection in self.sockets():
             with contextlib.suppress(OSError):
                 connection.close()
@@ -133,7 +119,6 @@ class PeerLinks:
         they end. The system closes the connections of the others when they have ended.
         """
         self.send('bye')
-        self.dismiss_witness()
         until = time.monotonic() + seconds
         while self._relays and self._peers and (left := until - time.monotonic()) > 0:
             for connection in wait(self.sockets(), left):

@@ -51,4 +51,4 @@ class RelativeBias(nn.Module):
     def __call__(self, query_T: jax.Array, key_S: jax.Array) -> jax.Array:
         table = self.param('embedding', self.init, (self.buckets, self.heads), jnp.float32)
         found = bucket(key_S - query_T[:, None], self.buckets, self.distance, self.bidirectional)
-        return table[found].transpose(2, 0, 1)[None]
+        return jnp.take(table, found, axis=0).transpose(2, 0, 1)[None]

@@ -44,8 +44,6 @@ class Exit:
         self.leaving = True
         if text:
             log(text)
-        if self._peers:
-            self._peers.dismiss_witness()
         until = min(time.monotonic() + seconds, self.deadline)
         self._run(min(LAST_WORDS_S, 0.6 * (until - time.monotonic())), self._speak, error)
         if self._peers:

@@ -177,7 +177,6 @@ class Guard:
             self._timer.handle(kind)
         elif kind == 'dead' and self.asked:
             log(f'{text}; this process was asked to stop and still tries to save')
-            self._peers.dismiss_witness()
         elif kind in ('dead', 'stuck'):
             if kind == 'stuck':
                 log_stacks()
