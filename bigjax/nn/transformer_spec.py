@@ -74,7 +74,7 @@ class Spec(NamedTuple):
 
 
 class BlockInputs(NamedTuple):
-    """What every block receives beside the residual; each may be None.
+    """The inputs of every block beside the residual; each may be None.
 
     Attributes:
       mask: bool [B or 1, 1, T or 1, S], the keys that a query sees (`bigjax.nn.masks`).
