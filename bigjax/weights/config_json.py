@@ -1,5 +1,4 @@
 """config.json of the other library, and the fields of our model: read, written, and which family and class they belong to."""
-import importlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -154,8 +153,7 @@ def spec(model) -> dict:
     """`config.model` of a module: its name, and the fields that are not their defaults."""
     kind = type(model)
     name = f'{kind.__module__.rsplit(".", 1)[-1]}.{kind.__name__}'
-    if not kind.__module__.startswith('bigjax.models.') or getattr(importlib.import_module(kind.__module__),
-                                                                   kind.__name__, None) is not kind:
+    if not kind.__module__.startswith('bigjax.models.') or models.find(name) is not kind:
         raise UserError(f'{kind.__name__}: got a model of a script, expected one of bigjax.models; fix: move it there',
                         code='weights/no-family')
     own = {key: getattr(model, key) for key, field in model.__dataclass_fields__.items()

@@ -105,7 +105,7 @@ def test_low_precision():
     np.testing.assert_allclose(out.astype(np.float32), full, atol=0.03)
 
 
-@pytest.mark.parametrize('fields', [{'cell': 'rnn'}, {'readout': 'first'}])
+@pytest.mark.parametrize('fields', [{'cell': 'elman'}, {'readout': 'first'}])
 def test_wrong_fields_are_the_users_error(fields):
     with refused('model/unknown-option', *(f'{key} {value!r}' for key, value in fields.items())):
         parameters(RNNClassifier(**fields), jnp.zeros((1, 4, 1)))

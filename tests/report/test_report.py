@@ -125,7 +125,7 @@ def test_bare_records(tmp_path):
     other = tmp_path / 'row'
     other.mkdir()
     (tmp_path / 'run.json').rename(other / 'run.json')
-    assert '1 runs' in Page(report.write(tmp_path))
+    assert '1 run' in Page(report.write(tmp_path))
 
 
 def test_what_is_not_finite_is_a_gap(tmp_path):
