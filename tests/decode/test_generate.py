@@ -22,6 +22,7 @@ from bigjax.train.compile_cache import STATS
 from tests.decode.table import Table, following
 from tests.refused import refused
 
+slow = pytest.mark.slow
 V, NEW = 13, 7
 MODELS = {
     'gpt': GPT(vocab_size=V, block_size=16, num_layers=2, num_heads=2, width=8, bias=True),
@@ -64,7 +65,7 @@ def rows():
     return [row[mask] for row, mask in zip(TOKENS, MASK, strict=True)]
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', ['gpt', pytest.param('llama', marks=slow), 'lstm'])
 def test_greedy_is_the_text_grown_by_hand(name):
     """Padded on the left; then on the right, where the rows are continued where they end."""
     expected = [grown(name, row) for row in rows()]
@@ -117,7 +118,7 @@ def test_another_prompt_of_the_same_shape_compiles_nothing():
     assert STATS.programs == before
 
 
-@pytest.mark.parametrize('prompt', [3, 16, 20])
+@pytest.mark.parametrize('prompt', [3, pytest.param(16, marks=slow), pytest.param(20, marks=slow)])
 def test_past_the_window_the_last_half_is_read_again(prompt):
     """The text by hand: what is in the window at each token."""
     text = np.random.default_rng(2).integers(0, V, prompt)
@@ -143,8 +144,12 @@ def test_past_the_window_is_refused():
     decode.generate(MODELS['gpt'], drawn('gpt'), TOKENS[:1], max_new_tokens=12)
 
 
-@pytest.mark.parametrize('how', [{'eos': 4}, {'repetition_penalty': 1.5, 'temperature': 1.0, 'rng': key(5)}])
-@pytest.mark.parametrize('proposer', ['lookup', 'itself', 'other'])
+DRAWN = {'repetition_penalty': 1.5, 'temperature': 1.0, 'rng': key(5)}
+
+
+@pytest.mark.parametrize(('proposer', 'how'), [
+    ('lookup', {'eos': 4}), ('other', DRAWN), *(pytest.param(*case, marks=slow) for case in (
+        ('lookup', DRAWN), ('itself', {'eos': 4}), ('itself', DRAWN), ('other', {'eos': 4})))])
 def test_speculation_changes_no_token(proposer, how):
     model, variables = MODELS['gpt'], drawn('gpt')
     other = GPT(vocab_size=V, block_size=16, num_layers=1, num_heads=1, width=4)
@@ -227,9 +232,9 @@ def test_a_cache_is_written_in_place(rows):
 
 
 @pytest.mark.parametrize('fields', [
-    pytest.param({'head_width': 6, 'relative_buckets': 8, 'relative_distance': 6}, id='t5'),
+    pytest.param({'head_width': 6, 'relative_buckets': 8, 'relative_distance': 6}, id='t5', marks=slow),
     pytest.param({'positions': 'sinusoidal', 'norm': 'layernorm', 'post_norm': True, 'scale_embed': True, 'score_scale': 0.0,
-                  'scale_head': False, 'bias': True}, id='transformer', marks=pytest.mark.slow)])
+                  'scale_head': False, 'bias': True}, id='transformer', marks=slow)])
 def test_an_encoder_decoder_is_grown_by_hand(fields):
     """From its first token; the source is padded on the right, and its padding never moves."""
     model = EncoderDecoder(vocab_size=V, block_size=16, num_layers=1, num_heads=2, width=8, mlp_width=16, **fields)

@@ -38,7 +38,11 @@ def made(name, **fields):
     return model, contrasted(model, TOKENS)
 
 
-@pytest.fixture(scope='module', params=FAMILIES)
+QUICK = 'gpt2', 'qwen3'  # learned and rotary positions, alike and grouped heads; the others in the slow tier
+
+
+@pytest.fixture(scope='module', params=[
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES])
 def decoder(request):
     """(model, variables, its jitted call)."""
     model, variables = made(request.param)

@@ -156,9 +156,23 @@ def test_regression_answers_in_the_unit_of_the_target():
             interface.parse(row)
 
 
+SHAKESPEARE = ('--variant=gpt', '--config.model.num_layers=1', '--config.model.width=16', '--config.length=8',
+               '--config.sample.tokens=2')
+
+
+@pytest.mark.slow
+def test_shakespeare_with_filters_and_beams(capsys, tmp_path_factory):
+    workdir = trained(tmp_path_factory, tiny_shakespeare, 'tiny_shakespeare', *SHAKESPEARE)
+    capsys.readouterr()
+    go = lambda *argv: run(capsys, tiny_shakespeare, 'tiny_shakespeare', 'sample', f'--workdir={workdir}', *argv)
+    filters = ('--temperature=2', '--top_k=9', '--top_p=0.9', '--min_p=0.1', '--repetition_penalty=1.5')
+    texts = [go('--prompt=ab', '--tokens=20', *flags)[1] for flags in (filters, filters[:1], ('--temperature=2', '--seed=4'))]
+    assert len(set(texts)) == 3
+    assert len(go('--prompt=ab', '--tokens=6', '--num_beams=3')[1]) == 9
+
+
 def test_shakespeare_continues_a_prompt(capsys, tmp_path_factory):
-    workdir = trained(tmp_path_factory, tiny_shakespeare, 'tiny_shakespeare', '--variant=gpt', '--config.model.num_layers=1',
-                      '--config.model.width=16', '--config.length=8', '--config.sample.tokens=2')
+    workdir = trained(tmp_path_factory, tiny_shakespeare, 'tiny_shakespeare', *SHAKESPEARE)
     capsys.readouterr()
     go = lambda *argv: run(capsys, tiny_shakespeare, 'tiny_shakespeare', 'sample', f'--workdir={workdir}', *argv)
     code, out, err = go('--prompt=ab', '--tokens=20', '--seed=1')
@@ -169,10 +183,6 @@ def test_shakespeare_continues_a_prompt(capsys, tmp_path_factory):
     code, found, err = go(*likeliest)
     assert code == 0 and found == go(*likeliest, '--seed=3')[1] == go(*likeliest, '--lookup=3')[1] and '20 tokens' in err
     assert go(*likeliest, f'--stop={found[5:7]}')[1] == found[:found.index(found[5:7], 2)] + '\n'
-    filters = ('--temperature=2', '--top_k=9', '--top_p=0.9', '--min_p=0.1', '--repetition_penalty=1.5')
-    texts = [go('--prompt=ab', '--tokens=20', *flags)[1] for flags in (filters, filters[:1], ('--temperature=2', '--seed=4'))]
-    assert len(set(texts)) == 3
-    assert len(go('--prompt=ab', '--tokens=6', '--num_beams=3')[1]) == 9
     for flags in (('--top_p=2',), ('--num_beams=2', '--temperature=1'), ('--num_beams=2', '--tokens=40')):
         code, out, err = go('--prompt=ab', *flags)
         assert code == 2 and not out and err.count('\n') == 1
