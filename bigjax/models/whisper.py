@@ -24,6 +24,8 @@ VARIANTS = {  # table 1; the models of English alone have one token fewer
        for name, (layers, width, heads) in list(_SIZES.items())[:4]}}
 PARTITION_RULES = (
     ('decoder/token_embed/embedding', ('vocab?', 'embed')), ('decoder/pos_embed/embedding', (None, 'embed')),
+    (r'encoder/conv_\d/kernel', (None, None, 'embed')), (r'encoder/conv_\d/bias', ('embed',)),
+    ('(encoder|decoder)/final_norm/(scale|bias)', ('embed',)),
     *partition_rules('encoder/'), *partition_rules('decoder/'))
 LONGEST_WAVE = 10_000.0  # of the encoder's positions
 

@@ -156,14 +156,14 @@ def test_a_population_is_its_members():
         np.testing.assert_allclose(one, model.apply(variables, TOKENS, train=False), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(('remat', 'scan', 'growth'), [
-    ('none', True, 1), pytest.param('full', True, 1, marks=pytest.mark.slow),
-    pytest.param('none', False, 2.5, marks=pytest.mark.slow)])
-def test_stacked_layers_are_compiled_once_whatever_the_depth(remat, scan, growth):
+@pytest.mark.parametrize(('remat', 'scan', 'least', 'most'), [
+    ('none', True, 0.9, 1.1), pytest.param('full', True, 0.9, 1.1, marks=pytest.mark.slow),
+    pytest.param('none', False, 2.2, 4, marks=pytest.mark.slow)])  # the control: layer by layer it grows as the layers do
+def test_stacked_layers_are_compiled_once_whatever_the_depth(remat, scan, least, most):
     def instructions(depth):
         model = GPT(**{**SMALL, 'num_layers': depth}, scan=scan, remat=remat)
         params = abstract(model, TOKENS)['params']
         loss = lambda params: jnp.sum(model.apply({'params': params}, TOKENS, train=False)**2)
         return jax.jit(jax.grad(loss)).lower(params).compile().as_text().count(' = ')
 
-    assert instructions(6) / instructions(2) == pytest.approx(growth, rel=0.1)
+    assert least < instructions(6) / instructions(2) < most
