@@ -29,7 +29,7 @@ ALL = ('data:8', 'zero1:8', 'fsdp:8')
 TENSOR = ('tensor:4', 'data:2,fsdp:2,tensor:2')
 DECODER = ('seq:4', 'data:2,seq:2,tensor:2', 'fsdp:2,seq:4')
 EXPERTS = ('expert:4', 'data:2,expert:2,tensor:2')
-ODD_VOCABULARY = ('gpt2_openwebtext', 'tiny_shakespeare')
+WHOLE_ON_TENSOR = ('gpt2_openwebtext', 'tiny_shakespeare', 'vit_imagenet')
 STAGES = ('stage:2', 'data:2,stage:2,tensor:2', 'fsdp:2,stage:2')
 
 
@@ -124,13 +124,15 @@ def test_many_devices_are_one(alone, record_property, name, variant, mesh, field
 
 @pytest.mark.equivalence
 @pytest.mark.parametrize(('name', 'variant', 'mesh', 'fields'), [
-    case for case in cases() if case[2] in ('data:8', 'fsdp:8', *TENSOR, *DECODER)
-    and not (case[0] in ODD_VOCABULARY and 'tensor' in case[2])], ids=ids)
+    case for case in cases() if case[2] in ('data:8', 'fsdp:8', *TENSOR, *DECODER)], ids=ids)
 def test_accumulation_executes_the_flops_of_the_model(name, variant, mesh, fields):
     """A device that computed rows of others, or all of them in each micro-batch, would execute several times as many. (zero1 is
-    data here; pipelines compute bubbles, experts have spare capacity, an odd vocabulary is whole on 'tensor'.)"""
-    ratio, _ = flops_by_mode.measured(program(name, variant, mesh, fields, accumulate='4', batch_size='64'))
-    assert ratio <= 1.05
+    data here; pipelines compute bubbles, experts have spare capacity. An odd vocabulary and the embedding of patches are
+    whole on every device of 'tensor', which in models as small as these counts: then the step without accumulation is the
+    measure.)"""
+    measured = lambda parts: flops_by_mode.measured(program(name, variant, mesh, fields, accumulate=parts, batch_size='64'))[0]
+    whole = measured('1') if name in WHOLE_ON_TENSOR and 'tensor' in mesh else 1
+    assert measured('4') <= 1.05 * whole
 
 
 @pytest.mark.equivalence
