@@ -38,6 +38,7 @@ def test_the_distribution_is_the_formulas(how):
     np.testing.assert_allclose(found, [formula(row, **how) for row in LOGITS], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_distribution():
     """20,000 draws within five standard deviations, at every place and row its own."""
     how = {'temperature': 1.5, 'top_k': 6, 'top_p': 0.95}

@@ -81,6 +81,7 @@ def test_greedy_is_the_text_grown_by_hand(name):
         np.testing.assert_array_equal(row, [*start, *new, *[0] * (5 - len(start))])
 
 
+@pytest.mark.slow
 def test_draws_depend_on_the_key_the_row_and_the_place_alone():
     how = dict(max_new_tokens=NEW, temperature=0.9, top_k=6, top_p=0.9, repetition_penalty=1.2)
     choice = Choice(0.9, 6, 0.9, 0.0, 1.2)

@@ -57,6 +57,7 @@ def test_a_folder_of_sounds_is_trained_on_and_a_sound_gets_an_answer(tmp_path, c
     assert line['assumed'] == ['16,000 Hz resampled to 8,000', '0.20 s cut to 0.10']
 
 
+@pytest.mark.slow
 def test_a_table_of_texts_is_trained_on_and_a_sound_is_transcribed(tmp_path, capsys):
     rows = [{'audio': f'{i}.wav', 'text': 'ab'[i % 2] * (1 + i % 2)} for i in range(12)]
     for i in range(12):
