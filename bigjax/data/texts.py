@@ -3,7 +3,7 @@
     splits, tokenizer = open_texts(config.data, like='sentiment/trec', tokenizer='word', length=64)
 
 Every text becomes `length` tokens and its own length, in memory, so that batches have one shape and may stay on the device;
-`masked` makes the mask there. A longer text is cut, and the lines that report the data say how many were.
+`masked` makes the mask there. A longer text is cut, and the lines that report the data give their number.
 """
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +111,7 @@ def _columns(source: Any, where: str) -> dict[str, Any]:
 
 
 def _made_up(spec: str, info: Mapping, vocabulary: int) -> tokenizers.Tokenizer | None:
-    """A tokenizer of made-up words with the published number of tokens; None where neither says how many there are."""
+    """A tokenizer of made-up words with the published number of tokens; None where neither states their number."""
     size = vocabulary or (info.get('vocabulary_size') if str(spec).partition(':')[0] == 'word' else 0)
     return tokenizers.Words(made_up_words(size)) if size else None
 

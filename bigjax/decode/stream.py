@@ -20,7 +20,7 @@ class Language(NamedTuple):
       encode: `encode(text) -> token numbers`.
       decode: `decode(token numbers) -> text`.
       eos: the tokens that end a text.
-      start: the tokens that an empty prompt stands for.
+      start: the tokens of an empty prompt.
     """
 
     encode: Callable[[str], Sequence[int]]

@@ -112,7 +112,7 @@ def sounds(splits: Splits, answer: Callable, longer: bool = False) -> Interface:
     """Sound files, at the rate of the training clips and of their length.
 
     Args:
-      longer: the model takes longer clips as well, in whole seconds; otherwise they are cut, and the answer says so.
+      longer: the model takes longer clips as well, in whole seconds; otherwise they are cut, and the answer notes it.
     """
     rate, length = splits.info['sample_rate'], _example(splits)['audio'].shape[0]
 
@@ -138,7 +138,7 @@ def spoken(splits: Splits) -> Callable:
 
 
 def spelled(tokens, info: Mapping[str, Any]) -> list[str]:
-    """The texts of rows of symbol numbers [N, U], of which 0 is none; info has 'symbols' and what stands 'between' them."""
+    """The texts of rows of symbol numbers [N, U], of which 0 is none; info has 'symbols' and the separator 'between' them."""
     return [info['between'].join(info['symbols'][k - 1] for k in row if k) for row in np.asarray(tokens)]
 
 
