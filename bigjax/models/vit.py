@@ -25,9 +25,9 @@ VARIANTS = {
     'l16': {'width': 1024, 'num_layers': 24, 'num_heads': 16},
 }
 PARTITION_RULES = (
-    ('patch_embed/kernel', (None, 'embed')), ('patch_embed/bias', ('embed',)), ('pos_embed', (None, None, 'embed')),
+    ('patch_embed/kernel', (None, 'mlp')), ('patch_embed/bias', ('mlp',)), ('pos_embed', (None, None, 'embed')),
     ('class_token', (None, None, 'embed')), ('final_norm/(scale|bias)', ('embed',)),
-    ('pre_logits/kernel', ('embed', None)), ('pre_logits/bias', (None,)),
+    ('pre_logits/kernel', ('embed', 'mlp')), ('pre_logits/bias', ('mlp',)),
     ('head/kernel', ('embed', 'vocab?')), ('head/bias', ('vocab?',)), *partition_rules())
 POOLS = ('mean', 'token')
 POSITIONS = ('sincos2d', 'learned')
@@ -72,6 +72,7 @@ class ViT(nn.Module):
         h, w, P = H // self.patch, W // self.patch, self.patch
         x = image_BxHxWxC.reshape(B, h, P, w, P, C).swapaxes(2, 3).reshape(B, h * w, P * P * C).astype(self.dtype)
         x = Dense(self.width, kernel_init=nn.initializers.lecun_normal(), dtype=self.dtype, name='patch_embed')(x)
+        x = logical.constrain(x, 'batch', 'seq', 'mlp')  # else each device of 'tensor' would embed all patches whole
         if self.positions == 'sincos2d':
             x = x + sincos2d(h, w, self.width)[None].astype(self.dtype)
         else:
