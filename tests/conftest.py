@@ -1,6 +1,7 @@
 """Eight fake devices and a persistent compile cache for every test; nothing compiled outlives its file."""
 import contextlib
 import gc
+import importlib.util
 import json
 import os
 import pathlib
@@ -35,12 +36,15 @@ def _group(item) -> str:
 def pytest_collection_modifyitems(items):
     """Workers share files, and of the inherited checks experiments: the module's fixtures are made once for each.
 
-    Tests that skip without PyTorch get the marker `parity`.
+    Tests that skip without PyTorch get the marker `parity`, and tests with the marker skip without PyTorch.
     """
+    alone = importlib.util.find_spec('torch') is None
     for item in items:
         code = item.function.__code__
         if 'importorskip' in code.co_names and 'torch' in code.co_consts:
             item.add_marker(pytest.mark.parity)
+        if alone and item.get_closest_marker('parity'):
+            item.add_marker(pytest.mark.skip(reason='PyTorch is not installed: pip install bigjax[parity]'))
         item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
