@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bigjax.decode import generation
+from bigjax.decode.generation import options, row_keys, run, steps
 from bigjax.decode.prompts import prepare
 from bigjax.errors import UserError
 
@@ -40,15 +40,15 @@ class Piece(NamedTuple):
 def pieces(model, variables, tokens, *, rng=None, every: int = 1, **how) -> Iterator[Piece]:
     """`stream`, with the counts."""
     tokens = np.asarray(tokens)[None]
-    o = generation.options(model, **how)
+    o = options(model, **how)
     if o.num_beams > 1:
-        found = generation.run(model, variables, tokens, rng=rng, **how)
+        found = run(model, variables, tokens, rng=rng, **how)
         new = found.tokens[0, tokens.shape[1]:][:found.counts[0]]
         yield Piece(new, len(new), found.passes)
         return
     prompts = prepare(tokens, None, getattr(model, 'vocab_size', None), o.pad)
-    keys, shown, count = generation.row_keys(rng, o.choice, 1), None, 0
-    for carry, passes in generation.steps(model, variables, prompts, o, keys, every):
+    keys, shown, count = row_keys(rng, o.choice, 1), None, 0
+    for carry, passes in steps(model, variables, prompts, o, keys, every):
         length = int(carry.length)
         new = np.asarray(carry.tokens[0])[length - 1 if shown is None else shown:length]
         shown, count = length, count + len(new)
