@@ -1,12 +1,12 @@
 """Sequential and permuted MNIST: a digit from its 784 pixels one after the other.
 
 Bai, Kolter & Koltun, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence Modeling" (2018),
-table 1, networks of about 70,000 parameters, test accuracy in order and under one fixed permutation of the pixels: LSTM 87.2 and
-85.7 %, GRU 96.2 and 87.3 %, TCN 99.0 and 97.2 %. Tables 2 and 3: the TCN has eight levels of 25 channels with kernels of 7; the
-LSTM has 130 units, RMSprop at 1e-3, gradients clipped to a norm of 1, and forget gates that start with a bias of 1, in permuted
-order of 10. The authors' code trains the TCN with Adam at 2e-3 in batches of 64 for 20 epochs, with a tenth of the rate from the
-eleventh on; the recurrent networks, whose length they do not give, have the same, and the GRU's units make it as large.
-`transformer` is an encoder over the pixel values as tokens, for which nothing published is compared.
+table 1, networks of about 70,000 parameters, test accuracy in order and under one fixed permutation of the pixels: LSTM 87.2
+and 85.7 %, GRU 96.2 and 87.3 %, TCN 99.0 and 97.2 %. Tables 2 and 3: the TCN has eight levels of 25 channels with kernels of
+7; the LSTM has 130 units, RMSprop at 1e-3, gradients clipped to a norm of 1, and forget gates that start with a bias of 1, in
+permuted order of 10. The authors' code trains the TCN with Adam at 2e-3 in batches of 64 for 20 epochs, with a tenth of the
+rate from the eleventh on; the recurrent networks, whose length they do not give, have the same, and the GRU's units make it as
+large. `transformer` is an encoder over the pixel values as tokens, for which nothing published is compared.
 
     python -m experiments.seqmnist --workdir=/tmp/seqmnist                               the table, on an accelerator
     python -m experiments.seqmnist --workdir=/tmp/one --variant=permuted,tcn             one row: ORDER,NETWORK

@@ -61,8 +61,8 @@ class Recurrent(nn.Module):
             raise UserError(f'Recurrent: got cell {self.cell!r}, expected one of {", ".join(CELLS)}; fix: choose one of them',
                             code='model/unknown-option')
         if self.forget_bias and self.cell != 'lstm':
-            raise UserError(f'Recurrent: got forget_bias={self.forget_bias} and cell {self.cell!r}, expected an lstm; fix: leave '
-                            'it out', code='model/unknown-option')
+            raise UserError(f'Recurrent: got forget_bias={self.forget_bias} and cell {self.cell!r}, expected an lstm; fix: '
+                            'leave it out', code='model/unknown-option')
         bias_init = remembering(self.forget_bias) if self.forget_bias else nn.initializers.zeros_init()
         suffixes = ('', '_reverse') if self.bidirectional else ('',)
         carries = []
