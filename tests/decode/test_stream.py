@@ -32,7 +32,7 @@ def test_a_character_is_shown_whole():
 
 
 def test_a_space_that_a_tokenizer_drops_at_the_beginning_is_shown_between_prompt_and_text():
-    words = Language(lambda text: [ord(word) - 97 for word in text.split()], lambda tokens: ' '.join(chr(97 + t) for t in tokens))
+    words = Language(lambda text: LETTERS.encode(text.split()), lambda tokens: ' '.join(LETTERS.decode(tokens)))
     assert ''.join(parts(words, following(0, 1, 2, 3), 'a b', max_new_tokens=3)) == ' c d a'
 
 
