@@ -185,15 +185,26 @@ def row_keys(rng, choice: Choice, rows: int):
     return jax.vmap(jax.random.fold_in, (None, 0))(rngs.key(0) if rng is None else rng, jnp.arange(rows))
 
 
+def inputs(model, tokens, mask, o: Options) -> tuple[Prompts, loop.Source | None]:
+    """(the prompts, None) of a decoder; of an encoder-decoder, (the token that every target begins with, the source).
+
+    Raises:
+      UserError: see `bigjax.decode.prompts.prepare`.
+    """
+    prompts = prepare(tokens, mask, getattr(model, 'vocab_size', None), o.pad)
+    if not reads_source(model):
+        return prompts, None
+    # An encoder may count positions from the first column, so its padding stays where it is.
+    read = np.ones(np.shape(tokens), bool) if mask is None else np.asarray(mask, bool)
+    first = np.full((len(prompts.tokens), 1), model.bos, np.int32)
+    return (Prompts(first, np.ones_like(first, bool), np.zeros(len(first), int)),
+            loop.Source(jnp.asarray(np.where(read, tokens, o.pad), jnp.int32), jnp.asarray(read)))
+
+
 def run(model, variables, tokens, *, mask=None, rng=None, **how) -> Generated:
     """`generate`, with the number of new tokens and of passes beside the tokens."""
     o = options(model, **how)
-    prompts, source = prepare(tokens, mask, getattr(model, 'vocab_size', None), o.pad), None
-    if reads_source(model):  # an encoder may count positions from the first column, so its padding stays where it is
-        read = np.ones(np.shape(tokens), bool) if mask is None else np.asarray(mask, bool)
-        source = loop.Source(jnp.asarray(np.where(read, tokens, o.pad), jnp.int32), jnp.asarray(read))
-        first = np.full((len(prompts.tokens), 1), model.bos, np.int32)
-        prompts = Prompts(first, np.ones_like(first, bool), np.zeros(len(first), int))
+    prompts, source = inputs(model, tokens, mask, o)
     B, P = prompts.tokens.shape
     keys = row_keys(rng, o.choice, B)
     if o.num_beams > 1:

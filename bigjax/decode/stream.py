@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from bigjax.decode import generation
-from bigjax.decode.prompts import prepare
 from bigjax.errors import UserError
 
 BROKEN = '\ufffd'  # what decoders make of bytes that are not yet a character
@@ -17,7 +16,7 @@ class Language(NamedTuple):
     """How a model's tokens are read and written.
 
     Attributes:
-      encode: `encode(text) -> token numbers`.
+      encode: `encode(text) -> token numbers`, those of a source with what ends it.
       decode: `decode(token numbers) -> text`.
       eos: the tokens that end a text.
       start: the tokens of an empty prompt.
@@ -43,12 +42,12 @@ def pieces(model, variables, tokens, *, rng=None, every: int = 1, **how) -> Iter
     o = generation.options(model, **how)
     if o.num_beams > 1:
         found = generation.run(model, variables, tokens, rng=rng, **how)
-        new = found.tokens[0, tokens.shape[1]:][:found.counts[0]]
+        new = found.tokens[0, -o.max_new_tokens:][:found.counts[0]]
         yield Piece(new, len(new), found.passes)
         return
-    prompts = prepare(tokens, None, getattr(model, 'vocab_size', None), o.pad)
+    prompts, source = generation.inputs(model, tokens, None, o)
     keys, shown, count = generation.row_keys(rng, o.choice, 1), None, 0
-    for carry, passes in generation.steps(model, variables, prompts, o, keys, every):
+    for carry, passes in generation.steps(model, variables, prompts, o, keys, every, source):
         length = int(carry.length)
         new = np.asarray(carry.tokens[0])[length - 1 if shown is None else shown:length]
         shown, count = length, count + len(new)
@@ -67,6 +66,9 @@ def stream(model, variables, tokens, **how) -> Iterator[np.ndarray]:
 def continue_text(model, variables, language: Language, prompt: str, *, stop: Sequence[str] = (), **how) -> Iterator[Piece]:
     """The text after a prompt as it grows, up to a stop string, which is not part of it; options as in `stream`.
 
+    It is what decoding the prompt and the new tokens together adds to the text of the prompt: some tokenizers drop the space
+    before the first word of what they decode. An encoder-decoder's text does not depend on the prompt's.
+
     Args:
       stop: texts that end the sample.
 
@@ -78,10 +80,13 @@ def continue_text(model, variables, language: Language, prompt: str, *, stop: Se
         raise UserError('--prompt: got no token, expected one or more; fix: --prompt=TEXT', code='decode/empty-prompt')
     if any(not text for text in stop):
         raise UserError('--stop: got an empty text, expected one or more characters; fix: remove it', code='decode/range')
+    before = [] if generation.reads_source(model) else prompt_tokens.tolist()
+    begun = language.decode(before) if before else ''
     found, shown = [], 0
     for piece in pieces(model, variables, prompt_tokens, eos=language.eos or None, **how):
         found += [int(token) for token in piece.part if token not in language.eos]
-        text = language.decode(found)
+        whole = language.decode([*before, *found])
+        text = whole[len(begun):] if whole.startswith(begun) else language.decode(found)
         ends = [at for each in stop if (at := text.find(each)) >= 0]
         safe = min(ends) if ends else max(shown, len(text.rstrip(BROKEN)) - _begun(text, stop))
         yield piece._replace(part=text[shown:safe])
@@ -103,7 +108,7 @@ def show(model, variables, language: Language, prompt: str, **how) -> None:
     """
     times = []
     for piece in continue_text(model, variables, language, prompt, **how):
-        if not times:  # a prompt that cannot be continued is refused before anything is printed
+        if not times and not generation.reads_source(model):  # a prompt that is refused is not printed
             print(prompt, end='')
         print(piece.part, end='', flush=True)
         times.append((time.perf_counter(), piece.tokens))

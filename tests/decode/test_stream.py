@@ -31,6 +31,11 @@ def test_a_character_is_shown_whole():
     assert [part for part in found if part] == ['é', '€', 'b']
 
 
+def test_a_space_that_a_tokenizer_drops_at_the_beginning_is_shown_between_prompt_and_text():
+    words = Language(lambda text: LETTERS.encode(text.split()), lambda tokens: ' '.join(LETTERS.decode(tokens)))
+    assert ''.join(parts(words, following(0, 1, 2, 3), 'a b', max_new_tokens=3)) == ' c d a'
+
+
 def test_the_token_that_ends_a_text_is_no_part_of_it():
     assert ''.join(parts(LETTERS._replace(eos=(3,)), following(0, 1, 2, 3), 'a', max_new_tokens=9)) == 'bc'
 

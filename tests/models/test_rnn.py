@@ -16,6 +16,14 @@ def test_parameter_counts():
     assert parameters(RNNClassifier(**VARIANTS['sequential_mnist']), jnp.zeros((2, 784))) == count
 
 
+def test_forget_gates_start_with_their_bias():
+    params = RNNClassifier('lstm', 3, forget_bias=1.5).init(jax.random.key(0), jnp.zeros((1, 2)), train=False)['params']
+    layer = params['rnn']['layer_0']
+    np.testing.assert_array_equal(layer['input_bias'] + layer['recurrent_bias'], [0] * 3 + [1.5] * 3 + [0] * 6)
+    with refused('model/unknown-option', 'forget_bias=1.0', 'gru'):
+        RNNClassifier('gru', 3, forget_bias=1.0).init(jax.random.key(0), jnp.zeros((1, 2)), train=False)
+
+
 @pytest.mark.parametrize('cell', ['lstm', 'gru'])
 @pytest.mark.parametrize('readout', ['last', 'all', 'mean'])
 def test_bidirectional_layers_equal_torch(cell, readout):
