@@ -22,8 +22,8 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(tempfile.gettemp
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
-import jax
-import pytest
+import jax  # noqa: E402  the environment is read on import
+import pytest  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 
