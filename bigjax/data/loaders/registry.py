@@ -15,7 +15,7 @@ import numpy as np
 from bigjax.data.fake import TEXT, Shapes, fake, stand_ins
 from bigjax.data.lazy import LazySource
 from bigjax.data.loaders import find as finders
-from bigjax.data.loaders import find_text, formal, formats, spoken, texts, tfds_hf
+from bigjax.data.loaders import find_text, formal, formats, spoken, text_tables, texts, tfds_hf
 from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
 from bigjax.io import local_copy, storage
@@ -73,6 +73,7 @@ class DatasetSpec:
       open_ended: as said.
       options: keywords that `load` passes to the finders.
       sizes: `sizes(variant)` -> {split: records, or tokens of a stream}, where info has no 'records'.
+      own: how records like these are made of a table of texts of the user's own; None where a schema reads tables.
     """
 
     about: str
@@ -86,6 +87,7 @@ class DatasetSpec:
     open_ended: bool = False
     options: tuple[str, ...] = ()
     sizes: Callable[[str], Mapping[str, int]] | None = None
+    own: text_tables.Reader | None = None
 
 
 def _images(*shape: int) -> Callable[[str], Shapes]:
