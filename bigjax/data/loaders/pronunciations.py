@@ -39,7 +39,7 @@ class Symbols(NamedTuple):
 
     @property
     def facts(self) -> dict[str, list[str]]:
-        """As JSON."""
+        """Both as JSON facts of the data."""
         return {'graphemes': list(self.graphemes), 'phonemes': list(self.phonemes)}
 
 
