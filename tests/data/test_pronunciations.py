@@ -39,7 +39,7 @@ def test_the_whole_dictionary_has_the_stated_words():
     assert not (rows == pronunciations.UNKNOWN).any()
 
 
-def test_other_symbols_are_those_of_the_training_words():
+def test_other_symbols_are_those_there_are():
     assert pronunciations.symbols_of(['cat'], [['K', 'AE1', 'T']]) is pronunciations.ENGLISH
     symbols = pronunciations.symbols_of(['über', 'da'], [['yː', 'b'], ['d', 'aː']])
     assert symbols.graphemes[3:] == ['a', 'b', 'd', 'e', 'r', 'ü'] and symbols.phonemes[4:] == ['aː', 'b', 'd', 'yː']
@@ -48,3 +48,16 @@ def test_other_symbols_are_those_of_the_training_words():
         [2, 6, 4, 3, 0], [2, 3, 0, 0, 0]]
     with refused('data/unknown-symbol', 'record 1', 'x'):
         pronunciations.source(['da', 'ox'], [['d'], ['x']], symbols, {'source': 4, 'target': 5})
+
+
+def test_a_table_of_words_and_phonemes(tmp_path):
+    (tmp_path / 'train.csv').write_text('word,phonemes\nda,d aː\nob,ɔ p\nda,d a\n')
+    (tmp_path / 'test.csv').write_text('word,phonemes\nüb,yː p\n')
+    splits = open_data(f'csv:{tmp_path}', like='cmudict')
+    assert splits.info['graphemes'][3:] == ['a', 'b', 'd', 'o'] and splits.info['phonemes'][4:] == [
+        'a', 'aː', 'd', 'p', 'yː', 'ɔ']
+    test = splits.evals['test'].arrays
+    assert test['source'].tolist() == [[1, 4, 2]] and test['target'].tolist() == [[2, 8, 7, 3]]
+    (tmp_path / 'test.csv').write_text('word,phonemes\nüb,\n')
+    with refused('data/empty-text', 'record 0', 'phonemes'):
+        open_data(f'csv:{tmp_path}', like='cmudict')

@@ -28,7 +28,7 @@ PHONEMES = ['<pad>', '<unk>', '<s>', '</s>',
             *sorted([*(f'{vowel}{stress}' for vowel in VOWELS for stress in range(3)), *CONSONANTS, 'UW'])]
 LENGTHS = {'source': 24, 'target': 22}  # S and T of CMUdict: one word of its alphabetic ones is longer, and left out
 WORDS = {'train': 103_394, 'val': 2349, 'test': 11_749}  # of its random split
-SOURCE, TARGET = 'word', 'phonemes'  # the columns of a table
+COLUMNS = 'word', 'phonemes'  # of a table
 
 
 class Symbols(NamedTuple):
@@ -61,7 +61,7 @@ def spelled(row: Iterable[int], phonemes: Sequence[str]) -> list[str]:
 
 
 def symbols_of(words: Iterable[str], spoken: Iterable[Sequence[str]]) -> Symbols:
-    """ENGLISH where it has all letters and phonemes of the training words, so that trained weights fit, else what they have."""
+    """ENGLISH where it has all letters and phonemes, so that trained weights fit, else what there is."""
     found, sounds = set(''.join(words)), {phoneme for row in spoken for phoneme in row}
     if found <= set(GRAPHEMES) and sounds <= set(PHONEMES):
         return ENGLISH
@@ -73,15 +73,15 @@ def source(words: Sequence[str], spoken: Sequence[Sequence[str]], symbols: Symbo
     """{'source' int32 [N, S], 'target' int32 [N, T]} of words and their phonemes.
 
     Raises:
-      UserError: a phoneme that no training word has; `record(i)` names the word.
+      UserError: a phoneme that is none of the symbols; `record(i)` names the word.
     """
     number = {phoneme: i for i, phoneme in enumerate(symbols.phonemes)}
     targets = np.full((len(words), lengths['target']), PAD, np.int32)
     for i, row in enumerate(spoken):
         strange = [phoneme for phoneme in row if phoneme not in number]
         if strange:
-            raise UserError(f'{record(i)}: got the phoneme {printable(strange[0])!r}, expected those of the training words; '
-                            'fix: correct or remove the record', code='data/unknown-symbol')
+            raise UserError(f'{record(i)}: got the phoneme {printable(strange[0])!r}, expected one of '
+                            f'{len(number)} that are known; fix: correct or remove the record', code='data/unknown-symbol')
         targets[i, :len(row) + 2] = [BEGIN, *map(number.get, row), END]
     return ArraySource({'source': np.stack([letters(word, symbols.graphemes, lengths['source']) for word in words]),
                         'target': targets})
@@ -124,15 +124,16 @@ def cmudict_files(named, name: str, variant: str, data_dir: str) -> Splits | Non
 
 
 def table(named, variant: str, tables: Mapping[str, Any]) -> tuple[dict[str, ArraySource], dict[str, Any]]:
-    """({split: source}, facts) of tables with the columns word and phonemes, the latter between blanks.
+    """({split: source}, facts) of tables with a word and its phonemes, between blanks; letters are those of training words.
 
     Raises:
-      UserError: an empty word or pronunciation, or as `source`.
+      UserError: an empty word or pronunciation.
     """
-    words = {split: [word.strip() for word in part.texts(SOURCE)] for split, part in tables.items()}
-    spoken = {split: [text.split() for text in part.texts(TARGET)] for split, part in tables.items()}
-    symbols = symbols_of(words['train'], spoken['train'])
+    words = {split: [word.strip() for word in part.texts(COLUMNS[0])] for split, part in tables.items()}
+    spoken = {split: [text.split() for text in part.texts(COLUMNS[1])] for split, part in tables.items()}
+    everything = [row for rows in spoken.values() for row in rows]
+    symbols = symbols_of(words['train'], everything)
     lengths = {'source': max(len(word) for part in words.values() for word in part) + 1,
-               'target': max(len(row) for part in spoken.values() for row in part) + 2}
+               'target': max(map(len, everything)) + 2}
     made = {split: source(words[split], spoken[split], symbols, lengths, part.record) for split, part in tables.items()}
     return made, {**symbols.facts, 'notes': {}}
