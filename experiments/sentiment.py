@@ -24,7 +24,6 @@ from bigjax.data import recorded
 from bigjax.data.loaders.find_text import FOLDS
 from bigjax.data.loaders.texts import BERT
 from bigjax.data.texts import masked, open_texts
-from bigjax.errors import UserError
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, choose_pair, published
 from bigjax.models import bert
 from bigjax.predict import interfaces
