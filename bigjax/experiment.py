@@ -1,7 +1,7 @@
 """The contract between an experiment script and everything above it: plain data and functions, no behaviour."""
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -295,3 +295,16 @@ def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
         return table[name]
     raise UserError(f"{what}: there is no '{printable(name)}'{hint(name, table, 0.4)}; there are {', '.join(table)}",
                     code='config/unknown-name')
+
+
+def choose_pair(variant: str, default: str, seconds: Container[str]) -> tuple[str, str]:
+    """The two names of a variant `FIRST,SECOND`; one that stands alone is completed from `default`.
+
+    Args:
+      seconds: the names that are second ones where they stand alone.
+    """
+    first, second = default.split(',')
+    given, comma, rest = (variant or default).partition(',')
+    if comma:
+        return given, rest
+    return (first, given) if given in seconds else (given, second)

@@ -30,7 +30,7 @@ EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest f
 }
 TEXT_TABLES = {  # columns of a table of texts: the experiments that read it
     ('question', 'context', 'answers'): ('squad',), ('source', 'target'): ('multi30k', 'wmt14'),
-    ('text', 'summary'): ('cnn_dailymail',)}
+    ('text', 'summary'): ('cnn_dailymail',), ('word', 'phonemes'): ('g2p',)}
 TWO_CLASSES = ('uci --variant=breast_cancer,mlp',)  # their output is one logit
 MEANING = {'image': 'image [height, width, channels]', 'label': 'label (the number or name of a class)',
            'audio': 'audio (a sound file)', 'text': 'text (a text, or what is said in a sound)',

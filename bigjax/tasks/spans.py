@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, of_parts, weighted
 from bigjax.tasks.tokens import IGNORE, beside, cross_entropy
 
 NEVER = -1e30  # the logit of a place that cannot be chosen: finite, so that no difference of two is NaN
@@ -56,6 +56,7 @@ def span(tokens: str = 'tokens', start: str = 'start', end: str = 'end', context
         return best(starts, ends, allowed, longest)
 
     def ranges(logits):
+        of_parts(logits)
         return dict.fromkeys((start, end), Range(logits.shape[-2], IGNORE))
 
     return Task(lambda batch: (batch[tokens],), loss, predict, size=lambda batch: math.prod(batch[tokens].shape), unit='tokens',

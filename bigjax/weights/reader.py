@@ -56,7 +56,8 @@ def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable
     """(params, model_state) of a model that there is, with the arrays of a place, each placed like the given one.
 
     Args:
-      params, model_state: freshly initialised; they fill in a head that the place lacks.
+      params, model_state: freshly initialised, or arrays of NumPy, which are placed nowhere; they fill in a head that the
+        place lacks.
       members: of a population, along the first axis of every leaf; all receive the same arrays.
 
     Raises:
@@ -70,7 +71,8 @@ def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable
     shapes = jax.eval_shape(unrolled, given)
     wanted = {path: jax.ShapeDtypeStruct(x.shape[bool(members):], x.dtype) for path, x in leaves(shapes).items()}
     found = plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
-    shardings = {} if stacked else {path: leaf.sharding for path, leaf in leaves(given).items()}
+    placed = {} if stacked else leaves(given)
+    shardings = {path: leaf.sharding for path, leaf in placed.items() if not isinstance(leaf, np.ndarray)}
 
     def put(path, array):
         array = np.broadcast_to(array, (members, *array.shape)) if members else array

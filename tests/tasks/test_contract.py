@@ -16,12 +16,17 @@ from bigjax.tasks import (
     Term,
     check_data,
     classification,
+    ctc,
     generative,
     language,
     loss_metrics,
+    masked_language,
     mean,
     regression,
     sequence,
+    spans,
+    token_classification,
+    transcription,
 )
 from tests import tiny
 from tests.refused import refused
@@ -71,7 +76,8 @@ ONE, THREE = np.zeros((1, 4)), (np.zeros((1, 4)),) * 3
 @pytest.mark.parametrize(('task', 'output', 'named'), [
     *((task, (ONE, ONE), 'one array') for task in (
         classification.softmax('x'), classification.binary(), regression.squared_error(), language.next_token(),
-        sequence.teacher_forcing())),
+        sequence.teacher_forcing(), ctc.ctc(), masked_language.masked_token(3, 4), spans.span(), token_classification.softmax(),
+        transcription.transcription(transcription.vocabulary(51_864)))),
     (classification.softmax('x'), {'logits': ONE}, 'dict'), (classification.softmax('x'), (ONE,), 'tuple of 1'),
     (generative.vae(), ONE, 'tuple of 3'), (generative.vae(), THREE[:2], 'tuple of 3')])
 def test_a_model_that_returns_another_structure_is_refused(task, output, named):
