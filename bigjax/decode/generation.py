@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.checkpoint import convert
-from bigjax.decode import beam, loop, speculate
+from bigjax.decode.beam import search
 from bigjax.decode.choose import Choice
+from bigjax.decode.loop import Carry, Source, advance, make_plan, refill, start
 from bigjax.decode.prompts import Prompts, prepare, restore
+from bigjax.decode.speculate import Speculation
+from bigjax.decode.speculate import advance as speculated
 from bigjax.decode.text import GrowingText
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 from bigjax.nn import rng as rngs
+from bigjax.nn import stacking
 from bigjax.nn.kv_cache import KVCache
 
 STOP_EVERY = 8  # tokens between two looks for a stop string: at most one fewer are computed in vain
@@ -125,7 +128,7 @@ def slots_for(model, prompt: int, o: Options) -> int:
 
 
 def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | None = None,
-          source: loop.Source | None = None) -> Iterator[tuple[loop.Carry, int]]:
+          source: Source | None = None) -> Iterator[tuple[Carry, int]]:
     """(carry, passes so far) after the first new token, and after about `every` more, to the end; all at once by default.
 
     A carry is donated to the next step: what is needed of it has to be copied before.
@@ -138,19 +141,19 @@ def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | Non
         prompts = Prompts(prompts.tokens[:, cut:], prompts.mask[:, cut:], prompts.shift)
     B, P = prompts.tokens.shape
     model, variables = unstacked(model, variables)
-    plan, draft = loop.make_plan(model, o.choice, o.eos, o.pad, slots), None
+    plan, draft = make_plan(model, o.choice, o.eos, o.pad, slots), None
     last_column = P + o.max_new_tokens
     mask = None if prompts.mask.all() else jnp.asarray(prompts.mask)
     first = int(np.argmax(prompts.mask[0]))
     tokens = jnp.asarray(prompts.tokens)
-    carry = loop.start(plan, variables, tokens, mask, keys, last_column + o.proposed, source)
+    carry = start(plan, variables, tokens, mask, keys, last_column + o.proposed, source)
     if o.proposed and not isinstance(carry.cache, KVCache):
         raise UserError(f'lookup, draft: got a {type(model).__name__}, expected a model whose cache can be rewound; fix: '
                         'remove them', code='decode/together')
-    speculation = speculate.Speculation(jnp.int32(0))
+    speculation = Speculation(jnp.int32(0))
     if o.draft is not None:
         draft = plan._replace(model=o.draft[0], choice=o.choice._replace(repetition_penalty=1.0))
-        begun = loop.start(draft, o.draft[1], tokens, mask, keys, last_column, source)
+        begun = start(draft, o.draft[1], tokens, mask, keys, last_column, source)
         speculation = speculation._replace(cache=begun.cache)
     draft_variables = o.draft[1] if o.draft else None
     passes, length, used = 0, P + 1, P
@@ -161,18 +164,18 @@ def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | Non
             return
         if used == slots:
             held = jnp.ones((B, P), bool) if mask is None else mask
-            carry = loop.refill(plan, variables, carry, held, window // 2)
+            carry = refill(plan, variables, carry, held, window // 2)
             if draft is not None:
-                speculation = speculation._replace(cache=loop.refill(draft, draft_variables, carry, held, window // 2).cache)
+                speculation = speculation._replace(cache=refill(draft, draft_variables, carry, held, window // 2).cache)
             used = window // 2
         until = min(last_column, length + (slots - used), length + (every or last_column))
         if o.proposed and used + o.proposed + 1 <= slots:
-            carry, speculation = speculate.advance(plan, draft, variables, draft_variables, carry, speculation, keys, P, first,
+            carry, speculation = speculated(plan, draft, variables, draft_variables, carry, speculation, keys, P, first,
                                                    until, o.proposed)
             passes, reached = passes + int(speculation.passes), int(carry.length)
             speculation = speculation._replace(passes=jnp.int32(0))
         else:
-            carry = loop.advance(plan, variables, carry, keys, P, until)
+            carry = advance(plan, variables, carry, keys, P, until)
             reached = int(carry.length) if o.eos else until
             passes += reached - length
         used, length = used + reached - length, reached
@@ -182,7 +185,7 @@ def unstacked(model, variables):
     """The model and variables with a tree of each layer: a stack of layers would be copied apart for every token."""
     if not getattr(model, 'scan', False):
         return model, variables
-    return model.clone(scan=False), convert.unstack(variables)
+    return model.clone(scan=False), stacking.unstack(variables)
 
 
 def row_keys(rng, choice: Choice, rows: int):
@@ -197,7 +200,7 @@ def row_keys(rng, choice: Choice, rows: int):
     return jax.vmap(jax.random.fold_in, (None, 0))(rngs.key(0) if rng is None else rng, jnp.arange(rows))
 
 
-def inputs(model, tokens, mask, o: Options) -> tuple[Prompts, loop.Source | None]:
+def inputs(model, tokens, mask, o: Options) -> tuple[Prompts, Source | None]:
     """(the prompts, None) of a decoder; of an encoder-decoder, (the token that every target begins with, the source).
 
     Raises:
@@ -210,7 +213,7 @@ def inputs(model, tokens, mask, o: Options) -> tuple[Prompts, loop.Source | None
     read = np.ones(np.shape(tokens), bool) if mask is None else np.asarray(mask, bool)
     first = np.full((len(prompts.tokens), 1), model.bos, np.int32)
     return (Prompts(first, np.ones_like(first, bool), np.zeros(len(first), int)),
-            loop.Source(jnp.asarray(np.where(read, tokens, o.pad), jnp.int32), jnp.asarray(read)))
+            Source(jnp.asarray(np.where(read, tokens, o.pad), jnp.int32), jnp.asarray(read)))
 
 
 def growing(model, tokens, mask, o: Options) -> list[GrowingText]:
@@ -221,7 +224,7 @@ def growing(model, tokens, mask, o: Options) -> list[GrowingText]:
     return [GrowingText(o.tokenizer.decode, o.stop, each, o.eos) for each in before]
 
 
-def _whole(model, variables, prompts: Prompts, o: Options, keys, source, texts) -> tuple[loop.Carry, int]:
+def _whole(model, variables, prompts: Prompts, o: Options, keys, source, texts) -> tuple[Carry, int]:
     """(the last carry, passes); with stop strings, the first one in which every row has ended."""
     shown = None
     for reached in steps(model, variables, prompts, o, keys, STOP_EVERY if o.stop else None, source):
@@ -247,9 +250,9 @@ def run(model, variables, tokens, *, mask=None, rng=None, **how) -> Generated:
     texts = growing(model, tokens, mask, o) if o.stop and o.num_beams == 1 else [None] * B
     if o.num_beams > 1:
         model, variables = unstacked(model, variables)
-        plan = loop.make_plan(model, o.choice, o.eos, o.pad, slots_for(model, P, o))
+        plan = make_plan(model, o.choice, o.eos, o.pad, slots_for(model, P, o))
         mask = None if prompts.mask.all() else jnp.asarray(prompts.mask)
-        new = beam.search(plan, variables, jnp.asarray(prompts.tokens), mask, o.num_beams, o.length_penalty, o.max_new_tokens,
+        new = search(plan, variables, jnp.asarray(prompts.tokens), mask, o.num_beams, o.length_penalty, o.max_new_tokens,
                           source)
         parts, passes = [np.asarray(new)], 0
     else:

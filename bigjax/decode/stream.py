@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bigjax.decode import generation
+from bigjax.decode.generation import growing, inputs, options, reads_source, row_keys, run, steps
 from bigjax.decode.text import GrowingText
 from bigjax.errors import UserError
 
@@ -38,17 +38,17 @@ class Piece(NamedTuple):
 def pieces(model, variables, tokens, *, rng=None, every: int = 1, text: GrowingText | None = None, **how) -> Iterator[Piece]:
     """`stream`, with the counts; `text` grows with the tokens, and the stream ends with it."""
     tokens = np.asarray(tokens)[None]
-    o = generation.options(model, **how)
-    text = text or (generation.growing(model, tokens, None, o)[0] if o.stop else None)
+    o = options(model, **how)
+    text = text or (growing(model, tokens, None, o)[0] if o.stop else None)
     if o.num_beams > 1:
-        found = generation.run(model, variables, tokens, rng=rng, **how)
+        found = run(model, variables, tokens, rng=rng, **how)
         new = found.tokens[0, -o.max_new_tokens:][:found.counts[0]]
         new = new[:text.add(new)] if text else new
         yield Piece(new, len(new), found.passes)
         return
-    prompts, source = generation.inputs(model, tokens, None, o)
-    keys, shown, count = generation.row_keys(rng, o.choice, 1), None, 0
-    for carry, passes in generation.steps(model, variables, prompts, o, keys, every, source):
+    prompts, source = inputs(model, tokens, None, o)
+    keys, shown, count = row_keys(rng, o.choice, 1), None, 0
+    for carry, passes in steps(model, variables, prompts, o, keys, every, source):
         length = int(carry.length)
         new = np.asarray(carry.tokens[0])[length - 1 if shown is None else shown:length]
         new = new[:text.add(new)] if text else new
@@ -78,7 +78,7 @@ def continue_text(model, variables, language: Language, prompt: str, *, rng=None
     if not len(prompt_tokens):
         raise UserError('--prompt: got no token, expected one or more; fix: --prompt=TEXT', code='decode/empty-prompt')
     how = dict(how, eos=language.eos or None, tokenizer=language)
-    (text,) = generation.growing(model, prompt_tokens[None], None, generation.options(model, **how))
+    (text,) = growing(model, prompt_tokens[None], None, options(model, **how))
     for piece in pieces(model, variables, prompt_tokens, rng=rng, every=every, text=text, **how):
         yield piece._replace(part=text.part())
     yield piece._replace(part=text.part(last=True))
@@ -91,7 +91,7 @@ def show(model, variables, language: Language, prompt: str, **how) -> None:
     """
     times = []
     for piece in continue_text(model, variables, language, prompt, **how):
-        if not times and not generation.reads_source(model):  # a prompt that is refused is not printed
+        if not times and not reads_source(model):  # a prompt that is refused is not printed
             print(prompt, end='')
         print(piece.part, end='', flush=True)
         times.append((time.perf_counter(), piece.tokens))

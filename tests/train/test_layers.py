@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from bigjax.checkpoint.convert import stack
+from bigjax.nn.stacking import stack
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules, tree_paths
 from bigjax.train import averages, layers, optimizers
