@@ -55,9 +55,9 @@ def write(places: Sequence[str], to: str, tokenizer: tokenizers.Tokenizer, *, va
       UserError: a file is missing, empty or not UTF-8; the folder holds other tokens.
     """
     folder, cuttable = pathlib.Path(to).expanduser(), tokenizer.cuttable
-    units = {'train': corpus.parts(corpus.found(places), cuttable, part_bytes)}
+    units = {'train': _parts('--in', places, cuttable, part_bytes)}
     if val:
-        units['val'] = corpus.parts(corpus.found(val), cuttable, part_bytes)
+        units['val'] = _parts('--val', val, cuttable, part_bytes)
     else:
         if not 0 < val_fraction < 1:
             raise UserError(f'--val_fraction: got {val_fraction}, expected a number between 0 and 1; fix: such as 0.1',
@@ -69,12 +69,30 @@ def write(places: Sequence[str], to: str, tokenizer: tokenizers.Tokenizer, *, va
     if (finished := _begin(folder, plan)) is not None:
         return finished
     tokenizer.save(folder / tokenizers.FOLDER)
-    facts = _encode_all(units, folder / PARTS, tokenizer, key, jobs, quiet)
+    try:
+        facts = _encode_all(units, folder / PARTS, tokenizer, key, jobs, quiet)
+    except UserError:  # a text that is mended is another one, of which these are no parts
+        for place in (folder / PARTS, folder / tokenizers.FOLDER):
+            shutil.rmtree(place)
+        raise
     splits = {split: _joined(folder, split, len(found), facts[split], tokenizer.vocab_size) for split, found in units.items()}
     manifest = {'tokenizer': tokenizer.facts, 'splits': splits, 'input': plan['hash']}
     atomic.write_json(folder / MANIFEST, manifest)
     shutil.rmtree(folder / PARTS)
     return manifest
+
+
+def _parts(flag: str, places: Sequence[str], cuttable: bool, size: int) -> list[corpus.Part]:
+    """The parts of the files of places.
+
+    Raises:
+      UserError: they are all empty.
+    """
+    found = corpus.parts(corpus.found(places), cuttable, size)
+    if not found:
+        raise UserError(f'{flag}={printable(", ".join(map(str, places)))}: got no byte, expected a text; fix: name files that '
+                        'are not empty', code='data/empty')
+    return found
 
 
 def _inputs(units: Mapping[str, Sequence[corpus.Part]]) -> list:
