@@ -44,7 +44,8 @@ def test_source_and_target_restore_the_window(seed):
 
 def test_every_division_is_as_likely():
     """Six tokens in three parts: the ten divisions, within 5 deviations of a tenth."""
-    found = np.asarray(jax.vmap(lambda key: denoising.shares(key, 6, 3))(jax.random.split(jax.random.key(0), 4000)))
+    draw = jax.jit(jax.vmap(lambda key: denoising.shares(key, 6, 3)))
+    found = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
     rows, counts = np.unique(found, axis=0, return_counts=True)
     assert (found.sum(1) == 6).all() and len(rows) == 10
     assert (abs(counts - 400) < 5 * np.sqrt(4000 * 0.1 * 0.9)).all()

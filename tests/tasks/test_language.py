@@ -7,7 +7,7 @@ from scipy.special import log_softmax
 from bigjax.metrics.likelihood import perplexity
 from bigjax.tasks import MASK
 from bigjax.tasks import language as tasks
-from tests.tasks.terms import mean, only
+from tests.tasks.terms import evaluated, mean, only
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(1, 6, (4, 7)).astype(np.int32)
@@ -25,7 +25,7 @@ def apply(variables, tokens, *, train=False, rng=None):
 def test_loss_is_torchs_mean_over_tokens_that_count():
     torch = pytest.importorskip('torch', reason='torch is the reference')
     batch = {'tokens': TOKENS, 'targets': TARGETS}
-    values, weights, aux = only(tasks.next_token(ignore=0).loss(apply, TABLE, batch, None, True))
+    values, weights, aux = only(evaluated(tasks.next_token(ignore=0), apply, TABLE, batch))
     logits = np.asarray(TABLE['params']['table'])[TOKENS]
     expected = torch.nn.functional.cross_entropy(
         torch.tensor(logits).flatten(0, 1), torch.tensor(TARGETS).long().flatten(), ignore_index=0)
@@ -39,8 +39,8 @@ def test_loss_is_torchs_mean_over_tokens_that_count():
 
 def test_any_split_gives_the_same_mean():
     task = tasks.next_token(ignore=0)
-    whole = only(task.loss(apply, TABLE, {'tokens': TOKENS, 'targets': TARGETS}, None, True))
-    parts = [only(task.loss(apply, TABLE, {'tokens': TOKENS[s], 'targets': TARGETS[s]}, None, True))
+    whole = only(evaluated(task, apply, TABLE, {'tokens': TOKENS, 'targets': TARGETS}))
+    parts = [only(evaluated(task, apply, TABLE, {'tokens': TOKENS[s], 'targets': TARGETS[s]}))
              for s in (slice(0, 1), slice(1, 4))]
     total = sum(float((p[0] * p[1]).sum()) for p in parts) / sum(float(p[1].sum()) for p in parts)
     np.testing.assert_allclose(mean(*whole[:2]), total, rtol=1e-6)
@@ -56,9 +56,9 @@ def test_without_targets_the_tokens_are_shifted():
 
 def test_padded_examples_weigh_nothing():
     batch = {'tokens': TOKENS, 'targets': TARGETS, MASK: np.array([1, 1, 0, 0], np.float32)}
-    values, weights, aux = only(tasks.next_token(ignore=0).loss(apply, TABLE, batch, None, False))
+    values, weights, aux = only(evaluated(tasks.next_token(ignore=0), apply, TABLE, batch, train=False))
     alone = {'tokens': TOKENS[:2], 'targets': TARGETS[:2]}
-    v, w, a = only(tasks.next_token(ignore=0).loss(apply, TABLE, alone, None, False))
+    v, w, a = only(evaluated(tasks.next_token(ignore=0), apply, TABLE, alone, train=False))
     np.testing.assert_allclose(mean(values, weights), mean(v, w), rtol=1e-6)
     for name in a.metrics:
         np.testing.assert_allclose(aux.metrics[name], a.metrics[name], rtol=1e-6)
@@ -79,5 +79,5 @@ def test_predictions_and_perplexity():
 
 def test_low_precision_logits_give_a_float32_loss():
     low = lambda *a, **k: (apply(*a, **k)[0].astype(jnp.bfloat16), {})
-    values, weights, _ = only(tasks.next_token().loss(low, TABLE, {'tokens': TOKENS}, None, True))
+    values, weights, _ = only(evaluated(tasks.next_token(), low, TABLE, {'tokens': TOKENS}))
     assert values.dtype == weights.dtype == jnp.float32
