@@ -2,6 +2,7 @@
 
     model, variables, tokenizer = weights.load('hf:FOLDER')    config.json and safetensors; or an id of the hub
     weights.load('torch:FILE', model=GPT(…))                   a state dict, whose model has to be given
+    weights.load('pip:silero-vad')                             of a package that is installed
     weights.save(model, variables, 'hf:FOLDER')                what transformers reads
     weights.save(model, variables, 'npz:FILE')                 any model, by our own names
 

@@ -29,7 +29,7 @@ def load(place: str, *, model=None, say: Callable[[str], None] = print, seed: in
     """(model, variables, tokenizer or None) of a place.
 
     Args:
-      place: 'hf:FOLDER_OR_ID', 'torch:FILE', 'npz:FILE' or 'keras:FILE.weights.h5'.
+      place: 'hf:FOLDER_OR_ID', 'torch:FILE', 'npz:FILE', 'keras:FILE.weights.h5' or 'pip:PACKAGE'.
       model: the module, where the file does not describe one.
       say: receives a line where arrays were initialised anew or left out.
       seed: of what is initialised anew.
@@ -108,7 +108,7 @@ def laid_over(files: Opened, model, changes: Mapping, place: str) -> LaidOver:
     """A file laid over the given model, or over the one that it describes; nothing is read yet."""
     family, model = _described(files, model, changes, place)
     plain = model.clone(scan=False) if getattr(model, 'scan', False) else model
-    inputs = _inputs(family, plain)
+    inputs = tuple(map(jnp.zeros, files.inputs)) or _inputs(family, plain)
     try:
         abstract = jax.eval_shape(lambda: plain.init(jax.random.key(0), *inputs, train=False))
     except (TypeError, ValueError, ArithmeticError, IndexError) as error:
