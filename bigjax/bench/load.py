@@ -64,12 +64,12 @@ def forget_peak() -> None:
 def peak_bytes() -> int:
     """The most memory that this process has had resident since `forget_peak`, or since its beginning.
 
-    On a GPU with PyTorch or JAX in use, it is the most that was allocated on the device.
+    On an accelerator, it is the most that PyTorch, or JAX where there is no PyTorch, has allocated there since the beginning.
     """
     torch, jax = sys.modules.get('torch'), sys.modules.get('jax')
-    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+    if torch is not None and torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    if jax is not None and (stats := jax.local_devices()[0].memory_stats()):
+    if torch is None and jax is not None and (stats := jax.local_devices()[0].memory_stats()):  # PyTorch uses no JAX
         return int(stats['peak_bytes_in_use'])
     try:
         with open(STATUS) as file:
