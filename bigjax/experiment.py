@@ -1,7 +1,7 @@
 """The contract between an experiment script and everything above it: plain data and functions, no behaviour."""
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -107,10 +107,12 @@ class Interface:
     Attributes:
       parse: `parse(raw) -> example`, one example as `Data.train[i]` gives it, without its label; `raw` is text, a path, or
         a row of a table (a mapping, or a list of numbers). Its key '_notes', a list of texts, is no part of a batch: it tells
-        what was assumed (a resize). Raises UserError where `raw` cannot be an example.
+        what was assumed (a resize). An input that is longer than an example is a list of them, with a key '_given' in each.
+        Raises UserError where `raw` cannot be an example.
       answer: `answer(outputs) -> {name: JSON value}` of the predictions of one example, such as
-        {'class': 'cat', 'probability': 0.97}.
-      accepts: the endings of files that `parse` takes ('.png', …), 'text' and 'row' for what else it takes.
+        {'class': 'cat', 'probability': 0.97}; `answer(outputs, given)` of those of a list, stacked.
+      accepts: the endings of files that `parse` takes ('.png', …), 'text' and 'row' for what else it takes, 'document' where a
+        file of text is one input, and 'question' for questions and the text that they are asked about.
       language: a `bigjax.decode.stream.Language`: how the tokens of a language model, which `sample` continues, are read and
         written; None where the model does not generate text.
       draw: `draw(apply, variables, rng, count) -> images [count, H, W, C] in 0..1`, or None where it does not draw.
@@ -293,3 +295,16 @@ def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
         return table[name]
     raise UserError(f"{what}: there is no '{printable(name)}'{hint(name, table, 0.4)}; there are {', '.join(table)}",
                     code='config/unknown-name')
+
+
+def choose_pair(variant: str, default: str, seconds: Container[str]) -> tuple[str, str]:
+    """The two names of a variant `FIRST,SECOND`; one that stands alone is completed from `default`.
+
+    Args:
+      seconds: the names that are second ones where they stand alone.
+    """
+    first, second = default.split(',')
+    given, comma, rest = (variant or default).partition(',')
+    if comma:
+        return given, rest
+    return (first, given) if given in seconds else (given, second)

@@ -9,13 +9,14 @@ that it is not compared. `cpu` is the same network in a quarter of the steps wit
     python -m experiments.multi30k --workdir=/tmp/multi30k --variant=full        on an accelerator
     python -m experiments.multi30k --workdir=/tmp/small --variant=cpu            on two CPU cores
     python -m experiments.multi30k predict --workdir=/tmp/small 'A dog runs.'
+    python -m experiments.multi30k --workdir=/tmp/mine --config.data=jsonl:FILE     "source" and "target" in each line
 """
 from bigjax import cli, models
+from bigjax.data import tokenizers
 from bigjax.data.datasets import open_data
 from bigjax.data.loaders import translations
 from bigjax.data.loaders.translations import LENGTH, TOKENS
-from bigjax.errors import UserError
-from bigjax.experiment import Data, Evaluator, Experiment, Interface, base_config, choose
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
 from bigjax.models import seq2seq
 from bigjax.predict import interfaces
 from bigjax.tasks import sequence
@@ -23,6 +24,7 @@ from bigjax.tasks import sequence
 NETWORK = models.spec('seq2seq.EncoderDecoder', 'transformer_base', num_layers=4, num_heads=4, width=128, mlp_width=256,
                       dropout=0.3, scan=False)
 ROWS = {'full': (512, 8000, 2000, 5e-3), 'cpu': (128, 2000, 500, 2e-3)}  # row: minibatch, steps, warm-up, rate
+HELP = {'tokenizer': 'of both languages: bpe:8000 (learned from the training texts, as without it), word, char, hf:FOLDER, …'}
 PARAMETERS = dict.fromkeys(ROWS, 2_349_184)
 TINY = {'model.width': '16', 'model.mlp_width': '24', 'model.num_layers': '2', 'model.dropout': '0.0'}
 
@@ -33,6 +35,7 @@ def get_config(variant=''):
     config.batch_size, config.steps, warmup, rate = choose('variant', variant or 'cpu', ROWS)
     config.model = NETWORK
     config.data = 'multi30k/en-de'
+    config.tokenizer = ''
     config.log_every = 50
     config.eval_every = '25%'
     config.optimizer = dict(name='adam', lr=rate, b1=0.9, b2=0.98, eps=1e-9, schedule=dict(name='rsqrt', warmup=warmup))
@@ -41,10 +44,10 @@ def get_config(variant=''):
 
 def get_experiment(config):
     """A translator of captions."""
-    splits = open_data(config.data, like='multi30k/en-de', data_dir=config.data_dir)
+    splits = open_data(config.data, like='multi30k/en-de', data_dir=config.data_dir, tokenizer=config.tokenizer)
     vocabulary = splits.info.get('vocabulary') or TOKENS + 1
     model = models.make(config.model, vocab_size=vocabulary, dtype=config.dtype)
-    tokenizer = translations.tokenizer_of(splits)
+    tokenizer = tokenizers.of_splits(splits)
     return Experiment(
         model=model,
         task=sequence.teacher_forcing(start=model.bos, label_smoothing=0.1, source_vocab=vocabulary,
@@ -52,7 +55,7 @@ def get_experiment(config):
         data=Data(splits.train, splits.evals, info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: judged(split, source) for split, source in splits.evals.items()},
-        interface=translator(tokenizer) if tokenizer else None,
+        interface=interfaces.pairs(translations.Coding(tokenizer, LENGTH)) if tokenizer else None,
         tokenizer=tokenizer,
         partition_rules=seq2seq.PARTITION_RULES,
     )
@@ -63,17 +66,6 @@ def judged(split: str, source) -> Evaluator:
     if split != 'test' or not hasattr(source, 'judge'):
         return Evaluator(split)
     return Evaluator(split, compute=source.judge, keep=(), every='100%')
-
-
-def translator(tokenizer) -> Interface:
-    """A sentence to its translation."""
-    def parse(raw):
-        if not str(raw).strip():
-            raise UserError("a text: got '', expected a sentence; fix: write it", code='data/empty-text')
-        (row,), cut = translations.rows([str(raw).strip()], tokenizer, LENGTH)
-        return {'source': row, interfaces.NOTES: [f'cut to {LENGTH} tokens'] if cut else []}
-
-    return Interface(parse, lambda outputs: {'text': translations.text(outputs, tokenizer)}, ('text', '.txt'))
 
 
 if __name__ == '__main__':

@@ -13,8 +13,7 @@ SET is r8 or r52; MODEL is average (the mean of the embeddings, as fastText has 
 """
 from bigjax import cli, models
 from bigjax.data.texts import masked, open_texts
-from bigjax.errors import UserError
-from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, choose_pair
 from bigjax.metrics import confusion
 from bigjax.predict import interfaces
 from bigjax.tasks import classification
@@ -35,10 +34,8 @@ TINY = {'model.embed': '8', 'model.channels': '4', 'model.features': '8', 'model
 
 
 def get_config(variant=''):
-    """`variant` is SET,MODEL; r8,average by default."""
-    name, comma, model = (variant or TABLE[0]).partition(',')
-    if not comma:
-        raise UserError(f"variant '{variant}': name a set and a model, such as {variant},cnn", code='config/variant')
+    """`variant` is SET,MODEL, or one of the two; r8,average by default."""
+    name, model = choose_pair(variant, TABLE[0], MODELS)
     choose('variant', name, dict.fromkeys(SETS))
     config = base_config()
     config.model, epochs = choose('variant', model, MODELS)

@@ -24,8 +24,7 @@ from bigjax.data import recorded
 from bigjax.data.loaders.find_text import FOLDS
 from bigjax.data.loaders.texts import BERT
 from bigjax.data.texts import masked, open_texts
-from bigjax.errors import UserError
-from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, choose_pair, published
 from bigjax.models import bert
 from bigjax.predict import interfaces
 from bigjax.tasks import classification
@@ -60,10 +59,8 @@ TINY = {'model.width': '16', 'model.num_layers': '2', 'model.num_heads': '4', 'm
 
 
 def get_config(variant=''):
-    """`variant` is SET,MODEL; trec,cnn by default."""
-    name, comma, model = (variant or TABLE[0]).partition(',')
-    if not comma:
-        raise UserError(f"variant '{variant}': name a set and a model, such as {variant},cnn", code='config/variant')
+    """`variant` is SET,MODEL, or one of the two; trec,cnn by default."""
+    name, model = choose_pair(variant, TABLE[0], MODELS)
     config = base_config()
     config.length, accuracy, tolerance = choose('variant', name, SETS)
     config.model, config.tokenizer, config.batch_size, epochs, config.optimizer = choose('variant', model, MODELS)

@@ -23,7 +23,7 @@ from bigjax import cli, models
 from bigjax.data.datasets import open_data, standardize
 from bigjax.data.sources import derived
 from bigjax.errors import UserError
-from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, choose_pair, published
 from bigjax.metrics import regression as metrics
 from bigjax.models import timeseries
 from bigjax.predict import interfaces
@@ -56,10 +56,8 @@ PARAMETERS = {'bostonHousing,dropout': 751, 'concrete,dropout': 501, 'energy,dro
 
 
 def get_config(variant=''):
-    """`variant` is SET,MODEL; bostonHousing,dropout by default."""
-    name, comma, model = (variant or TABLE[0]).partition(',')
-    if not comma:
-        raise UserError(f"variant '{variant}': name a set and a model, such as {variant},mlp", code='config/variant')
+    """`variant` is SET,MODEL, or one of the two; bostonHousing,dropout by default."""
+    name, model = choose_pair(variant, TABLE[0], ('dropout', 'mlp', 'linear', 'logistic'))
     choose('variant', name, {**PUBLISHED, 'breast_cancer': None})
     config = base_config()
     config.split = 0

@@ -15,8 +15,7 @@ for the ResNet); for sets that are not in `PUBLISHED` it is that maximum, so a s
 from bigjax import cli, models
 from bigjax.data.datasets import open_data
 from bigjax.data.loaders.registry import UCR
-from bigjax.errors import UserError
-from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, choose_pair, published
 from bigjax.models import timeseries
 from bigjax.predict import interfaces
 from bigjax.tasks import classification
@@ -60,11 +59,8 @@ TINY = {'model.channels': '(4, 8, 4)'}
 
 
 def get_config(variant=''):
-    """`variant` is DATASET,ARCH; ItalyPowerDemand,fcn by default."""
-    dataset, comma, network = (variant or TABLE[0]).partition(',')
-    if not comma:
-        raise UserError(f"variant '{variant}': name a set and a network, such as {variant},fcn",
-                        code='config/variant')
+    """`variant` is DATASET,ARCH, or one of the two; ItalyPowerDemand,fcn by default."""
+    dataset, network = choose_pair(variant, TABLE[0], NETWORKS)
     config = base_config()
     config.model, largest, epochs, config.optimizer = choose('variant', network, NETWORKS)
     if dataset in PUBLISHED:

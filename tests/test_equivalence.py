@@ -13,10 +13,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bigjax.checkpoint import convert
 from bigjax.data.sources import ArraySource
 from bigjax.experiment import Data, Experiment
 from bigjax.models import bert, gpt, mlp, seq2seq
+from bigjax.nn import stacking
 from bigjax.sharding import logical
 from bigjax.sharding import mesh as parallel
 from bigjax.tasks import classification, language, masked_language, mean, sequence
@@ -143,9 +143,9 @@ def test_the_decoder_split_two_ways_is_whole(alone):
 def test_layers_stacked_on_many_devices_are_layers_one_by_one_on_one(alone):
     start, losses, params = alone('gpt2_openwebtext', 's', {})
     p = program('gpt2_openwebtext', 's', 'fsdp:2,tensor:2', {'scan': True, 'remat': 'dots'})
-    again, after = five_steps(p, convert.stack(start))
+    again, after = five_steps(p, stacking.stack(start))
     same(again, losses)
-    close(convert.unstack(after), params)
+    close(stacking.unstack(after), params)
 
 
 NAMES = (None, 'embed', 'heads', 'mlp', 'vocab')

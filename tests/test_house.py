@@ -8,8 +8,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = (  # from the ground up; a module imports from its own floor or a lower one
-    {'errors', 'io', 'config', 'compat'}, {'sharding'}, {'nn'}, {'models', 'tasks', 'metrics'}, {'data'}, {'experiment'},
-    {'distributed'}, {'checkpoint', 'weights', 'runs', 'watchdog'}, {'train'})
+    {'errors', 'io', 'config', 'compat'}, {'sharding'}, {'nn'}, {'models', 'tasks', 'metrics'}, {'data', 'weights'},
+    {'experiment'}, {'distributed'}, {'checkpoint', 'runs', 'watchdog'}, {'train'})
 VERBS = len(FLOORS)  # of every other room, and of `verb.py` in any room
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | {'cli': VERBS + 1}
 CHANGING = re.compile(r'jax\.(_src|experimental|extend|monitoring|interpreters|core|custom_batching)\b')  # between versions
@@ -47,6 +47,14 @@ def test_imports_go_down():
         climbing += [f'{path} imports {name}' for name in imported(tree)
                      if name.startswith('bigjax.') and FLOOR.get(name.split('.')[1], VERBS) > floor]
     assert not climbing
+
+
+def test_no_two_files_import_each_other():
+    """A package that exports its files' names is not imported by these files: they name one another."""
+    names = {'.'.join(pathlib.Path(path).with_suffix('').parts).removesuffix('.__init__'): path for path in trees()}
+    imports = {name: names.keys() & {part for full in imported(trees()[path]) for part in (full, full.rpartition('.')[0])}
+               for name, path in names.items()}
+    assert not [(name, other) for name, found in imports.items() for other in found if name < other and name in imports[other]]
 
 
 @pytest.mark.parametrize('changing, home', (

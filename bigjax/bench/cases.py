@@ -67,6 +67,7 @@ CASES = {
     'gru': Case(rnn.RNNClassifier(**rnn.VARIANTS['mnist1d']), 100, (40,)),
     'gpt_small': Case(gpt.GPT(**gpt.VARIANTS['shakespeare_cpu']), 12, (64,), 65, 1.15),
     'gpt': Case(gpt.GPT(**{**gpt.VARIANTS['shakespeare'], 'dropout': 0.0}), 16, (256,), 65, 1.1),
+    'gpt_long': Case(gpt.GPT(**{**gpt.VARIANTS['shakespeare'], 'dropout': 0.0, 'block_size': 1024}), 2, (1024,), 65, 1.1),
 }
 FLAX_TARGET = 0.9  # the share of plain Flax's time that a step takes at most; and in the geometric mean of the cases:
 FLAX_MEAN_TARGET = 0.65

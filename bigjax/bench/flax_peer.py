@@ -103,7 +103,7 @@ class GPT(nn.Module):
 
 
 MODELS = {'mlp': MLP(), 'lenet5': LeNet5(), 'lenet': LeNet(), 'resnet': ResNet(), 'lstm': LSTM(), 'gru': GRU(),
-          'gpt_small': GPT(4, 4, 128, 64), 'gpt': GPT(6, 6, 384, 256)}
+          'gpt_small': GPT(4, 4, 128, 64), 'gpt': GPT(6, 6, 384, 256), 'gpt_long': GPT(6, 6, 384, 1024)}
 
 
 class TrainState(train_state.TrainState):

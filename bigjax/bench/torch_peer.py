@@ -95,7 +95,7 @@ def _lenet():
 
 
 MODELS = {'mlp': _mlp, 'lenet5': _lenet5, 'lenet': _lenet, 'resnet': ResNet, 'lstm': LSTM, 'gru': GRU,
-          'gpt_small': lambda: GPT(4, 4, 128, 64), 'gpt': lambda: GPT(6, 6, 384, 256)}
+          'gpt_small': lambda: GPT(4, 4, 128, 64), 'gpt': lambda: GPT(6, 6, 384, 256), 'gpt_long': lambda: GPT(6, 6, 384, 1024)}
 
 
 def parameters(case: str) -> int:

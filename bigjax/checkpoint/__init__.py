@@ -1,1 +1,1 @@
-"""Checkpoints: written, verified, restored, converted."""
+"""Checkpoints: written, verified, restored, imported into models."""

@@ -1,7 +1,7 @@
 """The weights of another run, or of another library, as the start of this one (`--init_from`); the models may differ in part.
 
 Arrays are matched by path and shape. Layers may be stacked there and not here, or the other way round
-(`bigjax.checkpoint.convert`). Arrays that the checkpoint lacks, or has in another shape (a new head over an old trunk), keep
+(`bigjax.nn.stacking`). Arrays that the checkpoint lacks, or has in another shape (a new head over an old trunk), keep
 their fresh initialisation; they are listed, as are arrays of the checkpoint that have no place here. The weights are those
 that the other run reports (`bigjax.checkpoint.reported`), which a line names where they are not its newest ones.
 """
@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 import jax
 
 from bigjax import weights
-from bigjax.checkpoint import convert, manager, reported
+from bigjax.checkpoint import manager, reported
 from bigjax.errors import UserError
+from bigjax.nn import stacking
 
 PARTS = ('params', 'model_state')
 SHOWN = 4  # names per list in a message
@@ -35,7 +36,7 @@ def load(folder, params: Mapping, model_state: Mapping, say: Callable[[str], Non
     path = manager.newest(folder)
     whole = manager.stored(path)
     saved = {p: s for p, s in whole.items() if p.startswith(tuple(f'state/{part}/' for part in PARTS))}
-    like = min((_abstract(form, params, model_state) for form in (None, convert.stack, convert.unstack)),
+    like = min((_abstract(form, params, model_state) for form in (None, stacking.stack, stacking.unstack)),
                key=lambda tree: len(_unfit(saved, manager.paths(tree))))
     wanted = manager.paths(like)
     unfit = _unfit(saved, wanted)
@@ -48,10 +49,9 @@ def load(folder, params: Mapping, model_state: Mapping, say: Callable[[str], Non
     if unfit or set(saved) - set(wanted):
         say(_summary(path, saved, wanted, unfit))
     same = jax.tree.structure(like['state']['params']) == jax.tree.structure(params)
-    fresh = params if same else (convert.stack if convert.STACKED in str(jax.tree.structure(like['state']['params']))
-                                 else convert.unstack)(params)
+    fresh = params if same else (stacking.stack if stacking.is_stacked(like['state']['params']) else stacking.unstack)(params)
     loaded = _merge(fresh, found.get('params', {}))
-    loaded = loaded if same else convert.like(loaded, params)
+    loaded = loaded if same else stacking.like(loaded, params)
     placed = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), loaded, params)
     return placed, _merge(model_state, found.get('model_state', {}))
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bigjax.data import audio, found, images, recorded, text
-from bigjax.data.loaders import formats, parquet, registry
+from bigjax.data.loaders import formats, parquet, registry, text_tables
 from bigjax.data.loaders.own import OWN, TABLES, OwnData, in_memory, same_size
 from bigjax.data.loaders.records import TableSource
 from bigjax.data.loaders.registry import load, standardize
@@ -50,7 +50,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
       val_fraction: how much of train to hold out as 'val'. None: 0.1 where there is no evaluation split, else nothing.
       seed: decides the held-out part, the split of a named set without an official one, and made-up data.
       fake_records: records in every made-up split.
-      **options: of a named set (see `load`); text and tokens take `length`, other data of the user's own none.
+      **options: of a named set (see `load`), which tables of texts like it take, too; text and tokens take `length`.
 
     Returns:
       Splits; info has 'name', 'source', 'records', 'found' (the lines to print), 'shapes' (`bigjax.data.recorded`), 'classes'
@@ -84,6 +84,8 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
     elif not place:
         raise UserError(f'config.data={spec}: got nothing after the colon, expected a place; fix: write {kind}:PLACE',
                         code='data/no-place')
+    elif like and (reader := registry.lookup(like)[0].own) and kind in text_tables.KINDS:
+        splits, notes = _texts(spec, kind, place, like, reader, val_fraction, seed, options)
     elif kind == 'text':
         splits = text.char_splits(formats.text(place), length=options.get('length', 256), name=spec, found=place,
                                   val_fraction=0.1 if val_fraction is None else val_fraction)
@@ -104,6 +106,24 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
         splits = found.fit_to(splits, like, schema)
     return Splits(splits.train, splits.evals, {**splits.info, 'found': found.lines(splits, schema, notes),
                                                **recorded.described(splits), **_ground(splits.train)})
+
+
+def _texts(spec: str, kind: str, place: str, like: str, reader: text_tables.Reader, val_fraction: float | None, seed: int,
+           options: Mapping[str, Any]) -> tuple[Splits, dict[str, list[str]]]:
+    """(the splits of a table of texts, {split: what was cut or left out}); what is held out is so before a tokenizer is
+    trained."""
+    tables = text_tables.read(kind, place, reader.columns)
+    found.check_columns(spec, tables, reader.columns)
+    if fraction := _fraction({*tables} - {'train'}, val_fraction):
+        tables = text_tables.hold_out(tables, fraction, seed, reader.group)
+    named, variant = registry.lookup(like)
+    parts, facts = reader.make(named, variant, tables, **options)
+    notes = facts.pop('notes')
+    extra = [name for name in tables['train'].names if name not in reader.columns]
+    notes['train'] = [*notes.get('train', ()), *extra]
+    info = {**facts, 'name': spec, 'source': place, 'records': {split: len(source) for split, source in parts.items()},
+            **({'held_out': fraction} if fraction else {})}
+    return Splits(parts.pop('train'), parts, info), notes
 
 
 def _ground(source: Any) -> dict[str, str]:

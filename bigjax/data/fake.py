@@ -36,11 +36,11 @@ def arrays(shapes: Shapes, count: int, seed: int = 0) -> dict[str, np.ndarray]:
         elif np.dtype(dtype).kind == 'f':
             out[name] = rng.standard_normal((count, *shape)).astype(dtype)
         elif isinstance(classes, range):
-            out[name] = rng.integers(classes.start, classes.stop, (count, *shape)).astype(dtype)
+            out[name] = rng.integers(classes.start, classes.stop, (count, *shape), dtype)
         elif classes is not None and shape == ():
             out[name] = rng.permutation(np.arange(count) % classes).astype(dtype)
         else:
-            out[name] = rng.integers(0, classes or (256 if dtype == 'uint8' else 2), (count, *shape)).astype(dtype)
+            out[name] = rng.integers(0, classes or (256 if dtype == 'uint8' else 2), (count, *shape), dtype)
     return out
 
 

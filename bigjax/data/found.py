@@ -1,6 +1,6 @@
 """The lines that report what opening data found, and the check that an experiment can read it."""
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from bigjax.data.loaders import registry
 from bigjax.data.schema import Schema
 from bigjax.data.sources import ArraySource, Map, Splits
 from bigjax.errors import UserError
-from bigjax.io.text import printable
+from bigjax.io.text import nearest, printable
 
 MAX_SHOWN = 12  # columns or classes that a line names
 LIKELY_ROLES = ('class', 'classes', 'category', 'labels', 'species', 'outcome', 'targets', 'y')
@@ -28,6 +28,9 @@ EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest f
     ('chars', 'stream'): ('tiny_shakespeare',),
     ('stream',): ('gpt2_openwebtext', 'llama2'),
 }
+TEXT_TABLES = {  # columns of a table of texts: the experiments that read it
+    ('question', 'context', 'answers'): ('squad',), ('source', 'target'): ('multi30k', 'wmt14'),
+    ('text', 'summary'): ('cnn_dailymail',), ('word', 'phonemes'): ('g2p',)}
 TWO_CLASSES = ('uci --variant=breast_cancer,mlp',)  # their output is one logit
 MEANING = {'image': 'image [height, width, channels]', 'label': 'label (the number or name of a class)',
            'audio': 'audio (a sound file)', 'text': 'text (a text, or what is said in a sound)',
@@ -207,6 +210,8 @@ def _misfit(splits: Splits, got: Mapping[str, Any], keys: tuple[str, ...], schem
     expected = ' and '.join(MEANING[key] for key in keys if key in MEANING and not (key == 'stream' and 'chars' in keys))
     kinds = _kinds(got, splits.info)
     reads = () if misshaped and misshaped in kinds and misshaped in keys else EXPERIMENTS.get(kinds, ())
+    columns = {c.name for c in (schema.columns if schema else ())}
+    reads = next((TEXT_TABLES[key] for key in TEXT_TABLES if {*key} <= columns), reads)
     if len(splits.info.get('classes', ())) > 2:
         reads = tuple(command for command in reads if command not in TWO_CLASSES)
     renamed = _near(keys, schema)
@@ -216,6 +221,27 @@ def _misfit(splits: Splits, got: Mapping[str, Any], keys: tuple[str, ...], schem
     also = f'; experiments that read it: {", ".join(reads)}' if reads else ''
     return UserError(f'config.data={printable(splits.info["name"])}: got {have}, expected {expected}{also}; fix: {fix}',
                      code='data/misfit')
+
+
+def check_columns(spec: str, tables: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """Checks that tables of texts (`bigjax.data.loaders.text_tables`) have some columns.
+
+    Raises:
+      UserError: one is missing; names what there is, the nearest name, and the experiments that read that.
+    """
+    for split, table in tables.items():
+        missing = [name for name in columns if name not in table.names]
+        if not missing:
+            continue
+        near = nearest(missing[0], [name for name in table.names if name not in columns])
+        both = {**TEXT_TABLES, **EXPERIMENTS}
+        reads = next((both[key] for key in both if {*key} <= {*table.names}), ())
+        also = f'; experiments that read it: {", ".join(reads)}' if reads else ''
+        fix = (f'python -m experiments.{reads[0]} --config.data={printable(spec)}' if reads else
+               f'call the column {printable(near)!r} {missing[0]}' if near else 'name the columns so')
+        part = '' if split == 'train' else f' ({split})'
+        raise UserError(f'config.data={printable(spec)}{part}: got the columns {_some(table.names)}, expected '
+                        f'{", ".join(columns)}{also}; fix: {fix}', code='data/misfit')
 
 
 def _near(keys: tuple[str, ...], schema: Schema | None) -> tuple[str, str] | None:

@@ -93,12 +93,15 @@ def char_splits(text: str, *, length: int, name: str, found: str, val_fraction: 
       Splits of WindowSources; info has 'chars', the vocabulary in order.
 
     Raises:
-      UserError: a part of the text is shorter than a window, or the fraction is not between 0 and 1.
+      UserError: the text is empty, a part of it is shorter than a window, or the fraction is not between 0 and 1.
     """
     if not 0 < val_fraction < 1:
         raise UserError(f'{name}: got val_fraction={val_fraction}, expected a number between 0 and 1; fix: such as 0.1',
                         code='data/held-out')
     text = cleaned(text)
+    if not text.strip():
+        raise UserError(f'{name}: got an empty text, expected one of more than {length} characters; fix: the path',
+                        code='data/empty-text')
     vocabulary = CharVocabulary.of(text)
     tokens = vocabulary.encode(text).astype(np.uint16 if len(vocabulary) < 2**16 else np.int32)
     cut = int((1 - val_fraction) * len(tokens))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.data import recorded, tokenizers
+from bigjax.data import recorded, tokenize, tokenizers
 from bigjax.data.datasets import open_data
 from bigjax.data.fake import made_up_words
 from bigjax.data.lazy import LazySource
@@ -20,7 +20,6 @@ from bigjax.data.sources import ArraySource, Splits
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 
-TRAINED = ('word', 'char')  # tokenizers that the texts themselves decide
 VOCABULARY_OF = ('train', 'val')  # whose words have a token; those of the test text that they lack are unknown
 NARROW_TOKENS = 2**16
 
@@ -38,7 +37,7 @@ def open_texts(spec: str, *, like: str, tokenizer: str = 'word', length: int = 6
 
     Args:
       spec, like: as for `open_data`; data of the user's own has the columns text and label.
-      tokenizer: 'word', 'word:5' (words that occur five times or more), 'char', or a place of `tokenizers.load`.
+      tokenizer: see `bigjax.data.tokenize.of_texts`.
       length: T.
       vocabulary: tokens of the tokenizer, where the texts are made up or not there; 0: those of the published texts' words.
       **options: of `open_data`.
@@ -54,15 +53,10 @@ def open_texts(spec: str, *, like: str, tokenizer: str = 'word', length: int = 6
         raise UserError(f'config.length: got {length}, expected at least 1; fix: such as 64', code='data/length')
     splits = open_data(spec, like=like, **options)
     if 'recorded' in splits.info:
-        saved = tokenizers.of_run(splits.info['recorded'])
-        if saved.facts != splits.info.get('tokenizer'):
-            raise UserError(f'{splits.info["recorded"]}: got the tokenizer {saved.facts}, expected '
-                            f'{splits.info.get("tokenizer")} as in run.json; fix: the tokenizer/ folder of the run',
-                            code='tokenizer/other-than-run')
-        return Texts(splits, saved)
+        return Texts(splits, tokenizers.of_splits(splits))
     made_up = str(splits.info.get('source', '')).startswith('made up')
     given = {'train': splits.train, **splits.evals}
-    sized = tokenizer == 'word' or vocabulary or str(tokenizer).partition(':')[0] not in TRAINED  # without a text
+    sized = tokenizer == 'word' or vocabulary or str(tokenizer).partition(':')[0] not in tokenize.TRAINED  # without a text
     if sized and any(isinstance(source, LazySource) and not source.opened for source in given.values()):
         return _later(splits, tokenizer, length, vocabulary)
     columns = {split: _columns(source, f'{splits.info["name"]} ({split})') for split, source in given.items()}
@@ -118,16 +112,8 @@ def _made_up(spec: str, info: Mapping, vocabulary: int) -> tokenizers.Tokenizer 
 
 def _tokenizer(spec: str, columns: Mapping[str, Mapping], info: Mapping) -> tokenizers.Tokenizer:
     """The tokenizer of a spec, made from the texts where they decide it."""
-    kind, _, rest = str(spec).partition(':')
-    if kind not in TRAINED or (kind == 'char' and rest):
-        return tokenizers.load(spec)
-    if rest and not rest.isdigit():
-        raise UserError(f'config.tokenizer={printable(spec)}: got {printable(rest)} after the colon, expected how often a word '
-                        'occurs at least; fix: word:2', code='tokenizer/kind')
     texts = (text for split in info.get('vocabulary_of', VOCABULARY_OF) if split in columns for text in columns[split]['text'])
-    if kind == 'char':
-        return tokenizers.Characters.train(texts, unknown=True)
-    return tokenizers.Words.train(texts, int(rest or 1))
+    return tokenize.of_texts(spec, texts)
 
 
 def _encoded(splits: Splits, columns: Mapping[str, Mapping], tokenizer: tokenizers.Tokenizer, length: int) -> Texts:

@@ -17,7 +17,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from bigjax.io import atomic
 from bigjax.io.text import first_line, printable
 
 PARTS = '.parts'  # the folder of what is finished so far
+TRAINED = ('word', 'char', 'bpe', 'wordpiece', 'unigram')  # kinds that the texts themselves decide
+USUAL_TOKENS = 8000
 KINDS = ('bpe', 'wordpiece', 'unigram', 'word', 'char', 'byte')
 NARROW_TOKENS = 2**16  # up to so many tokens fit in uint16
 
@@ -53,9 +55,9 @@ def write(places: Sequence[str], to: str, tokenizer: tokenizers.Tokenizer, *, va
       UserError: a file is missing, empty or not UTF-8; the folder holds other tokens.
     """
     folder, cuttable = pathlib.Path(to).expanduser(), tokenizer.cuttable
-    units = {'train': corpus.parts(corpus.found(places), cuttable, part_bytes)}
+    units = {'train': _parts('--in', places, cuttable, part_bytes)}
     if val:
-        units['val'] = corpus.parts(corpus.found(val), cuttable, part_bytes)
+        units['val'] = _parts('--val', val, cuttable, part_bytes)
     else:
         if not 0 < val_fraction < 1:
             raise UserError(f'--val_fraction: got {val_fraction}, expected a number between 0 and 1; fix: such as 0.1',
@@ -67,12 +69,30 @@ def write(places: Sequence[str], to: str, tokenizer: tokenizers.Tokenizer, *, va
     if (finished := _begin(folder, plan)) is not None:
         return finished
     tokenizer.save(folder / tokenizers.FOLDER)
-    facts = _encode_all(units, folder / PARTS, tokenizer, key, jobs, quiet)
+    try:
+        facts = _encode_all(units, folder / PARTS, tokenizer, key, jobs, quiet)
+    except UserError:  # a text that is mended is another one, of which these are no parts
+        for place in (folder / PARTS, folder / tokenizers.FOLDER):
+            shutil.rmtree(place)
+        raise
     splits = {split: _joined(folder, split, len(found), facts[split], tokenizer.vocab_size) for split, found in units.items()}
     manifest = {'tokenizer': tokenizer.facts, 'splits': splits, 'input': plan['hash']}
     atomic.write_json(folder / MANIFEST, manifest)
     shutil.rmtree(folder / PARTS)
     return manifest
+
+
+def _parts(flag: str, places: Sequence[str], cuttable: bool, size: int) -> list[corpus.Part]:
+    """The parts of the files of places.
+
+    Raises:
+      UserError: they are all empty.
+    """
+    found = corpus.parts(corpus.found(places), cuttable, size)
+    if not found:
+        raise UserError(f'{flag}={printable(", ".join(map(str, places)))}: got no byte, expected a text; fix: name files that '
+                        'are not empty', code='data/empty')
+    return found
 
 
 def _inputs(units: Mapping[str, Sequence[corpus.Part]]) -> list:
@@ -213,15 +233,18 @@ def train(places: Sequence[str], *, kind: str, size: int = 0, min_count: int = 1
     Raises:
       UserError: an unknown kind, a size that is too small, as `corpus.texts`.
     """
-    def read():
-        return (text for unit in corpus.parts(corpus.found(places), True) for text, _ in corpus.texts(unit, key))
+    texts = (text for unit in corpus.parts(corpus.found(places), True) for text, _ in corpus.texts(unit, key))
+    return learned(kind, texts, size, min_count)
 
+
+def learned(kind: str, texts: Iterable[str], size: int = 0, min_count: int = 1) -> tokenizers.Tokenizer:
+    """`train` on texts that are in memory."""
     if kind == 'byte':
         return tokenizers.Bytes()
     if kind == 'char':
-        return tokenizers.Characters.train(read())
+        return tokenizers.Characters.train(texts)
     if kind == 'word':
-        return tokenizers.Words.train(read(), min_count, size)
+        return tokenizers.Words.train(texts, min_count, size)
     if kind not in KINDS:
         raise UserError(f'--kind: got {printable(kind)}, expected one of {", ".join(KINDS)}', code='tokenizer/kind')
     if size < 300 and not (kind != 'bpe' and size >= 30):
@@ -229,7 +252,7 @@ def train(places: Sequence[str], *, kind: str, size: int = 0, min_count: int = 1
                         '8000', code='tokenizer/size')
     model, trainer, names = _learner(kind, size, min_count)
     try:
-        model.train_from_iterator(read(), trainer)
+        model.train_from_iterator(texts, trainer)
     except UserError:
         raise
     except Exception as error:  # the library raises Exception itself, where there is no text
@@ -241,6 +264,31 @@ def train(places: Sequence[str], *, kind: str, size: int = 0, min_count: int = 1
         model.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', pair='[CLS] $A [SEP] $B:1 [SEP]:1',
                                                              special_tokens=ends)
     return tokenizers.HuggingFace(model.to_str().encode(), names)
+
+
+def of_texts(spec: str, texts: Iterable[str]) -> tokenizers.Tokenizer:
+    """The tokenizer of `config.tokenizer`: one that these texts decide, or that of a place.
+
+    Args:
+      spec: 'word', 'word:2' (words that occur twice or more), 'char', 'bpe:8000', 'wordpiece:8000' or 'unigram:8000' (so many
+        tokens, 8,000 without a number), or a place of `tokenizers.load`.
+      texts: of the training records.
+
+    Raises:
+      UserError: as `learned` and `tokenizers.load`; something else than a number after the colon.
+    """
+    kind, _, rest = str(spec).partition(':')
+    if kind not in TRAINED or (kind == 'char' and rest):
+        return tokenizers.load(spec)
+    if rest and not rest.isdigit():
+        what = 'how often a word occurs at least; fix: word:2' if kind == 'word' else f'a number of tokens; fix: {kind}:8000'
+        raise UserError(f'config.tokenizer={printable(spec)}: got {printable(rest)} after the colon, expected {what}',
+                        code='tokenizer/kind')
+    if kind == 'char':
+        return tokenizers.Characters.train(texts, unknown=True)
+    if kind == 'word':
+        return tokenizers.Words.train(texts, int(rest or 1))
+    return learned(kind, texts, int(rest or USUAL_TOKENS))
 
 
 def _learner(kind: str, size: int, min_count: int) -> tuple[Any, Any, dict[str, str]]:

@@ -30,7 +30,7 @@ from bigjax.io import safe_read, storage
 from bigjax.io.text import printable
 
 __all__ = ['Bytes', 'Characters', 'HuggingFace', 'SentencePiece', 'Tokenizer', 'Words', 'from_files', 'keep', 'load', 'of_run',
-           'of_stream', 'padded']
+           'of_splits', 'of_stream', 'padded']
 
 KINDS = ('char', 'byte', 'word', 'hf', 'gpt2', 'sp')
 FOLDER = 'tokenizer'  # of a run's workdir
@@ -86,6 +86,23 @@ def from_files(files: Mapping[str, bytes], where: str) -> Tokenizer:
 def of_run(workdir) -> Tokenizer:
     """The tokenizer that a run has saved in its workdir."""
     return _opened(str(storage.place(workdir) / FOLDER))
+
+
+def of_splits(splits) -> Tokenizer | None:
+    """The tokenizer of splits of texts: that of the run, where its data is described alone, else of the training source; None
+    of data that was tokenised elsewhere.
+
+    Raises:
+      UserError: the tokenizer in the workdir is another one than the run states.
+    """
+    info = splits.info
+    if 'recorded' not in info or not info.get('tokenizer'):
+        return getattr(splits.train, 'tokenizer', None)
+    saved = of_run(info['recorded'])
+    if saved.facts != info['tokenizer']:
+        raise UserError(f'{info["recorded"]}: got the tokenizer {saved.facts}, expected {info["tokenizer"]} as in run.json; '
+                        'fix: the tokenizer/ folder of the run', code='tokenizer/other-than-run')
+    return saved
 
 
 def of_stream(info: Mapping) -> Tokenizer | None:

@@ -1,4 +1,5 @@
 """Tokenizers: what all of them can do, and those that need no library: characters, bytes and words."""
+import abc
 import functools
 import hashlib
 import json
@@ -21,7 +22,7 @@ ENGLISH = rf"(?:{CONTRACTION})?(?:(?!{CONTRACTION})[\w'`])+|{CONTRACTION}|[,!()?
 the punctuation , ! ( ) ? are kept."""
 
 
-class Tokenizer:
+class Tokenizer(abc.ABC):
     """Text <-> numbers 0 … vocab_size - 1.
 
     Attributes:
@@ -41,6 +42,7 @@ class Tokenizer:
     mask: int | None = None
     cuttable = False
 
+    @abc.abstractmethod
     def encode(self, text: str, special: bool = False, template: bool = False) -> list[int]:
         """The numbers of a text.
 
@@ -48,23 +50,22 @@ class Tokenizer:
           special: the names of special tokens in the text are those tokens.
           template: add what the tokenizer puts around one text ('[CLS] … [SEP]'), where it has such a template.
         """
-        raise NotImplementedError
 
     def encode_batch(self, texts: Sequence[str], template: bool = False) -> list[list[int]]:
         """`encode` of many texts."""
         return [self.encode(text, template=template) for text in texts]
 
+    @abc.abstractmethod
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
         """The text of numbers; special tokens are left out unless `special`.
 
         Raises:
           UserError: a number outside the vocabulary.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def files(self) -> dict[str, bytes]:
         """{file name: contents}, from which `from_files` makes the same tokenizer."""
-        raise NotImplementedError
 
     @functools.cached_property
     def hash(self) -> str:

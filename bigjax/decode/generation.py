@@ -7,14 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.checkpoint import convert
-from bigjax.decode import beam, loop, speculate
+from bigjax.decode.beam import search
 from bigjax.decode.choose import Choice
+from bigjax.decode.loop import Carry, Source, advance, make_plan, refill, start
 from bigjax.decode.prompts import Prompts, prepare, restore
+from bigjax.decode.speculate import Speculation
+from bigjax.decode.speculate import advance as speculated
+from bigjax.decode.text import GrowingText
 from bigjax.errors import UserError
+from bigjax.io.text import printable
 from bigjax.nn import rng as rngs
+from bigjax.nn import stacking
 from bigjax.nn.kv_cache import KVCache
 
+STOP_EVERY = 8  # tokens between two looks for a stop string: at most one fewer are computed in vain
 DRAFTED = 3  # tokens that a pass checks beside the one it makes anyway: on a CPU, a product of four rows costs little more
 
 
@@ -31,6 +37,8 @@ class Options(NamedTuple):
     lookup: int = 0
     draft: Any = None
     drafted: int = DRAFTED
+    stop: tuple[str, ...] = ()
+    tokenizer: Any = None
 
     @property
     def proposed(self) -> int:
@@ -55,12 +63,12 @@ class Generated(NamedTuple):
 def options(model, *, max_new_tokens: int, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
             num_beams: int = 1, length_penalty: float = 1.0, repetition_penalty: float = 1.0,
             eos: int | Sequence[int] | None = None, pad: int | None = None, slide: bool = False, lookup: int = 0, draft=None,
-            drafted: int = DRAFTED) -> Options:
+            drafted: int = DRAFTED, stop: str | Sequence[str] = (), tokenizer=None) -> Options:
     """The options, checked against each other and the model.
 
     Raises:
       UserError: a value is out of range, or two exclude each other; 'decode/range', 'decode/together',
-        'decode/other-vocabulary'.
+        'decode/other-vocabulary', 'decode/no-tokenizer'.
     """
     choice = Choice(float(temperature), int(top_k), float(top_p), float(min_p), float(repetition_penalty)).check()
     for name, value in (('max_new_tokens', max_new_tokens), ('num_beams', num_beams), ('drafted', drafted)):
@@ -69,6 +77,12 @@ def options(model, *, max_new_tokens: int, temperature: float = 0.0, top_k: int 
     if lookup < 0 or not math.isfinite(length_penalty):
         raise UserError(f'lookup, length_penalty: got {lookup} and {length_penalty}, expected 0 or more and a number; fix: '
                         'choose such values', code='decode/range')
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(stop):
+        raise UserError('stop: got an empty text, expected one or more characters; fix: remove it', code='decode/range')
+    if stop and tokenizer is None:
+        raise UserError(f'stop: got {printable(stop[0])!r} and no tokenizer, expected the one that reads the tokens; fix: '
+                        'tokenizer=…', code='decode/no-tokenizer')
     speculative = lookup or draft is not None
     filtering = choice.temperature or choice.top_k or choice.top_p < 1 or choice.min_p
     for name, wrong in (('a temperature or a filter', num_beams > 1 and filtering), ('slide', num_beams > 1 and slide),
@@ -88,7 +102,8 @@ def options(model, *, max_new_tokens: int, temperature: float = 0.0, top_k: int 
             raise UserError('slide: got an encoder-decoder, expected a decoder alone; fix: remove it', code='decode/together')
     eos = () if eos is None else tuple(map(int, np.atleast_1d(eos)))
     return Options(int(max_new_tokens), choice, int(num_beams), float(length_penalty), eos,
-                   int(pad) if pad is not None else eos[0] if eos else 0, slide, int(lookup), draft, int(drafted))
+                   int(pad) if pad is not None else eos[0] if eos else 0, slide, int(lookup), draft, int(drafted),
+                   stop, tokenizer)
 
 
 def reads_source(model) -> bool:
@@ -113,7 +128,7 @@ def slots_for(model, prompt: int, o: Options) -> int:
 
 
 def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | None = None,
-          source: loop.Source | None = None) -> Iterator[tuple[loop.Carry, int]]:
+          source: Source | None = None) -> Iterator[tuple[Carry, int]]:
     """(carry, passes so far) after the first new token, and after about `every` more, to the end; all at once by default.
 
     A carry is donated to the next step: what is needed of it has to be copied before.
@@ -126,19 +141,19 @@ def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | Non
         prompts = Prompts(prompts.tokens[:, cut:], prompts.mask[:, cut:], prompts.shift)
     B, P = prompts.tokens.shape
     model, variables = unstacked(model, variables)
-    plan, draft = loop.make_plan(model, o.choice, o.eos, o.pad, slots), None
+    plan, draft = make_plan(model, o.choice, o.eos, o.pad, slots), None
     last_column = P + o.max_new_tokens
     mask = None if prompts.mask.all() else jnp.asarray(prompts.mask)
     first = int(np.argmax(prompts.mask[0]))
     tokens = jnp.asarray(prompts.tokens)
-    carry = loop.start(plan, variables, tokens, mask, keys, last_column + o.proposed, source)
+    carry = start(plan, variables, tokens, mask, keys, last_column + o.proposed, source)
     if o.proposed and not isinstance(carry.cache, KVCache):
         raise UserError(f'lookup, draft: got a {type(model).__name__}, expected a model whose cache can be rewound; fix: '
                         'remove them', code='decode/together')
-    speculation = speculate.Speculation(jnp.int32(0))
+    speculation = Speculation(jnp.int32(0))
     if o.draft is not None:
         draft = plan._replace(model=o.draft[0], choice=o.choice._replace(repetition_penalty=1.0))
-        begun = loop.start(draft, o.draft[1], tokens, mask, keys, last_column, source)
+        begun = start(draft, o.draft[1], tokens, mask, keys, last_column, source)
         speculation = speculation._replace(cache=begun.cache)
     draft_variables = o.draft[1] if o.draft else None
     passes, length, used = 0, P + 1, P
@@ -149,18 +164,18 @@ def steps(model, variables, prompts: Prompts, o: Options, keys, every: int | Non
             return
         if used == slots:
             held = jnp.ones((B, P), bool) if mask is None else mask
-            carry = loop.refill(plan, variables, carry, held, window // 2)
+            carry = refill(plan, variables, carry, held, window // 2)
             if draft is not None:
-                speculation = speculation._replace(cache=loop.refill(draft, draft_variables, carry, held, window // 2).cache)
+                speculation = speculation._replace(cache=refill(draft, draft_variables, carry, held, window // 2).cache)
             used = window // 2
         until = min(last_column, length + (slots - used), length + (every or last_column))
         if o.proposed and used + o.proposed + 1 <= slots:
-            carry, speculation = speculate.advance(plan, draft, variables, draft_variables, carry, speculation, keys, P, first,
+            carry, speculation = speculated(plan, draft, variables, draft_variables, carry, speculation, keys, P, first,
                                                    until, o.proposed)
             passes, reached = passes + int(speculation.passes), int(carry.length)
             speculation = speculation._replace(passes=jnp.int32(0))
         else:
-            carry = loop.advance(plan, variables, carry, keys, P, until)
+            carry = advance(plan, variables, carry, keys, P, until)
             reached = int(carry.length) if o.eos else until
             passes += reached - length
         used, length = used + reached - length, reached
@@ -170,7 +185,7 @@ def unstacked(model, variables):
     """The model and variables with a tree of each layer: a stack of layers would be copied apart for every token."""
     if not getattr(model, 'scan', False):
         return model, variables
-    return model.clone(scan=False), convert.unstack(variables)
+    return model.clone(scan=False), stacking.unstack(variables)
 
 
 def row_keys(rng, choice: Choice, rows: int):
@@ -185,7 +200,7 @@ def row_keys(rng, choice: Choice, rows: int):
     return jax.vmap(jax.random.fold_in, (None, 0))(rngs.key(0) if rng is None else rng, jnp.arange(rows))
 
 
-def inputs(model, tokens, mask, o: Options) -> tuple[Prompts, loop.Source | None]:
+def inputs(model, tokens, mask, o: Options) -> tuple[Prompts, Source | None]:
     """(the prompts, None) of a decoder; of an encoder-decoder, (the token that every target begins with, the source).
 
     Raises:
@@ -198,7 +213,32 @@ def inputs(model, tokens, mask, o: Options) -> tuple[Prompts, loop.Source | None
     read = np.ones(np.shape(tokens), bool) if mask is None else np.asarray(mask, bool)
     first = np.full((len(prompts.tokens), 1), model.bos, np.int32)
     return (Prompts(first, np.ones_like(first, bool), np.zeros(len(first), int)),
-            loop.Source(jnp.asarray(np.where(read, tokens, o.pad), jnp.int32), jnp.asarray(read)))
+            Source(jnp.asarray(np.where(read, tokens, o.pad), jnp.int32), jnp.asarray(read)))
+
+
+def growing(model, tokens, mask, o: Options) -> list[GrowingText]:
+    """The text of each row [B], which its prompt begins; that of an encoder-decoder is empty."""
+    counted = np.ones(np.shape(tokens), bool) if mask is None else np.asarray(mask, bool)
+    before = [()] * len(counted) if reads_source(model) else [row[one] for row, one in zip(np.asarray(tokens), counted,
+                                                                                           strict=True)]
+    return [GrowingText(o.tokenizer.decode, o.stop, each, o.eos) for each in before]
+
+
+def _whole(model, variables, prompts: Prompts, o: Options, keys, source, texts) -> tuple[Carry, int]:
+    """(the last carry, passes); with stop strings, the first one in which every row has ended."""
+    shown = None
+    for reached in steps(model, variables, prompts, o, keys, STOP_EVERY if o.stop else None, source):
+        if not o.stop:
+            continue
+        carry, _ = reached
+        length, new, done = int(carry.length), np.asarray(carry.tokens), np.asarray(carry.done)
+        for text, row in zip(texts, new, strict=True):
+            if not text.stopped:
+                text.add(row[length - 1 if shown is None else shown:length])
+        shown = length
+        if all(text.stopped or ended for text, ended in zip(texts, done, strict=True)):
+            break
+    return reached
 
 
 def run(model, variables, tokens, *, mask=None, rng=None, **how) -> Generated:
@@ -207,11 +247,12 @@ def run(model, variables, tokens, *, mask=None, rng=None, **how) -> Generated:
     prompts, source = inputs(model, tokens, mask, o)
     B, P = prompts.tokens.shape
     keys = row_keys(rng, o.choice, B)
+    texts = growing(model, tokens, mask, o) if o.stop and o.num_beams == 1 else [None] * B
     if o.num_beams > 1:
         model, variables = unstacked(model, variables)
-        plan = loop.make_plan(model, o.choice, o.eos, o.pad, slots_for(model, P, o))
+        plan = make_plan(model, o.choice, o.eos, o.pad, slots_for(model, P, o))
         mask = None if prompts.mask.all() else jnp.asarray(prompts.mask)
-        new = beam.search(plan, variables, jnp.asarray(prompts.tokens), mask, o.num_beams, o.length_penalty, o.max_new_tokens,
+        new = search(plan, variables, jnp.asarray(prompts.tokens), mask, o.num_beams, o.length_penalty, o.max_new_tokens,
                           source)
         parts, passes = [np.asarray(new)], 0
     else:
@@ -219,13 +260,17 @@ def run(model, variables, tokens, *, mask=None, rng=None, **how) -> Generated:
         parts, passes = [], 0
         for rows in together:
             some = lambda each, rows=rows: each and type(each)(*(x[rows] for x in each))
-            *_, (carry, used) = steps(model, variables, some(prompts), o, keys[rows], source=some(source))
+            carry, used = _whole(model, variables, some(prompts), o, keys[rows], some(source), texts[rows])
             end = carry.tokens.shape[1] - o.proposed
             parts.append(np.asarray(carry.tokens[:, end - o.max_new_tokens:end]))
             passes += used
     new = np.concatenate(parts)
     ended = np.isin(new, o.eos)
     counts = np.where(ended.any(1), np.argmax(ended, 1) + 1, o.max_new_tokens)
+    if o.stop:
+        counts = np.array([text.add(row[:count]) for text, row, count in zip(growing(model, tokens, mask, o), new, counts,
+                                                                             strict=True)])
+        new = np.where(np.arange(new.shape[1]) < counts[:, None], new, o.pad)
     whole = new if source else restore(np.concatenate([prompts.tokens, new], 1), prompts, o.pad)
     return Generated(whole, counts, passes)
 
@@ -255,6 +300,8 @@ def generate(model, variables, tokens, *, mask=None, rng=None, **how) -> np.ndar
       lookup: tokens that are proposed from the text itself for each pass, see `bigjax.decode.speculate`; the same tokens
         result.
       draft: (model, variables) of a small model that proposes `drafted` tokens for each pass.
+      stop: texts that end a row, whose last token is the one that completes the text; of beams, the best one is cut there.
+      tokenizer: decodes the tokens for `stop`.
 
     Raises:
       UserError: wrong tokens, a mask with a hole, options out of range, or more tokens than the window has.

@@ -23,6 +23,15 @@ CELLS = {'lstm': LSTM, 'gru': GRU, 'rnn': RNN}
 READOUTS = ('last', 'mean', 'all')
 
 
+def remembering(bias: float) -> Callable:
+    """An initializer of an LSTM's biases [4H]: half of `bias` for the forget gates, zero for the others."""
+    def init(_, shape, dtype=jnp.float32):
+        H = shape[-1] // 4
+        return jnp.zeros(shape, dtype).at[..., H:2 * H].set(bias / 2)
+
+    return init
+
+
 class Recurrent(nn.Module):
     """[B, T, D] -> [B, T, H], or 2H when bidirectional: recurrent layers 'layer_0', … ('layer_0_reverse' beside it).
 
@@ -32,6 +41,7 @@ class Recurrent(nn.Module):
       layers: how many, each on the output of the one below.
       bidirectional: every layer also runs from the end; the two outputs stand side by side.
       dropout: on the output of every layer but the last.
+      forget_bias: where the bias of an LSTM's forget gates starts; each of its two parameters has one half.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -42,6 +52,7 @@ class Recurrent(nn.Module):
     dropout: float = 0.0
     kernel_init: Callable = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
+    forget_bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, lengths=None, initial=None, *, train: bool):
@@ -49,6 +60,10 @@ class Recurrent(nn.Module):
         if self.cell not in CELLS:
             raise UserError(f'Recurrent: got cell {self.cell!r}, expected one of {", ".join(CELLS)}; fix: choose one of them',
                             code='model/unknown-option')
+        if self.forget_bias and self.cell != 'lstm':
+            raise UserError(f'Recurrent: got forget_bias={self.forget_bias} and cell {self.cell!r}, expected an lstm; fix: '
+                            'leave it out', code='model/unknown-option')
+        bias_init = remembering(self.forget_bias) if self.forget_bias else nn.initializers.zeros_init()
         suffixes = ('', '_reverse') if self.bidirectional else ('',)
         carries = []
         for i in range(self.layers):
@@ -57,7 +72,7 @@ class Recurrent(nn.Module):
             runs = []
             for j, suffix in enumerate(suffixes):
                 layer = CELLS[self.cell](self.features, reverse=bool(suffix), kernel_init=self.kernel_init,
-                                         dtype=self.dtype, name=f'layer_{i}{suffix}')
+                                         bias_init=bias_init, dtype=self.dtype, name=f'layer_{i}{suffix}')
                 runs.append(layer(x, None if initial is None else initial[i][j], lengths=lengths))
             carries.append(tuple(carry for carry, _ in runs))
             x = jnp.concatenate([y for _, y in runs], axis=-1)
@@ -74,6 +89,7 @@ class RNNClassifier(nn.Module):
         side, which fixes T.
       vocab_size: 0 for real inputs, or the number of tokens, embedded in `embed` numbers.
       dropout: on the embedding, between layers and before the head.
+      forget_bias: see `Recurrent`.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -88,6 +104,7 @@ class RNNClassifier(nn.Module):
     dropout: float = 0.0
     kernel_init: Callable = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
+    forget_bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, lengths=None, *, mask=None, train: bool) -> jax.Array:
@@ -102,7 +119,7 @@ class RNNClassifier(nn.Module):
         else:
             x = (x[..., None] if x.ndim == 2 else x).astype(self.dtype)
         carries, y = Recurrent(self.cell, self.features, self.layers, self.bidirectional, self.dropout,
-                               self.kernel_init, self.dtype, name='rnn')(x, lengths, train=train)
+                               self.kernel_init, self.dtype, self.forget_bias, name='rnn')(x, lengths, train=train)
         if self.readout == 'last':
             y = jnp.concatenate([jax.tree.leaves(carry)[0] for carry in carries[-1]], axis=-1)
         elif self.readout == 'all':

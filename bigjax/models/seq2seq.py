@@ -32,6 +32,9 @@ VARIANTS = {
              'max_length': 49},
     'scan_attention': {'source_vocab': 16, 'target_vocab': 9, 'features': 200, 'layers': 2, 'dropout': 0.5,
                        'attention': True, 'max_length': 49},
+    # The network of the package g2p-en: 29 letters, 74 phonemes, 834,890 parameters.
+    'g2p': {'source_vocab': 29, 'target_vocab': 74, 'features': 256, 'layers': 1, 'cell': 'gru', 'attention': False,
+            'max_length': 20, 'bos': 2, 'eos': 3},
     # Of `EncoderDecoder`: T5 (Raffel et al. 2020, section 3.7): 60,506,624, 222,903,552 and 737,668,096.
     't5_small': {**T5, 'num_layers': 6, 'num_heads': 8, 'width': 512, 'mlp_width': 2048},
     't5_base': {**T5, 'num_layers': 12, 'num_heads': 12, 'width': 768, 'mlp_width': 3072},

@@ -88,7 +88,7 @@ def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, inputs: 
 
     Args:
       inputs: what every block receives beside x; nothing in a pipeline.
-      scan: one block compiled and looped over; its parameters are those of the blocks, stacked (`bigjax.checkpoint.convert`).
+      scan: one block compiled and looped over; its parameters are those of the blocks, stacked (`bigjax.nn.stacking`).
       remat: see `REMAT`: what is recomputed in the backward pass to save memory.
       microbatches: of a pipeline, where the mesh has stages; 0 for as many as stages.
 
@@ -126,7 +126,7 @@ def cached_stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, i
     """The blocks of `stack` on the next tokens of a cache, and the cache with their keys and values.
 
     Layers are unrolled also where the parameters are stacked: a loop over layers would copy each one's weights out of the
-    stack for every token. Unstack the parameters once (`bigjax.checkpoint.convert`) before a long text.
+    stack for every token. Unstack the parameters once (`bigjax.nn.stacking`) before a long text.
 
     Args:
       inputs: `mask` as `bigjax.nn.masks.visible_slots` makes it.

@@ -18,13 +18,45 @@ def expanded(words: Sequence[str], accepts: Sequence[str]) -> list[tuple[str, An
     """[(name, raw)] of every input: raw is a path, {column: text}, a list of numbers as text, or what JSON holds.
 
     Args:
-      words: paths, @FILE (lines of text), a JSON row ('[1, 2]', '{"age": 3}'), numbers with commas ('1,2'), or a text.
+      words: paths, @FILE (lines of text), a JSON row ('[1, 2]', '{"age": 3}'), numbers with commas ('1,2'), or a text; of a
+        model that answers questions, these and then @FILE, or the text that they are asked about.
       accepts: `Interface.accepts`.
 
     Raises:
       UserError: a file that is not there, of an ending that the model does not take, or that holds no rows.
     """
+    if 'question' in accepts:
+        return list(_questions(words, accepts))
     return [pair for word in words for pair in _one(word, accepts)]
+
+
+def _questions(words: Sequence[str], accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """The questions before each @FILE are asked about its text; without one, those before the last word about that."""
+    asked: list[str] = []
+    for number, word in enumerate(words, 1):
+        path = pathlib.Path(word.removeprefix('@')).expanduser()
+        if not word.strip():
+            raise UserError("an input: got '', expected a question or a text; fix: write it", code='predict/nothing')
+        if path.suffix.lower() in TABLES and _exists(path):
+            yield from _file(path, accepts)
+            continue
+        if word.startswith('@') and _is_name(word[1:]):
+            if not _exists(path):
+                raise UserError(f'{printable(path)}: there is no such file; fix: the path after @', code='predict/no-file')
+            context, where = formats.text(path), f' · {path}'
+        elif number == len(words) and asked:
+            context, where = word, ''
+        else:
+            asked.append(word)
+            continue
+        if not asked:
+            raise UserError(f'{printable(word)[:60]}: got a text without a question before it, expected one; fix: predict '
+                            "'QUESTION' @FILE", code='predict/no-question')
+        yield from ((f'{printable(question)[:60]}{where}', {'question': question, 'context': context}) for question in asked)
+        asked = []
+    if asked:
+        raise UserError(f'{printable(asked[0])[:60]}: got a question without a text, expected one after it; fix: predict '
+                        "'QUESTION' @FILE, or 'QUESTION' 'TEXT'", code='predict/no-question')
 
 
 def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -72,6 +104,9 @@ def _file(path: pathlib.Path, accepts: Sequence[str]) -> Iterator[tuple[str, Any
     ending = path.suffix.lower()
     if ending not in accepts and not (images.EXTENSIONS[0] in accepts and not ending and images.looks_like_image(path)):
         raise UserError(f'{path}: got a file of the kind {ending or "(none)"}, expected {_shown(accepts)}', code='predict/kind')
+    if 'document' in accepts and ending not in TABLES:
+        yield str(path), formats.text(path)
+        return
     if 'text' in accepts and ending not in TABLES:
         lines = [line.strip() for line in formats.lines(path)]
         if not any(lines):

@@ -3,6 +3,7 @@
     interface=interfaces.classification(splits)        images, series and tables, by what the examples of the data hold
     interface=interfaces.regression(splits)            tables
     interface=interfaces.texts(splits, tokenizer)      classes of texts
+    interface=interfaces.pairs(coding), questions(…)   a text to its translation or summary; the answer to a question
     interface=interfaces.sounds(splits, answer)        sounds; `spoken(splits)` is the answer where they are texts
     interface=interfaces.characters(vocabulary), tokens(tokenizer, count), language(how)    streams of tokens
     interface=interfaces.generator(draw), translation(vocabularies, length)
@@ -27,6 +28,7 @@ from bigjax.experiment import Interface
 from bigjax.io.text import counted, printable
 
 NOTES = '_notes'  # a key of a parsed example, which is no part of a batch
+GIVEN = '_given'  # another one: the input itself, which `answer` receives beside the outputs
 TOP = 3  # classes that an answer names
 
 
@@ -140,6 +142,59 @@ def spoken(splits: Splits) -> Callable:
 def spelled(tokens, info: Mapping[str, Any]) -> list[str]:
     """The texts of rows of symbol numbers [N, U], of which 0 is none; info has 'symbols' and the separator 'between' them."""
     return [info['between'].join(info['symbols'][k - 1] for k in row if k) for row in np.asarray(tokens)]
+
+
+def pairs(coding, documents: bool = False) -> Interface:
+    """A text to its translation or summary.
+
+    Args:
+      coding: of the sources, `bigjax.data.loaders.translations.Coding`.
+      documents: a file is one text; otherwise each of its lines is.
+    """
+    def parse(raw) -> Mapping[str, Any]:
+        if not str(raw).strip():
+            raise UserError("a text: got '', expected one; fix: write it", code='data/empty-text')
+        row, cut = coding.source(str(raw).strip())
+        return {'source': row, NOTES: [f'cut to {coding.length} tokens'] if cut else []}
+
+    return Interface(parse, lambda outputs: {'text': coding.text(outputs)},
+                     ('text', '.txt', *(['document'] if documents else [])))
+
+
+def questions(tokenizer, info: Mapping[str, Any]) -> Interface:
+    """The answer to a question in a context, which is cut into windows that overlap; see `bigjax.data.loaders.questions`.
+
+    A probability is that among all spans of all windows, and "no answer" where the training data had questions without one.
+
+    Args:
+      tokenizer: of the run.
+      info: facts of the data: 'length' of a window in tokens, 'stride' between two, 'unanswered'.
+    """
+    from bigjax.data.loaders.questions import Question
+    from bigjax.data.loaders.questions import rows as windows
+
+    def parse(raw) -> list[dict[str, Any]]:
+        for name in ('question', 'context'):
+            if not isinstance(raw, Mapping) or not isinstance(raw.get(name), str) or not raw[name].strip():
+                raise UserError(f'a question: got no {name}, expected a text; fix: write it', code='data/empty-text')
+        made = list(windows(Question(raw['question'], raw['context'], ()), tokenizer, info['length'], info['stride']))
+        given = {'context': raw['context'], 'places': [row['places'] for row in made]}
+        examples = [{key: np.asarray(row[key], np.int32) for key in ('tokens', 'types', 'start', 'end')} for row in made]
+        notes = [f'{len(made)} windows of {info["length"]} tokens'] if len(made) > 1 else []
+        return [{**example, GIVEN: given, NOTES: notes} for example in examples]
+
+    def answer(outputs, given) -> dict[str, Any]:
+        score, total, none = (np.asarray(outputs[name], np.float64) for name in ('score', 'total', 'none'))
+        window, scores = int(np.argmax(score)), [*total, *([none.min()] if info['unanswered'] else [])]
+        likely = lambda value: float(np.exp(value - np.logaddexp.reduce(scores)))
+        absent = {'no_answer': likely(none.min())} if info['unanswered'] else {}
+        if absent and none.min() >= score[window]:
+            return {'text': '', 'probability': absent['no_answer'], 'start': None, 'end': None, **absent}
+        first, last = (given['places'][window][int(outputs[end][window])] for end in ('start', 'end'))
+        return {'text': given['context'][first[0]:last[1]], 'probability': likely(score[window]), 'start': first[0],
+                'end': last[1], **absent}
+
+    return Interface(parse, answer, ('question', '.csv', '.tsv', '.jsonl', '.json'))
 
 
 def rows(splits: Splits, answer: Callable) -> Interface:

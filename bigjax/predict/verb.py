@@ -28,17 +28,14 @@ def predict(job: Job, *, inputs: Sequence[str], json: bool, member: int) -> int:
                         'Experiment an interface (bigjax.predict.interfaces)', code='predict/no-interface')
     if not interface.accepts:
         interface.parse(inputs[0])  # refuses, and names what works
-    names, examples, notes = [], [], []
+    names, parsed = [], []
     for name, raw in readers.expanded(inputs, interface.accepts):
         try:
-            example = dict(interface.parse(raw))
+            found = interface.parse(raw)
         except UserError as error:
             raise UserError(f'{name}: {str(error).removeprefix(f"{name}: ")}', code=error.code) from None
-        notes.append(example.pop(interfaces.NOTES, []))
         names.append(name)
-        if experiment.data.transform:
-            example = experiment.data.transform(example, np.random.default_rng(0), False)
-        examples.append(example)
+        parsed.append([dict(example) for example in found] if isinstance(found, list) else dict(found))
     if trained.members > 1:
         print(f'member {member} of {trained.members} answers (--member)', file=sys.stderr)
 
@@ -47,10 +44,20 @@ def predict(job: Job, *, inputs: Sequence[str], json: bool, member: int) -> int:
         batch = experiment.data.preprocess(batch) if experiment.data.preprocess else batch
         return experiment.task.predict(trained.apply, variables, batch, rng.key(0))
 
-    for name, example, note in zip(names, examples, notes, strict=True):
+    def applied(example):
+        if experiment.data.transform:
+            example = experiment.data.transform(example, np.random.default_rng(0), False)
         batch = (experiment.data.collate or _stacked)([example])
-        found = jax.tree.map(lambda x: np.asarray(x)[0], outputs(trained.variables, batch))
-        print(_json(name, interface.answer(found), note) if json else line(name, interface.answer(found), note), flush=True)
+        return jax.tree.map(lambda x: np.asarray(x)[0], outputs(trained.variables, batch))
+
+    for name, found in zip(names, parsed, strict=True):
+        # One by one, so that inputs of any number of examples run one program
+        examples = found if isinstance(found, list) else [found]
+        notes, given = ([example.pop(key, None) for example in examples] for key in (interfaces.NOTES, interfaces.GIVEN))
+        each = [applied(example) for example in examples]
+        answer = (interface.answer(each[0]) if examples is not found else
+                  interface.answer(jax.tree.map(lambda *x: np.stack(x), *each), given[0]))
+        print(_json(name, answer, notes[0]) if json else line(name, answer, notes[0] or ()), flush=True)
     return DONE
 
 
@@ -68,7 +75,9 @@ def line(name: str, answer, notes: Sequence[str] = ()) -> str:
     if 'top' in answer:
         text = ' · '.join(f"{entry['class']} {entry['probability']:.1%}" for entry in answer['top'])
     elif 'text' in answer:
-        text = answer['text']
+        text = answer['text'] or '(none)' if 'start' in answer else answer['text']
+        text += f" {answer['probability']:.1%}" if 'probability' in answer else ''
+        text += f" · characters {answer['start']} to {answer['end']}" if answer.get('start') is not None else ''
     else:
         short = lambda value: f'{value:.4g}' if isinstance(value, float) else str(value)
         text = ' · '.join(f'{key} {short(value)}' for key, value in answer.items())

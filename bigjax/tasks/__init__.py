@@ -194,21 +194,23 @@ def check_data(task: Task, output, data: Any) -> None:
 
 
 def _check_range(split: str, key: str, values, size: int | None, ignore: int | None) -> None:
+    """Names the first number that is no integer of its range, and its place in the array."""
     if values.dtype.kind not in 'iuf' or not values.size:
         return
-    values = values.reshape(-1)
+    shape, values = values.shape, values.reshape(-1)
+    starts, block = np.zeros(1, np.int64), len(values)
     if len(values) > CHECKED:  # blocks, not single numbers: each number of a file that is mapped costs a page
-        size_of_block = CHECKED // BLOCKS
-        starts = np.linspace(0, len(values) - size_of_block, BLOCKS).astype(np.int64)
-        values = np.concatenate([values[start:start + size_of_block] for start in starts])
-    values = np.asarray(values)
-    whole = np.isfinite(values) & (values == np.floor(values))
-    if not whole.all():  # the one-hot vector of NaN is zero, and its loss is 0
-        raise UserError(f"{split} data: got '{key}' = {values[~whole][0]}, expected whole numbers; fix: the data",
-                        code='task/range')
-    values = values if ignore is None else values[values != ignore]
-    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-    if low < 0 or (size is not None and high >= size):
-        wrong, limit = low if low < 0 else high, 'at least 0' if size is None else f'0 to {size - 1}'
-        raise UserError(f"{split} data: got '{key}' = {wrong}, expected {limit}; fix: the data, or the model's number of "
-                        'outputs', code='task/range')
+        block = CHECKED // BLOCKS
+        starts = np.linspace(0, len(values) - block, BLOCKS).astype(np.int64)
+    limit = 'at least 0' if size is None else f'0 to {size - 1}'
+    for start in starts:
+        found = np.asarray(values[start:start + block])
+        whole = np.isfinite(found) & (found == np.floor(found))  # the one-hot vector of NaN is zero, and its loss is 0
+        outside = (found < 0) | (False if size is None else found >= size)
+        wrong = ~whole | (outside if ignore is None else outside & (found != ignore))
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            place = ', '.join(str(i) for i in np.unravel_index(start + first, shape))
+            expected = limit if whole[first] else 'whole numbers'
+            raise UserError(f"{split} data: got '{key}'[{place}] = {found[first]}, expected {expected}; fix: the data"
+                            + (", or the model's number of outputs" if whole[first] else ''), code='task/range')

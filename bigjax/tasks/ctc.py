@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bigjax.nn import ctc_decode
-from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, of_parts, weighted
 from bigjax.tasks.tokens import beside
 
 
@@ -56,4 +56,4 @@ def ctc(stride: int = 1, beams: int = 0, inputs: str = 'x', text: str = 'text') 
             found['beam'], found['score'] = ctc_decode.prefix_beam(log_probs, frames, beams)
         return found
 
-    return Task(lambda batch: (batch[inputs],), loss, predict, ranges=lambda logits: {text: Range(logits.shape[-1])})
+    return Task(lambda batch: (batch[inputs],), loss, predict, ranges=lambda logits: {text: Range(of_parts(logits).shape[-1])})

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.nn import rng as rngs
-from bigjax.tasks import Range, Task, sequence
+from bigjax.tasks import Range, Task, of_parts, sequence
 
 
 class Spans(NamedTuple):
@@ -85,4 +85,4 @@ def spans(vocab_size: int, density: float = 0.15, mean_span: float = 3.0, pad: i
 
     return dataclasses.replace(of_pairs, inputs=lambda batch: of_pairs.inputs(pairs(batch, None)), loss=loss, predict=predict,
                                size=lambda batch: math.prod(batch[tokens].shape),
-                               ranges=lambda logits: {tokens: Range(logits.shape[-1])})
+                               ranges=lambda logits: {tokens: Range(of_parts(logits).shape[-1])})

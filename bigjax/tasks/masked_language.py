@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.nn import rng as rngs
-from bigjax.tasks import Aux, Range, Task, Term, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, mask, of_parts, weighted
 from bigjax.tasks.tokens import IGNORE, beside, cross_entropy, labelled, one_of
 
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the others stay (Devlin et al. 2019, section 3.1)
@@ -70,6 +70,7 @@ def masked_token(mask_token: int, vocab_size: int, special: Sequence[int] = (), 
         return jnp.argmax(apply(variables, batch[tokens], **beside(batch), rng=rng)[0], axis=-1).astype(jnp.int32)
 
     def ranges(logits):
+        of_parts(logits)
         return {tokens: Range(logits.shape[-1]), targets: Range(logits.shape[-1], IGNORE)}
 
     return Task(lambda batch: (batch[tokens],), loss, predict, unit='tokens', size=lambda batch: math.prod(batch[tokens].shape),

@@ -55,7 +55,7 @@ def teacher_forcing(source: str = 'source', target: str = 'target', pad: int = 0
                 ranges=lambda logits: {source: Range(source_vocab), target: Range(of_parts(logits).shape[-1])})
 
 
-def greedy(model, length: int) -> Callable:
+def greedy(model, length: int, vocabulary: int | None = None) -> Callable:
     """A `decode` for `teacher_forcing`: the most likely token after each, int32 [B, length], `pad` after `eos`.
 
     Args:
@@ -75,7 +75,7 @@ def greedy(model, length: int) -> Callable:
         def step(carry):
             tokens, cache, last, done, number = carry
             logits, cache = model.apply(variables, last[:, None], cache=cache)
-            last = jnp.where(done, model.pad, jnp.argmax(logits[:, -1], axis=-1)).astype(jnp.int32)
+            last = jnp.where(done, model.pad, jnp.argmax(logits[:, -1, :vocabulary], axis=-1)).astype(jnp.int32)
             return tokens.at[:, number].set(last), cache, last, done | (last == model.eos), number + 1
 
         start = (jnp.full((B, length), model.pad, jnp.int32), cache, jnp.full(B, model.bos, jnp.int32), jnp.zeros(B, bool), 0)

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, check_shape, mask, of_parts, weighted
 from bigjax.tasks.tokens import IGNORE, beside, cross_entropy
 
 NEVER = -1e30  # the logit of a place that cannot be chosen: finite, so that no difference of two is NaN
@@ -56,6 +56,7 @@ def span(tokens: str = 'tokens', start: str = 'start', end: str = 'end', context
         return best(starts, ends, allowed, longest)
 
     def ranges(logits):
+        of_parts(logits)
         return dict.fromkeys((start, end), Range(logits.shape[-2], IGNORE))
 
     return Task(lambda batch: (batch[tokens],), loss, predict, size=lambda batch: math.prod(batch[tokens].shape), unit='tokens',
@@ -65,8 +66,9 @@ def span(tokens: str = 'tokens', start: str = 'start', end: str = 'end', context
 def best(starts_BxT: jax.Array, ends_BxT: jax.Array, allowed_BxT: jax.Array, longest: int) -> dict[str, jax.Array]:
     """The span with the largest sum of logits, of at most `longest` tokens, all of which are allowed.
 
-    -> {'start', 'end' int32 [B], both inclusive; 'score' [B], the sum of its logits, NEVER where no place is allowed; 'none'
-    [B], that of "no answer", both ends at token 0}. An answer is given where 'score' - 'none' is above a threshold: 0, or
+    -> {'start', 'end' int32 [B], both inclusive; 'score' [B], the sum of its logits, NEVER where no place is allowed; 'total'
+    [B], the logarithm of the sum of exp(score) over all such spans; 'none' [B], the score of "no answer", both ends at token
+    0}. An answer is given where 'score' - 'none' is above a threshold: 0, or
     what is best on held-out questions.
     """
     T = starts_BxT.shape[1]
@@ -78,4 +80,5 @@ def best(starts_BxT: jax.Array, ends_BxT: jax.Array, allowed_BxT: jax.Array, lon
     sums_BxTxT = jnp.where(in_order_TxT & whole_BxTxT, starts_BxT[:, :, None] + ends_BxT[:, None], NEVER)
     place_B = jnp.argmax(sums_BxTxT.reshape(-1, T * T), axis=1)
     return {'start': (place_B // T).astype(jnp.int32), 'end': (place_B % T).astype(jnp.int32),
-            'score': jnp.max(sums_BxTxT, axis=(1, 2)), 'none': starts_BxT[:, 0] + ends_BxT[:, 0]}
+            'score': jnp.max(sums_BxTxT, axis=(1, 2)), 'total': jax.nn.logsumexp(sums_BxTxT, axis=(1, 2)),
+            'none': starts_BxT[:, 0] + ends_BxT[:, 0]}

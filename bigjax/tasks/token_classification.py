@@ -6,7 +6,7 @@ import math
 
 import jax.numpy as jnp
 
-from bigjax.tasks import Aux, Range, Task, Term, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, mask, of_parts, weighted
 from bigjax.tasks.tokens import IGNORE, beside, cross_entropy, labelled
 
 
@@ -32,4 +32,4 @@ def softmax(tokens: str = 'tokens', labels: str = 'labels', ignore: int | None =
         return apply(variables, batch[tokens], **beside(batch), rng=rng)[0].astype(jnp.float32)
 
     return Task(lambda batch: (batch[tokens],), loss, predict, unit='tokens', size=lambda batch: math.prod(batch[tokens].shape),
-                ranges=lambda logits: {labels: Range(logits.shape[-1], ignore)})
+                ranges=lambda logits: {labels: Range(of_parts(logits).shape[-1], ignore)})

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigjax.nn import kv_cache, log_mel
-from bigjax.tasks import Aux, Range, Task, Term, mask, weighted
+from bigjax.tasks import Aux, Range, Task, Term, mask, of_parts, weighted
 from bigjax.tasks.tokens import cross_entropy
 
 RATE_HZ = 16_000
@@ -92,7 +92,7 @@ def transcription(v: Vocabulary, language: int | None = None, stamps: bool = Tru
     def inputs(batch):
         return log_mel.whisper(batch[audio][:, 0]), jnp.maximum(batch[text], 0)
 
-    return Task(inputs, loss, predict, ranges=lambda logits: {text: Range(logits.shape[-1], ignore=-1)})
+    return Task(inputs, loss, predict, ranges=lambda logits: {text: Range(of_parts(logits).shape[-1], ignore=-1)})
 
 
 def _prompt(v: Vocabulary, language: Any) -> list:

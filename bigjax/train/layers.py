@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bigjax.checkpoint.convert import STACKED
+from bigjax.nn.stacking import STACKED
 from bigjax.sharding.tree_paths import leaves, map_leaves
 
 EXPERTS = re.compile(r'(.*/)?moe/(up|gate|down)')  # the arrays of `bigjax.nn.moe.MoE`

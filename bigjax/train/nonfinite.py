@@ -14,12 +14,12 @@ import numpy as np
 import optax
 
 from bigjax.checkpoint import manager
-from bigjax.checkpoint.convert import STACKED
 from bigjax.compat import Tracer
 from bigjax.errors import UserError
 from bigjax.io import local_copy, storage
 from bigjax.io.safe_read import archive, parsed
 from bigjax.io.text import first_line
+from bigjax.nn.stacking import STACKED
 from bigjax.sharding import tree_paths
 from bigjax.tasks import FROZEN, LOSSES, loss_metrics, mean
 from bigjax.train import step

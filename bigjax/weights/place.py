@@ -8,8 +8,15 @@ from typing import Any, NamedTuple
 from bigjax.errors import UserError
 from bigjax.io import local_copy, safe_read, storage
 from bigjax.io.text import first_line, printable
-from bigjax.weights import keras_format, npz_format, packages, safetensors_format, torch_format
+from bigjax.weights import packages
+from bigjax.weights.keras_format import read as read_keras
+from bigjax.weights.npz_format import read as read_npz
+from bigjax.weights.safetensors_format import INDEX as SAFETENSORS_INDEX
+from bigjax.weights.safetensors_format import ONE as SAFETENSORS
+from bigjax.weights.safetensors_format import read as read_safetensors
+from bigjax.weights.safetensors_format import read_folder
 from bigjax.weights.tensors import Tensors, damaged, sharded
+from bigjax.weights.torch_format import read as read_torch
 
 FORMS = {'hf': 'FOLDER', 'torch': 'FILE', 'npz': 'FILE', 'keras': 'FILE.weights.h5', 'pip': 'PACKAGE'}
 CONFIG = 'config.json'
@@ -70,11 +77,11 @@ def opened(text: str) -> Opened:
     if not path.is_file():
         raise UserError(f'{printable(text)}: got no such file; check the path', code='weights/not-found')
     if kind == 'npz':
-        spec, tensors = npz_format.read(path)
+        spec, tensors = read_npz(path)
         return Opened(path, None, tensors, spec)
     if kind == 'keras':
-        return Opened(path, None, keras_format.read(path))
-    return Opened(path, _config(path.with_name(CONFIG)), torch_format.read(path))
+        return Opened(path, None, read_keras(path))
+    return Opened(path, _config(path.with_name(CONFIG)), read_torch(path))
 
 
 def _folder(path: pathlib.Path) -> Opened:
@@ -82,23 +89,23 @@ def _folder(path: pathlib.Path) -> Opened:
     if config is None:
         raise UserError(f'{printable(path)}: got a folder without {CONFIG}; fix: name the folder that holds it beside the '
                         'weights', code='weights/not-found')
-    for name in (safetensors_format.INDEX, safetensors_format.ONE):
+    for name in (SAFETENSORS_INDEX, SAFETENSORS):
         if (path / name).exists():
-            return Opened(path, config, safetensors_format.read_folder(path))
+            return Opened(path, config, read_folder(path))
     if (path / TORCH_INDEX).exists():
-        return Opened(path, config, sharded(path, TORCH_INDEX, torch_format.read))
+        return Opened(path, config, sharded(path, TORCH_INDEX, read_torch))
     for name in TORCH_NAMES:
         if (path / name).exists():
-            return Opened(path, config, torch_format.read(path / name))
-    raise UserError(f'{printable(path)}: got a folder with neither {safetensors_format.ONE} nor {TORCH_NAMES[0]}; fix: name '
-                    'the folder that holds the weights', code='weights/not-found')
+            return Opened(path, config, read_torch(path / name))
+    raise UserError(f'{printable(path)}: got a folder with neither {SAFETENSORS} nor {TORCH_NAMES[0]}; fix: '
+                    'name the folder that holds the weights', code='weights/not-found')
 
 
 def _package(name: str) -> Opened:
     package, path = packages.known(name)
     if package.model is None:
         return _folder(path.parent)
-    read = safetensors_format.read if path.suffix == '.safetensors' else torch_format.read
+    read = read_safetensors if path.suffix == '.safetensors' else read_torch
     return Opened(path, None, read(path), package.model, package.inputs)
 
 
@@ -136,7 +143,7 @@ def folder(name: str) -> pathlib.Path:
         except Exception as error:  # of its HTTP client, of the hub, of the disk
             why = first_line(error)
     raise UserError(f"hf:{printable(name)}: got a hub's id, which is neither a folder here nor in the hub's cache, and it "
-                    f'cannot be fetched ({why}); fix: hf:FOLDER with a folder that holds {CONFIG} and {safetensors_format.ONE}',
+                    f'cannot be fetched ({why}); fix: hf:FOLDER with a folder that holds {CONFIG} and {SAFETENSORS}',
                     code='weights/not-found')
 
 

@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigjax import models
-from bigjax.checkpoint import convert
 from bigjax.data import tokenizers
 from bigjax.data.foreign_tokenizers import HF_FILE, SP_FILE
 from bigjax.data.vocabularies import OWN_FILE
 from bigjax.errors import UserError
 from bigjax.io.nested import tuples
 from bigjax.io.text import first_line, hint, printable
+from bigjax.nn import stacking
 from bigjax.sharding import tree_paths
-from bigjax.weights import config_json, match
+from bigjax.weights.config_json import differences, fields, find
 from bigjax.weights.family import Architecture, Family, Row, families, tokens
+from bigjax.weights.match import Plan, pairs, plan, read, short
 from bigjax.weights.place import Opened, opened
 from bigjax.weights.tensors import damaged, listed
 
@@ -41,13 +42,13 @@ def load(place: str, *, model=None, say: Callable[[str], None] = print, seed: in
     files = opened(place)
     model, plain, inputs, abstract, found = laid_over(files, model, changes, place)
     wanted = leaves(abstract)
-    values = match.read(found, files.tensors, wanted, lambda _, array: jnp.asarray(array))
+    values = read(found, files.tensors, wanted, lambda _, array: jnp.asarray(array))
     if found.fresh:
         values |= _initialised(plain, inputs, seed, found.fresh)
     if line := _summary(found, wanted, place):
         say(line)
     variables = tree_paths.map_leaves(lambda path, _: values[path.removeprefix(PARAMS)], abstract)
-    return model, variables if plain is model else convert.stack(variables), tokenizer_of(files, model, place, say)
+    return model, variables if plain is model else stacking.stack(variables), tokenizer_of(files, model, place, say)
 
 
 def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable[[str], None] = print,
@@ -55,7 +56,8 @@ def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable
     """(params, model_state) of a model that there is, with the arrays of a place, each placed like the given one.
 
     Args:
-      params, model_state: freshly initialised; they fill in a head that the place lacks.
+      params, model_state: freshly initialised, or arrays of NumPy, which are placed nowhere; they fill in a head that the
+        place lacks.
       members: of a population, along the first axis of every leaf; all receive the same arrays.
 
     Raises:
@@ -64,18 +66,19 @@ def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable
     files = opened(place)
     family, _ = _described(files, model, {}, place)
     given = {'params': params, **model_state}
-    stacked = convert.STACKED in str(jax.tree.structure(params))
-    unrolled = (jax.vmap(convert.unstack) if members else convert.unstack) if stacked else lambda tree: tree
+    stacked = stacking.is_stacked(params)
+    unrolled = (jax.vmap(stacking.unstack) if members else stacking.unstack) if stacked else lambda tree: tree
     shapes = jax.eval_shape(unrolled, given)
     wanted = {path: jax.ShapeDtypeStruct(x.shape[bool(members):], x.dtype) for path, x in leaves(shapes).items()}
-    found = match.plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
-    shardings = {} if stacked else {path: leaf.sharding for path, leaf in leaves(given).items()}
+    found = plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
+    placed = {} if stacked else leaves(given)
+    shardings = {path: leaf.sharding for path, leaf in placed.items() if not isinstance(leaf, np.ndarray)}
 
     def put(path, array):
         array = np.broadcast_to(array, (members, *array.shape)) if members else array
         return jax.device_put(array, shardings[path]) if path in shardings else array
 
-    values = match.read(found, files.tensors, wanted, put)
+    values = read(found, files.tensors, wanted, put)
     if found.fresh:
         kept = leaves(unrolled(given))
         values |= {path: kept[path] for path in found.fresh}
@@ -83,7 +86,7 @@ def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable
         say(line)
     loaded = tree_paths.map_leaves(lambda path, _: values[path.removeprefix(PARAMS)], shapes)
     if stacked:
-        loaded = (jax.vmap(convert.stack) if members else convert.stack)(loaded)
+        loaded = (jax.vmap(stacking.stack) if members else stacking.stack)(loaded)
         loaded = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), loaded, given)
     return loaded['params'], {name: tree for name, tree in loaded.items() if name != 'params'}
 
@@ -101,7 +104,7 @@ class LaidOver(NamedTuple):
     plain: Any
     inputs: tuple
     abstract: Any
-    found: match.Plan
+    found: Plan
 
 
 def laid_over(files: Opened, model, changes: Mapping, place: str) -> LaidOver:
@@ -115,23 +118,23 @@ def laid_over(files: Opened, model, changes: Mapping, place: str) -> LaidOver:
         raise UserError(f'{place}: got sizes of which no {type(model).__name__} can be built ({first_line(error)}); fix: give '
                         'it the sizes of its arrays', code='weights/config') from error
     wanted = leaves(abstract)
-    found = match.plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
+    found = plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
     return LaidOver(model, plain, inputs, abstract, found)
 
 
 def _described(files: Opened, model, changes: Mapping, place: str) -> tuple[Family | None, Any]:
     """(the family of a place's names, None where its names alone tell it; the model: the given one, or the described one)."""
     if files.config is not None:
-        family, architecture = config_json.find(files.config, place)
-        fields = config_json.fields(family, architecture, files.config, place)
+        family, architecture = find(files.config, place)
+        stated = fields(family, architecture, files.config, place)
         kind = models.find(family.model)
         for name in changes:
             if name not in kind.__dataclass_fields__:
                 raise UserError(f'{kind.__name__}: got {printable(name)}, which is no field of it'
                                 f'{hint(name, kind.__dataclass_fields__)}; fix: choose one', code='weights/unknown-field')
-        if fields.get('mlm') and 'mlm' not in changes and (changes.get('num_classes') or changes.get('pool', 'none') != 'none'):
-            fields['mlm'] = False  # another head in the place of the one of words
-        described = kind(**{**fields, **changes})
+        if stated.get('mlm') and 'mlm' not in changes and (changes.get('num_classes') or changes.get('pool', 'none') != 'none'):
+            stated['mlm'] = False  # another head in the place of the one of words
+        described = kind(**{**stated, **changes})
     elif files.spec is not None:
         family, described = None, _made(files.spec, changes, place)
     elif model is None:
@@ -157,8 +160,8 @@ def _check_same(model, described, place: str) -> None:
     if type(model) is not type(described):
         raise UserError(f'{place}: got weights of {type(described).__name__}, expected those of {type(model).__name__}; fix: '
                         'name a file of this model', code='weights/other-model')
-    fields = {name: getattr(described, name) for name in described.__dataclass_fields__}
-    differs = {name: pair for name, pair in config_json.differences(model, fields).items() if name not in SIZES}
+    theirs = {name: getattr(described, name) for name in described.__dataclass_fields__}
+    differs = {name: pair for name, pair in differences(model, theirs).items() if name not in SIZES}
     if differs:
         name, (_, theirs) = next(iter(differs.items()))
         raise UserError(f'{place}: got a model with {", ".join(f"{key}={there!r}" for key, (_, there) in differs.items())}, '
@@ -170,10 +173,10 @@ def _fitting(files: Opened, model, wanted: Mapping) -> Family:
     """The family, or our own names, that accounts for most of a file's keys."""
     def known(family):
         try:
-            keys = {pair.key for pair in match.pairs(family, wanted)}
+            keys = {pair.key for pair in pairs(family, wanted)}
         except UserError:
             return 0
-        return sum(match.short(family, name) in keys for name in files.tensors)
+        return sum(short(family, name) in keys for name in files.tensors)
 
     same = [f for f in families().values() if models.find(f.model) is type(model) and f.suits(model)]
     return max([own(wanted), *same], key=known)
@@ -213,7 +216,7 @@ def _initialised(model, inputs, seed: int, fresh: Iterable[str]) -> dict:
     return some(jax.random.key(seed))
 
 
-def _summary(found: match.Plan, wanted: Mapping, place: str) -> str:
+def _summary(found: Plan, wanted: Mapping, place: str) -> str:
     """The line that reports what was not taken as it is, '' where all was."""
     parts = [f'initialised anew: {listed([f"{path} ({why})" for path, why in found.fresh.items()])}'] if found.fresh else []
     parts += [f'cut to the first rows: {listed(found.cut)}'] if found.cut else []

@@ -4,18 +4,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bigjax.checkpoint import convert
 from bigjax.errors import UserError
 from bigjax.io import atomic, storage
-from bigjax.weights import config_json, match, npz_format, safetensors_format
+from bigjax.nn import stacking
+from bigjax.weights.config_json import matching, spec
+from bigjax.weights.match import entries
+from bigjax.weights.npz_format import write as write_npz
 from bigjax.weights.place import CONFIG, parts
 from bigjax.weights.reader import leaves, own
+from bigjax.weights.safetensors_format import INDEX as SAFETENSORS_INDEX
+from bigjax.weights.safetensors_format import ONE as SAFETENSORS
+from bigjax.weights.safetensors_format import SHARD, write_folder
 
 WRITTEN = ('hf', 'npz')
 
 
 def save(model, variables: Mapping, place: str, tokenizer=None, architecture: str = '',
-         shard: int = safetensors_format.SHARD) -> None:
+         shard: int = SHARD) -> None:
     """Writes a model, its arrays one by one, in the dtype that they have.
 
     Args:
@@ -36,22 +41,22 @@ def save(model, variables: Mapping, place: str, tokenizer=None, architecture: st
     if storage.remote(path):
         raise UserError(f'{place}: got a place in a store, expected a local one; fix: write it here, and copy it',
                         code='weights/read-only')
-    arrays = leaves(convert.unstack(variables))
+    arrays = leaves(stacking.unstack(variables))
     if kind == 'npz':
         if path.exists():
             raise _exists(place)
         path.parent.mkdir(parents=True, exist_ok=True)
-        npz_format.write(path, config_json.spec(model), match.entries(own(arrays), '', arrays))
+        write_npz(path, spec(model), entries(own(arrays), '', arrays))
         return
-    family, name, config = config_json.matching(model, architecture)
+    family, name, config = matching(model, architecture)
     written = family.architectures[name]
-    entries = match.entries(family, written.prefix, arrays, written.heads)
-    if any((path / file).exists() for file in (CONFIG, safetensors_format.ONE, safetensors_format.INDEX)):
+    rows = entries(family, written.prefix, arrays, written.heads)
+    if any((path / file).exists() for file in (CONFIG, SAFETENSORS, SAFETENSORS_INDEX)):
         raise _exists(place)
     path.mkdir(parents=True, exist_ok=True)
-    dtypes = {np.dtype(dtype).name for _, _, dtype, _ in entries}
+    dtypes = {np.dtype(dtype).name for _, _, dtype, _ in rows}
     config |= {'dtype': dtypes.pop()} if len(dtypes) == 1 else {}
-    safetensors_format.write_folder(path, entries, shard)
+    write_folder(path, rows, shard)
     if tokenizer is not None:
         tokenizer.save(path)
     atomic.write_text(path / CONFIG, json.dumps(config, indent=2) + '\n')  # last: a folder without it is incomplete

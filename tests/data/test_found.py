@@ -9,6 +9,7 @@ import pytest
 import experiments
 from bigjax.data import found
 from bigjax.data.datasets import open_data
+from bigjax.data.loaders import registry
 from tests.refused import refused
 
 
@@ -93,6 +94,13 @@ def test_the_lines_of_what_was_found(place):
 def test_named_and_made_up_data_has_lines_too():
     lines = open_data('fake', like='mnist1d', fake_records=20).info['found']
     assert 'train 20' in lines[0] and 'float32[40, 1]' in lines[1] and '10' in lines[2]
+
+
+@pytest.mark.parametrize('columns, names', found.TEXT_TABLES.items())
+def test_the_experiments_that_a_message_names_read_such_columns(columns, names):
+    for name in names:
+        module = importlib.import_module(f'experiments.{name}')
+        assert registry.lookup(module.get_config('').data)[0].own.columns == columns
 
 
 @pytest.mark.parametrize('kinds, commands', found.EXPERIMENTS.items())

@@ -105,12 +105,12 @@ def test_files_of_squad_are_read(tmp_path, monkeypatch):
     written(tmp_path, 'v2', FILE)
     with refused('data/no-tokenizer', '--config.tokenizer'):
         registry.load('squad/v2', str(tmp_path))
-    monkeypatch.setattr('bigjax.data.tokenizers.load', lambda place: WordsAndMarks())
+    monkeypatch.setattr('bigjax.data.tokenize.of_texts', lambda spec, texts: WordsAndMarks())
     splits = registry.load('squad/v2', str(tmp_path), tokenizer='hf:bert')
     assert len(splits.train) == 2 and splits.evals['val'].questions[0].answers == (('Denver', 0),)
     assert splits.train[0]['tokens'].shape == (384,) and (splits.train[0]['start'], splits.train[1]['start']) == (5, 0)
     characters = types.SimpleNamespace(pad=0, bos=None, eos=None, kind='char')
-    monkeypatch.setattr('bigjax.data.tokenizers.load', lambda place: characters)
+    monkeypatch.setattr('bigjax.data.tokenize.of_texts', lambda spec, texts: characters)
     with refused('data/no-tokenizer', 'char'):
         registry.load('squad/v2', str(tmp_path), tokenizer='char:x')
 
@@ -119,7 +119,7 @@ def test_files_of_squad_are_read(tmp_path, monkeypatch):
     lambda data: data.pop('data'), lambda data: data['data'][0]['paragraphs'][0].pop('context'),
     lambda data: data['data'][0]['paragraphs'][0]['qas'][0]['answers'][0].update(answer_start=3)])
 def test_other_files_are_refused(tmp_path, change, monkeypatch):
-    monkeypatch.setattr('bigjax.data.tokenizers.load', lambda place: WordsAndMarks())
+    monkeypatch.setattr('bigjax.data.tokenize.of_texts', lambda spec, texts: WordsAndMarks())
     data = json.loads(json.dumps(FILE))
     change(data)
     written(tmp_path, 'v1', data)

@@ -176,12 +176,15 @@ def test_many_tokens_are_wide(tmp_path):
 @pytest.mark.parametrize(('name', 'data', 'code', 'names'), [
     ('a.txt', b'x' * 300 + b'\n' + b'ab\xff', 'data/not-utf8', ['303', 'a.txt', '0xff']),
     ('a.jsonl', b'{"text": "a"}\n{"no": 1}\n', 'data/no-text', ['line 2', "'text'"]),
-    ('a.jsonl', b'{"text": "a"}\nhm\n', 'data/not-json', ['line 2']), ('a.txt', b'', 'data/empty', ['train'])])
+    ('a.jsonl', b'{"text": "a"}\nhm\n', 'data/not-json', ['line 2']), ('a.txt', b'', 'data/empty', ['--in', 'a.txt'])])
 def test_texts_are_refused(name, data, code, names, tmp_path):
     (tmp_path / name).write_bytes(data)
     with refused(code, *names):
         place = [str(tmp_path / name)]
         tokenize.write(place, str(tmp_path / 'o'), tokenizers.Bytes(), val=place, part_bytes=100, quiet=True)
+    (tmp_path / name).write_text('{"text": "a"}\n')  # a text that was mended is encoded by the same command
+    made = tokenize.write(place, str(tmp_path / 'o'), tokenizers.Bytes(), val=place, quiet=True)
+    assert made['splits']['val']['documents'] == 1
 
 
 def test_command(tmp_path, capsys):

@@ -1,6 +1,8 @@
 """Text as it comes: stop strings across tokens, characters of several bytes, the end of a text."""
+import numpy as np
 import pytest
 
+from bigjax import decode
 from bigjax.decode.stream import Language, continue_text
 from tests.decode.table import following
 from tests.refused import refused
@@ -43,5 +45,33 @@ def test_the_token_that_ends_a_text_is_no_part_of_it():
 def test_without_a_token_to_begin_with():
     with refused('decode/empty-prompt', '--prompt'):
         parts(BYTES, following(0, 1), '', max_new_tokens=2)
-    with refused('decode/range', '--stop'):
+    with refused('decode/range', 'stop'):
         parts(BYTES, following(0, 1), 'a', max_new_tokens=2, stop=('',))
+
+
+CYCLE = following(0, 1, 2, 3, 4)
+PROMPTS = np.array([[0, 1], [0, 3], [2, 0]])
+STOPPED = {  # options: new tokens of each row
+    '': ([2, 3, 4, 0, 1], [4, 0, 1, 2, 3], [1, 2, 3, 4, 0]), 'de': ([2, 3, 4], [4, 0, 1, 2, 3], [1, 2, 3, 4]),
+    'c': ([2], [4, 0, 1, 2], [1, 2])}
+
+
+@pytest.mark.parametrize('how', [{}, {'num_beams': 2}, {'eos': 1, 'pad': 7}], ids=str)
+@pytest.mark.parametrize('stop', STOPPED)
+def test_a_row_ends_with_the_token_that_completes_a_stop_string(how, stop, monkeypatch):
+    """However it is generated, at once and as it comes; padding follows, and a row that has ended before stays as it is."""
+    monkeypatch.setattr('bigjax.decode.generation.STOP_EVERY', 2)
+    how = dict(how, max_new_tokens=5, stop=[stop] if stop else (), tokenizer=LETTERS)
+    rows = [row[:row.index(1) + 1] if 'eos' in how and 1 in row else row for row in STOPPED[stop]]
+    mask = np.array([[True, True], [True, True], [False, True]])
+    found = decode.run(CYCLE, {}, PROMPTS, mask=mask, **how)
+    assert found.counts.tolist() == [*map(len, rows)]
+    assert found.tokens[:, 2:].tolist() == [row + [how.get('pad', 0)] * (5 - len(row)) for row in rows]
+    streamed = [np.concatenate([*decode.stream(CYCLE, {}, prompt, **how)]).tolist() for prompt in PROMPTS]
+    assert streamed == rows
+
+
+def test_a_generation_ends_when_every_row_has_its_stop_string():
+    assert decode.run(CYCLE, {}, PROMPTS, max_new_tokens=500, stop='c', tokenizer=LETTERS).passes < 20
+    with refused('decode/no-tokenizer', "'c'"):
+        decode.generate(CYCLE, {}, PROMPTS, max_new_tokens=2, stop='c')

@@ -3,13 +3,15 @@ import types
 
 import numpy as np
 
+from bigjax.data.loaders.translations import Coding
+from bigjax.predict import interfaces
 from experiments import multi30k
 from tests.data.test_translations import Letters
 from tests.refused import refused
 
 
 def test_a_sentence_becomes_a_row_and_a_row_a_sentence():
-    interface = multi30k.translator(Letters())
+    interface = interfaces.pairs(Coding(Letters(), 64))
     row = interface.parse('ab \n')
     np.testing.assert_array_equal(row['source'][:4], [98, 99, 1, 0])
     assert row['source'].shape == (64,) and row['_notes'] == []

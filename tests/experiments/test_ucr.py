@@ -6,7 +6,6 @@ import pytest
 from bigjax.experiment import published
 from bigjax.train import optimizers
 from experiments import ucr
-from tests.refused import refused
 
 
 @pytest.mark.parametrize('variant, batch, steps', [
@@ -54,5 +53,5 @@ def test_published_numbers_and_sets_without_them():
     assert (row.value, row.std, row.runs) == (0.9987, 0.0027, 5)
     assert row.tolerance == pytest.approx(3 * 0.0027 + 0.01)
     assert published(ucr.get_config('Wine,fcn')) == ()
-    with refused('config/variant', 'BME,fcn'):
-        ucr.get_config('BME')
+    assert ucr.get_config('BME').model == ucr.get_config('BME,fcn').model
+    assert ucr.get_config('resnet').data == 'ucr/ItalyPowerDemand'

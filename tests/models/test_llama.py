@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from model_helpers import abstract, init, size
+from model_helpers import abstract, applied, init, size
 
-from bigjax.checkpoint import convert
 from bigjax.models.gpt import GPT, VARIANTS
+from bigjax.nn import stacking
 from bigjax.nn.moe import route
 from tests.refused import refused
 
@@ -58,7 +58,7 @@ def test_llama_equals_torch():
     torch = pytest.importorskip('torch', reason='torch is the reference')
     params = init(GPT(**LLAMA), TOKENS)['params']
     params = jax.tree.map(lambda p: p + 0.2 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    out = GPT(**LLAMA).apply({'params': params}, TOKENS, train=False)
+    out = applied(GPT(**LLAMA), {'params': params}, TOKENS, train=False)
     np.testing.assert_allclose(out, llama_torch(params, TOKENS, torch), rtol=1e-3, atol=1e-3)
 
 
@@ -76,9 +76,9 @@ def test_stacked_layers_and_remat_change_nothing(fields, remat):
         return jax.jit(jax.value_and_grad(loss))(params)
 
     a, da = value(GPT(**fields), params)
-    b, db = value(GPT(**fields, scan=True, remat=remat), convert.stack(params))
+    b, db = value(GPT(**fields, scan=True, remat=remat), stacking.stack(params))
     np.testing.assert_allclose(a, b, rtol=1e-5)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5), da, convert.unstack(db))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5), da, stacking.unstack(db))
 
 
 @pytest.mark.parametrize(('tie_head', 'chunk'), [(False, 5), (True, 24), (True, 100)])

@@ -1,11 +1,11 @@
-"""FCN and ResNet for series: the published parameter counts, and torch twins in training and evaluation."""
+"""FCN, ResNet and TCN for series: the published parameter counts, and torch twins in training and evaluation."""
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import conv_to_torch, dense_to_torch, init, norm_to_torch, parameters
+from model_helpers import applied, conv_to_torch, dense_to_torch, init, norm_to_torch, parameters
 
-from bigjax.models.timeseries import FCN, VARIANTS, ResNet1D
+from bigjax.models.timeseries import FCN, TCN, VARIANTS, ResNet1D
 
 
 @pytest.mark.parametrize('model, count', [
@@ -13,6 +13,7 @@ from bigjax.models.timeseries import FCN, VARIANTS, ResNet1D
     (FCN(num_classes=7), 264_962 + 5 * 129),
     (ResNet1D(**VARIANTS['resnet']), 504_258),
     (ResNet1D(num_classes=3), 504_258 + 129),
+    (TCN(**VARIANTS['tcn_mnist']), 66_910),
 ])
 def test_parameter_counts(model, count):
     assert parameters(model, jnp.zeros((2, 24))) == count
@@ -79,8 +80,44 @@ def test_low_precision_keeps_float32_statistics():
     x = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
     model = FCN(channels=(8, 8), kernels=(5, 3), dtype='bfloat16')
     variables = init(model, x)
-    out, state = model.apply(variables, x, train=True, mutable=['batch_stats'])
+    out, state = applied(model, variables, x, train=True, mutable=['batch_stats'])
     assert out.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((variables, state)))
-    full = FCN(channels=(8, 8), kernels=(5, 3)).apply(variables, x, train=True, mutable=['batch_stats'])[0]
+    full = applied(FCN(channels=(8, 8), kernels=(5, 3)), variables, x, train=True, mutable=['batch_stats'])[0]
     np.testing.assert_allclose(out.astype(np.float32), full, atol=0.05)
+
+
+def test_tcn_equals_torch():
+    torch = pytest.importorskip('torch', reason='torch is the reference')
+    weight_norm = torch.nn.utils.parametrizations.weight_norm
+    model = TCN(channels=4, levels=3, kernel=3, num_classes=5)
+    x = np.random.default_rng(0).normal(size=(3, 20, 2)).astype(np.float32)
+    params = init(model, x)['params']
+    h = torch.tensor(x).permute(0, 2, 1)
+    with torch.no_grad():
+        for i in range(3):
+            y, block = h, params[f'block_{i}']
+            for j in range(2):
+                p, padding = block[f'conv_{j}'], 2 * 2 ** i
+                layer = weight_norm(torch.nn.Conv1d(y.shape[1], 4, 3, padding=padding, dilation=2 ** i))
+                layer.parametrizations.weight.original0.copy_(torch.tensor(np.array(p['scale']))[:, None, None])
+                layer.parametrizations.weight.original1.copy_(torch.tensor(np.array(p['kernel']).transpose(2, 1, 0)))
+                layer.bias.copy_(torch.tensor(np.array(p['bias'])))
+                y = layer(y)[..., :-padding].relu()
+            assert ('shortcut' in block) == (i == 0)
+            if i == 0:
+                shortcut = torch.nn.Linear(2, 4)
+                dense_to_torch(block['shortcut'], shortcut)
+                h = shortcut(h.permute(0, 2, 1)).permute(0, 2, 1)
+            h = (h + y).relu()
+        head = torch.nn.Linear(4, 5)
+        dense_to_torch(params['head'], head)
+        expected = head(h[..., -1]).numpy()
+    np.testing.assert_allclose(applied(model, {'params': params}, x, train=False), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_of_a_tcn_start_at_their_own_length():
+    model, x = TCN(channels=4, levels=1, kernel=3), jnp.ones((1, 5))
+    for p in model.init(jax.random.key(0), x, train=False)['params']['block_0'].values():
+        if 'scale' in p:
+            np.testing.assert_allclose(p['scale'], np.linalg.norm(p['kernel'].reshape(-1, 4), axis=0), rtol=1e-6)

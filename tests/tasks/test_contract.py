@@ -16,12 +16,17 @@ from bigjax.tasks import (
     Term,
     check_data,
     classification,
+    ctc,
     generative,
     language,
     loss_metrics,
+    masked_language,
     mean,
     regression,
     sequence,
+    spans,
+    token_classification,
+    transcription,
 )
 from tests import tiny
 from tests.refused import refused
@@ -71,7 +76,8 @@ ONE, THREE = np.zeros((1, 4)), (np.zeros((1, 4)),) * 3
 @pytest.mark.parametrize(('task', 'output', 'named'), [
     *((task, (ONE, ONE), 'one array') for task in (
         classification.softmax('x'), classification.binary(), regression.squared_error(), language.next_token(),
-        sequence.teacher_forcing())),
+        sequence.teacher_forcing(), ctc.ctc(), masked_language.masked_token(3, 4), spans.span(), token_classification.softmax(),
+        transcription.transcription(transcription.vocabulary(51_864)))),
     (classification.softmax('x'), {'logits': ONE}, 'dict'), (classification.softmax('x'), (ONE,), 'tuple of 1'),
     (generative.vae(), ONE, 'tuple of 3'), (generative.vae(), THREE[:2], 'tuple of 3')])
 def test_a_model_that_returns_another_structure_is_refused(task, output, named):
@@ -108,10 +114,11 @@ def data(**arrays):
 LOGITS_OF_4 = jax.ShapeDtypeStruct((1, 4), jnp.float32)
 TOKENS_OF_4 = jax.ShapeDtypeStruct((1, 3, 4), jnp.float32)
 OUT_OF_RANGE = {
-    'more classes than outputs': (classification.softmax('x'), LOGITS_OF_4, dict(label=[0, 4]), ('label', '4', '0 to 3')),
+    'more classes than outputs': (classification.softmax('x'), LOGITS_OF_4, dict(label=[0, 4]), ('label', '[1] = 4', '0 to 3')),
     'a negative class': (classification.softmax('x'), LOGITS_OF_4, dict(label=[0, -1]), ('label', '-1')),
     'three classes of two': (classification.binary(), LOGITS_OF_4, dict(label=[0, 2]), ('label', '2', '0 to 1')),
-    'a token outside the vocabulary': (language.next_token(), TOKENS_OF_4, dict(tokens=[[0, 4, 1]]), ('tokens', '4')),
+    'a token outside the vocabulary': (language.next_token(), TOKENS_OF_4, dict(tokens=[[0, 1, 2], [0, 4, 1]]),
+                                       ('tokens', '[1, 1] = 4')),
     'a negative token': (language.next_token(), TOKENS_OF_4, dict(tokens=[[0, -1, 1]]), ('tokens', '-1')),
     'a target that is not the ignored one': (language.next_token(ignore=-1), TOKENS_OF_4, dict(targets=[[0, -2]]),
                                              ('targets', '-2')),
@@ -138,7 +145,7 @@ def test_of_a_long_stream_blocks_are_read_to_its_end(monkeypatch):
     tokens = np.zeros(10_000, np.int32)
     check_data(language.next_token(), TOKENS_OF_4, data(tokens=tokens))
     tokens[-1] = 4
-    with refused('task/range', 'tokens', '4'):
+    with refused('task/range', 'tokens', '[9999] = 4'):
         check_data(language.next_token(), TOKENS_OF_4, data(tokens=tokens))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from bigjax.checkpoint.convert import stack
+from bigjax.nn.stacking import stack
 from bigjax.sharding import mesh as meshes
 from bigjax.sharding import rules, tree_paths
 from bigjax.train import averages, layers, optimizers
@@ -54,7 +54,8 @@ def check(spec, steps):
     stacked, _ = train(make, as_stack, steps)
     for (path, ours), wanted in zip(jax.tree_util.tree_leaves_with_path(stacked), jax.tree.leaves(as_stack(one_by_one)),
                                     strict=True):
-        np.testing.assert_allclose(ours, wanted, rtol=3e-5, atol=3e-6, err_msg=jax.tree_util.keystr(path))
+        # 20 steps of rounding in float32, which muon's iteration amplifies; a rule that saw a stack is off by over 1e-3
+        np.testing.assert_allclose(ours, wanted, rtol=3e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
 MASKED_INSIDE = ('dadapt_adamw', 'madgrad', 'momo', 'momo_adam', 'novograd', 'prodigy', 'schedule_free_adamw',

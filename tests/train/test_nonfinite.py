@@ -14,11 +14,12 @@ import optax
 import pytest
 
 from bigjax import cli
-from bigjax.checkpoint import convert, manager, manifest
+from bigjax.checkpoint import manager, manifest
 from bigjax.data import order
 from bigjax.errors import NonFinite
 from bigjax.experiment import Data
 from bigjax.models import gpt
+from bigjax.nn import stacking
 from bigjax.runs.progress import Progress
 from bigjax.tasks import LOSSES, bind, classification, language
 from bigjax.train import nonfinite
@@ -247,9 +248,9 @@ def test_the_module_is_named_in_every_form_of_a_stack(form, named):
     tokens = jnp.zeros((2, 8), jnp.int32)
     state = init_state(model, (tokens,), optax.identity(), 0, ema=False)
     loud = lambda path, x: x * 1e36 if 'mlp' in jax.tree_util.keystr(path) and 'kernel' in jax.tree_util.keystr(path) else x
-    plain = convert.unstack(state.params)
+    plain = stacking.unstack(state.params)
     plain['block_1'] = jax.tree_util.tree_map_with_path(loud, plain['block_1'])
-    state = state.replace(params=convert.like(plain, state.params))
+    state = state.replace(params=stacking.like(plain, state.params))
     what = nonfinite.explain(state, {'tokens': tokens, 'targets': tokens}, apply=bind(model), loss=language.next_token().loss)
     assert all(name in what for name in named), what
 

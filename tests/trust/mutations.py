@@ -49,6 +49,40 @@ class Instead:
         return getattr(self._module, name)
 
 
+@safeguard('the order of gates', 'nn/test_recurrent.py::test_values_and_gradients[lstm-0-False-False]')
+def _():
+    import jax.numpy as jnp
+
+    from bigjax.nn import recurrent
+
+    def other_order(gates_of):
+        def gates(*products, axis=-1):
+            i, f, g, o = jnp.split(gates_of(*products, axis), 4, axis)
+            return jnp.concatenate([f, i, g, o], axis)
+        return gates
+
+    recurrent.LSTM.cell = recurrent.LSTM_CELL._replace(gates=other_order(recurrent.lstm_gates))
+
+
+@safeguard('the padding mask', 'models/test_bert.py::test_padding_and_packing_change_nothing[bert]')
+def _():
+    from bigjax.nn import masks
+    replace(masks, 'visible', lambda visible: lambda length, mask=None, *more: visible(length, None, *more))
+
+
+@safeguard('the positions of new tokens', 'models/test_decoders.py::test_a_cache_gives_the_logits_of_the_whole[gpt2]')
+def _():
+    from bigjax.nn import kv_cache
+
+    def one_later(advance):
+        def advanced(*arguments):
+            cache, positions = advance(*arguments)
+            return cache, positions + 1
+        return advanced
+
+    replace(kv_cache, 'advance', one_later)
+
+
 @safeguard('the checksum', 'trust/test_damage.py::test_it_is_found_and_the_one_before_is_used[flip]')
 def _():
     from bigjax.checkpoint import manifest

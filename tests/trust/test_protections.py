@@ -1,6 +1,6 @@
 """Mutation tests: each safeguard is taken out of the processes of a test, which must then fail (`tests.trust.mutations`).
 
-The first four are tried each time, the others with --battery=full.
+The first seven, three of models and four of runs, are tried each time, the others with --battery=full.
 """
 import contextlib
 import os
@@ -13,7 +13,7 @@ import pytest
 from tests.trust import runs
 from tests.trust.mutations import SAFEGUARDS, VARIABLE
 
-SHORT = tuple(SAFEGUARDS)[:4]
+SHORT = tuple(SAFEGUARDS)[:7]
 pytestmark = pytest.mark.trust
 
 

@@ -120,8 +120,12 @@ def _folder(place: str, data_dir: str, image_size: int | None, kept: Callable) -
     return OwnData(parts, place, classes, notes={'train': notes})
 
 
-def _split_names(kind: str, place: str, available) -> dict[str, str]:
-    """{our name of a split: the library's}."""
+def split_names(kind: str, place: str, available) -> dict[str, str]:
+    """{our name of a split: the library's}.
+
+    Raises:
+      UserError: there is no training split.
+    """
     found = {split: next((name for name in names if name in available), '') for split, names in SPLITS.items()}
     if not found['train']:
         raise UserError(f'{kind}:{place}: got the splits {printable(", ".join(available))}, expected train; fix: name another',
@@ -131,7 +135,7 @@ def _split_names(kind: str, place: str, available) -> dict[str, str]:
 
 def _tfds(place: str, data_dir: str, image_size: int | None, kept: Callable) -> OwnData:
     builder = tfds_hf.tfds_builder(place, data_dir)
-    names = _split_names('tfds', place, builder.info.splits)
+    names = split_names('tfds', place, builder.info.splits)
     parts = {split: tfds_hf.tfds(place, name, data_dir) for split, name in names.items()}
     features = builder.info.features
     feature = features['label'] if 'label' in features.keys() else None  # noqa: SIM118, it is no dict
@@ -154,7 +158,7 @@ def _numbers_only(example: dict, size: int) -> dict:
 
 def _hf(place: str, data_dir: str, image_size: int | None, kept: Callable) -> OwnData:
     data = tfds_hf.hf(place)
-    names = _split_names('hf', place, list(data))
+    names = split_names('hf', place, list(data))
     raw = {split: hf_table(data[name], f'hf:{place} ({name})') for split, name in names.items()}
     schema = _fitted(raw, kept)
     declared = getattr(data[names['train']].features.get('label'), 'names', None)

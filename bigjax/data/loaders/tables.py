@@ -108,6 +108,18 @@ def jsonl(path: str | os.PathLike) -> RawTable:
     """One JSON object per line, all with the same keys.
 
     Raises:
+      UserError: as `json_columns`.
+    """
+    columns, length, first = json_columns(path)
+    names, notes = column_names(list(columns), str(path))
+    cells = {name: from_list(columns[raw], name, str(path)) for raw, name in names.items()}
+    return RawTable(str(path), pathlib.Path(path).parent, cells, length, first, tuple(notes))
+
+
+def json_columns(path: str | os.PathLike) -> tuple[dict[str, list], int, int]:
+    """({key: its values}, records, the line of the first record where each record is one line, else 0) of JSON lines.
+
+    Raises:
       UserError: names the file and the line.
     """
     columns: dict[str, list] = {}
@@ -129,10 +141,8 @@ def jsonl(path: str | os.PathLike) -> RawTable:
         lines.append(number)
     if not columns:
         raise UserError(f'{path}: got no records, expected one JSON object per line; fix: add some', code='data/empty')
-    names, notes = column_names(list(columns), str(path))
-    cells = {name: from_list(columns[raw], name, str(path)) for raw, name in names.items()}
     straight = lines == list(range(lines[0], lines[0] + len(lines)))
-    return RawTable(str(path), pathlib.Path(path).parent, cells, len(lines), lines[0] if straight else 0, tuple(notes))
+    return columns, len(lines), lines[0] if straight else 0
 
 
 def npz(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -3,9 +3,11 @@
 Such a set is one archive of arrays per split, `data_dir/NAME/train.npz` and so on, with the names and shapes below: the texts
 themselves are tokenised once, outside of training.
 """
+import functools
 import pathlib
 
 from bigjax.data.loaders import questions, tables, translations
+from bigjax.data.loaders.text_tables import Reader
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.errors import UserError
 
@@ -21,6 +23,9 @@ GLUE = {  # task: train, val, classes (Wang et al. 2019); none for a number
 GLUE_LENGTH, SQUAD_LENGTH, IMDB_LENGTH, SUMMARY = 128, 384, 512, (512, 128)
 SQUAD = {'v1': (87_599, 10_570), 'v2': (130_319, 11_873)}  # questions; a long paragraph gives several rows to each
 WMT14 = {'en-de': (4_508_785, 3000, 3003), 'en-fr': (40_836_715, 3000, 3003)}  # pairs of train, val, test
+
+
+SUMMARIES, SUMMARIZE = ('text', 'summary'), 'summarize: '  # columns of a table; before a text
 
 
 def _rows(length: int, tokens: int) -> tuple:
@@ -89,7 +94,8 @@ TEXTS = {  # name: the fields of a DatasetSpec
         about='Questions on paragraphs of Wikipedia (Rajpurkar et al. 2016; 2018), in windows of 384 tokens of uncased BERT',
         licence='CC BY-SA 4.0', size='0.3 GB of arrays', variants=tuple(SQUAD), shapes=_squad,
         info=lambda version: {'vocabulary': BERT}, sizes=lambda version: _splits(*SQUAD[version]),
-        finders=(arrays, questions.squad_files), options=('tokenizer', 'stride'),
+        finders=(arrays, questions.squad_files), options=('tokenizer', 'length', 'stride'),
+        own=Reader(('question', 'context', 'answers'), questions.own_questions, group='context'),
         get='for f in train-v1.1 dev-v1.1 train-v2.0 dev-v2.0; do curl -fL --create-dirs -o {data_dir}/squad/$f.json '
             'https://rajpurkar.github.io/SQuAD-explorer/dataset/$f.json; done'),
     'imdb': dict(
@@ -103,7 +109,8 @@ TEXTS = {  # name: the fields of a DatasetSpec
         about='News translated from English (Bojar et al. 2014), in 37,000 byte pairs that both languages share',
         licence='research', size='5 GB of arrays for en-de', variants=tuple(WMT14),
         shapes=lambda pair: dict.fromkeys(('source', 'target'), _rows(128, WMT)), info=lambda pair: {'vocabulary': WMT},
-        sizes=lambda pair: _splits(*WMT14[pair]), finders=(arrays,),
+        sizes=lambda pair: _splits(*WMT14[pair]), finders=(arrays,), options=('tokenizer',),
+        own=Reader(('source', 'target'), functools.partial(translations.own_pairs, bos=1, eos=2)),
         get=_get('both sides with one vocabulary of byte pairs, <pad> 0, <s> 1 and </s> 2',
                  'source and target, from <s> to </s>')),
     'multi30k': dict(
@@ -114,12 +121,15 @@ TEXTS = {  # name: the fields of a DatasetSpec
         shapes=lambda pair: dict.fromkeys(('source', 'target'), _rows(translations.LENGTH, translations.TOKENS + 1)),
         info=lambda pair: {'vocabulary': translations.TOKENS + 1},
         sizes=lambda pair: {split: count for split, (_, count) in translations.MULTI30K.items()},
-        finders=(translations.multi30k_files,)),
+        finders=(translations.multi30k_files,), options=('tokenizer',),
+        own=Reader(('source', 'target'), translations.own_pairs)),
     'cnn_dailymail': dict(
         about='News and their summaries (Hermann et al. 2015; See et al. 2017), in the tokens of T5',
         licence='Apache-2.0 for the preparation', size='0.7 GB of arrays',
         shapes=lambda variant: dict(zip(('source', 'target'), (_rows(length, T5) for length in SUMMARY), strict=True)),
         info=lambda variant: {'vocabulary': T5}, sizes=lambda variant: _splits(287_113, 13_368, 11_490), finders=(arrays,),
+        options=('tokenizer',), own=Reader(SUMMARIES, functools.partial(translations.own_pairs, columns=SUMMARIES,
+                                                                        prefix=SUMMARIZE)),
         get=_get('"summarize: " and the article, and its highlights, with the vocabulary of T5',
                  'source and target, </s> last')),
 }

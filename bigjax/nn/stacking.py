@@ -22,7 +22,7 @@ def stack(params: Mapping) -> dict:
     if not numbers:
         return rest
     if numbers != list(range(len(numbers))):
-        raise UserError(f'layers: got {ONE}{numbers}, expected consecutive numbers from 0', code='checkpoint/missing-layer')
+        raise UserError(f'layers: got {ONE}{numbers}, expected consecutive numbers from 0', code='nn/missing-layer')
     return {**rest, STACKED: jax.tree.map(lambda *x: jnp.stack(x), *(params[f'{ONE}{i}'] for i in numbers))}
 
 
@@ -36,6 +36,11 @@ def unstack(params: Mapping) -> dict:
     count = jax.tree.leaves(params[STACKED])[0].shape[0]
     parts = {f'{ONE}{i}': jax.tree.map(lambda x, i=i: x[i], params[STACKED]) for i in range(count)}
     return {**rest, **parts}
+
+
+def is_stacked(params: Mapping) -> bool:
+    """Whether there are stacked layers anywhere in the tree."""
+    return isinstance(params, Mapping) and any(name == STACKED or is_stacked(tree) for name, tree in params.items())
 
 
 def like(params: Mapping, wanted: Mapping) -> dict:
