@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from bigjax.errors import UserError
 from bigjax.io import local_copy, safe_read, storage
 from bigjax.io.text import first_line, printable
-from bigjax.weights import packages
 from bigjax.weights.keras_format import read as read_keras
 from bigjax.weights.npz_format import read as read_npz
+from bigjax.weights.packages import known
 from bigjax.weights.safetensors_format import INDEX as SAFETENSORS_INDEX
 from bigjax.weights.safetensors_format import ONE as SAFETENSORS
 from bigjax.weights.safetensors_format import read as read_safetensors
@@ -102,7 +102,7 @@ def _folder(path: pathlib.Path) -> Opened:
 
 
 def _package(name: str) -> Opened:
-    package, path = packages.known(name)
+    package, path = known(name)
     if package.model is None:
         return _folder(path.parent)
     read = read_safetensors if path.suffix == '.safetensors' else read_torch
