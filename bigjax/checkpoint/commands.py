@@ -11,14 +11,11 @@ is taken.
 """
 import datetime
 import re
-import sys
 
 import numpy as np
 
-from bigjax.errors import DONE, FAILED, NO, USER, UserError, command
-from bigjax.io import storage
-
-SHOWN = 50  # differing arrays
+from bigjax.errors import DONE, NO, UserError, command
+from bigjax.io import array_diff, storage, subcommands
 
 
 def folders(path) -> list:
@@ -116,28 +113,9 @@ def diff(first: str, second: str) -> int:
     """Prints the arrays in which two checkpoints differ; bit for bit."""
     from bigjax.checkpoint import manager
     ours, theirs = (manager.arrays(manager.newest(p)) for p in (first, second))
-    lines = [f'{name}: only in {first if name in ours else second}' for name in sorted(set(ours) ^ set(theirs))]
-    for name in sorted(set(ours) & set(theirs)):
-        a, b = np.asarray(ours[name]), np.asarray(theirs[name])
-        if a.shape != b.shape or a.dtype != b.dtype:
-            lines.append(f'{name}: {a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}')
-        elif a.tobytes() != b.tobytes():
-            lines.append(f'{name}: {_gap(a, b)}')
-    more = [f'… and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
-    print('\n'.join([*lines[:SHOWN], *more]) or f'equal, {len(ours)} arrays bit for bit')
-    return NO if lines else DONE
-
-
-def _gap(a: np.ndarray, b: np.ndarray) -> str:
-    """How many numbers of two arrays differ in their bits, and by how much at most where both are finite."""
-    bits = lambda x: np.frombuffer(np.ascontiguousarray(x).tobytes(), np.uint8).reshape(x.size, -1)
-    differ = (bits(a) != bits(b)).any(1)
-    wide = np.complex128 if np.iscomplexobj(a) else np.float64
-    gaps = np.abs(a.ravel()[differ].astype(wide) - b.ravel()[differ].astype(wide))
-    finite = gaps[np.isfinite(gaps)]
-    most = f', by {finite.max():.3g} at most' if finite.size else ''
-    odd = f', {gaps.size - finite.size:,} of them not finite' if gaps.size > finite.size else ''
-    return f'{int(differ.sum()):,} of {a.size:,} numbers differ{most}{odd}'
+    differences = array_diff.lines(ours, theirs, first, second)
+    print(array_diff.shown(differences, len(ours)))
+    return NO if differences else DONE
 
 
 VERBS = {'ls': (ls, 1, 1), 'verify': (verify, 1, 1), 'cat': (cat, 1, 2), 'diff': (diff, 2, 2)}
@@ -146,18 +124,4 @@ VERBS = {'ls': (ls, 1, 1), 'verify': (verify, 1, 1), 'cat': (cat, 1, 2), 'diff':
 @command('bigjax.checkpoint')
 def main(argv: list[str]) -> int:
     """One command; returns its exit code."""
-    if not argv or argv[0] in ('-h', '--help'):
-        print(__doc__.strip())
-        return DONE if argv else USER
-    verb, *rest = argv
-    if verb not in VERBS:
-        raise UserError(f"'{verb}': no such verb; the verbs are {', '.join(VERBS)}", code='checkpoint/verb')
-    function, least, most = VERBS[verb]
-    if not least <= len(rest) <= most:
-        raise UserError(f"'{verb}' takes {least}{f' to {most}' if most > least else ''} argument{'s' * (most > 1)}; --help "
-                        'shows them', code='checkpoint/arguments')
-    try:
-        return function(*rest)
-    except OSError as error:  # a store, a disk, a closed pipe
-        print(f'bigjax.checkpoint: {error}', file=sys.stderr)
-        return FAILED
+    return subcommands.run('checkpoint', __doc__, VERBS, argv)

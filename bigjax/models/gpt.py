@@ -159,6 +159,9 @@ class GPT(nn.Module):
             inputs = BlockInputs(masks.visible(T, mask, segments, self.window),
                                  masks.positions(mask, segments) if positions is None else positions)
         else:
+            if segments is not None or targets_BxT is not None:  # both would be left out without a word
+                raise UserError('GPT: got a cache with segments or targets, expected tokens, mask and positions alone; fix: '
+                                'one document per row, and no targets', code='model/unfit-options')
             index = cache.index
             cache, places = kv_cache.advance(cache, mask, positions, T)
             inputs = BlockInputs(masks.visible_slots(cache.mask, index, T, self.window), places)

@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bigjax.errors import UserError
 from bigjax.nn import kv_cache, masks
+from bigjax.nn.attention_layer import cross_layer
 from bigjax.nn.conv import Conv
 from bigjax.nn.kv_cache import KVCache, Layer
+from bigjax.nn.posemb import LONGEST_WAVE
 from bigjax.nn.transformer import cached_stack, make_norm, partition_rules, stack
 from bigjax.nn.transformer_spec import BlockInputs, Spec
 
@@ -27,13 +30,12 @@ PARTITION_RULES = (
     (r'encoder/conv_\d/kernel', (None, None, 'embed')), (r'encoder/conv_\d/bias', ('embed',)),
     ('(encoder|decoder)/final_norm/(scale|bias)', ('embed',)),
     *partition_rules('encoder/'), *partition_rules('decoder/'))
-LONGEST_WAVE = 10_000.0  # of the encoder's positions
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:
     """[length, width] positions: sines, then cosines, of frequencies from 1 to 1 / LONGEST_WAVE (as the published code)."""
     half = width // 2
-    frequency = LONGEST_WAVE ** (-np.arange(half) / (half - 1))
+    frequency = LONGEST_WAVE ** (-np.arange(half) / max(half - 1, 1))
     angle = np.arange(length)[:, None] * frequency
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
 
@@ -88,14 +90,8 @@ class Decoder(nn.Module):
 
     def cross(self, memory: jax.Array) -> tuple[Layer, ...]:
         """The keys and values of the memory in each block, which do not change from token to token."""
-        B, S, W = memory.shape
-        layers = []
-        for i in range(self.num_layers):
-            params = self.variables['params'][f'block_{i}']['cross']
-            project = lambda name, p=params: (memory @ p[name]['kernel'].astype(memory.dtype) + p[name].get('bias', 0)).reshape(
-                B, S, -1, W // self.spec.num_heads).swapaxes(1, 2)
-            layers.append(Layer(project('key'), project('value')))
-        return tuple(layers)
+        blocks = [self.variables['params'][f'block_{i}'] for i in range(self.num_layers)]
+        return tuple(cross_layer(self.spec, block['cross'], memory, memory.dtype) for block in blocks)
 
 
 class Whisper(nn.Module):
@@ -107,6 +103,9 @@ class Whisper(nn.Module):
       block_size: tokens of a window at most.
       dropout: on attention probabilities and on what blocks write to the residual.
       dtype: of the computation; parameters and normalisation statistics stay float32.
+
+    Raises:
+      UserError: more tokens, or slots of a cache, than block_size; 'model/too-long'.
     """
 
     num_layers: int = 4
@@ -124,6 +123,7 @@ class Whisper(nn.Module):
 
     def __call__(self, source: jax.Array, target: jax.Array, *, mask=None, train: bool = False) -> jax.Array:
         """`mask` bool [B, T], true where a token counts."""
+        self._check(target.shape[1])
         return self.decoder(target, self.encoder(source, train=train), mask=mask, train=train)
 
     def encode(self, source: jax.Array, *, train: bool = False) -> jax.Array:
@@ -132,11 +132,18 @@ class Whisper(nn.Module):
 
     def start(self, source: jax.Array, length: int = 0, *, train: bool = False) -> KVCache:
         """A cache without a token for at most `length` of them (0: block_size), with the keys and values of the memory."""
+        length = length or self.block_size
+        self._check(length)
         memory = self.encoder(source, train=train)
-        cache = kv_cache.empty(len(source), length or self.block_size, self.num_layers, self.num_heads,
+        cache = kv_cache.empty(len(source), length, self.num_layers, self.num_heads,
                                self.width // self.num_heads, self.dtype)
         return cache._replace(cross=self.decoder.cross(memory))
 
     def decode(self, tokens: jax.Array, cache: KVCache, *, train: bool = False) -> tuple[jax.Array, KVCache]:
         """(logits [B, T, V] of the tokens after those of the cache, the cache with them)."""
         return self.decoder(tokens, cache=cache, train=train)
+
+    def _check(self, length):
+        if self.block_size < length:  # positions past the table would be NaN
+            raise UserError(f'Whisper: got {length} tokens, expected at most block_size={self.block_size}; fix: shorten '
+                            'the text', code='model/too-long')

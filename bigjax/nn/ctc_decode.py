@@ -38,16 +38,14 @@ class Beams(NamedTuple):
     symbol: jax.Array
 
 
-def prefix_beam(log_probs_BxTxK: jax.Array, frames_B: jax.Array, beams: int = 8,
-                longest: int = 0) -> tuple[jax.Array, jax.Array]:
+def prefix_beam(log_probs_BxTxK: jax.Array, frames_B: jax.Array, beams: int = 8) -> tuple[jax.Array, jax.Array]:
     """The most probable text that the search finds (Graves 2006, section 3; Hannun et al. 2014, algorithm 1, without a language
-    model), and its log-probability: (int32 [B, U], followed by zeros, float32 [B]).
+    model), and its log-probability: (int32 [B, T], followed by zeros, float32 [B]).
 
     Args:
       beams: W, the prefixes that are kept after each frame.
-      longest: U; 0 for T.
     """
-    U = longest or log_probs_BxTxK.shape[1]
+    U = log_probs_BxTxK.shape[1]  # a text has at most a symbol per frame
 
     def one(log_probs_TxK, frames):
         start = Beams(jnp.zeros((beams, U), jnp.int32), jnp.zeros(beams, jnp.int32),
@@ -77,7 +75,6 @@ def _extended(now: Beams, log_p_K: jax.Array) -> Beams:
     same = end[:, None] == jnp.arange(K)  # a symbol after itself is a new one only after a blank
     grown_WxK = jnp.where(same, now.blank[:, None], total[:, None]) + log_p_K
     grown_WxK = grown_WxK.at[:, BLANK].set(IMPOSSIBLE)
-    grown_WxK = jnp.where((now.length < U)[:, None], grown_WxK, IMPOSSIBLE)
     # A prefix that grows into another one that is kept is that one: their paths are added, and it is no candidate of its own.
     shorter = jnp.arange(U) < now.length[:, None]  # parent w, child c: equal up to the parent's length
     alike = ((now.text[:, None] == now.text[None]) | ~shorter[:, None]).all(-1)

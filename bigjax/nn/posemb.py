@@ -12,6 +12,7 @@ import numpy as np
 from bigjax.errors import UserError
 
 SCALINGS = ('none', 'linear', 'ntk', 'llama3')
+LONGEST_WAVE = 10_000.0  # of sines and cosines, in positions over 2 pi
 
 
 class Rope(NamedTuple):
@@ -74,14 +75,14 @@ def rotate(x_BxTxHxD: jax.Array, rope: Rope, positions: jax.Array | None = None)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxTxHxD.dtype)
 
 
-def sincos2d(height: int, width: int, features: int, temperature: float = 10_000.0) -> np.ndarray:
+def sincos2d(height: int, width: int, features: int) -> np.ndarray:
     """[height * width, features], 4 | features: sines and cosines of column and row (Chen et al. 2021, MoCo v3)."""
-    frequency = temperature ** (-np.arange(features // 4) / (features // 4 - 1))
+    frequency = LONGEST_WAVE ** (-np.arange(features // 4) / max(features // 4 - 1, 1))
     row, column = (grid.reshape(-1, 1) * frequency for grid in np.mgrid[:height, :width])
     return np.concatenate([np.sin(column), np.cos(column), np.sin(row), np.cos(row)], axis=1).astype(np.float32)
 
 
 def sinusoidal(length: int, width: int) -> np.ndarray:
     """[length, width], float32: sine and cosine of position / 10000^(2 i / width) in turn (Vaswani et al. 2017, sec. 3.5)."""
-    angle = np.arange(length)[:, None] * 10_000.0 ** (-np.arange(0, width, 2) / width)
+    angle = np.arange(length)[:, None] * LONGEST_WAVE ** (-np.arange(0, width, 2) / width)
     return np.stack([np.sin(angle), np.cos(angle)], -1).reshape(length, width).astype(np.float32)

@@ -7,14 +7,11 @@
 
 PLACE is hf:FOLDER (or an id of the hub), npz:FILE, torch:FILE or keras:FILE.weights.h5.
 """
-import sys
-
 import numpy as np
 
-from bigjax.errors import DONE, FAILED, NO, USER, UserError, command
+from bigjax.errors import DONE, NO, command
+from bigjax.io import array_diff, subcommands
 from bigjax.io.text import gib, printable, table
-
-SHOWN = 50  # differing arrays
 
 
 def ls(place: str) -> int:
@@ -54,36 +51,15 @@ def diff(first: str, second: str) -> int:
         return NO
     lines = [f'{name}: {a!r} and {b!r}' for name, (a, b) in config_json.differences(one, fields(other)).items()]
     ours, theirs = leaves(ours), leaves(theirs)
-    lines += [f'{path}: only in {first if path in ours else second}' for path in sorted(set(ours) ^ set(theirs))]
-    for path in sorted(set(ours) & set(theirs)):
-        a, b = np.asarray(ours[path]), np.asarray(theirs[path])
-        if a.shape != b.shape:
-            lines.append(f'{path}: {list(a.shape)} and {list(b.shape)}')
-        elif a.tobytes() != b.tobytes():
-            gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
-            lines.append(f'{path}: {int((gap != 0).sum()):,} of {a.size:,} numbers differ, by {np.nanmax(gap):.3g} at most')
-    more = [f'… and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
-    print('\n'.join([*lines[:SHOWN], *more]) or f'equal, {len(ours)} arrays bit for bit')
+    lines += array_diff.lines(ours, theirs, first, second)
+    print(array_diff.shown(lines, len(ours)))
     return NO if lines else DONE
 
 
-VERBS = {'ls': (ls, 1), 'convert': (convert, 2), 'diff': (diff, 2)}
+VERBS = {'ls': (ls, 1, 1), 'convert': (convert, 2, 2), 'diff': (diff, 2, 2)}
 
 
 @command('bigjax.weights')
 def main(argv: list[str]) -> int:
     """One command; returns its exit code."""
-    if not argv or argv[0] in ('-h', '--help'):
-        print(__doc__.strip())
-        return DONE if argv else USER
-    verb, *rest = argv
-    if verb not in VERBS:
-        raise UserError(f"'{printable(verb)}': got no such verb, expected one of {', '.join(VERBS)}", code='weights/verb')
-    function, count = VERBS[verb]
-    if len(rest) != count:
-        raise UserError(f"'{verb}': got {len(rest)} places, expected {count}; --help shows them", code='weights/arguments')
-    try:
-        return function(*rest)
-    except OSError as error:  # a store, a disk, a closed pipe
-        print(f'bigjax.weights: {error}', file=sys.stderr)
-        return FAILED
+    return subcommands.run('weights', __doc__, VERBS, argv)

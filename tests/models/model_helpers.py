@@ -36,6 +36,11 @@ def contrasted(model, *inputs):
     return jax.tree_util.tree_map_with_path(larger, init(model, *inputs))
 
 
+def applied(model, variables, *inputs, rngs=None, **how):
+    """`model.apply` in one compiled program; otherwise each of its operations is compiled by itself."""
+    return jax.jit(lambda variables, rngs, *inputs: model.apply(variables, *inputs, rngs=rngs, **how))(variables, rngs, *inputs)
+
+
 def paths(tree) -> set[str]:
     return {'/'.join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
 

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import conv_to_torch, dense_to_torch, init, parameters, paths
+from model_helpers import applied, conv_to_torch, dense_to_torch, init, parameters, paths
 
 from bigjax.models.cnn import CNN, VARIANTS
 from tests.refused import refused
@@ -38,7 +38,7 @@ def test_lenet5_equals_torch():
         h = torch.nn.functional.avg_pool2d(layer(h).tanh(), 2)
     h = h.permute(0, 2, 3, 1).flatten(1)
     expected = denses[2](denses[1](denses[0](h).tanh()).tanh()).detach().numpy()
-    np.testing.assert_allclose(model.apply(variables, x, train=False), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(applied(model, variables, x, train=False), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -55,7 +55,7 @@ def test_mnist1d_equals_torch():
     head = torch.nn.Linear(125, 10)
     dense_to_torch(variables['params']['head'], head)
     expected = head(h.permute(0, 2, 1).flatten(1)).detach().numpy()
-    np.testing.assert_allclose(model.apply(variables, x, train=False), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(applied(model, variables, x, train=False), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_a_population_is_its_members():
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     together = jax.vmap(lambda v: model.apply(v, x, train=False))(stacked)
     for one, variables in zip(together, members, strict=True):
-        np.testing.assert_allclose(one, model.apply(variables, x, train=False), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one, applied(model, variables, x, train=False), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('fields, code, names', [
@@ -82,8 +82,8 @@ def test_low_precision():
     x = np.random.default_rng(0).normal(size=(2, 28, 28, 1)).astype(np.float32)
     model = CNN(**VARIANTS['lenet5'], dtype=jnp.bfloat16)
     variables = init(model, x)
-    out = model.apply(variables, x, train=False)
+    out = applied(model, variables, x, train=False)
     assert out.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
-    full = CNN(**VARIANTS['lenet5']).apply(variables, x, train=False)
+    full = applied(CNN(**VARIANTS['lenet5']), variables, x, train=False)
     np.testing.assert_allclose(out.astype(np.float32), full, atol=0.1)

@@ -124,6 +124,13 @@ def test_past_the_caches_end_is_the_users_error():
         model.apply(variables, TOKENS[:, 6:], cache=cache)
 
 
+@pytest.mark.parametrize('more', [{'segments': TOKENS}, {'targets_BxT': TOKENS}], ids=['segments', 'targets'])
+def test_what_a_cache_does_not_take_is_refused(more):
+    model, variables = made('gpt2', num_layers=1)
+    with refused('model/unfit-options'):
+        jax.eval_shape(lambda: model.apply(variables, TOKENS, cache=model.init_cache(3, 9), **more))
+
+
 def test_a_cache_of_low_precision():
     model, variables = made('gpt2')
     call = jax.jit(model.apply)

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import abstract, conv_to_torch, dense_to_torch, init, norm_to_torch, parameters, size
+from model_helpers import abstract, applied, conv_to_torch, dense_to_torch, init, norm_to_torch, parameters, size
 
 from bigjax.models.gan import GAN, VARIANTS
 from tests.refused import refused
@@ -45,7 +45,7 @@ def test_discriminator_equals_torch(train):
     leaky = torch.nn.LeakyReLU(0.2)
     h = leaky(norm(down[1](pad(leaky(down[0](pad(torch.tensor(IMAGES).permute(0, 3, 1, 2))))))))
     expected = head(h.permute(0, 2, 3, 1).flatten(1))[:, 0].detach().numpy()
-    found, state = SMALL.apply(variables, IMAGES, train=train, method='discriminate', mutable=['batch_stats'])
+    found, state = applied(SMALL, variables, IMAGES, train=train, method='discriminate', mutable=['batch_stats'])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state['batch_stats']['discriminator']['down_1_norm']['mean'],
                                norm.running_mean.numpy(), rtol=1e-4, atol=1e-5)
@@ -81,7 +81,7 @@ def test_generator_equals_a_formula(train):
     padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2))
     expected = np.tanh(np.einsum('bijchw,hwcf->bijf', windows, p['image']['kernel']) + p['image']['bias'])
-    found, _ = SMALL.apply(variables, LATENTS, train=train, method='generate', mutable=['batch_stats'])
+    found, _ = applied(SMALL, variables, LATENTS, train=train, method='generate', mutable=['batch_stats'])
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
@@ -89,7 +89,7 @@ def test_generator_equals_a_formula(train):
 def test_low_precision_keeps_float32_statistics():
     model = SMALL.clone(dtype='bfloat16')
     variables = init(model, IMAGES)
-    image, state = model.apply(variables, LATENTS, train=True, method='generate', mutable=['batch_stats'])
+    image, state = applied(model, variables, LATENTS, train=True, method='generate', mutable=['batch_stats'])
     assert image.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((variables, state)))
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import abstract, dense_to_torch, init, norm_to_torch, parameters, paths, size
+from model_helpers import abstract, applied, dense_to_torch, init, norm_to_torch, parameters, paths, size
 
 from bigjax.models.gpt import GPT, VARIANTS
 from tests.refused import refused
@@ -100,8 +100,8 @@ def test_dropout_acts_in_training_only():
     variables = init(model, TOKENS)
     call = jax.jit(lambda v, key: model.apply(v, TOKENS, train=True, rngs={'dropout': key}))
     assert not np.allclose(call(variables, jax.random.key(0)), call(variables, jax.random.key(1)))
-    np.testing.assert_array_equal(model.apply(variables, TOKENS, train=False),
-                                  GPT(**SMALL).apply(variables, TOKENS, train=False))
+    np.testing.assert_array_equal(applied(model, variables, TOKENS, train=False),
+                                  applied(GPT(**SMALL), variables, TOKENS, train=False))
 
 
 @pytest.mark.parametrize('dropout', [0.0, 1e-9])
@@ -144,7 +144,7 @@ def test_low_precision(dropout):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     out = jax.jit(lambda v: model.apply(v, TOKENS, train=True, rngs={'dropout': jax.random.key(0)}))(variables)
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(out.astype(np.float32), GPT(**SMALL).apply(variables, TOKENS, train=False), atol=0.05)
+    np.testing.assert_allclose(out.astype(np.float32), applied(GPT(**SMALL), variables, TOKENS, train=False), atol=0.05)
 
 
 def test_a_population_is_its_members():
@@ -153,7 +153,7 @@ def test_a_population_is_its_members():
     together = jax.jit(jax.vmap(lambda v: model.apply(v, TOKENS, train=False)))(
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
     for one, variables in zip(together, members, strict=True):
-        np.testing.assert_allclose(one, model.apply(variables, TOKENS, train=False), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one, applied(model, variables, TOKENS, train=False), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(('remat', 'scan', 'least', 'most'), [

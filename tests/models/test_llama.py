@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from model_helpers import abstract, init, size
+from model_helpers import abstract, applied, init, size
 
 from bigjax.models.gpt import GPT, VARIANTS
 from bigjax.nn import stacking
@@ -58,7 +58,7 @@ def test_llama_equals_torch():
     torch = pytest.importorskip('torch', reason='torch is the reference')
     params = init(GPT(**LLAMA), TOKENS)['params']
     params = jax.tree.map(lambda p: p + 0.2 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    out = GPT(**LLAMA).apply({'params': params}, TOKENS, train=False)
+    out = applied(GPT(**LLAMA), {'params': params}, TOKENS, train=False)
     np.testing.assert_allclose(out, llama_torch(params, TOKENS, torch), rtol=1e-3, atol=1e-3)
 
 

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import dense_to_torch, init, parameters, paths
+from model_helpers import applied, dense_to_torch, init, parameters, paths
 
 from bigjax import models
 from bigjax.models.mlp import MLP, VARIANTS
@@ -36,7 +36,7 @@ def test_equals_torch_with_residual():
         dense_to_torch(variables['params'][name], layer)
     h = layers[0](torch.tensor(x[..., 0])).relu()
     expected = layers[2](h + layers[1](h).relu()).detach().numpy()
-    np.testing.assert_allclose(model.apply(variables, x, train=False), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(applied(model, variables, x, train=False), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('activation, torch_name', [
@@ -56,7 +56,7 @@ def test_dropout_rates_belong_to_layers():
         eye = jnp.eye(1000)
         zero = jnp.zeros(1000)
         params = {'dense_0': {'kernel': eye, 'bias': zero}, 'head': {'kernel': eye, 'bias': zero}}
-        out = model.apply({'params': params}, jnp.ones((20, 1000)), train=True, rngs={'dropout': jax.random.key(0)})
+        out = applied(model, {'params': params}, jnp.ones((20, 1000)), train=True, rngs={'dropout': jax.random.key(0)})
         return float((out > 0).mean()), float(out.max())
 
     share, scale = survivors((0.2, 0.0), 0)
@@ -71,8 +71,8 @@ def test_dropout_rests_in_evaluation():
     model = MLP(features=(8,), num_classes=2, dropout=0.5)
     x = jnp.ones((3, 4))
     variables = init(model, x)
-    np.testing.assert_array_equal(model.apply(variables, x, train=False),
-                                  MLP(features=(8,), num_classes=2).apply(variables, x, train=True))
+    np.testing.assert_array_equal(applied(model, variables, x, train=False),
+                                  applied(MLP(features=(8,), num_classes=2), variables, x, train=True))
 
 
 def test_a_wrong_number_of_rates_is_the_users_error():
@@ -90,10 +90,10 @@ def test_low_precision_keeps_float32_parameters(dtype):
     x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     model = MLP(features=(16,), num_classes=3, dtype=dtype)
     variables = init(model, x)
-    out = model.apply(variables, x, train=False)
+    out = applied(model, variables, x, train=False)
     assert out.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
-    full = MLP(features=(16,), num_classes=3).apply(variables, x, train=False)
+    full = applied(MLP(features=(16,), num_classes=3), variables, x, train=False)
     np.testing.assert_allclose(out.astype(np.float32), full, atol=0.03)
 
 

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import abstract, conv_to_torch, dense_to_torch, init, norm_to_torch, parameters, size
+from model_helpers import abstract, applied, conv_to_torch, dense_to_torch, init, norm_to_torch, parameters, size
 
 from bigjax.models.resnet import VARIANTS, ResNet, he_normal
 from tests.refused import refused
@@ -129,8 +129,8 @@ def test_blocks_that_start_as_the_identity():
     x = np.random.default_rng(0).normal(size=(3, 8, 8, 2)).astype(np.float32)
     variables = model.init(jax.random.key(0), x, train=False)
     head_only = ResNet(blocks=(0,), widths=(4,), num_classes=3)
-    out = model.apply(variables, x, train=True, mutable=['batch_stats'])[0]
-    np.testing.assert_allclose(out, head_only.apply(variables, x, train=True, mutable=['batch_stats'])[0], atol=1e-6)
+    out = applied(model, variables, x, train=True, mutable=['batch_stats'])[0]
+    np.testing.assert_allclose(out, applied(head_only, variables, x, train=True, mutable=['batch_stats'])[0], atol=1e-6)
     grads = jax.grad(lambda p: jnp.sum(jnp.square(model.apply(
         {**variables, 'params': p}, x, train=True, mutable=['batch_stats'])[0])))(variables['params'])
     scale = grads['stage_0_block_1']['norm_1']['scale']

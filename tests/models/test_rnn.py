@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import dense_to_torch, init, parameters, recurrent_to_torch
+from model_helpers import applied, dense_to_torch, init, parameters, recurrent_to_torch
 
 from bigjax.models.rnn import VARIANTS, CharLSTM, RNNClassifier
 from tests.refused import refused
@@ -41,7 +41,7 @@ def test_bidirectional_layers_equal_torch(cell, readout):
     head = torch.nn.Linear(seen.shape[-1], 3)
     dense_to_torch(params['head'], head)
     np.testing.assert_allclose(
-        model.apply({'params': params}, x, train=False), head(seen).detach().numpy(), rtol=1e-4, atol=1e-5)
+        applied(model, {'params': params}, x, train=False), head(seen).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('readout', ['last', 'mean'])
@@ -50,9 +50,9 @@ def test_padding_is_not_seen(readout):
     tokens = np.array([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]])
     variables = init(model, tokens)
     lengths = np.array([3, 5])
-    padded = model.apply(variables, tokens, lengths, train=False)
-    other = model.apply(variables, np.where(tokens == 0, 8, tokens), lengths, train=False)
-    alone = model.apply(variables, tokens[:1, :3], np.array([3]), train=False)
+    padded = applied(model, variables, tokens, lengths, train=False)
+    other = applied(model, variables, np.where(tokens == 0, 8, tokens), lengths, train=False)
+    alone = applied(model, variables, tokens[:1, :3], np.array([3]), train=False)
     np.testing.assert_array_equal(padded, other)
     np.testing.assert_allclose(padded[:1], alone, rtol=1e-5, atol=1e-6)
 
@@ -68,7 +68,7 @@ def test_char_lstm_equals_torch():
     head = torch.nn.Linear(6, 11)
     dense_to_torch(params['head'], head)
     expected = head(twin(torch.tensor(np.array(params['embed']['embedding'])[tokens]))[0]).detach().numpy()
-    np.testing.assert_allclose(model.apply({'params': params}, tokens, train=False), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(applied(model, {'params': params}, tokens, train=False), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_char_lstm_sees_only_the_past():
@@ -77,7 +77,7 @@ def test_char_lstm_sees_only_the_past():
     variables = init(model, tokens)
     changed = tokens.copy()
     changed[:, 5:] = 10
-    before, after = (model.apply(variables, t, train=False) for t in (tokens, changed))
+    before, after = (applied(model, variables, t, train=False) for t in (tokens, changed))
     np.testing.assert_array_equal(before[:, :5], after[:, :5])
     assert not np.allclose(before[:, 5:], after[:, 5:])
 
@@ -86,11 +86,11 @@ def test_dropout_acts_between_layers_and_rests_in_evaluation():
     model = CharLSTM(vocab_size=11, embed=4, features=6, layers=2, dropout=0.5)
     tokens = np.zeros((2, 4), np.int32)
     variables = init(model, tokens)
-    runs = [model.apply(variables, tokens, train=True, rngs={'dropout': jax.random.key(i)}) for i in range(2)]
+    runs = [applied(model, variables, tokens, train=True, rngs={'dropout': jax.random.key(i)}) for i in range(2)]
     assert not np.allclose(*runs)
     plain = CharLSTM(vocab_size=11, embed=4, features=6, layers=2)
     np.testing.assert_array_equal(
-        model.apply(variables, tokens, train=False), plain.apply(variables, tokens, train=True))
+        applied(model, variables, tokens, train=False), applied(plain, variables, tokens, train=True))
 
 
 def test_a_population_is_its_members():
@@ -100,16 +100,16 @@ def test_a_population_is_its_members():
     together = jax.vmap(lambda v: model.apply(v, x, train=False))(
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
     for one, variables in zip(together, members, strict=True):
-        np.testing.assert_allclose(one, model.apply(variables, x, train=False), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one, applied(model, variables, x, train=False), rtol=1e-4, atol=1e-5)
 
 
 def test_low_precision():
     x = np.random.default_rng(0).normal(size=(2, 9, 3)).astype(np.float32)
     model = RNNClassifier('lstm', 8, num_classes=3, dtype=jnp.bfloat16)
     variables = init(model, x)
-    out = model.apply(variables, x, train=False)
+    out = applied(model, variables, x, train=False)
     assert out.dtype == jnp.bfloat16
-    full = RNNClassifier('lstm', 8, num_classes=3).apply(variables, x, train=False)
+    full = applied(RNNClassifier('lstm', 8, num_classes=3), variables, x, train=False)
     np.testing.assert_allclose(out.astype(np.float32), full, atol=0.03)
 
 

@@ -1,8 +1,10 @@
 """Classifiers of texts: the definition in NumPy, and what is beyond the mask."""
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_helpers import init
 
 from bigjax.models import rnn, text
 
@@ -14,18 +16,20 @@ MODELS = {'cnn': text.TextCNN(10, embed=6, channels=4, widths=(2, 3), num_classe
           'lstm': rnn.RNNClassifier(vocab_size=10, embed=6, features=4, num_classes=3, readout='mean', bidirectional=True)}
 
 
+@functools.cache
 def variables(name):
     """Parameters away from their initial values, where a head is zero."""
-    made = MODELS[name].init(jax.random.key(0), TOKENS, train=False)
-    leaves, tree = jax.tree.flatten(made)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(tree, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    return jax.tree.map(lambda x: 3 * x, init(MODELS[name], TOKENS))
+
+
+def applied(name, tokens, mask):
+    call = jax.jit(functools.partial(MODELS[name].apply, train=False))
+    return np.asarray(call(variables(name), np.asarray(tokens), mask=mask))
 
 
 @pytest.mark.parametrize('name', MODELS)
 def test_padding_changes_nothing(name):
-    model, params = MODELS[name], variables(name)
-    apply = lambda tokens, mask: np.asarray(model.apply(params, jnp.asarray(tokens), mask=mask, train=False))
+    apply = functools.partial(applied, name)
     whole = apply(TOKENS, MASK)
     other = np.where(MASK, TOKENS, 7)
     np.testing.assert_allclose(apply(other, MASK), whole, atol=1e-5)
@@ -47,12 +51,11 @@ def test_convolutions_are_the_definition():
                        range(len(padded) - width + 1)]
             features.append(np.maximum(np.array(windows) + p[f'conv_{width}']['bias'], 0).max(axis=0))
         logits.append(np.concatenate(features) @ p['head']['kernel'] + p['head']['bias'])
-    found = MODELS['cnn'].apply(variables('cnn'), TOKENS, mask=MASK, train=False)
-    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(applied('cnn', TOKENS, MASK), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_the_mean_is_the_definition():
     p = jax.tree.map(np.asarray, variables('mean')['params'])
     means = [p['embed']['embedding'][row[:n]].mean(axis=0) for row, n in zip(TOKENS, LENGTHS, strict=True)]
-    np.testing.assert_allclose(MODELS['mean'].apply(variables('mean'), TOKENS, mask=MASK, train=False),
+    np.testing.assert_allclose(applied('mean', TOKENS, MASK),
                                np.array(means) @ p['head']['kernel'] + p['head']['bias'], rtol=1e-4, atol=1e-4)

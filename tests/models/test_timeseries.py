@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import conv_to_torch, dense_to_torch, init, norm_to_torch, parameters
+from model_helpers import applied, conv_to_torch, dense_to_torch, init, norm_to_torch, parameters
 
 from bigjax.models.timeseries import FCN, TCN, VARIANTS, ResNet1D
 
@@ -80,10 +80,10 @@ def test_low_precision_keeps_float32_statistics():
     x = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
     model = FCN(channels=(8, 8), kernels=(5, 3), dtype='bfloat16')
     variables = init(model, x)
-    out, state = model.apply(variables, x, train=True, mutable=['batch_stats'])
+    out, state = applied(model, variables, x, train=True, mutable=['batch_stats'])
     assert out.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((variables, state)))
-    full = FCN(channels=(8, 8), kernels=(5, 3)).apply(variables, x, train=True, mutable=['batch_stats'])[0]
+    full = applied(FCN(channels=(8, 8), kernels=(5, 3)), variables, x, train=True, mutable=['batch_stats'])[0]
     np.testing.assert_allclose(out.astype(np.float32), full, atol=0.05)
 
 
@@ -113,7 +113,7 @@ def test_tcn_equals_torch():
         head = torch.nn.Linear(4, 5)
         dense_to_torch(params['head'], head)
         expected = head(h[..., -1]).numpy()
-    np.testing.assert_allclose(model.apply({'params': params}, x, train=False), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(applied(model, {'params': params}, x, train=False), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_kernels_of_a_tcn_start_at_their_own_length():

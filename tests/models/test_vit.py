@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import abstract, dense_to_torch, init, norm_to_torch, size
+from model_helpers import abstract, applied, dense_to_torch, init, norm_to_torch, size
 
 from bigjax.models.vit import VARIANTS, ViT
 from tests.refused import refused
@@ -51,7 +51,7 @@ def test_equals_torch():
         h = torch.nn.functional.gelu(dense(block['mlp']['up'], norm(block['mlp_norm'], y)))
         y = y + dense(block['mlp']['down'], h)
     expected = dense(params['head'], norm(params['final_norm'], y)[:, 0]).detach().numpy()
-    np.testing.assert_allclose(model.apply({'params': params}, x, train=False), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(applied(model, {'params': params}, x, train=False), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(('options', 'code'), [

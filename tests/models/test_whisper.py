@@ -25,7 +25,7 @@ def test_sizes(variant, count):
 def test_one_token_at_a_time_is_all_at_once():
     model = Whisper(**FIELDS)
     variables = init(model, FEATURES, TOKENS)
-    whole = np.asarray(model.apply(variables, FEATURES, TOKENS))
+    whole = np.asarray(jax.jit(model.apply)(variables, FEATURES, TOKENS))
     step = jax.jit(lambda tokens, cache: model.apply(variables, tokens, cache, method='decode'))
     cache = jax.jit(lambda x: model.apply(variables, x, 9, method='start'))(FEATURES)
     first, cache = step(TOKENS[:, :3], cache)
@@ -34,6 +34,21 @@ def test_one_token_at_a_time_is_all_at_once():
         logits, cache = step(TOKENS[:, t:t + 1], cache)
         found.append(np.asarray(logits))
     np.testing.assert_allclose(np.concatenate(found, axis=1), whole, atol=2e-5)
+
+
+def test_more_tokens_than_positions_are_refused():
+    model = Whisper(**FIELDS)
+    long = np.zeros((2, 13), np.int32)
+    with refused('model/too-long', '13 tokens', 'block_size=12'):
+        parameters(model, FEATURES, long)
+    with refused('model/too-long', '13 tokens', 'block_size=12'):
+        jax.eval_shape(lambda v: model.apply(v, FEATURES, 13, method='start'), init(model, FEATURES, TOKENS))
+
+
+def test_the_cache_has_the_type_of_the_computation():
+    model = Whisper(**FIELDS, dtype=jnp.bfloat16)
+    cache = jax.eval_shape(lambda v: model.apply(v, FEATURES, 9, method='start'), init(model, FEATURES, TOKENS))
+    assert {leaf.dtype for leaf in jax.tree.leaves((cache.layers, cache.cross))} == {jnp.dtype(jnp.bfloat16)}
 
 
 def their_names(state):

@@ -14,7 +14,7 @@ from tests import tiers
 
 def same(mine, theirs, x, members=0):
     """Equal parameters in, equal outputs and gradients of parameters and input out; also for stacked members."""
-    params = theirs.init(jax.random.key(1), x)['params']
+    params = jax.jit(theirs.init)(jax.random.key(1), x)['params']
     def value(module):
         def f(params, x):
             y = module.apply({'params': params}, x)

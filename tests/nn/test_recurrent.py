@@ -1,4 +1,6 @@
 """LSTM, GRU and the plain recurrence against their equations step by step in plain JAX, whose derivatives are JAX's own."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,25 +43,38 @@ def unrolled(step, states, params, x, lengths, reverse):
     return carry, jnp.stack(outputs, axis=1)
 
 
+def drawn(layer, x):
+    """Variables in which biases are as large as weights."""
+    shapes, rng = jax.eval_shape(layer.init, jax.random.key(0), x), np.random.default_rng(1)
+    return jax.tree.map(lambda p: rng.normal(0, 0.5, p.shape).astype(p.dtype), shapes)
+
+
+def value(f, params, x):
+    """The results of `f`, and the gradients of a function of them."""
+    def total(params, x):
+        carry, y = f(params, x)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((carry, 2 * y))), (carry, y)
+    return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(params, x)
+
+
+@functools.cache
+def by_equations(cell, reverse, padded):
+    """(parameters, input [3, 7, 2], lengths of its rows, `value` of the equations)."""
+    layer, step, states = CELLS[cell]
+    x = np.random.default_rng(0).normal(size=(3, 7, 2)).astype(np.float32)
+    lengths = np.array([7, 4, 1]) if padded else np.array([7, 7, 7])
+    params = drawn(layer(5), x)['params']
+    return params, x, lengths, value(lambda params, x: unrolled(step, states, params, x, lengths, reverse), params, x)
+
+
 @pytest.mark.parametrize('reverse', [False, True])
 @pytest.mark.parametrize('padded', [False, True])
 @pytest.mark.parametrize('unroll', tiers.first(2, [0, 1, 3]))
 @pytest.mark.parametrize('cell', CELLS)
 def test_values_and_gradients(cell, reverse, padded, unroll):
-    layer, step, states = CELLS[cell]
-    x = jax.random.normal(jax.random.key(0), (3, 7, 2))
-    lengths = jnp.array([7, 4, 1]) if padded else jnp.array([7, 7, 7])
-    module = layer(5, reverse=reverse, unroll=unroll, bias_init=jax.nn.initializers.normal(0.5))
-    params = module.init(jax.random.key(1), x)['params']
-
-    def value(f):
-        def total(params, x):
-            carry, y = f(params, x)
-            return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((carry, 2 * y))), (carry, y)
-        return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(params, x)
-
-    mine = value(lambda params, x: module.apply({'params': params}, x, lengths=lengths if padded else None))
-    theirs = value(lambda params, x: unrolled(step, states, params, x, lengths, reverse))
+    params, x, lengths, theirs = by_equations(cell, reverse, padded)
+    module = CELLS[cell][0](5, reverse=reverse, unroll=unroll)
+    mine = value(lambda params, x: module.apply({'params': params}, x, lengths=lengths if padded else None), params, x)
     for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
@@ -67,11 +82,12 @@ def test_values_and_gradients(cell, reverse, padded, unroll):
 @pytest.mark.parametrize('cell', CELLS)
 def test_one_step_at_a_time_is_the_whole_sequence(cell):
     layer, _, _ = CELLS[cell]
-    x = jax.random.normal(jax.random.key(0), (3, 6, 2))
-    variables = layer(4).init(jax.random.key(1), x)
-    (last, whole), carry = layer(4).apply(variables, x), None
+    x = np.random.default_rng(0).normal(size=(3, 6, 2)).astype(np.float32)
+    variables = drawn(layer(4), x)
+    (last, whole), carry = jax.jit(layer(4).apply)(variables, x), None
+    step = jax.jit(lambda carry, x: layer(4).apply(variables, carry, x, method='step'))
     for t in range(6):
-        carry, y = layer(4).apply(variables, carry, x[:, t], method='step')
+        carry, y = step(carry, x[:, t])
         np.testing.assert_allclose(y, whole[:, t], rtol=1e-5, atol=1e-6)
     for one, other in zip(jax.tree.leaves(carry), jax.tree.leaves(last), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -18,10 +18,10 @@ def test_equals_linen(kernel, stride):
     ours, theirs = ConvTranspose(6, kernel, stride), nn.ConvTranspose(6, kernel, stride)
     variables = {'params': {'kernel': jnp.asarray(rng.normal(size=(*kernel, 3, 6)), jnp.float32),
                             'bias': jnp.asarray(rng.normal(size=6), jnp.float32)}}
-    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, variables)
-    expected = theirs.apply(variables, x)
+    assert jax.tree.map(jnp.shape, jax.eval_shape(ours.init, jax.random.key(0), x)) == jax.tree.map(jnp.shape, variables)
+    expected = jax.jit(theirs.apply)(variables, x)
     weight = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
-    both = [jax.value_and_grad(lambda v, x, m=m: jnp.sum(m.apply(v, x) * weight), argnums=(0, 1))(variables, x)
+    both = [jax.jit(jax.value_and_grad(lambda v, x, m=m: jnp.sum(m.apply(v, x) * weight), argnums=(0, 1)))(variables, x)
             for m in (ours, theirs)]
-    np.testing.assert_allclose(ours.apply(variables, x), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(ours.apply)(variables, x), expected, rtol=1e-4, atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *both)

@@ -1,4 +1,6 @@
 """Sequence to sequence: the loss against torch, padding, exact match."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +21,17 @@ def variables():
     return jax.jit(lambda key: MODEL.init(key, SOURCE, TARGET, train=False))(jax.random.key(0))
 
 
+def loss_of(variables, batch, **how):
+    task = tasks.teacher_forcing(**how)
+    return jax.jit(lambda variables, batch: task.loss(bind(MODEL), variables, batch, None, True))(variables, batch)
+
+
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])
 def test_loss_equals_torch(variables, smoothing):
     torch = pytest.importorskip('torch', reason='torch is the reference')
     batch = {'source': SOURCE, 'target': TARGET}
-    result = tasks.teacher_forcing(label_smoothing=smoothing).loss(bind(MODEL), variables, batch, None, True)
-    logits = np.array(MODEL.apply(variables, SOURCE, TARGET[:, :-1], train=False))
+    result = loss_of(variables, batch, label_smoothing=smoothing)
+    logits = np.array(jax.jit(functools.partial(MODEL.apply, train=False))(variables, SOURCE, TARGET[:, :-1]))
     expected = torch.nn.functional.cross_entropy(
         torch.tensor(logits).flatten(0, 1), torch.tensor(TARGET[:, 1:]).long().flatten(), ignore_index=0,
         label_smoothing=smoothing)
@@ -35,11 +42,10 @@ def test_loss_equals_torch(variables, smoothing):
 
 
 def test_padding_changes_nothing(variables):
-    task = tasks.teacher_forcing()
-    alone = task.loss(bind(MODEL), variables, {'source': SOURCE[:2], 'target': TARGET[:2]}, None, True)
+    alone = loss_of(variables, {'source': SOURCE[:2], 'target': TARGET[:2]})
     more = {'source': np.pad(SOURCE, ((0, 0), (0, 2))), 'target': np.pad(TARGET, ((0, 0), (0, 3))),
             MASK: np.array([1, 1, 0], np.float32)}
-    padded = task.loss(bind(MODEL), variables, more, None, True)
+    padded = loss_of(variables, more)
     np.testing.assert_allclose(objective(alone), objective(padded), rtol=1e-6)
     np.testing.assert_allclose(alone[1].metrics['accuracy'], padded[1].metrics['accuracy'], rtol=1e-6)
 

@@ -61,18 +61,17 @@ def test_a_run_compiles_its_step_and_its_evaluators_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_second_start_compiles_nothing_that_took_time(tmp_path):
+def test_the_second_start_compiles_nothing(tmp_path):
     told = []
     for workdir in ('a', 'b'):
         done = subprocess.run(
             [sys.executable, '-m', 'experiments.mnist1d', '--variant=mlp', f'--workdir={tmp_path / workdir}',
              f'--compile_cache={tmp_path / "cache"}', '--config.data=fake', '--config.steps=4', '--config.population=1'],
-            capture_output=True, text=True, env={**os.environ, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.01'})
+            capture_output=True, text=True, env={**os.environ, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'})
         assert done.returncode == 0, done.stderr
         told.append(re.search(r'compiled (\d+) programs in ([\d.]+) s, (\d+) of them found in (.*)', done.stdout).groups())
-    (first, seconds, none, place), (second, less, found, _) = told
-    assert place == str(tmp_path / 'cache') and none == '0' and first == second
-    assert int(found) >= 3 and float(less) < 0.25 * float(seconds)
+    (first, _, none, place), (second, _, found, _) = told
+    assert place == str(tmp_path / 'cache') and none == '0' and first == second == found
 
 
 def test_a_cache_that_is_off(monkeypatch):

@@ -16,7 +16,7 @@ from bigjax.errors import UserError
 from bigjax.models.bert import BERT
 from bigjax.models.gpt import GPT
 from bigjax.models.seq2seq import EncoderDecoder
-from bigjax.weights import commands, safetensors_format
+from bigjax.weights import commands, npz_format, safetensors_format
 from bigjax.weights.reader import leaves
 from tests.refused import refused
 
@@ -84,9 +84,12 @@ def test_files_of_another_dtype(tmp_path, dtype):
     ours = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables(MODELS['llama']))
     weights.save(MODELS['llama'], ours, f'hf:{tmp_path}/x')
     assert json.loads((tmp_path / 'x' / 'config.json').read_text())['dtype'] == dtype
-    _, found, _ = weights.load(f'hf:{tmp_path}/x')
-    assert equal(found, jax.tree.map(lambda x: x.astype(jnp.float32), ours))
-    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype('float32')}
+    weights.save(MODELS['llama'], ours, f'npz:{tmp_path}/x.npz')
+    assert {np.dtype(tensor.dtype).name for tensor in npz_format.read(tmp_path / 'x.npz')[1].values()} == {dtype}
+    for place in (f'hf:{tmp_path}/x', f'npz:{tmp_path}/x.npz'):
+        _, found, _ = weights.load(place)
+        assert equal(found, jax.tree.map(lambda x: x.astype(jnp.float32), ours))
+        assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype('float32')}
 
 
 def test_a_head_of_another_size_is_initialised_anew_and_reported(tmp_path):
