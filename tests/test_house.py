@@ -22,10 +22,11 @@ def trees() -> dict[str, ast.AST]:
             for folder in ('bigjax', 'experiments', 'launch') for path in sorted((ROOT / folder).rglob('*.py'))}
 
 
-def imported(tree) -> set[str]:
+@functools.cache
+def imported(path: str) -> set[str]:
     """The full names that a file imports, anywhere in it."""
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(trees()[path]):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -39,12 +40,12 @@ def name_of(node) -> str:
 
 def test_imports_go_down():
     climbing = []
-    for path, tree in trees().items():
+    for path in trees():
         parts = pathlib.Path(path).with_suffix('').parts
         if parts[0] != 'bigjax' or parts[1] == '__init__':
             continue
         floor = VERBS if parts[-1] == 'verb' else FLOOR.get(parts[1], VERBS)
-        climbing += [f'{path} imports {name}' for name in imported(tree)
+        climbing += [f'{path} imports {name}' for name in imported(path)
                      if name.startswith('bigjax.') and FLOOR.get(name.split('.')[1], VERBS) > floor]
     assert not climbing
 
@@ -52,7 +53,7 @@ def test_imports_go_down():
 def test_no_two_files_import_each_other():
     """A package that exports its files' names is not imported by these files: they name one another."""
     names = {'.'.join(pathlib.Path(path).with_suffix('').parts).removesuffix('.__init__'): path for path in trees()}
-    imports = {name: names.keys() & {part for full in imported(trees()[path]) for part in (full, full.rpartition('.')[0])}
+    imports = {name: names.keys() & {part for full in imported(path) for part in (full, full.rpartition('.')[0])}
                for name, path in names.items()}
     assert not [(name, other) for name, found in imports.items() for other in found if name < other and name in imports[other]]
 
@@ -61,7 +62,7 @@ def test_no_two_files_import_each_other():
     (CHANGING, 'bigjax/compat.py'), (re.compile(r'orbax\b'), 'bigjax/checkpoint/manager.py'),
     (re.compile(r'grain\b'), 'bigjax/data/pipeline.py')))
 def test_what_changes_between_versions_has_one_address(changing, home):
-    found = {path for path, tree in trees().items() if any(changing.match(name) for name in imported(tree))}
+    found = {path for path in trees() if any(changing.match(name) for name in imported(path))}
     assert found == {home}
 
 

@@ -10,7 +10,7 @@ A family is data in one file of `families/`. Every array of a file and every par
 missing or has no place is refused by name; a head of another size is initialised anew, and reported.
 """
 from bigjax.weights.place import is_place
-from bigjax.weights.reader import into, load
+from bigjax.weights.reader import check, into, load
 from bigjax.weights.writer import save
 
-__all__ = ['into', 'is_place', 'load', 'save']
+__all__ = ['check', 'into', 'is_place', 'load', 'save']

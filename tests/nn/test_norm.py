@@ -1,4 +1,6 @@
 """Normalization of inputs that are not centred: values and gradients against float64, and against torch."""
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,19 +31,21 @@ def case(shape, mean, seed=0):
     return (mean + draw(*shape)).astype(np.float32), draw(*shape), 1 + 0.3 * draw(shape[-1]), draw(shape[-1])
 
 
-def ours(module, x, dy, scale, bias, platform='cpu'):
-    """(y, dx, dscale, dbias) of a layer, the statistics being the batch's."""
-    def f(params, x):
-        return module.apply({'params': params, **stats}, x, mutable=list(stats))[0]
-    stats = {k: v for k, v in module.init(jax.random.key(0), x).items() if k != 'params'}
-
-    @jax.jit
+@functools.cache
+def compiled(module, platform):
+    """The function (parameters, x, dy) -> (y, their gradients), the statistics being the batch's; one for all values."""
     def run(params, x, dy):
-        y, pull = jax.vjp(f, params, x)
+        stats = {k: v for k, v in module.init(jax.random.key(0), x).items() if k != 'params'}
+        y, pull = jax.vjp(lambda params, x: module.apply({'params': params, **stats}, x, mutable=list(stats))[0], params, x)
         return y, *pull(dy)
 
+    return jax.jit(run)
+
+
+def ours(module, x, dy, scale, bias, platform='cpu'):
+    """(y, dx, dscale, dbias) of a layer."""
     with cpu.lowering_for(platform):
-        y, params, dx = run({'scale': scale, 'bias': bias}, x, dy)
+        y, params, dx = compiled(module, platform)({'scale': scale, 'bias': bias}, x, dy)
     return y, dx, params['scale'], params['bias']
 
 
@@ -108,10 +112,10 @@ def test_as_torch(layer, mean):
 def test_layer_norm_is_linens(bias):
     x, dy, *_ = case((3, 5, 16), 0.5)
     mine, theirs = (layer(use_bias=bias) for layer in (LayerNorm, nn.LayerNorm))
-    params = theirs.init(jax.random.key(0), x)
-    assert jax.tree.map(jnp.shape, mine.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, params)
+    params = jax.jit(theirs.init)(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, jax.eval_shape(mine.init, jax.random.key(0), x)) == jax.tree.map(jnp.shape, params)
     for members in (False, True):
         grad = lambda m: jax.grad(lambda p, x: jnp.sum(m.apply(p, x) * dy), (0, 1))
-        f, g = ((jax.vmap(grad(m), (None, 0)) if members else grad(m)) for m in (mine, theirs))
+        f, g = (jax.jit(jax.vmap(grad(m), (None, 0)) if members else grad(m)) for m in (mine, theirs))
         given = np.stack([x, 2 * x]) if members else x
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), f(params, given), g(params, given))

@@ -1,8 +1,14 @@
 """A loss's only term, and the objective of a loss on one batch."""
+import jax
 import numpy as np
 
 from bigjax.tasks import loss_metrics
 from bigjax.tasks import mean as value_of
+
+
+def evaluated(task, apply, variables, batch, rng=None, train=True):
+    """The loss of a task in one compiled program; otherwise each of its operations is compiled by itself."""
+    return jax.jit(lambda variables, batch, rng: task.loss(apply, variables, batch, rng, train))(variables, batch, rng)
 
 
 def only(result):

@@ -1,4 +1,6 @@
 """The variational bound against quadrature and Monte Carlo; the blindness of a GAN's two groups of parameters."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,8 @@ PIXELS = np.random.default_rng(0).integers(0, 2, (4, 6)).astype(np.float32)
 @pytest.fixture(scope='module')
 def vae():
     model = VAE(shape=(6,), hidden=(5,), latent=1)
-    variables = model.init({'params': jax.random.key(0), 'sample': jax.random.key(1)}, PIXELS, train=False)
+    rngs = {'params': jax.random.key(0), 'sample': jax.random.key(1)}
+    variables = jax.jit(lambda: model.init(rngs, PIXELS, train=False))()
     variables['params']['encoder']['logvar'] = {'kernel': jnp.full((5, 1), 0.1), 'bias': jnp.full(1, -0.2)}
     return model, variables
 
@@ -138,23 +141,29 @@ def test_each_group_gets_the_gradient_of_its_own_term(gan):
     close(mean(metrics['g_loss']), g)
 
 
+@functools.partial(jax.jit, static_argnames='train')
+def gan_loss(variables, batch, train):
+    return tasks.gan(3).loss(bind(SMALL), variables, batch, jax.random.key(0), train)
+
+
 def test_statistics_of_both_networks_move(gan):
-    _, aux = tasks.gan(3).loss(bind(SMALL), gan, {'image': IMAGES}, jax.random.key(0), True)
+    _, aux = gan_loss(gan, {'image': IMAGES}, True)
     before, after = gan['batch_stats'], aux.model_state['batch_stats']
     assert jax.tree.structure(dict(before)) == jax.tree.structure(dict(after))
     moved = jax.tree.map(lambda a, b: not np.allclose(a, b), before, after)
     assert all(jax.tree.leaves(moved))
-    _, rest = tasks.gan(3).loss(bind(SMALL), gan, {'image': IMAGES}, jax.random.key(0), False)
+    _, rest = gan_loss(gan, {'image': IMAGES}, False)
     jax.tree.map(np.testing.assert_array_equal, rest.model_state.get('batch_stats', before), before)
 
 
 def test_padding_changes_nothing_in_evaluation(gan):
     batch = {'image': IMAGES, MASK: np.array([1, 1, 0, 0], np.float32)}
     other = dict(batch, image=np.where(batch[MASK][:, None, None, None] > 0, IMAGES, 0.5))
-    runs = [tasks.gan(3).loss(bind(SMALL), gan, b, jax.random.key(0), False) for b in (batch, other)]
+    runs = [gan_loss(gan, b, False) for b in (batch, other)]
     assert objective(runs[0]) == objective(runs[1]) and runs[0][1].metrics['d_real'] == runs[1][1].metrics['d_real']
 
 
 def test_samples_are_one_per_example_and_others_for_each_key(gan):
-    samples = [np.asarray(tasks.gan(3).predict(bind(SMALL), gan, {'image': IMAGES}, jax.random.key(k))) for k in (0, 1)]
+    draw = jax.jit(lambda key: tasks.gan(3).predict(bind(SMALL), gan, {'image': IMAGES}, key))
+    samples = [np.asarray(draw(jax.random.key(k))) for k in (0, 1)]
     assert samples[0].shape == IMAGES.shape and len(np.unique(np.asarray(samples)[..., 0, 0, 0])) == 8

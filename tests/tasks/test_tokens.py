@@ -11,7 +11,7 @@ from bigjax.models.gpt import GPT
 from bigjax.tasks import MASK, bind, language, masked_language, sequence, spans, token_classification
 from bigjax.tasks.tokens import IGNORE, beside, cross_entropy, segments_between
 from tests.refused import refused
-from tests.tasks.terms import mean, objective, only
+from tests.tasks.terms import evaluated, mean, objective, only
 
 RNG = np.random.default_rng(0)
 V, B, T = 7, 4, 6
@@ -64,13 +64,13 @@ def test_smoothing_and_z_loss_are_those_of_training(kind):
     p, safe = log_softmax(logits, -1), np.where(counted, truth, 0)
     nats = -np.take_along_axis(p, safe[..., None], -1)[..., 0]
     smooth = 0.8 * nats - 0.2 * p.mean(-1)
-    terms, aux = task.loss(apply, TABLE, batch, None, True)
+    terms, aux = evaluated(task, apply, TABLE, batch)
     z = np.square(logsumexp(logits, -1))
     np.testing.assert_allclose(objective((terms, aux)), (smooth[counted] + 0.01 * z[counted]).mean(), rtol=1e-5)
     np.testing.assert_allclose(terms['z'].values, z, rtol=1e-4)
-    np.testing.assert_allclose(objective(task.loss(apply, TABLE, batch, None, False)), nats[counted].mean(), rtol=1e-5)
-    np.testing.assert_array_equal(objective(task.loss(apply, TABLE, batch, None, False)),
-                                  objective(plain.loss(apply, TABLE, batch, None, True)))
+    np.testing.assert_allclose(objective(evaluated(task, apply, TABLE, batch, train=False)), nats[counted].mean(), rtol=1e-5)
+    np.testing.assert_array_equal(objective(evaluated(task, apply, TABLE, batch, train=False)),
+                                  objective(evaluated(plain, apply, TABLE, batch)))
 
 
 def test_a_loss_without_logits_has_no_smoothing():
@@ -100,12 +100,12 @@ def test_no_loss_crosses_from_one_document_to_the_next():
     parted, more, _ = only(found.loss(bigram, TABLE, {'tokens': stream[:, :9]}, None, True))
     np.testing.assert_array_equal(np.asarray(parted)[np.asarray(more) > 0], np.asarray(values)[np.asarray(weights) > 0])
     shifted = {'tokens': stream[:, :-1], 'targets': stream[:, 1:]}
-    assert only(found.loss(bigram, TABLE, shifted, None, True))[1].tolist() == [[1, 1, 0, 1, 0, 1, 1, 1, 0, 1, 1]]
+    assert only(evaluated(found, bigram, TABLE, shifted))[1].tolist() == [[1, 1, 0, 1, 0, 1, 1, 1, 0, 1, 1]]
 
 
 def test_padding_within_a_row_is_not_predicted():
     counts = np.arange(T)[None] < np.array([[6], [2], [1], [4]])
-    weights = only(language.next_token().loss(bigram, TABLE, {'tokens': TOKENS, 'mask': counts}, None, True))[1]
+    weights = only(evaluated(language.next_token(), bigram, TABLE, {'tokens': TOKENS, 'mask': counts}))[1]
     np.testing.assert_array_equal(weights, counts[:, 1:])
 
 
@@ -159,7 +159,7 @@ def test_hidden_tokens_alone_are_counted_and_hidden_anew_by_the_key():
 def test_tokens_that_were_hidden_before_are_taken_as_they_are():
     torch = pytest.importorskip('torch', reason='torch is the reference')
     batch = {'tokens': TOKENS, 'targets': TARGETS}
-    values, weights, _ = only(masked_language.masked_token(3, V).loss(bigram, TABLE, batch, jax.random.key(0), True))
+    values, weights, _ = only(evaluated(masked_language.masked_token(3, V), bigram, TABLE, batch, jax.random.key(0), True))
     logits = torch.tensor(np.asarray(TABLE['params']['table'])[TOKENS]).flatten(0, 1)
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor(TARGETS).long().flatten(), ignore_index=IGNORE)
     np.testing.assert_allclose(mean(values, weights), float(expected), rtol=1e-5)
@@ -171,7 +171,7 @@ def test_tokens_that_were_hidden_before_are_taken_as_they_are():
 def test_labels_of_tokens_equal_torch(smoothing):
     torch = pytest.importorskip('torch', reason='torch is the reference')
     task = token_classification.softmax(label_smoothing=smoothing)
-    values, weights, aux = only(task.loss(bigram, TABLE, {'tokens': TOKENS, 'labels': TARGETS}, None, True))
+    values, weights, aux = only(evaluated(task, bigram, TABLE, {'tokens': TOKENS, 'labels': TARGETS}))
     logits = np.asarray(TABLE['params']['table'])[TOKENS]
     expected = torch.nn.functional.cross_entropy(torch.tensor(logits).flatten(0, 1), torch.tensor(TARGETS).long().flatten(),
                                                  ignore_index=IGNORE, label_smoothing=smoothing)
@@ -183,7 +183,7 @@ def test_labels_of_tokens_equal_torch(smoothing):
 def test_spans_equal_torch_and_an_answer_outside_the_row_has_no_loss():
     torch = pytest.importorskip('torch', reason='torch is the reference')
     start, end = np.array([1, 0, IGNORE, 2]), np.array([3, 0, IGNORE, 5])
-    result = spans.span().loss(of_start_and_end, TABLE, {'tokens': TOKENS, 'start': start, 'end': end}, None, True)
+    result = evaluated(spans.span(), of_start_and_end, TABLE, {'tokens': TOKENS, 'start': start, 'end': end})
     logits = np.asarray(TABLE['params']['table'])[TOKENS][..., :2]
     entropy = torch.nn.functional.cross_entropy
     both = [entropy(torch.tensor(logits[..., i]), torch.tensor(t), ignore_index=IGNORE) for i, t in enumerate((start, end))]
@@ -262,7 +262,7 @@ def test_padding_of_rows_and_of_examples_changes_nothing(name):
 def test_low_precision_logits_give_a_float32_loss(name):
     task, apply, batch = TASKS[name]
     low = lambda *args, **named: (apply(*args, **named)[0].astype(jnp.bfloat16), {})
-    values, weights, aux = only(task.loss(low, TABLE, batch, None, True))
+    values, weights, aux = only(evaluated(task, low, TABLE, batch))
     assert values.dtype == weights.dtype == next(iter(aux.metrics.values()))[0].dtype == jnp.float32
 
 
