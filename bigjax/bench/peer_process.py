@@ -1,7 +1,8 @@
 """A peer in a process of its own: `keep_memory` sets the allocator of a whole process, so in ours a peer would gain by it, too.
 
 The process reads a number of steps per line from its standard input, runs them, and answers with the seconds of all cores
-that it has used so far, by which `bigjax.bench.load` tells it from processes that disturb a timing.
+that it has used so far, by which `bigjax.bench.load` tells it from processes that disturb a timing, and with the peak of its
+memory.
 """
 import atexit
 import importlib
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bigjax.bench import load
+
 
 class PeerProcess:
     """`peer(n)` runs n training steps there and returns when they are done.
@@ -22,6 +25,7 @@ class PeerProcess:
     Attributes:
       version: the peer's.
       used_s: seconds of all cores that the process has used.
+      peak_bytes: see `bigjax.bench.load.peak_bytes`.
 
     Raises:
       RuntimeError: the process ended.
@@ -34,12 +38,13 @@ class PeerProcess:
         self._process = subprocess.Popen([sys.executable, '-m', __name__, module, case, str(path)], text=True,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ))
         atexit.register(self.close)
-        self.used_s = 0.0
+        self.used_s, self.peak_bytes = 0.0, 0
         self.version = self._answer().strip()
 
     def __call__(self, steps: int) -> None:
         print(steps, file=self._process.stdin, flush=True)
-        self.used_s = float(self._answer())
+        used_s, peak_bytes = self._answer().split()
+        self.used_s, self.peak_bytes = float(used_s), int(peak_bytes)
 
     def _answer(self) -> str:
         line = self._process.stdout.readline()
@@ -63,7 +68,7 @@ def main(module: str, case: str, path: str) -> None:
     print(peer.version(), flush=True)
     for line in sys.stdin:
         run(int(line))
-        print(time.process_time(), flush=True)
+        print(time.process_time(), load.peak_bytes(), flush=True)
 
 
 if __name__ == '__main__':

@@ -29,13 +29,16 @@ def compare(run: Callable, peer: Callable | None, pairs: int, target: float | No
     used = lambda: load.counters(getattr(peer, 'used_s', 0.0))
     if peer:
         peer(1)
+    load.forget_peak()
     before = used()
     times = paired({'ours': run, **({'peer': peer} if peer else {})}, pairs)
     others = load.share_of_others(before, used())
+    apart = peer is None or hasattr(peer, 'peak_bytes')  # otherwise one process holds the memory of both
     ours = [time / steps_per_call for time in times['ours']]
     ratios = [a / b for a, b in zip(ours, times.get('peer', ()), strict=False)]
     return {'ours_ms': float(np.median(ours)), 'peer_ms': float(np.median(times['peer'])) if peer else None,
             'ratio': float(np.median(ratios)) if ratios else None, 'target': target,
             'judged': others is None or others < load.BUSY_SHARE, 'others_share': others,
             'ratio_min': min(ratios, default=None), 'ratio_max': max(ratios, default=None), 'pairs': pairs,
-            'spread_ms': [min(ours), max(ours)]}
+            'spread_ms': [min(ours), max(ours)], 'ours_peak_bytes': load.peak_bytes() if apart else None,
+            'peer_peak_bytes': getattr(peer, 'peak_bytes', None)}

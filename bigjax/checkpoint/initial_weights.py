@@ -56,6 +56,14 @@ def load(folder, params: Mapping, model_state: Mapping, say: Callable[[str], Non
     return placed, _merge(model_state, found.get('model_state', {}))
 
 
+def check(folder, params: Mapping, model_state: Mapping, *, model=None, members: int = 0) -> None:
+    """Raises what `load` would, less damage within an array, given shapes alone: before a run leaves anything behind."""
+    if weights.is_place(folder):
+        weights.check(folder, model, params, model_state, members)
+        return
+    manager.stored(manager.newest(folder))
+
+
 def _abstract(form, params, model_state) -> dict:
     """The trees as shapes, with the layers in another form; those of another form are replicated."""
     shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

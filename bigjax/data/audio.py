@@ -201,7 +201,7 @@ def fitted(samples: np.ndarray, length: int) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=1 << 17)
 def facts(path: str) -> tuple[int, int]:
-    """(samples, rate) of a file; of a wave file its header alone is read.
+    """(samples, rate) of a file; of a wave or .flac file its header alone is read.
 
     Raises:
       UserError: as `read`.
@@ -215,6 +215,11 @@ def facts(path: str) -> tuple[int, int]:
         form = _form(head, path, os.path.getsize(path))
         if form.bits >= 8:
             return form.size // (form.channels * form.bits // 8), form.rate
+    if head[:4] == b'fLaC' and len(head) >= 26:  # 20 bits of rate, 8 of channels and depth, 36 of samples
+        known = int.from_bytes(head[18:26], 'big')
+        samples, rate = known & (2**36 - 1), known >> 44
+        if samples and 0 < rate <= HIGHEST_HZ:
+            return samples, rate
     sound = read(path)
     return len(sound.samples), sound.rate
 

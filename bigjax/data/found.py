@@ -20,7 +20,7 @@ LIKELY_TEXTS = ('text', 'sentence', 'review', 'document', 'comment', 'content', 
 EXPERIMENTS = {  # what a record holds: the commands that read it, the nearest first
     ('image', 'label'): ('mnist', 'fashion_mnist', 'cifar10', 'resnet_imagenet', 'vit_imagenet'),
     ('audio', 'label', 'length'): ('spoken_digits',),
-    ('audio', 'length', 'text', 'text_length'): ('spoken_digits --variant=conformer',),
+    ('audio', 'length', 'text', 'text_length'): ('spoken_digits --variant=conformer', 'librispeech'),
     ('label', 'series'): ('mnist1d', 'ucr'),
     ('label', 'x'): ('uci --variant=breast_cancer,mlp', 'mnist1d', 'ucr'),
     ('target', 'x'): ('uci',),

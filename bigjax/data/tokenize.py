@@ -26,7 +26,7 @@ from bigjax.data import corpus, tokenizers
 from bigjax.data.text import MANIFEST
 from bigjax.errors import DONE, UserError, command
 from bigjax.io import atomic
-from bigjax.io.text import first_line, printable
+from bigjax.io.text import counted, first_line, printable
 
 PARTS = '.parts'  # the folder of what is finished so far
 TRAINED = ('word', 'char', 'bpe', 'wordpiece', 'unigram')  # kinds that the texts themselves decide
@@ -344,7 +344,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = write(options.places, options.to, tokenizers.load(options.tokenizer), val=options.val,
                      val_fraction=options.val_fraction, key=options.key, jobs=options.jobs)
     for facts in manifest['splits'].values():
-        print(f'{options.to}/{facts["file"]}: {facts["tokens"]:,} tokens of {facts["documents"]:,} documents')
+        ends = counted(facts['documents'], 'document') if facts['documents'] else 'a document that val continues'
+        print(f'{options.to}/{facts["file"]}: {facts["tokens"]:,} tokens of {ends}')
     return DONE
 
 

@@ -68,7 +68,7 @@ def options(model, *, max_new_tokens: int, temperature: float = 0.0, top_k: int 
 
     Raises:
       UserError: a value is out of range, or two exclude each other; 'decode/range', 'decode/together',
-        'decode/other-vocabulary', 'decode/no-tokenizer'.
+        'decode/other-vocabulary', 'decode/no-tokenizer', 'decode/no-cache'.
     """
     choice = Choice(float(temperature), int(top_k), float(top_p), float(min_p), float(repetition_penalty)).check()
     for name, value in (('max_new_tokens', max_new_tokens), ('num_beams', num_beams), ('drafted', drafted)):
@@ -83,6 +83,9 @@ def options(model, *, max_new_tokens: int, temperature: float = 0.0, top_k: int 
     if stop and tokenizer is None:
         raise UserError(f'stop: got {printable(stop[0])!r} and no tokenizer, expected the one that reads the tokens; fix: '
                         'tokenizer=…', code='decode/no-tokenizer')
+    if not hasattr(model, 'init_cache'):
+        raise UserError(f'generation: got a {type(model).__name__}, expected a decoder or an encoder-decoder, which has a '
+                        'cache; fix: another model', code='decode/no-cache')
     speculative = lookup or draft is not None
     filtering = choice.temperature or choice.top_k or choice.top_p < 1 or choice.min_p
     for name, wrong in (('a temperature or a filter', num_beams > 1 and filtering), ('slide', num_beams > 1 and slide),

@@ -9,6 +9,7 @@ import numpy as np
 from bigjax.decode.generation import growing, inputs, options, reads_source, row_keys, run, steps
 from bigjax.decode.text import GrowingText
 from bigjax.errors import UserError
+from bigjax.io.text import counted
 
 
 class Language(NamedTuple):
@@ -99,4 +100,4 @@ def show(model, variables, language: Language, prompt: str, **how) -> None:
     (began, before), (ended, tokens) = times[min(1, len(times) - 1)], times[-1]
     rate = f', {(tokens - before) / (ended - began):.1f} tokens/s' if tokens > before else ''
     spared = f', {piece.passes} passes' if how.get('lookup') or how.get('draft') else ''
-    print(f'{tokens} tokens{rate}{spared}', file=sys.stderr)
+    print(f'{counted(tokens, "token")}{rate}{spared}', file=sys.stderr)

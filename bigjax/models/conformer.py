@@ -29,6 +29,19 @@ VARIANTS = {
     # For digits: 4.5 s of speech in a few minutes of a CPU.
     'digits': {'num_layers': 2, 'width': 64, 'num_heads': 4, 'kernel': 15, 'subsample_width': 16},
 }
+PARTITION_RULES = (  # 'mlp' are the channels inside a module; those between modules are whole
+    ('subsample/conv_0/kernel', (None, None, None, 'mlp?')), ('subsample/conv_0/bias', ('mlp?',)),
+    ('subsample/conv_1/kernel', (None, None, 'mlp?', None)), ('subsample/conv_1/bias', (None,)),
+    ('subsample/out/kernel', ('mlp?', 'embed')), ('subsample/out/bias', ('embed',)),
+    (r'block_\d+/mlp_[01]/up/kernel', ('embed', 'mlp')), (r'block_\d+/mlp_[01]/up/bias', ('mlp',)),
+    (r'block_\d+/mlp_[01]/down/kernel', ('mlp', 'embed')),
+    (r'block_\d+/attn/(query|key|value)/kernel', ('embed', 'heads')), (r'block_\d+/attn/(query|key|value)/bias', ('heads',)),
+    (r'block_\d+/attn/out/kernel', ('heads', 'embed')),
+    (r'block_\d+/conv/up/kernel', ('embed', 'mlp')), (r'block_\d+/conv/up/bias', ('mlp',)),
+    (r'block_\d+/conv/depthwise/kernel', (None, None, 'mlp')),
+    (r'block_\d+/conv/(depthwise|inner_norm)/(scale|bias)', ('mlp',)),
+    (r'block_\d+/conv/down/kernel', ('mlp', 'embed')),
+    (r'block_\d+/.*/(scale|bias)', ('embed',)), ('head/kernel', ('embed', 'vocab?')), ('head/bias', ('vocab?',)))
 
 
 def _kept(x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -63,7 +76,8 @@ class HalfStep(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         drop = nn.Dropout(self.dropout, deterministic=not train)
         h = Dense(4 * x.shape[-1], dtype=self.dtype, name='up')(LayerNorm(dtype=self.dtype, name='norm')(x))
-        return drop(Dense(x.shape[-1], dtype=self.dtype, name='down')(drop(nn.silu(h))))
+        h = logical.constrain(nn.silu(h), 'batch', 'seq', 'mlp')
+        return drop(Dense(x.shape[-1], dtype=self.dtype, name='down')(drop(h)))
 
 
 class Convolution(nn.Module):
@@ -77,7 +91,7 @@ class Convolution(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
         W = x.shape[-1]
         h, gate = jnp.split(Dense(2 * W, dtype=self.dtype, name='up')(LayerNorm(dtype=self.dtype, name='norm')(x)), 2, axis=-1)
-        h = _kept(h * nn.sigmoid(gate), mask)
+        h = logical.constrain(_kept(h * nn.sigmoid(gate), mask), 'batch', 'seq', 'mlp')
         sides = ((self.kernel - 1) // 2, self.kernel // 2)
         h = Conv(W, (self.kernel,), padding=(sides,), feature_group_count=W, dtype=self.dtype, name='depthwise')(h)
         h = nn.silu(LayerNorm(dtype=self.dtype, name='inner_norm')(h))

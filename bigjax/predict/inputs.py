@@ -62,7 +62,7 @@ def _questions(words: Sequence[str], accepts: Sequence[str]) -> Iterator[tuple[s
 def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
     path = pathlib.Path(word).expanduser()
     if not word.strip():  # as a path it would be the current folder
-        raise UserError("an input: got '', expected a file, a folder or a row", code='predict/nothing')
+        raise UserError("an input: got '', expected a file, a folder, a row or a text; fix: write it", code='predict/nothing')
     if 'text' in accepts and word.startswith('@') and _is_name(word[1:]):  # as of curl: the lines of a file
         path = pathlib.Path(word[1:]).expanduser()
         if not _exists(path):
@@ -74,13 +74,14 @@ def _one(word: str, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
         yield printable(word)[:40], row
     elif not _exists(path):
         row = ', nor is it a row, in JSON or as numbers with commas' if 'row' in accepts else ''
-        raise UserError(f'{printable(word)}: there is no such file or folder{row}', code='predict/no-file')
+        raise UserError(f'{printable(word)}: there is no such file or folder{row}; fix: check the path', code='predict/no-file')
     elif path.is_dir():
         found = folders.walk(path)[0] if images.EXTENSIONS[0] in accepts else [
             p for p in sorted(path.rglob('*')) if p.is_file() and p.suffix.lower() in accepts
             and not any(map(folders.hidden, p.relative_to(path).parts))]
         if not found:
-            raise UserError(f'{path}: got a folder without {_shown(accepts)}', code='predict/empty-folder')
+            raise UserError(f'{path}: got a folder without {_shown(accepts)}, expected such files; fix: the path',
+                            code='predict/empty-folder')
         for file in found:
             yield from _file(file, accepts)
     else:
@@ -103,48 +104,48 @@ def _exists(path: pathlib.Path) -> bool:
 def _file(path: pathlib.Path, accepts: Sequence[str]) -> Iterator[tuple[str, Any]]:
     ending = path.suffix.lower()
     if ending not in accepts and not (images.EXTENSIONS[0] in accepts and not ending and images.looks_like_image(path)):
-        raise UserError(f'{path}: got a file of the kind {ending or "(none)"}, expected {_shown(accepts)}', code='predict/kind')
+        raise UserError(f'{path}: got a file of the kind {ending or "(none)"}, expected {_shown(accepts)}; fix: convert '
+                        'it', code='predict/kind')
     if 'document' in accepts and ending not in TABLES:
         yield str(path), formats.text(path)
         return
     if 'text' in accepts and ending not in TABLES:
         lines = [line.strip() for line in formats.lines(path)]
         if not any(lines):
-            raise UserError(f'{path}: got no line of text', code='predict/empty-file')
+            raise UserError(f'{path}: got no line of text, expected one per input; fix: add some', code='predict/empty-file')
         yield from ((f'{path}:{number}', line) for number, line in enumerate(lines, 1) if line)
         return
     if ending not in TABLES:
         yield str(path), path
         return
     try:
-        rows = list(_rows(path, ending))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f'{path}: it cannot be read as {ending} ({first_line(error)})', code='predict/unreadable') from None
+        rows = list(_rows(formats.text(path), ending))
+    except (ValueError, csv.Error) as error:
+        raise UserError(f'{path}: got a file that is no {ending} ({first_line(error)}), expected one row per line; fix: '
+                        'correct it', code='predict/unreadable') from None
     if not rows:
-        raise UserError(f'{path}: got no rows', code='predict/empty-file')
+        raise UserError(f'{path}: got no row, expected one per input; fix: add some', code='predict/empty-file')
     for number, row in enumerate(rows, 1):
         yield (f'{path}:{number}' if len(rows) > 1 else str(path)), row
 
 
-def _rows(path: pathlib.Path, ending: str) -> Iterator[Any]:
-    with open(path, encoding='utf-8-sig', newline='') as file:
-        if ending == '.json':
-            found = json.load(file)
-            yield from found if isinstance(found, list) and found and isinstance(found[0], list | dict) else [found]
-        elif ending == '.jsonl':
-            yield from (json.loads(line) for line in file if line.strip())
+def _rows(text: str, ending: str) -> Iterator[Any]:
+    if ending == '.json':
+        found = json.loads(text)
+        yield from found if isinstance(found, list) and found and isinstance(found[0], list | dict) else [found]
+    elif ending == '.jsonl':
+        yield from (json.loads(line) for line in text.split('\n') if line.strip())
+    else:
+        rows = csv.reader(io.StringIO(text, newline=''), delimiter=tables.separator(text))
+        lines = [row for row in rows if any(map(str.strip, row))]
+        if lines and not all(map(_is_number, lines[0])):
+            head = [name.strip() for name in lines[0]]
+            for row in lines[1:]:
+                if len(row) != len(head):
+                    raise ValueError(f'a row of {len(row)} cells under {len(head)} names')
+                yield dict(zip(head, row, strict=True))
         else:
-            text = file.read()
-            rows = csv.reader(io.StringIO(text, newline=''), delimiter=tables.separator(text))
-            lines = [row for row in rows if any(map(str.strip, row))]
-            if lines and not all(map(_is_number, lines[0])):
-                head = [name.strip() for name in lines[0]]
-                for row in lines[1:]:
-                    if len(row) != len(head):
-                        raise ValueError(f'a row of {len(row)} cells under {len(head)} names')
-                    yield dict(zip(head, row, strict=True))
-            else:
-                yield from lines
+            yield from lines
 
 
 def _written_out(word: str) -> Any:
@@ -153,7 +154,8 @@ def _written_out(word: str) -> Any:
         try:
             return json.loads(word)
         except ValueError as error:
-            raise UserError(f'{printable(word)[:60]}: it is no JSON ({first_line(error)})', code='predict/json') from None
+            raise UserError(f'{printable(word)[:60]}: got no JSON ({first_line(error)}), expected a row; fix: correct it',
+                            code='predict/json') from None
     cells = word.split(',')
     return cells if len(cells) > 1 and all(map(_is_number, cells)) else None
 

@@ -3,13 +3,13 @@
 Glossary: B examples · N windows of an example · S samples of a window · L tokens of a window at most · V vocabulary.
 """
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bigjax.nn import log_mel
+from bigjax.nn import kv_cache, log_mel
 from bigjax.tasks import Aux, Range, Task, Term, mask, of_parts, weighted
 from bigjax.tasks.tokens import cross_entropy
 
@@ -18,6 +18,7 @@ WINDOW = 30 * RATE_HZ  # samples
 STAMP_S = 0.02  # between two time stamps
 LATEST_START = 50  # time stamps: a window's first segment begins in its first second
 LENGTH = 224  # tokens of a window: half of the decoder's, as the published code
+BEAMS = 5  # section 4.5
 FORBIDDEN = -1e30
 PLACES = ('start', 'seconds')  # where a window begins, and how long its sound is: passed on to the answer
 
@@ -53,8 +54,8 @@ def vocabulary(size: int, never: tuple[int, ...] = (), not_first: tuple[int, ...
     return Vocabulary(end, end + 1, 0 if size < 51_865 else languages, first + 1, first + 4, first + 6, never, not_first)
 
 
-def transcription(v: Vocabulary, language: int | None = None, stamps: bool = True, length: int = LENGTH, audio: str = 'audio',
-                  text: str = 'text') -> Task:
+def transcription(v: Vocabulary, language: int | None = None, stamps: bool = True, length: int = LENGTH, beams: int = BEAMS,
+                  audio: str = 'audio', text: str = 'text') -> Task:
     """Transcribes int16 windows [B, N, S]; the loss is that of the tokens [B, U] of an example of one window, -1 after the end.
 
     Metrics: accuracy of the tokens. Predictions: {'tokens': int32 [B, N, L], -1 from the end on, 'no_speech': probability
@@ -65,6 +66,7 @@ def transcription(v: Vocabulary, language: int | None = None, stamps: bool = Tru
       language: the number of the language, None to let the model choose; without meaning for a model of English alone.
       stamps: time stamps in `tokens`, by the rules of the published code.
       length: L.
+      beams: of the search; 1 takes the most likely token each time.
     """
     def loss(apply, variables, batch, rng, train):
         goal = jnp.asarray(batch[text], jnp.int32)
@@ -83,7 +85,7 @@ def transcription(v: Vocabulary, language: int | None = None, stamps: bool = Tru
         windows = batch[audio]
         B, N, S = windows.shape
         features = log_mel.whisper(windows.reshape(B * N, S))
-        found = decode(apply, variables, features, v, language, stamps, length)
+        found = decode(apply, variables, features, v, language, stamps, length, beams)
         found = jax.tree.map(lambda x: x.reshape(B, N, *x.shape[1:]), found)
         return {**found, **{name: batch[name] for name in PLACES if name in batch}}
 
@@ -98,8 +100,13 @@ def _prompt(v: Vocabulary, language: Any) -> list:
     return [v.start] if not v.languages else [v.start, v.start + 1 + language, v.transcribe]
 
 
-def decode(apply, variables, features, v: Vocabulary, language: int | None, stamps: bool, length: int) -> dict[str, jax.Array]:
-    """Greedy decoding of windows [B, frames, M] in one compiled loop, which ends when the last window has ended."""
+def decode(apply, variables, features, v: Vocabulary, language: int | None, stamps: bool, length: int,
+           beams: int = BEAMS) -> dict[str, jax.Array]:
+    """Beam search of windows [B, frames, M] in one compiled loop, which ends when every window has `beams` ended texts.
+
+    The best of them by mean log-probability is the result; one beam is greedy decoding. The scores and the candidates of a pass
+    are those of the published code.
+    """
     B, ids = len(features), jnp.arange(_size(v))
     cache = apply(variables, features, length + 8, method='start')[0]
 
@@ -129,23 +136,68 @@ def decode(apply, variables, features, v: Vocabulary, language: int | None, stam
         out = jnp.where(never | (not_first & (step == 0)), FORBIDDEN, logits)
         return _with_stamps(out, v, ids, step, before, before_that, latest) if stamps else out
 
-    def body(carry):
-        step, logits, cache, tokens, before, before_that, latest, ended, total, count = carry
-        log_p = jax.nn.log_softmax(allowed(logits, step, before, before_that, latest))
-        chosen = jnp.where(ended, v.end, jnp.argmax(log_p, axis=-1).astype(jnp.int32))
-        total = total + jnp.where(ended, 0, jnp.take_along_axis(log_p, chosen[:, None], 1)[:, 0])
-        count = count + ~ended
-        ended = ended | (chosen == v.end)
-        tokens = tokens.at[:, step].set(jnp.where(ended, -1, chosen))
-        latest = jnp.where(~ended & (chosen >= v.stamps), chosen, latest)
-        logits, cache = forward(chosen[:, None], cache)
-        return step + 1, logits[:, -1], cache, tokens, chosen, before, latest, ended, total, count
+    rows = jnp.repeat(jnp.arange(B), beams)
+    none = jnp.full((B, beams), -1, jnp.int32)
+    first = jnp.where(jnp.arange(beams) == 0, 0.0, FORBIDDEN)  # the beams are equal as yet: one of them is enough
+    start = _Search(jnp.int32(0), jnp.repeat(logits, beams, axis=0), kv_cache.take(cache, rows),
+                    jnp.full((B, beams, length), -1, jnp.int32), jnp.broadcast_to(first, (B, beams)), none, none, none,
+                    jnp.full((B, length), -1, jnp.int32), jnp.full(B, -jnp.inf), jnp.zeros(B, jnp.int32))
 
-    none = jnp.full(B, -1, jnp.int32)
-    start = (jnp.int32(0), logits, cache, jnp.full((B, length), -1, jnp.int32), none, none, none, jnp.zeros(B, bool),
-             jnp.zeros(B), jnp.zeros(B, jnp.int32))
-    end = jax.lax.while_loop(lambda carry: (carry[0] < length) & ~carry[7].all(), body, start)
-    return {'tokens': end[3], 'no_speech': no_speech, 'mean_log_probability': end[8] / jnp.maximum(end[9], 1)}
+    def body(s):
+        flat = lambda x: x.reshape(B * beams, *x.shape[2:])
+        log_p = jax.nn.log_softmax(allowed(s.logits, s.step, *map(flat, (s.before, s.before_that, s.latest))))
+        K = min(2 * beams, beams * len(ids))  # of each beam one ends, so half of the best ones do not
+        scores, at = jax.lax.top_k((log_p.reshape(B, beams, -1) + s.scores[..., None]).reshape(B, -1), K)
+        parent, token = at // len(ids), (at % len(ids)).astype(jnp.int32)
+        of = lambda x: jnp.take_along_axis(x, parent.reshape(B, K, *[1] * (x.ndim - 2)), axis=1)
+        ends = token == v.end
+        # Ends count where fewer than `beams` better candidates continue; the first `beams` of them are kept, and the best of
+        # these, whose lengths are equal, is the first.
+        kept = ends & (jnp.cumsum(~ends, axis=1) < beams) & (scores > FORBIDDEN / 2) & (s.count < beams)[:, None]
+        best = jnp.argmax(kept, axis=1)
+        mean = jnp.take_along_axis(scores, best[:, None], 1)[:, 0] / jnp.maximum(s.step, 1)
+        better = kept.any(1) & (mean > s.kept_score)
+        ended = jnp.take_along_axis(of(s.tokens), best[:, None, None], 1)[:, 0]
+        on = jax.lax.top_k(jnp.where(ends, -jnp.inf, scores), beams)[1]
+        pick = lambda x: jnp.take_along_axis(x, on.reshape(B, beams, *[1] * (x.ndim - 2)), axis=1)
+        chosen, parents = pick(token), pick(parent)
+        latest = jnp.where(chosen >= v.stamps, chosen, pick(of(s.latest)))
+        own = (jnp.arange(B)[:, None] * beams + parents).reshape(-1)
+        cache = kv_cache.take(s.cache._replace(cross=()), own)._replace(cross=s.cache.cross)  # the beams of a window share it
+        logits, cache = forward(chosen.reshape(-1, 1), cache)
+        return _Search(s.step + 1, logits[:, -1], cache, pick(of(s.tokens)).at[:, :, s.step].set(chosen), pick(scores), chosen,
+                       pick(of(s.before)), latest, jnp.where(better[:, None], ended, s.kept),
+                       jnp.where(better, mean, s.kept_score), s.count + kept.sum(1))
+
+    s = jax.lax.while_loop(lambda s: (s.step < length) & (s.count < beams).any(), body, start)
+    running = s.scores[:, 0] / s.step
+    cut = (s.count < beams) & (running > s.kept_score)
+    tokens, mean = jnp.where(cut[:, None], s.tokens[:, 0], s.kept), jnp.where(cut, running, s.kept_score)
+    count = (tokens >= 0).sum(1)
+    return {'tokens': tokens, 'no_speech': no_speech, 'mean_log_probability': mean * count / (count + ~cut)}
+
+
+class _Search(NamedTuple):
+    """The state of a beam search of B windows with N beams each, the best one first.
+
+    Attributes:
+      step: tokens so far. logits [B N, V] and cache: of the beams, one after another.
+      tokens, scores: int32 [B, N, L] and the sums of log-probabilities [B, N].
+      before, before_that, latest: the last token, the one before it, and the last time stamp, [B, N]; -1 for none.
+      kept, kept_score, count: the best one [B, L] of those that have ended, its mean log-probability, how many have.
+    """
+
+    step: jax.Array
+    logits: jax.Array
+    cache: Any
+    tokens: jax.Array
+    scores: jax.Array
+    before: jax.Array
+    before_that: jax.Array
+    latest: jax.Array
+    kept: jax.Array
+    kept_score: jax.Array
+    count: jax.Array
 
 
 def _size(v: Vocabulary) -> int:

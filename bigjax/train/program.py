@@ -131,6 +131,11 @@ class Program:
         found = manager.load(path, like, whole=False)
         return {'state': state.replace(opt_state=(), **found['state']), 'best': found.get('best')}
 
+    def check_weights(self, folder) -> None:
+        """Raises what `load_weights` would, before anything is computed."""
+        state = self.abstract['state']
+        initial_weights.check(folder, state.params, state.model_state, model=self.experiment.model, members=self.members or 0)
+
     def load_weights(self, carry, folder, say: Callable[[str], None] = print) -> dict:
         """The carry with the weights of another run, or of another library in every member."""
         state = carry['state']

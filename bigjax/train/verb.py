@@ -76,6 +76,8 @@ def _train_row(job: Job, row: str, init_from: str, profile_steps: str, strict: b
     traced = profile.parse(profile_steps, settings.steps)
     host_consistency.check(program.datas)
     manager.check_writable(program.abstract)  # otherwise the run ends at its first checkpoint
+    if init_from and not manager.steps(workdir / manager.FOLDER):
+        program.check_weights(init_from)
     records = Records(workdir, experiment=job.name, variant=row, config=nested.plain(config), command=job.command(row),
                       devices=program.devices(), parameters=program.parameters, seed=settings.seed,
                       population=settings.population, info=_facts(program, built.differs), sinks=settings.sinks,

@@ -2,6 +2,7 @@
 
     model, variables, tokenizer = weights.load('hf:FOLDER')    config.json and safetensors; or an id of the hub
     weights.load('torch:FILE', model=GPT(…))                   a state dict, whose model has to be given
+    weights.load('pip:silero-vad')                             of a package that is installed
     weights.save(model, variables, 'hf:FOLDER')                what transformers reads
     weights.save(model, variables, 'npz:FILE')                 any model, by our own names
 
@@ -9,7 +10,7 @@ A family is data in one file of `families/`. Every array of a file and every par
 missing or has no place is refused by name; a head of another size is initialised anew, and reported.
 """
 from bigjax.weights.place import is_place
-from bigjax.weights.reader import into, load
+from bigjax.weights.reader import check, into, load
 from bigjax.weights.writer import save
 
-__all__ = ['into', 'is_place', 'load', 'save']
+__all__ = ['check', 'into', 'is_place', 'load', 'save']

@@ -5,7 +5,7 @@
     python -m bigjax.weights diff PLACE PLACE      the arrays in which two differ, bit for bit, after both are read into our
                                                    models; exit 4 where they do
 
-PLACE is hf:FOLDER (or an id of the hub), npz:FILE, torch:FILE or keras:FILE.weights.h5.
+PLACE is hf:FOLDER (or an id of the hub), npz:FILE, torch:FILE, keras:FILE.weights.h5 or pip:PACKAGE.
 """
 import numpy as np
 

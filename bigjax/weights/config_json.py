@@ -85,8 +85,9 @@ def written(family: Family, architecture: str, model) -> dict:
     """The config.json of one of our models."""
     config = {'architectures': [architecture], 'model_type': family.model_type}
     config |= {key: values[0] for key, values in family.fixed.items()}
+    resolved = _resolved({name: getattr(model, name) for name in model.__dataclass_fields__})  # 0 is a size of none there
     for field in family.fields:
-        value = getattr(model, field.ours)
+        value = resolved.get(field.ours, getattr(model, field.ours))
         back = {ours: theirs for theirs, ours in reversed(field.values.items())}
         config[field.theirs] = back.get(value, value)
     return config | family.write_config(model)

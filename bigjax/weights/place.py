@@ -1,4 +1,4 @@
-"""Where weights are: `hf:FOLDER`, `torch:FILE`, `npz:FILE`, `keras:FILE`, and the files behind each."""
+"""Where weights are: `hf:FOLDER`, `torch:FILE`, `npz:FILE`, `keras:FILE`, `pip:PACKAGE`, and the files behind each."""
 import importlib.util
 import os
 import pathlib
@@ -10,13 +10,15 @@ from bigjax.io import local_copy, safe_read, storage
 from bigjax.io.text import first_line, printable
 from bigjax.weights.keras_format import read as read_keras
 from bigjax.weights.npz_format import read as read_npz
+from bigjax.weights.packages import known
 from bigjax.weights.safetensors_format import INDEX as SAFETENSORS_INDEX
 from bigjax.weights.safetensors_format import ONE as SAFETENSORS
+from bigjax.weights.safetensors_format import read as read_safetensors
 from bigjax.weights.safetensors_format import read_folder
 from bigjax.weights.tensors import Tensors, damaged, sharded
 from bigjax.weights.torch_format import read as read_torch
 
-FORMS = {'hf': 'FOLDER', 'torch': 'FILE', 'npz': 'FILE', 'keras': 'FILE.weights.h5'}
+FORMS = {'hf': 'FOLDER', 'torch': 'FILE', 'npz': 'FILE', 'keras': 'FILE.weights.h5', 'pip': 'PACKAGE'}
 CONFIG = 'config.json'
 TORCH_NAMES, TORCH_INDEX = ('pytorch_model.bin', 'model.pth'), 'pytorch_model.bin.index.json'
 WANTED = ('*.json', '*.safetensors', '*.txt', '*.model')  # files of a hub's repository: no pickles
@@ -29,13 +31,15 @@ class Opened(NamedTuple):
       path: the folder or file.
       config: config.json, None where there is none.
       tensors: {key: tensor}.
-      spec: `config.model` of our own file, None for another's.
+      spec: `config.model` of our own file or of a package, None for another's.
+      inputs: shapes that the model is initialised with, () for those of its family.
     """
 
     path: pathlib.Path
     config: Mapping | None
     tensors: Tensors
     spec: Mapping[str, Any] | None = None
+    inputs: tuple[tuple[int, ...], ...] = ()
 
 
 def is_place(text: str) -> bool:
@@ -61,11 +65,14 @@ def opened(text: str) -> Opened:
     """The files of a place.
 
     Raises:
-      UserError: as `parts`; nothing there ('weights/not-found'), or a file that is damaged ('weights/damaged').
+      UserError: as `parts` and `bigjax.weights.packages.known`; nothing there ('weights/not-found'), or a file that is
+        damaged ('weights/damaged').
     """
     kind, name = parts(text)
     if kind == 'hf':
         return _folder(folder(name))
+    if kind == 'pip':
+        return _package(name)
     path = local_copy.copied(storage.place(name))
     if not path.is_file():
         raise UserError(f'{printable(text)}: got no such file; check the path', code='weights/not-found')
@@ -92,6 +99,14 @@ def _folder(path: pathlib.Path) -> Opened:
             return Opened(path, config, read_torch(path / name))
     raise UserError(f'{printable(path)}: got a folder with neither {SAFETENSORS} nor {TORCH_NAMES[0]}; fix: '
                     'name the folder that holds the weights', code='weights/not-found')
+
+
+def _package(name: str) -> Opened:
+    package, path = known(name)
+    if package.model is None:
+        return _folder(path.parent)
+    read = read_safetensors if path.suffix == '.safetensors' else read_torch
+    return Opened(path, None, read(path), package.model, package.inputs)
 
 
 def _config(path: pathlib.Path) -> Mapping | None:

@@ -30,7 +30,7 @@ def load(place: str, *, model=None, say: Callable[[str], None] = print, seed: in
     """(model, variables, tokenizer or None) of a place.
 
     Args:
-      place: 'hf:FOLDER_OR_ID', 'torch:FILE', 'npz:FILE' or 'keras:FILE.weights.h5'.
+      place: 'hf:FOLDER_OR_ID', 'torch:FILE', 'npz:FILE', 'keras:FILE.weights.h5' or 'pip:PACKAGE'.
       model: the module, where the file does not describe one.
       say: receives a line where arrays were initialised anew or left out.
       seed: of what is initialised anew.
@@ -63,14 +63,9 @@ def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable
     Raises:
       UserError: as `load`; the file describes a model that computes something else ('weights/other-model').
     """
-    files = opened(place)
-    family, _ = _described(files, model, {}, place)
-    given = {'params': params, **model_state}
-    stacked = stacking.is_stacked(params)
-    unrolled = (jax.vmap(stacking.unstack) if members else stacking.unstack) if stacked else lambda tree: tree
+    given, stacked, unrolled = {'params': params, **model_state}, stacking.is_stacked(params), _unrolled(params, members)
     shapes = jax.eval_shape(unrolled, given)
-    wanted = {path: jax.ShapeDtypeStruct(x.shape[bool(members):], x.dtype) for path, x in leaves(shapes).items()}
-    found = plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
+    files, wanted, found = planned(place, model, shapes, members)
     placed = {} if stacked else leaves(given)
     shardings = {path: leaf.sharding for path, leaf in placed.items() if not isinstance(leaf, np.ndarray)}
 
@@ -89,6 +84,33 @@ def into(place: str, model, params: Mapping, model_state: Mapping, say: Callable
         loaded = (jax.vmap(stacking.stack) if members else stacking.stack)(loaded)
         loaded = jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), loaded, given)
     return loaded['params'], {name: tree for name, tree in loaded.items() if name != 'params'}
+
+
+def check(place: str, model, params: Mapping, model_state: Mapping, members: int = 0) -> None:
+    """Raises the UserErrors of `into`, less those of damage within an array, given shapes alone; no array is read."""
+    planned(place, model, jax.eval_shape(_unrolled(params, members), {'params': params, **model_state}), members)
+
+
+def _unrolled(params: Mapping, members: int) -> Callable:
+    """A tree of variables to one with a tree of each layer."""
+    if not stacking.is_stacked(params):
+        return lambda tree: tree
+    return jax.vmap(stacking.unstack) if members else stacking.unstack
+
+
+def planned(place: str, model, shapes: Mapping, members: int = 0) -> tuple[Opened, dict[str, Any], Plan]:
+    """(the files, {path: shape of one member}, which of their arrays become which) of `into`; no array is read.
+
+    Args:
+      shapes: of the variables, with a tree of each layer.
+
+    Raises:
+      UserError: as `into`, less damage within an array.
+    """
+    files = opened(place)
+    family, _ = _described(files, model, {}, place)
+    wanted = {path: jax.ShapeDtypeStruct(x.shape[bool(members):], x.dtype) for path, x in leaves(shapes).items()}
+    return files, wanted, plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
 
 
 class LaidOver(NamedTuple):
@@ -111,7 +133,7 @@ def laid_over(files: Opened, model, changes: Mapping, place: str) -> LaidOver:
     """A file laid over the given model, or over the one that it describes; nothing is read yet."""
     family, model = _described(files, model, changes, place)
     plain = model.clone(scan=False) if getattr(model, 'scan', False) else model
-    inputs = _inputs(family, plain)
+    inputs = tuple(map(jnp.zeros, files.inputs)) or _inputs(family, plain)
     try:
         abstract = jax.eval_shape(lambda: plain.init(jax.random.key(0), *inputs, train=False))
     except (TypeError, ValueError, ArithmeticError, IndexError) as error:

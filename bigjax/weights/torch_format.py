@@ -27,7 +27,7 @@ MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the older format
 STORAGES = {f'{name}Storage': np.dtype(kind) for name, kind in {
     'Double': np.float64, 'Float': np.float32, 'Half': np.float16, 'BFloat16': ml_dtypes.bfloat16, 'Long': np.int64,
     'Int': np.int32, 'Short': np.int16, 'Char': np.int8, 'Byte': np.uint8, 'Bool': np.bool_}.items()}
-NESTED = ('state_dict', 'model_state_dict', 'model', 'module')  # under which training scripts keep the state dict
+NESTED = ('state_dict', 'model_state_dict', 'model_state', 'model', 'module')  # where training scripts keep the state dict
 WRAPPERS = ('module.', '_orig_mod.')  # what DistributedDataParallel and torch.compile put before every key
 
 

@@ -26,6 +26,13 @@ def test_figures_of_a_small_model(monkeypatch, capsys):
     assert 'decode_gpt2_batch' in capsys.readouterr().out
 
 
+def test_the_cost_of_a_token_by_how_many_there_are(capsys):
+    row = decoding.flat(1, TINY, new=12, part=4)
+    assert len(row['ms_per_token']) == 3 and row['last_over_first'] > 0
+    cases.show([row])
+    assert 'last / first' in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parity
 def test_beside_transformers():

@@ -73,5 +73,7 @@ def test_a_row_ends_with_the_token_that_completes_a_stop_string(how, stop, monke
 
 def test_a_generation_ends_when_every_row_has_its_stop_string():
     assert decode.run(CYCLE, {}, PROMPTS, max_new_tokens=500, stop='c', tokenizer=LETTERS).passes < 20
+    with refused('decode/no-cache', 'object'):
+        decode.generate(object(), {}, PROMPTS, max_new_tokens=2)
     with refused('decode/no-tokenizer', "'c'"):
         decode.generate(CYCLE, {}, PROMPTS, max_new_tokens=2, stop='c')

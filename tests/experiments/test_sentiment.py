@@ -114,3 +114,20 @@ def test_a_folder_in_the_place_of_the_package(folder, tmp_path, monkeypatch, cap
     assert run('predict', where, '--json', 'a fine film', 'a dull film') == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [answer['class'] for answer in answers] == ['good', 'bad'] and answers[0]['assumed'] == ['1 of 5 tokens unknown']
+
+
+@pytest.mark.parametrize('damage, tokenizer, named', [
+    ('cut', '', 'model.safetensors'), ('MambaModel', '', 'MambaModel'), ('', 'byte', '259')])
+def test_weights_that_are_refused_leave_nothing(folder, tmp_path, capsys, damage, tokenizer, named):
+    """A file that is cut short, another architecture, and a tokenizer with another vocabulary than the weights."""
+    place, _ = folder
+    for name in ('config.json', 'model.safetensors', 'vocab.txt'):
+        (tmp_path / name).write_bytes((place / name).read_bytes()[:1000 if damage == 'cut' and 'safe' in name else None])
+    if damage == 'MambaModel':
+        config = json.loads((place / 'config.json').read_text())
+        (tmp_path / 'config.json').write_text(json.dumps({**config, 'architectures': [damage]}))
+    where = [f'--config.{key}={value}' for key, value in {**overrides(place), 'tokenizer': tokenizer or f'hf:{place}'}.items()]
+    code = run('--variant=trec,minilm', f'--workdir={tmp_path}/run', f'--init_from=hf:{tmp_path}', '--config.steps=1',
+               '--config.mesh=data:1', *where)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('sentiment: ')]
+    assert code == 2 and len(lines) == 1 and named in lines[0] and not (tmp_path / 'run').exists()

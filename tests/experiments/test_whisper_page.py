@@ -67,7 +67,7 @@ def test_bytes_of_pieces_are_characters():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('size', [pytest.param('tiny.en', marks=pytest.mark.xfail(reason='5 words of 71 are wrong')), 'base'])
+@pytest.mark.parametrize('size', ['tiny.en', 'base'])
 def test_words_of_recorded_speech(size, capsys):
     if not installed(size) or CLIPS is None:
         pytest.skip(f'needs {" and ".join(whisper_package.PACKAGES[size])}, and pocketsphinx-testdata of Debian')

@@ -1,10 +1,10 @@
 """Families of text models beside `transformers` with the same random weights: odd sizes, padding left and right, positions."""
-import hugging_face as names
 import jax
 import numpy as np
 import pytest
 from model_helpers import contrasted
 
+from bigjax import weights
 from bigjax.models.bert import BERT
 from bigjax.models.gpt import GPT
 from bigjax.models.seq2seq import EncoderDecoder
@@ -16,35 +16,24 @@ LEFT, RIGHT = np.arange(9) >= np.array([[0], [2], [5]]), np.arange(9) < np.array
 SMALL = {'vocab_size': 13, 'block_size': 16, 'num_layers': 2, 'num_heads': 4, 'width': 16}
 LLAMA = {**SMALL, 'norm': 'rmsnorm', 'hidden': 'swiglu', 'rope_base': 100.0, 'tie_head': False, 'num_kv_heads': 2,
          'mlp_width': 24, 'epsilon': 1e-6}
-COMMON = {'vocab_size': 13, 'hidden_size': 16, 'intermediate_size': 24, 'num_hidden_layers': 2, 'num_attention_heads': 4,
-          'num_key_value_heads': 2, 'max_position_embeddings': 16, 'rms_norm_eps': 1e-6, 'tie_word_embeddings': False,
-          'pad_token_id': 0, 'attn_implementation': 'eager'}
-PLAIN = {'rope_parameters': {'rope_type': 'default', 'rope_theta': 100.0}}
-SCALED = {'rope_parameters': {'rope_type': 'llama3', 'rope_theta': 100.0, 'factor': 4.0, 'low_freq_factor': 1.0,
-                              'high_freq_factor': 4.0, 'original_max_position_embeddings': 16}}
-DECODERS = {  # name: (our fields, their class, their config)
-    'llama3': ({**LLAMA, 'rope_scaling': 'llama3', 'rope_factor': 4.0, 'rope_window': 16}, 'Llama', SCALED),
-    'mistral': ({**LLAMA, 'window': 3}, 'Mistral', {**PLAIN, 'sliding_window': 3}),
-    'qwen2': ({**LLAMA, 'qkv_bias': True, 'tie_head': True}, 'Qwen2', {**PLAIN, 'tie_word_embeddings': True}),
-    'qwen3': ({**LLAMA, 'qk_norm': True, 'head_width': 6}, 'Qwen3', {**PLAIN, 'head_dim': 6}),
+DECODERS = {  # name: (our fields, their class)
+    'gpt2': ({'bias': True}, 'GPT2LMHeadModel'),
+    'llama3': ({**LLAMA, 'rope_scaling': 'llama3', 'rope_factor': 4.0, 'rope_window': 16}, 'LlamaForCausalLM'),
+    'mistral': ({**LLAMA, 'window': 3}, 'MistralForCausalLM'),
+    'qwen2': ({**LLAMA, 'qkv_bias': True, 'tie_head': True}, 'Qwen2ForCausalLM'),
+    'qwen3': ({**LLAMA, 'qk_norm': True, 'head_width': 6}, 'Qwen3ForCausalLM'),
 }
-BERT_HEAD = names.bert_head('cls.predictions.', 'transform.dense', 'transform.LayerNorm')
 ROBERTA = {'type_vocab': 1, 'first_position': 2, 'epsilon': 1e-5}
 DISTIL = {'type_vocab': 0, 'pooler': 'relu'}
-CLASSIFIER = ('head', 'classifier')
-ENCODERS = [  # (our fields, their class, what it returns, rows of names)
-    ({}, 'BertModel', 'last_hidden_state', names.bert('')), ({'pool': 'cls'}, 'BertModel', 'pooler_output', names.bert('')),
-    ({'mlm': True}, 'BertForMaskedLM', 'logits', (*names.bert('bert.'), *BERT_HEAD)),
-    ({'num_classes': 3}, 'BertForTokenClassification', 'logits', (*names.bert('bert.'), CLASSIFIER)),
-    ({'num_classes': 3, 'pool': 'cls'}, 'BertForSequenceClassification', 'logits', (*names.bert('bert.'), CLASSIFIER)),
-    (ROBERTA, 'RobertaModel', 'last_hidden_state', names.bert('')),
-    ({**ROBERTA, 'mlm': True}, 'RobertaForMaskedLM', 'logits', (*names.bert('roberta.'), *names.bert_head('lm_head.'))),
-    ({**ROBERTA, 'num_classes': 3, 'pool': 'cls'}, 'RobertaForSequenceClassification', 'logits',
-     (('pooler', 'classifier.dense'), ('head', 'classifier.out_proj'), *names.bert('roberta.'))),
-    ({**DISTIL, 'mlm': True}, 'DistilBertForMaskedLM', 'logits',
-     (*names.DISTILBERT, *names.bert_head('vocab', '_transform', '_layer_norm', '_projector.bias'))),
-    ({**DISTIL, 'num_classes': 3, 'pool': 'cls'}, 'DistilBertForSequenceClassification', 'logits',
-     (*names.DISTILBERT, CLASSIFIER)),
+TEXTS = {'num_classes': 3, 'pool': 'cls'}
+ENCODERS = [  # (our fields, their class, what it returns)
+    ({}, 'BertModel', 'last_hidden_state'), ({'pool': 'cls'}, 'BertModel', 'pooler_output'),
+    ({'mlm': True}, 'BertForMaskedLM', 'logits'), ({'num_classes': 3}, 'BertForTokenClassification', 'logits'),
+    (TEXTS, 'BertForSequenceClassification', 'logits'), (ROBERTA, 'RobertaModel', 'last_hidden_state'),
+    ({**ROBERTA, 'mlm': True}, 'RobertaForMaskedLM', 'logits'),
+    ({**ROBERTA, **TEXTS}, 'RobertaForSequenceClassification', 'logits'),
+    ({**DISTIL, 'mlm': True}, 'DistilBertForMaskedLM', 'logits'),
+    ({**DISTIL, **TEXTS}, 'DistilBertForSequenceClassification', 'logits'),
 ]
 
 
@@ -57,10 +46,13 @@ def hf():
         yield library
 
 
-def ours(model, *inputs):
-    """(parameters, the jitted call)."""
-    variables = contrasted(model, *(inputs or (TOKENS,)))
-    return variables['params'], lambda **given: jax.jit(model.apply)(variables, *(inputs or (TOKENS,)), **given)
+def both(library, model, kind, folder, *inputs):
+    """(the call of ours, their model), which has read our weights from a folder."""
+    inputs = inputs or (TOKENS,)
+    variables = contrasted(model, *inputs)
+    weights.save(model, variables, f'hf:{folder}', architecture=kind)
+    theirs = getattr(library, kind).from_pretrained(folder, attn_implementation='eager').eval()
+    return lambda **given: jax.jit(model.apply)(variables, *inputs, **given), theirs
 
 
 def close(found, expected, where=None):
@@ -74,22 +66,10 @@ def tensors(**arrays):
     return {name: torch.tensor(np.asarray(a)).long() for name, a in arrays.items()}
 
 
-def decoder(library, name):
-    """(the call of ours, the call of theirs) with the same weights."""
-    if name == 'gpt2':
-        model = GPT(**SMALL, bias=True)
-        params, call = ours(model)
-        config = library.GPT2Config(vocab_size=13, n_positions=16, n_embd=16, n_layer=2, n_head=4, attn_implementation='eager')
-        return call, names.load(library.GPT2LMHeadModel(config), params, names.GPT2, transposed=False)
-    fields, family, config = DECODERS[name]
-    params, call = ours(GPT(**fields))
-    config = getattr(library, f'{family}Config')(**{**COMMON, **config})
-    return call, names.load(getattr(library, f'{family}ForCausalLM')(config), params, names.LLAMA)
-
-
-@pytest.mark.parametrize('name', ['gpt2', *DECODERS])
-def test_decoders(hf, name):
-    call, theirs = decoder(hf, name)
+@pytest.mark.parametrize('name', DECODERS)
+def test_decoders(hf, name, tmp_path):
+    fields, kind = DECODERS[name]
+    call, theirs = both(hf, GPT(**{**SMALL, **fields}), kind, tmp_path)
     close(call(), theirs(**tensors(input_ids=TOKENS)).logits)
     close(call(mask=RIGHT), theirs(**tensors(input_ids=TOKENS, attention_mask=RIGHT)).logits, RIGHT)
     positions = np.maximum(LEFT.cumsum(1) - 1, 0)
@@ -98,47 +78,26 @@ def test_decoders(hf, name):
     close(call(positions=positions + 3), theirs(**tensors(input_ids=TOKENS, position_ids=positions + 3)).logits)
 
 
-def encoder_config(library, theirs, first_position):
-    """Their configuration of the small encoder."""
-    family = theirs.partition('For')[0].removesuffix('Model')
-    if family == 'DistilBert':
-        return library.DistilBertConfig(vocab_size=13, dim=16, hidden_dim=24, n_layers=2, n_heads=4, max_position_embeddings=16,
-                                        pad_token_id=0, num_labels=3, attn_implementation='eager')
-    return getattr(library, f'{family}Config')(**{
-        **COMMON, 'max_position_embeddings': 16 + first_position, 'pad_token_id': 1 if first_position else 0, 'num_labels': 3,
-        'type_vocab_size': 1 if first_position else 2, 'layer_norm_eps': 1e-5 if first_position else 1e-12,
-        'tie_word_embeddings': True})
-
-
-@pytest.mark.parametrize(('fields', 'theirs', 'output', 'rows'), ENCODERS, ids=[f'{case[1]}-{case[2]}' for case in ENCODERS])
-def test_encoders(hf, fields, theirs, output, rows):
+@pytest.mark.parametrize(('fields', 'kind', 'output'), ENCODERS, ids=[f'{case[1]}-{case[2]}' for case in ENCODERS])
+def test_encoders(hf, fields, kind, output, tmp_path):
     model = BERT(**{**SMALL, **fields}, mlp_width=24)
-    params, call = ours(model)
-    config = encoder_config(hf, theirs, model.first_position)
-    other = names.load(getattr(hf, theirs)(config), params, rows, partial=theirs.endswith('Model'))
+    call, theirs = both(hf, model, kind, tmp_path)
     pairs = {'types': np.arange(9) % 4 // 2 * np.ones((3, 1), int)} if model.type_vocab == 2 else {}
     for mask in (RIGHT, LEFT):
         if mask is LEFT and model.pool == 'cls':
             continue  # the first token is padding
-        given = {'input_ids': np.where(mask, TOKENS, config.pad_token_id), 'attention_mask': mask}
-        expected = other(**tensors(**given, **({'token_type_ids': pairs['types']} if pairs else {})))
+        given = {'input_ids': np.where(mask, TOKENS, theirs.config.pad_token_id or 0), 'attention_mask': mask}
+        expected = theirs(**tensors(**given, **({'token_type_ids': pairs['types']} if pairs else {})))
         close(call(mask=mask, **pairs), expected[output], None if model.pool == 'cls' else mask)
 
 
 @pytest.mark.parametrize('gated', [False, True], ids=['t5', 't5_v11'])
-def test_t5(hf, gated):
+def test_t5(hf, gated, tmp_path):
     """Keys of both sides further apart than the last bucket, sources of three lengths."""
     fields = {'hidden': 'geglu_tanh', 'tie_head': False, 'scale_head': False} if gated else {}
     target = np.random.default_rng(1).integers(2, 13, (3, 7)).astype(np.int32)
     model = EncoderDecoder(**{**SMALL, **fields}, head_width=6, mlp_width=24, relative_buckets=8, relative_distance=6)
-    params, call = ours(model, TOKENS, target)
-    config = hf.T5Config(vocab_size=13, d_model=16, d_kv=6, d_ff=24, num_layers=2, num_heads=4, pad_token_id=0,
-                         relative_attention_num_buckets=8, relative_attention_max_distance=6, tie_word_embeddings=not gated,
-                         feed_forward_proj='gated-gelu' if gated else 'relu', decoder_start_token_id=0)
-    theirs = hf.T5ForConditionalGeneration(config)
-    if gated:  # version 5 ties the head whatever the configuration holds
-        theirs.lm_head.weight = type(theirs.lm_head.weight)(theirs.lm_head.weight.detach().clone())
-    theirs = names.load(theirs, params, (*names.t5(), *names.t5_up(gated)))
+    call, theirs = both(hf, model, 'T5ForConditionalGeneration', tmp_path, TOKENS, target)
     expected = theirs(**tensors(input_ids=TOKENS, attention_mask=RIGHT, decoder_input_ids=target)).logits
     close(call(source_mask=RIGHT), expected)
 

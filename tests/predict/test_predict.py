@@ -346,7 +346,10 @@ def test_texts(sentences, tmp_path, capsys):
     assert answers[0]['assumed'] == ['3 of 6 tokens unknown'] and answers[4]['assumed'] == ['cut: 6 of 7 tokens']
     code, out, _ = run(capsys, sentiment, 'sentiment', 'predict', place, 'a fine film')
     assert code == 0 and out.startswith('a fine film  good ') and '%' in out
-    for word in (' ', f'@{tmp_path}/none.txt'):
+    (tmp_path / 'odd.txt').write_bytes(b'ab\xff')
+    (tmp_path / 'odd.jsonl').write_bytes(b'{"text": "\xff"}')
+    (tmp_path / 'empty.txt').write_text('\n')
+    for word in (' ', f'@{tmp_path}/none.txt', f'@{tmp_path}/odd.txt', f'{tmp_path}/odd.jsonl', f'@{tmp_path}/empty.txt'):
         code, _, err = run(capsys, sentiment, 'sentiment', 'predict', place, word)
         assert code == 2 and len(err.strip().splitlines()) == 1
     for word in ('@friend you are fine', '@friend'):

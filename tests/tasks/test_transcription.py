@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bigjax.nn.kv_cache import KVCache
 from bigjax.tasks import transcription as t
 
 V = t.vocabulary(51_864)
@@ -17,6 +18,11 @@ def test_the_special_tokens_of_both_vocabularies():
     assert t._size(V) == 51_864 and t._size(many) == 51_865
 
 
+def cache_of(rows):
+    """A cache of so many rows that holds no keys."""
+    return KVCache((), jnp.int32(0), jnp.zeros((rows, 0), bool), jnp.zeros(rows, jnp.int32))
+
+
 def decoded(script, length=12, stamps=True, v=V):
     """Decodes with a model that wants the tokens of `script` [B, L] one after the other, after its start tokens."""
     script, size = np.asarray(script), t._size(v)
@@ -25,15 +31,15 @@ def decoded(script, length=12, stamps=True, v=V):
 
     def apply(variables, *args, method):
         if method == 'start':
-            return jnp.int32(0), {}
-        tokens, index = args
-        after = index + tokens.shape[1]
+            return cache_of(len(script)), {}
+        tokens, cache = args
+        after = cache.index + tokens.shape[1]
         wanted = jnp.take(jnp.asarray(script), jnp.clip(after - prompt, 0, script.shape[1] - 1), axis=1)
+        wanted = jnp.repeat(wanted, len(tokens) // len(script))  # of each beam
         logits = 20.0 * (jnp.arange(size) == wanted[:, None])
-        return (logits[:, None], after), {}
+        return (logits[:, None], cache._replace(index=after)), {}
 
-    found = t.decode(apply, None, np.zeros((len(script), 2, 2)), v, None,
-                     stamps, length)
+    found = t.decode(apply, None, np.zeros((len(script), 2, 2)), v, None, stamps, length)
     return [[int(x) for x in row if x >= 0] for row in np.asarray(found['tokens'])]
 
 
@@ -41,6 +47,27 @@ def test_what_the_rules_allow_is_written_and_each_window_ends_on_its_own():
     a = [AT(0), 11, 12, AT(1), AT(1), 13, AT(2.5), V.end, V.end]
     b = [AT(0.5), 21, AT(2), V.end, V.end, V.end, V.end, V.end, V.end]
     assert decoded([a, b]) == [a[:7], b[:3]]
+
+
+@pytest.mark.parametrize('beams, expected', [(1, [11, 99]), (5, [12, 13])])
+def test_a_beam_finds_the_text_that_is_likelier_as_a_whole(beams, expected):
+    """11 is the likeliest first word, and leads to a hundred words that are equally likely."""
+    size = t._size(V)
+    p = np.full((121, size), 1e-12)  # row 0: after the start, row 1 + i: after the token i
+    p[0, [11, 12]], p[12, 20:120], p[12, 99] = (0.55, 0.45), 0.01, 0.0101
+    p[[13, 14, *range(21, 121)], [13, V.end, *100 * [V.end]]] = 1
+    table = jnp.asarray(np.log(p), jnp.float32)
+
+    def apply(variables, *args, method):
+        if method == 'start':
+            return cache_of(1), {}
+        tokens, cache = args
+        return (table[jnp.minimum(jnp.where(tokens >= V.end, 0, tokens + 1), 120)], cache), {}
+
+    found = t.decode(apply, None, np.zeros((1, 2, 2)), V, None, False, 6, beams)
+    assert [int(x) for x in found['tokens'][0] if x >= 0] == expected
+    likely = np.log(0.45) / 3 if beams > 1 else np.log(0.55 * 0.0101) / 3
+    np.testing.assert_allclose(found['mean_log_probability'], likely, rtol=1e-3)
 
 
 def test_without_time_stamps_only_text_is_written():

@@ -16,7 +16,7 @@ from bigjax.errors import UserError
 from bigjax.models.bert import BERT
 from bigjax.models.gpt import GPT
 from bigjax.models.seq2seq import EncoderDecoder
-from bigjax.weights import commands, npz_format, safetensors_format
+from bigjax.weights import commands, config_json, npz_format, safetensors_format
 from bigjax.weights.reader import leaves
 from tests.refused import refused
 
@@ -28,9 +28,10 @@ MODELS = {
     'mistral': GPT(31, 9, 2, 2, 8, mlp_width=7, window=3, head_width=6, **LLAMA),
     'qwen2': GPT(31, 9, 2, 2, 8, mlp_width=7, qkv_bias=True, **{**LLAMA, 'tie_head': True}),
     'qwen3': GPT(31, 9, 2, 2, 8, mlp_width=7, qk_norm=True, **LLAMA),
-    'bert': BERT(31, 9, 2, 2, 8, pool='mean'), 'bert classes': BERT(31, 9, 2, 2, 8, pool='cls', num_classes=3),
-    'roberta': BERT(31, 9, 2, 2, 8, type_vocab=1, first_position=2, mlm=True),
-    'distilbert': BERT(31, 9, 2, 2, 8, type_vocab=0, pooler='relu', num_classes=2),
+    'bert': BERT(31, 9, 2, 2, 8, mlp_width=32, pool='mean'),
+    'bert classes': BERT(31, 9, 2, 2, 8, mlp_width=32, pool='cls', num_classes=3),
+    'roberta': BERT(31, 9, 2, 2, 8, mlp_width=32, type_vocab=1, first_position=2, mlm=True),
+    'distilbert': BERT(31, 9, 2, 2, 8, mlp_width=32, type_vocab=0, pooler='relu', num_classes=2),
     't5': EncoderDecoder(31, num_layers=2, num_heads=2, width=8, mlp_width=7),
     't5 1.1': EncoderDecoder(31, 512, 2, 2, 3, 8, 7, hidden='geglu_tanh', tie_head=False, scale_head=False),
 }
@@ -242,3 +243,10 @@ def test_memory_of_reading_is_little_more_than_the_tree(tmp_path, folder):
     run = subprocess.run([sys.executable, '-c', MEASURE, *places], capture_output=True, text=True, check=True,
                          env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': ':'.join(filter(None, sys.path))})
     assert float(run.stdout.split()[-1]) <= 1.3, run.stdout
+
+
+@pytest.mark.parametrize('model, key', [
+    (BERT(31, 9, 2, 2, 8), 'intermediate_size'), (GPT(31, 9, 2, 2, 8, **LLAMA), 'intermediate_size'),
+    (EncoderDecoder(31, 9, 2, 2, width=8), 'd_ff')], ids=['bert', 'llama', 't5'])
+def test_a_size_that_follows_from_others_is_written_as_it_is(model, key):
+    assert config_json.matching(model)[2][key] == 32

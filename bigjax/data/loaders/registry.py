@@ -15,7 +15,7 @@ import numpy as np
 from bigjax.data.fake import TEXT, Shapes, fake, stand_ins
 from bigjax.data.lazy import LazySource
 from bigjax.data.loaders import find as finders
-from bigjax.data.loaders import find_text, formal, formats, pronunciations, spoken, text_tables, texts, tfds_hf
+from bigjax.data.loaders import find_text, formal, formats, librispeech, pronunciations, spoken, text_tables, texts, tfds_hf
 from bigjax.data.sources import Splits, derived
 from bigjax.errors import UserError
 from bigjax.io import local_copy, storage
@@ -259,6 +259,16 @@ NAMED: dict[str, DatasetSpec] = {
             'text': ((spoken.LONGEST,), 'int32', range(1, 11)), 'text_length': ((), 'int32', range(1, spoken.LONGEST + 1))}),
         info=lambda variant: {'symbols': DIGITS, 'between': ' ', 'sample_rate': spoken.RATE_HZ},
         finders=(spoken.connected_digits,)),
+    'librispeech': DatasetSpec(
+        about='Read English speech at 16 kHz with its text, 960 hours for training (Panayotov et al. 2015)',
+        licence='CC BY 4.0', size='60 GB for 960h, 8 GB for 100h',
+        get='for f in ' + ' '.join(librispeech.PARTS) + '; do curl -fL https://www.openslr.org/resources/12/$f.tar.gz | '
+            'tar -xzC {data_dir}; done',
+        shapes=lambda variant: _sounds(librispeech.LENGTH, {
+            'text': ((librispeech.LETTERS,), 'int32', range(1, len(librispeech.SYMBOLS) + 1)),
+            'text_length': ((), 'int32', range(1, librispeech.LETTERS + 1))}),
+        info=lambda variant: {'symbols': librispeech.SYMBOLS, 'between': '', 'sample_rate': librispeech.RATE_HZ},
+        sizes=librispeech.utterances, finders=(librispeech.files,), variants=tuple(librispeech.SETS)),
     'breast_cancer': DatasetSpec(
         about='Wisconsin diagnostic breast cancer, 569 x 30 (Street, Wolberg and Mangasarian 1993)',
         licence='CC BY 4.0', size='0.1 MB',

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019), MiniLM (Wang et al. 2020), which has its names, and RoBERTa (Liu et al. 2019)."""
+"""BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) and DistilBERT; MiniLM and AntiBERTy have the names of BERT."""
 import dataclasses
 from collections.abc import Mapping
 
@@ -93,13 +93,14 @@ BERT = Family(
     architectures=architectures(
         'Bert', 'bert.', words('mlm', 'cls.predictions.transform.dense', 'cls.predictions.transform.LayerNorm',
                                'cls.predictions.bias'), dense('head', 'classifier')) | {
-        'BertForPreTraining': Architecture('bert.', {'mlm': True}, (), lambda model: False)},
+        name: Architecture('bert.', {'mlm': True}, (), lambda model: False) for name in ('BertForPreTraining', 'AntiBERTy')},
     fields=(*FIELDS, Field('max_position_embeddings', 'block_size', 512)),
     fixed={'position_embedding_type': ('absolute',), 'is_decoder': (False,), 'add_cross_attention': (False,)},
     write_config=write_config, rows=(*ROWS, *POOLER),
     tied={'cls.predictions.decoder.weight': 'embeddings.word_embeddings.weight',
           'cls.predictions.decoder.bias': 'cls.predictions.bias'},
-    ignored=(r'embeddings\.position_ids',), spare=(r'cls\.seq_relationship\.(weight|bias)', r'(classifier|qa_outputs)\..*'),
+    ignored=(r'embeddings\.position_ids',),
+    spare=(r'cls\.(seq_relationship|species|chain|graft)\.(weight|bias)', r'(classifier|qa_outputs)\..*'),
     renamed=((r'LayerNorm\.gamma$', 'LayerNorm.weight'), (r'LayerNorm\.beta$', 'LayerNorm.bias')))
 ROBERTA = dataclasses.replace(
     BERT, model_type='roberta',

@@ -9,5 +9,6 @@ ROWS = (Row('embed/embedding', 'embed.weight'),
 HEAD = (Row('head/kernel', 'head.weight', 'transpose'), Row('head/bias', 'head.bias'))
 NAMES = ((r'^(lstm|gru)\.', 'rnn.'), (r'^(embedding|emb)\.', 'embed.'),
          (r'^(linear|fc|out|output|classifier|decoder)\.', 'head.'))
-FAMILIES = {f'torch {name}': Family(f'rnn.{name}', architectures={'': Architecture(heads=HEAD)}, rows=ROWS, renamed=NAMES)
-            for name in ('RNNClassifier', 'CharLSTM')}
+LOSS = (r'similarity_(weight|bias)',)  # of the loss of a speaker encoder (Wan et al. 2018), which are kept beside the network
+FAMILIES = {f'torch {name}': Family(f'rnn.{name}', architectures={'': Architecture(heads=HEAD)}, rows=ROWS, renamed=NAMES,
+                                   spare=LOSS) for name in ('RNNClassifier', 'CharLSTM')}
