@@ -12,8 +12,10 @@ os.environ.setdefault('NPROC', '16')  # several fake devices starve XLA's thread
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('BIGJAX_PLATFORM', os.environ['JAX_PLATFORMS'])  # on purpose, also beside an accelerator
 # Compiling is most of the time of small tests; code that is optimised less computes the same within their tolerances. Jax 0.10
-# can emit fusions without MLIR, which compile in half the time; a later XLA does not know the flag and aborts.
-_flags = ['--xla_backend_optimization_level=0', '--xla_llvm_disable_expensive_passes=true']
+# can emit fusions without MLIR, which compile in half the time; a later XLA does not know the flag and aborts. A program
+# divided into modules of LLVM, to compile them in parallel, costs a quarter more of cores that are busy anyway.
+_flags = ['--xla_backend_optimization_level=0', '--xla_llvm_disable_expensive_passes=true',
+          '--xla_cpu_parallel_codegen_split_count=1']
 if importlib.metadata.version('jax').startswith('0.10.'):
     _flags.append('--xla_cpu_use_fusion_emitters=false')
 os.environ.setdefault('XLA_FLAGS', ' '.join(_flags))
