@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import pathlib
 import shutil
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -147,11 +148,17 @@ def _each(work, parts, tokenizer, key, jobs) -> Iterator[tuple[str, dict[str, in
         return
     with concurrent.futures.ProcessPoolExecutor(min(jobs, len(work)), multiprocessing.get_context('spawn'), _start,
                                                 given) as pool:
-        yield from pool.map(_one, work)
+        try:
+            yield from pool.map(_one, work)
+        except BaseException:  # what has not begun is left to the next command
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _start(parts: str, files: Mapping[str, bytes], key: str) -> None:
     """Runs first in a process."""
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker that is interrupted with a queue in its hands blocks the others
     os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # there is a process for each core
     _worker.update(parts=pathlib.Path(parts), tokenizer=tokenizers.from_files(files, 'the tokenizer'), key=key)
 
