@@ -25,7 +25,7 @@ import numpy as np
 
 from bigjax.data import corpus, tokenizers
 from bigjax.data.text import MANIFEST
-from bigjax.errors import DONE, UserError, command
+from bigjax.errors import DONE, PREEMPTED, UserError, command
 from bigjax.io import atomic
 from bigjax.io.text import counted, first_line, printable
 
@@ -348,8 +348,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--val_fraction', type=float, default=0.1, help='the last part of the text, without --val')
     parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='processes')
     options = parser.parse_args(argv)
-    manifest = write(options.places, options.to, tokenizers.load(options.tokenizer), val=options.val,
-                     val_fraction=options.val_fraction, key=options.key, jobs=options.jobs)
+    try:
+        manifest = write(options.places, options.to, tokenizers.load(options.tokenizer), val=options.val,
+                         val_fraction=options.val_fraction, key=options.key, jobs=options.jobs)
+    except KeyboardInterrupt:
+        print(f'{options.to}: interrupted; what is written stays, and the same command writes the rest', file=sys.stderr)
+        return PREEMPTED
     for facts in manifest['splits'].values():
         ends = counted(facts['documents'], 'document') if facts['documents'] else 'a document that val continues'
         print(f'{options.to}/{facts["file"]}: {facts["tokens"]:,} tokens of {ends}')

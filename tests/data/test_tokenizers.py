@@ -1,5 +1,10 @@
 """Tokenizers: text to tokens and back, special tokens, saving, and tokens of text files."""
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -163,6 +168,26 @@ def test_written_resumed_and_read(jobs, tmp_path, monkeypatch):
         file.write(b'ab')
     with refused('data/damaged', 'val.bin', 'manifest.json'):
         token_splits(to, length=8, name='mine')
+
+
+@pytest.mark.slow
+def test_interrupted_in_several_processes_and_begun_again(tmp_path):
+    """Ctrl-C reaches the workers, too; whichever it meets, the command ends, and the next one writes the rest."""
+    (tmp_path / 'in').mkdir()
+    for i in range(12):
+        (tmp_path / 'in' / f'{i:02}.txt').write_text(f'line of file {i}\n' * 200_000)
+    command = [sys.executable, '-m', 'bigjax.data.tokenize', '--in', str(tmp_path / 'in'), '--tokenizer=byte', '--jobs=2']
+    assert subprocess.run([*command, f'--to={tmp_path / "straight"}']).returncode == 0
+    process = subprocess.Popen([*command, f'--to={tmp_path / "out"}'], start_new_session=True, stderr=subprocess.PIPE,
+                               text=True)
+    while process.poll() is None and not list((tmp_path / 'out').glob(f'{tokenize.PARTS}/*.npy')):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75 and 'Traceback' not in errors
+    assert subprocess.run([*command, f'--to={tmp_path / "out"}']).returncode == 0
+    for file in ('train.bin', 'val.bin'):
+        assert (tmp_path / 'out' / file).read_bytes() == (tmp_path / 'straight' / file).read_bytes()
 
 
 def test_many_tokens_are_wide(tmp_path):
