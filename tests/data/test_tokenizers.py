@@ -178,8 +178,9 @@ def test_interrupted_in_several_processes_and_begun_again(tmp_path):
         (tmp_path / 'in' / f'{i:02}.txt').write_text(f'line of file {i}\n' * 200_000)
     command = [sys.executable, '-m', 'bigjax.data.tokenize', '--in', str(tmp_path / 'in'), '--tokenizer=byte', '--jobs=2']
     assert subprocess.run([*command, f'--to={tmp_path / "straight"}']).returncode == 0
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores Ctrl-C
     process = subprocess.Popen([*command, f'--to={tmp_path / "out"}'], start_new_session=True, stderr=subprocess.PIPE,
-                               text=True)
+                               text=True, preexec_fn=heard)
     while process.poll() is None and not list((tmp_path / 'out').glob(f'{tokenize.PARTS}/*.npy')):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
