@@ -298,10 +298,10 @@ def choose(what: str, name: str, table: Mapping[str, Any]) -> Any:
 
 
 def choose_pair(variant: str, default: str, seconds: Container[str]) -> tuple[str, str]:
-    """The two names of a variant `FIRST,SECOND`; one that stands alone is completed from `default`.
+    """The two names of a variant `FIRST,SECOND`; one of the two alone is completed from `default`.
 
     Args:
-      seconds: the names that are second ones where they stand alone.
+      seconds: the names that are the second one when alone.
     """
     first, second = default.split(',')
     given, comma, rest = (variant or default).partition(',')

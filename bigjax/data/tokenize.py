@@ -72,7 +72,7 @@ def write(places: Sequence[str], to: str, tokenizer: tokenizers.Tokenizer, *, va
     tokenizer.save(folder / tokenizers.FOLDER)
     try:
         facts = _encode_all(units, folder / PARTS, tokenizer, key, jobs, quiet)
-    except UserError:  # a text that is mended is another one, of which these are no parts
+    except UserError:  # a corrected text is another one, of which these are no parts
         for place in (folder / PARTS, folder / tokenizers.FOLDER):
             shutil.rmtree(place)
         raise
