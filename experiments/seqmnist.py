@@ -21,7 +21,7 @@ import numpy as np
 from bigjax import cli, models
 from bigjax.data import augment
 from bigjax.data.datasets import open_data
-from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, choose_pair, published
 from bigjax.models import bert
 from bigjax.predict import interfaces
 from bigjax.tasks import classification
@@ -52,10 +52,11 @@ VALUES = 256  # of a pixel
 
 
 def get_config(variant=''):
-    """`variant` is an order and a network, 'sequential,tcn' by default."""
+    """`variant` is an order and a network, or one of the two; sequential,tcn by default."""
     config = base_config()
-    order, network = choose('variant', variant or 'sequential,tcn', ROWS)
-    config.model, config.optimizer, *numbers = NETWORKS[network]
+    order, network = choose_pair(variant, OWN_ROWS[0], NETWORKS)
+    choose('variant', order, FORGET)
+    config.model, config.optimizer, *numbers = choose('variant', network, NETWORKS)
     if network == 'lstm':
         config.model = dict(config.model, forget_bias=FORGET[order])
     if numbers[ORDERS.index(order)]:
