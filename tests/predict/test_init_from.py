@@ -21,7 +21,8 @@ def run(capsys, *argv):
 def workdir(tmp_path_factory):
     """A run of a few steps."""
     where = tmp_path_factory.mktemp('init_from') / 'run'
-    argv = [f'--workdir={where}', '--variant=logistic', '--config.steps=4', '--config.batch_size=8', '--config.eval_every=0', *FAKE]
+    argv = [f'--workdir={where}', '--variant=logistic', '--config.steps=4', '--config.batch_size=8',
+            '--config.eval_every=0', *FAKE]
     assert cli.run(mnist1d, 'experiments.mnist1d', argv) == 0
     return where
 
