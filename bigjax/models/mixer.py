@@ -93,7 +93,8 @@ class Mixer(nn.Module):
         size = image_BxHxWxC.shape[1:3]
         if size != (self.image_size, self.image_size):
             raise UserError(f'Mixer: got an image of {size[0]} x {size[1]}, expected {self.image_size} x {self.image_size}: '
-                            f'its matrices have a row per patch; fix: --config.model.image_size={size[0]}', code='model/image-size')
+                            f'its matrices have a row per patch; fix: --config.model.image_size={size[0]}',
+                            code='model/image-size')
         x = patches(image_BxHxWxC, self.patch, 'Mixer').astype(self.dtype)
         x = Dense(self.width, dtype=self.dtype, name='patch_embed')(x)
         for i, rate in enumerate(drop_rates(self.drop_path, self.num_layers)):
