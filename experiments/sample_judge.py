@@ -105,9 +105,9 @@ def keep(workdir: str) -> None:
         arrays = manager.arrays(manager.newest(pathlib.Path(workdir) / name))
         weights = {path: np.asarray(arrays[f'state.params.{path}'], np.float16) for path in generated.paths()}
         np.savez(generated.JUDGES / f'{name}.npz', **weights)
-        facts = {'command': run['command'], 'commit': run['git']['sha'], 'data': name, 'steps': run['steps'],
-                 'parameters': run['parameters'], 'accuracy': 1 - run['final']['test/error']['mean'] / 100,
-                 'sure': run['final']['test/sure']['mean']}
+        facts = {'command': f'python -m experiments.sample_judge --variant={name}', 'commit': run['git']['sha'], 'data': name,
+                 'steps': run['steps'], 'parameters': run['parameters'],
+                 'accuracy': run['final']['test/accuracy']['mean'], 'sure': run['final']['test/sure']['mean']}
         (generated.JUDGES / f'{name}.json').write_text(json.dumps(facts, indent=1) + '\n')
 
 

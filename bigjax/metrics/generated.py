@@ -38,7 +38,7 @@ TOGETHER = 500  # images a judge sees at once
 
 
 class Seen(NamedTuple):
-    """What a judge makes of images.
+    """The answers of a judge to N images.
 
     Attributes:
       logits: [N, K].
@@ -90,7 +90,7 @@ def _forward(params, images):
 
 
 def see(images, name: str = 'mnist') -> Seen:
-    """What the judge makes of images [N, 28, 28, 1] in 0..1.
+    """The answers of the judge to images [N, 28, 28, 1] in 0..1.
 
     Raises:
       UserError: images of another shape ('metrics/judge-shape'), no such judge ('metrics/judge').
@@ -143,7 +143,7 @@ def frechet(first, second) -> float:
     tr (Σ₁Σ₂)^½ is computed as tr (Σ₁^½ Σ₂ Σ₁^½)^½, the root of a symmetric matrix, in float64.
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     root_a = _root(cov_a)
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root_a @ cov_b @ root_a), 0)).sum()
     return float(np.sum(np.square(a.mean(0) - b.mean(0))) + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
@@ -182,7 +182,7 @@ def compared(generated, real, name: str = 'mnist', classes=None) -> dict[str, An
     shares = class_shares(samples.logits)
     precision, recall = precision_recall(truth.features, samples.features)
     names = range(len(shares)) if classes is None else classes
-    bars = '\n'.join(f'{name!s:12} {"#" * round(200 * share):40} {share:.1%}' for name, share in zip(names, shares, strict=True))
+    bars = '\n'.join(f'{k!s:12} {"#" * round(200 * share):40} {share:.1%}' for k, share in zip(names, shares, strict=True))
     return {'legible': legibility(samples.logits), 'legible_real': legibility(truth.logits),
             'class_entropy': entropy(shares), 'rarest_class': float(shares.min()),
             'frechet': frechet(truth.features, samples.features), 'precision': precision, 'recall': recall,
