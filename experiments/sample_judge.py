@@ -25,10 +25,10 @@ from bigjax.metrics import confusion, generated
 from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
-ROWS = {'mnist': (6, False), 'fashion_mnist': (15, True)}  # data set: (epochs, whether images are flipped)
+ROWS = {'mnist': (5, False), 'fashion_mnist': (10, True)}  # data set: (epochs, whether images are flipped)
 HELP = {'flip': 'whether training images are flipped', 'outliers': 'the share of a batch that belongs to no class'}
 TABLE = tuple(ROWS)
-PARAMETERS = dict.fromkeys(ROWS, 93_322)
+PARAMETERS = dict.fromkeys(ROWS, 60_874)
 TINY = {'model.channels': '(4, 4, 4)'}
 PATCH = 7  # pixels of the squares that are dealt anew, and of a cell of smooth noise
 

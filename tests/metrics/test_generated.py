@@ -81,7 +81,7 @@ def test_a_judge_is_as_good_as_its_record_states(name):
     assert abs(np.mean(seen.logits.argmax(1) == labels) - facts['accuracy']) < spread + 0.002
     assert abs(generated.legibility(seen.logits) - facts['sure']) < 0.05
     assert facts['command'].startswith('python -m experiments.sample_judge') and len(facts['commit']) == 40
-    assert sum(p.size for p in jax_leaves(generated.weights(name))) == facts['parameters'] == 93_322
+    assert sum(p.size for p in jax_leaves(generated.weights(name))) == facts['parameters'] == 60_874
 
 
 def jax_leaves(tree):
