@@ -1,6 +1,6 @@
 """The classifiers that judge generated digits and clothes: `bigjax.metrics.generated` holds them and their figures.
 
-A small convolutional network learns the ten classes of MNIST or Fashion-MNIST, and that some images belong to none: a quarter
+A small convolutional network learns the ten classes of MNIST or Fashion-MNIST, and that some images belong to none: a tenth
 of every batch is made of pairs of images and of noise, whose target is the same probability for every class (Hendrycks, Mazeika
 & Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR 2019). Without them a classifier is as sure of scribbles as
 of digits. Nothing is published for this network, so nothing is expected; `test/sure` is the share of the real test images that
@@ -40,7 +40,7 @@ def get_config(variant=''):
     epochs, config.flip = choose('variant', variant, ROWS)
     config.model = models.spec('cnn', 'judge')
     config.data = variant
-    config.outliers = 0.25
+    config.outliers = 0.1
     config.batch_size = 128
     config.steps = f'{epochs} epochs'
     config.optimizer = dict(name='adam', lr=1e-3, schedule='cosine')
@@ -103,7 +103,7 @@ def keep(workdir: str) -> None:
     for name in ROWS:
         run = json.loads((pathlib.Path(workdir) / name / 'run.json').read_text())
         arrays = manager.arrays(manager.newest(pathlib.Path(workdir) / name))
-        weights = {path: np.asarray(arrays[f'state.params.{path}'], np.float16) for path in generated.paths()}
+        weights = {path: np.asarray(arrays[f'state/params/{path}'], np.float16) for path in generated.paths()}
         np.savez(generated.JUDGES / f'{name}.npz', **weights)
         facts = {'command': f'python -m experiments.sample_judge --variant={name}', 'commit': run['git']['sha'], 'data': name,
                  'steps': run['steps'], 'parameters': run['parameters'],

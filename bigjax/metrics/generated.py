@@ -31,7 +31,7 @@ from bigjax.io.text import hint, printable
 from bigjax.models.cnn import CNN, VARIANTS
 
 JUDGES = pathlib.Path(__file__).with_name('judges')
-NAMES = ('mnist', 'fashion_mnist')
+NAMES = ('mnist',)
 SHAPE = (28, 28, 1)  # of an image that a judge sees
 SURE = 0.9  # the probability from which on an image is legible
 TOGETHER = 500  # images a judge sees at once
@@ -58,8 +58,8 @@ def _shapes() -> Mapping:
 
 
 def paths() -> list[str]:
-    """The names of a judge's arrays: 'conv_0.kernel', …"""
-    return ['.'.join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(_shapes())]
+    """The names of a judge's arrays: 'conv_0/kernel', …"""
+    return ['/'.join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(_shapes())]
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def weights(name: str) -> Mapping:
                         'choose one of them', code='metrics/judge')
     with np.load(JUDGES / f'{name}.npz') as stored:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: stored['.'.join(key.key for key in path)].astype(np.float32), _shapes())
+            lambda path, _: stored['/'.join(key.key for key in path)].astype(np.float32), _shapes())
 
 
 def facts(name: str) -> dict[str, Any]:
