@@ -3,8 +3,9 @@
 A small convolutional network learns the ten classes of MNIST or Fashion-MNIST, and that some images belong to none: a tenth
 of every batch is made of pairs of images and of noise, whose target is the same probability for every class (Hendrycks, Mazeika
 & Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR 2019). Without them a classifier is as sure of scribbles as
-of digits. Training images are moved by up to two pixels and get a little noise, which makes no digit illegible. Nothing is published for this network, so nothing is expected; `test/sure` is the share of the real test images that
-get a probability of 0.9 or more, which is what a perfect generator would reach.
+of digits. The other images are moved by up to two pixels and get a little noise, which makes no digit illegible. Nothing is
+published for this network, so nothing is expected; `test/sure` is the share of the real test images that get a probability of
+0.9 or more, which is what a perfect generator would reach.
 
     python -m experiments.sample_judge --workdir=/tmp/judge                      both rows
     python -c "from experiments.sample_judge import keep; keep('/tmp/judge')"    writes bigjax/metrics/judges/*.npz and *.json
@@ -58,7 +59,8 @@ def get_experiment(config):
         model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),
         task=classification.softmax(),
         data=Data(splits.train, splits.evals, preprocess=augment.to_float(), info=splits.info,
-                  augment=augment.chain(augment.random_crop(2), *flips, noise(config.noise), outliers(config.outliers, len(classes)))),
+                  augment=augment.chain(augment.random_crop(2), *flips, noise(config.noise),
+                                        outliers(config.outliers, len(classes)))),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=partial(judged, classes=classes), better={'sure': 'higher'})
                     for split in splits.evals},
