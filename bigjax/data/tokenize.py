@@ -124,7 +124,7 @@ def _begin(folder: pathlib.Path, digest: str) -> dict | None:
 def _encode_all(units: Mapping[str, Sequence[corpus.Part]], names: Mapping[str, Sequence[str]], parts: pathlib.Path,
                 tokenizer: tokenizers.Tokenizer, key: str, jobs: int, quiet: bool) -> dict[str, dict[str, int]]:
     """{split: {'tokens', 'documents', 'bytes'}}; every part becomes a file, which the next command finds after a kill."""
-    work = [(split, name, unit) for split, found in units.items() for name, unit in zip(names[split], found, strict=True)]
+    work = [(split, *each) for split, found in units.items() for each in zip(names[split], found, strict=True)]
     facts = {split: dict.fromkeys(('tokens', 'documents', 'bytes'), 0) for split in units}
     with _Bar(sum(unit.end - unit.start for *_, unit in work), quiet) as bar:
         for split, count in _each(work, parts, tokenizer, key, jobs):

@@ -23,7 +23,8 @@ TEXT_FLAGS = (
     Flag('lookup', 0, 'propose so many tokens for each pass from the text itself: the same sample', 'int', 0))
 
 
-def options(*, tokens: int, temperature: float | None, num_beams: int, stop: Sequence[str] | None, prompt: str = '', **rest) -> dict:
+def options(*, tokens: int, temperature: float | None, num_beams: int, stop: Sequence[str] | None, prompt: str = '',
+            **rest) -> dict:
     """The values of `TEXT_FLAGS` but the prompt as options of `bigjax.decode.stream.show`."""
     temperature = (TEMPERATURE if num_beams == 1 else 0.0) if temperature is None else temperature
     return dict(rest, max_new_tokens=tokens, temperature=temperature, num_beams=num_beams, stop=tuple(filter(None, stop or ())),

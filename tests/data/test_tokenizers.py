@@ -202,8 +202,8 @@ def test_parts_of_whole_files_outlive_one_that_is_corrected(tmp_path, monkeypatc
     monkeypatch.setattr(corpus, 'texts', lambda unit, key: seen.append(unit.path[-5]) or real(unit, key))
     tokenize.write(place, out, it, val_fraction=0.5, quiet=True)
     assert ''.join(sorted(seen)) == 'ad'
-    tokens = [np.fromfile(tmp_path / 'out' / f'{split}.bin', np.uint16).tolist() for split in ('train', 'val')]
-    assert sum(tokens, []) == [i for text in ('anew of a', 'text of b', 'text of c', 'abc') for i in [*text.encode(), it.eos]]
+    tokens = np.concatenate([np.fromfile(tmp_path / 'out' / f'{split}.bin', np.uint16) for split in ('train', 'val')])
+    assert tokens.tolist() == [i for text in ('anew of a', 'text of b', 'text of c', 'abc') for i in [*text.encode(), it.eos]]
 
 
 def test_many_tokens_are_wide(tmp_path):
