@@ -187,7 +187,8 @@ def _dtype(vocabulary: int):
     return np.uint16 if vocabulary <= NARROW_TOKENS else np.uint32
 
 
-def _joined(folder: pathlib.Path, split: str, names: Sequence[str], facts: Mapping[str, int], vocabulary: int) -> dict[str, Any]:
+def _joined(folder: pathlib.Path, split: str, names: Sequence[str], facts: Mapping[str, int],
+            vocabulary: int) -> dict[str, Any]:
     """Joins the parts of a split to one file, and describes it."""
     narrow = _dtype(vocabulary) is np.uint16
     path = folder / f'{split}.{"bin" if narrow else "npy"}'
