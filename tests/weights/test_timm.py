@@ -8,6 +8,7 @@ import pytest
 
 from bigjax import weights
 from bigjax.models.mixer import Mixer
+from bigjax.models.mobilenet import VARIANTS, MobileNet
 from tests.refused import refused
 from tests.weights.test_load import equal
 from tests.weights.timm_models import logits, randomised, timm, written
@@ -92,3 +93,18 @@ def test_a_folder_of_timm_there_and_back(tmp_path):
     (tmp_path / 'mixer' / 'config.json').write_text(json.dumps({'architecture': 'mixer_x'}))
     with refused('weights/architecture', 'mixer_x'):
         weights.load(f'timm:{tmp_path}/mixer')
+
+
+def test_statistics_and_kernels_of_depthwise_convolutions_there_and_back(tmp_path):
+    model = MobileNet(7, **VARIANTS['v3_small'], padding='same', epsilon=1e-3)
+    ours = image_variables(model, 32)
+    weights.save(model, ours, f'timm:{tmp_path}/mobile')
+    assert json.loads((tmp_path / 'mobile' / 'config.json').read_text())['architecture'] == 'tf_mobilenetv3_small_100'
+    again, variables, _ = weights.load(f'timm:{tmp_path}/mobile')
+    assert again == model and equal(variables, ours)
+    other = jax.tree.map(np.zeros_like, ours)
+    params, state = weights.into(f'timm:{tmp_path}/mobile', model, other['params'], {'batch_stats': other['batch_stats']})
+    assert equal({'params': params, **state}, ours)
+    with refused('weights/other-model', 'padding'):
+        weights.into(f'timm:{tmp_path}/mobile', model.clone(padding='symmetric'), other['params'],
+                     {'batch_stats': other['batch_stats']})
