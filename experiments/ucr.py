@@ -14,7 +14,7 @@ for the ResNet); for sets that are not in `PUBLISHED` it is that maximum, so a s
 """
 from bigjax import cli, models
 from bigjax.data.datasets import open_data
-from bigjax.data.loaders.registry import UCR
+from bigjax.data.loaders.named import UCR
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, choose_pair, published
 from bigjax.models import timeseries
 from bigjax.predict import interfaces

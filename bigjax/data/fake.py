@@ -1,7 +1,7 @@
 """Made-up data with the shapes, dtypes, classes and vocabularies of real data: for tests, and for `--config.data=fake`.
 
 A shape is (shape of one example, dtype, number of classes, a range of integers, or None); `shapes` maps names to them, as the
-table in registry.py does: {'image': ((28, 28, 1), 'uint8', None), 'label': ((), 'int32', 10)}. The dtype of text is 'object',
+table in named.py does: {'image': ((28, 28, 1), 'uint8', None), 'label': ((), 'int32', 10)}. The dtype of text is 'object',
 and its classes are the tokens of its vocabulary, the two special ones included: texts are made of the words w0, w1, …
 """
 from collections.abc import Mapping

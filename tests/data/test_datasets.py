@@ -11,7 +11,7 @@ from made_up import encode, smooth, write_folder, write_idx, write_uci, write_uc
 
 from bigjax.data.datasets import hold_out, load, open_data, standardize
 from bigjax.data.fake import arrays
-from bigjax.data.loaders import registry
+from bigjax.data.loaders import named, registry
 from bigjax.data.sources import ArraySource
 from tests.refused import refused
 
@@ -370,12 +370,12 @@ def test_real_fashion_mnist():
 
 
 @real
-@pytest.mark.parametrize('name', sorted(registry.UCR))
+@pytest.mark.parametrize('name', sorted(named.UCR))
 def test_real_ucr(name):
     if not (pathlib.Path(REAL) / 'ucr' / f'{name}_TRAIN.tsv.gz').exists():
         pytest.skip(f'no {name} in BIGJAX_DATA')
     splits = open_data(f'ucr/{name}', data_dir=REAL)
-    train, test, length, classes = registry.UCR[name]
+    train, test, length, classes = named.UCR[name]
     assert splits.info['records'] == {'train': train, 'test': test} and len(splits.info['classes']) == classes
     for source in (splits.train, *splits.evals.values()):
         x, label = source.arrays['x'], source.arrays['label']
@@ -388,7 +388,7 @@ def test_real_ucr(name):
 @real
 def test_real_tiny_shakespeare():
     splits = open_data('tiny_shakespeare', data_dir=REAL, length=64)
-    assert splits.info['vocabulary'] == 65 and splits.info['chars'] == registry.SHAKESPEARE
+    assert splits.info['vocabulary'] == 65 and splits.info['chars'] == named.SHAKESPEARE
     assert splits.info['characters'] == {'train': 1003854, 'val': 111540}  # nanoGPT's own print-out
     assert len(splits.train) == 1003854 - 64
     from bigjax.data.text import CharVocabulary
@@ -396,10 +396,10 @@ def test_real_tiny_shakespeare():
 
 
 @real
-@pytest.mark.parametrize('variant', sorted(registry.SCAN))
+@pytest.mark.parametrize('variant', sorted(named.SCAN))
 def test_real_scan(variant):
     splits = open_data(f'scan/{variant}', data_dir=REAL)
-    assert tuple(splits.info['records'].values()) == registry.SCAN[variant]
+    assert tuple(splits.info['records'].values()) == named.SCAN[variant]
     from bigjax.data.loaders import formats
     folder = pathlib.Path(REAL) / 'scan'
     both = [formats.scan(formats.find(folder, f'tasks_{part}_{variant}.txt')) for part in ('train', 'test')]
@@ -414,11 +414,11 @@ def test_real_scan(variant):
 
 
 @real
-@pytest.mark.parametrize('name', sorted(registry.UCI))
+@pytest.mark.parametrize('name', sorted(named.UCI))
 def test_real_uci(name):
     from bigjax.data.loaders import formats
     x, y, splits = formats.uci(pathlib.Path(REAL) / 'uci_regression' / name)
-    assert x.shape == registry.UCI[name] and len(splits) == 20
+    assert x.shape == named.UCI[name] and len(splits) == 20
     for train, test in splits:
         np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(len(x)))
     third = open_data(f'uci/{name}', data_dir=REAL, split=3)

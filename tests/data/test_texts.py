@@ -10,7 +10,7 @@ import pytest
 from bigjax.data import tokenizers
 from bigjax.data.datasets import open_data
 from bigjax.data.lazy import LazySource
-from bigjax.data.loaders import find_text, registry
+from bigjax.data.loaders import find_text, named
 from bigjax.data.texts import fit, masked, open_texts, parser
 from tests.refused import refused
 
@@ -121,7 +121,7 @@ def test_what_an_interface_says_of_a_text():
 def test_made_up_and_absent_sets_have_the_published_sizes(name, monkeypatch, tmp_path):
     monkeypatch.delenv('BIGJAX_DATA', raising=False)
     family, _, variant = name.partition('/')
-    classes, records, size = {'sentiment': registry.SENTIMENT, 'reuters': registry.REUTERS}[family][variant]
+    classes, records, size = {'sentiment': named.SENTIMENT, 'reuters': named.REUTERS}[family][variant]
     made, tokenizer = open_texts('fake', like=name, length=8)
     assert tokenizer.vocab_size == size and made.train.arrays['tokens'].max() < size and made.info['classes'] == classes
     absent, tokenizer = open_texts('', like=name, length=8)
@@ -136,9 +136,9 @@ def test_made_up_and_absent_sets_have_the_published_sizes(name, monkeypatch, tmp
 
 
 @pytest.mark.skipif(not (REAL / 'sentiment').is_dir(), reason='the real texts are not at hand')
-@pytest.mark.parametrize('variant', registry.SENTIMENT)
+@pytest.mark.parametrize('variant', named.SENTIMENT)
 def test_the_real_sets_have_the_published_sizes(variant):
-    _, records, size = registry.SENTIMENT[variant]
+    _, records, size = named.SENTIMENT[variant]
     splits, tokenizer = open_texts('', like=f'sentiment/{variant}', data_dir=str(REAL), length=64)
     assert tuple(splits.info['records'].values()) == records and tokenizer.vocab_size == size
     assert not any(splits.info['cut'].values())

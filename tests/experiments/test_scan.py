@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from bigjax.data.loaders.formats import pad_words
-from bigjax.data.loaders.registry import SCAN_VOCABULARIES as WORDS
+from bigjax.data.loaders.named import SCAN_VOCABULARIES as WORDS
 from experiments import scan
 from tests.refused import refused
 

@@ -10,7 +10,7 @@ from bigjax import cli
 from bigjax.data import images, tokenizers
 from bigjax.data.columns import Column
 from bigjax.data.datasets import open_data
-from bigjax.data.loaders.registry import SCAN_VOCABULARIES as WORDS
+from bigjax.data.loaders.named import SCAN_VOCABULARIES as WORDS
 from bigjax.data.schema import Schema
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.decode.stream import continue_text

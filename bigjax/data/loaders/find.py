@@ -1,6 +1,6 @@
 """Where the named data sets are found on this machine: `finder(named, name, variant, data_dir, **options)`.
 
-`named` is the set's entry in registry.py. A finder returns Splits, or None where its place does not have the set; a
+`named` is the set's entry in named.py. A finder returns Splits, or None where its place does not have the set; a
 damaged file there is a UserError, not None.
 """
 import functools
