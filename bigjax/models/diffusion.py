@@ -33,10 +33,12 @@ VARIANTS = {
     'dit_l2': {'patch': 2, 'width': 1024, 'num_layers': 24, 'num_heads': 16},
     'dit_xl2': {'patch': 2, 'width': 1152, 'num_layers': 28, 'num_heads': 16},
 }
-PARTITION_RULES = (
-    *block_rules(), (r'block_\d+/modulation/kernel', ('embed', None)), ('patch_embed/kernel', (None, 'mlp')),
-    ('patch_embed/bias', ('mlp',)), ('time_0/kernel', (None, 'mlp')), ('time_0/bias', ('mlp',)),
-    ('time_1/kernel', ('mlp', 'embed')), ('head/kernel', ('embed', None)))
+PARTITION_RULES = (  # of a DiT; a U-Net has none
+    (r'block_\d+/modulation/kernel', ('embed', None)), (r'block_\d+/modulation/bias', (None,)), *block_rules(),
+    ('patch_embed/kernel', (None, 'mlp')), ('patch_embed/bias', ('mlp',)), ('time_0/kernel', (None, 'mlp')),
+    ('time_0/bias', ('mlp',)), ('time_1/kernel', ('mlp', 'embed')), ('time_1/bias', ('embed',)),
+    ('label_embed/embedding', (None, 'embed')), ('(head|modulation)/kernel', ('embed', None)),
+    ('(head|modulation)/bias', (None,)))
 TIME_FEATURES = 256  # sines and cosines of a time in DiT
 glorot = nn.initializers.glorot_uniform()
 zeros = nn.initializers.zeros_init()
@@ -84,7 +86,8 @@ def _condition(module, time, label, features: int, width: int):
 
 
 class ResBlock(nn.Module):
-    """[B, H, W, C] -> [B, H, W, F] under a condition [B, E]: 'norm_0', 'conv_0', 'condition', 'norm_1', 'conv_1', 'shortcut'."""
+    """[B, H, W, C] -> [B, H, W, F] under a condition [B, E]: 'norm_0', 'conv_0', 'condition', 'norm_1', 'conv_1' and, where the
+    width changes, 'shortcut'."""
 
     features: int
     groups: int
@@ -257,7 +260,8 @@ class DiT(nn.Module):
                     hidden_dropout=self.dropout, init=glorot, out_init=glorot, dtype=self.dtype)
         for i in range(self.num_layers):
             x = DiTBlock(spec, name=f'block_{i}')(x, condition, train)
-        shift, scale = jnp.split(Dense(2 * D, kernel_init=zeros, dtype=self.dtype, name='modulation')(condition)[:, None], 2, -1)
+        changes = Dense(2 * D, kernel_init=zeros, dtype=self.dtype, name='modulation')(condition)
+        shift, scale = jnp.split(changes[:, None], 2, axis=-1)
         x = Dense(self.patch ** 2 * channels, kernel_init=zeros, dtype=self.dtype,
                   name='head')(modulated(x, shift, scale, self.dtype))
         return unpatched(x.reshape(B, h, w, -1), self.patch).astype(jnp.float32)
@@ -267,3 +271,8 @@ class DiT(nn.Module):
         _, H, W, _ = image_BxHxWxC.shape
         return CostHints((H // self.patch) * (W // self.patch), self.num_layers, self.width, self.num_heads, self.num_heads)
 
+
+
+def partition_rules(model: nn.Module) -> tuple:
+    """The rules of one of the two networks."""
+    return PARTITION_RULES if isinstance(model, DiT) else ()

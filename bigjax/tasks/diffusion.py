@@ -66,7 +66,8 @@ class Process:
             raise UserError(f"config.process.times: got '{self.times}' for '{self.name}', expected 'uniform'; fix: that, or "
                             "config.process.name='flow'", code='task/unfit-options')
         if self.steps < 1:
-            raise UserError(f'config.process.steps: got {self.steps}, expected at least 1; fix: 1000', code='task/unfit-options')
+            raise UserError(f'config.process.steps: got {self.steps}, expected at least 1; fix: 1000',
+                            code='task/unfit-options')
 
     @property
     def angular(self) -> bool:
@@ -168,10 +169,11 @@ def diffusion(process: Process, classes: int = 0, drop: float = 0.1, image: str 
         time, noise = process.draw_times(for_time, B), jax.random.normal(for_noise, x.shape)
         hidden = jax.random.bernoulli(for_label, drop if train else 0.0, (B,))
         a, s = process.levels(time)
-        spread = a.reshape(wide), s.reshape(wide)
-        output, state = call(apply, variables, batch, hidden, spread[0] * x + spread[1] * noise, time, train=train, rng=for_model)
-        error = jnp.square(output - process.target(x, noise, *spread)).mean(axis=tuple(range(1, x.ndim)))
-        return {'error': Term(process.weight(a, s) * error, mask(batch))}, Aux(state, {})
+        weight = process.weight(a, s)
+        a, s = a.reshape(wide), s.reshape(wide)
+        output, state = call(apply, variables, batch, hidden, a * x + s * noise, time, train=train, rng=for_model)
+        error = jnp.square(output - process.target(x, noise, a, s)).mean(axis=tuple(range(1, x.ndim)))
+        return {'error': Term(weight * error, mask(batch))}, Aux(state, {})
 
     def predict(apply, variables, batch, rng):
         x = batch[image]

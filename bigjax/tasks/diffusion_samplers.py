@@ -43,8 +43,8 @@ class Sampler:
 
     def __post_init__(self):
         if self.method not in METHODS:
-            raise UserError(f'config.sampler.method: got {self.method!r}, expected one of {", ".join(METHODS)}; fix: choose one '
-                            'of them', code='task/unknown-option')
+            raise UserError(f'config.sampler.method: got {self.method!r}, expected one of {", ".join(METHODS)}; fix: choose '
+                            'one of them', code='task/unknown-option')
         if self.steps < 1:
             raise UserError(f'config.sampler.steps: got {self.steps}, expected at least 1; fix: 50', code='task/unfit-options')
 
@@ -108,7 +108,8 @@ def run(predict: Callable, process: Process, sampler: Sampler, noise: jax.Array,
         elif sampler.method == 'heun':
             new = jax.lax.cond(at.last, lambda: at.next_a * x + at.next_s * e, lambda: _heun(x_t, x, e, at))
         else:
-            new = _ancestral(x_t, x, at, jax.random.fold_in(key, at.number), sampler.method == 'ddpm_large')
+            mean, variance = backward(x_t, x, at, sampler.method == 'ddpm_large')
+            new = mean + jnp.sqrt(variance) * jax.random.normal(jax.random.fold_in(key, at.number), x_t.shape)
         return (new, x), x[:shown]
 
     def _heun(x_t, x, e, at):
@@ -124,14 +125,16 @@ def run(predict: Callable, process: Process, sampler: Sampler, noise: jax.Array,
     return x, path
 
 
-def _ancestral(x_t, x, at: Step, key, large: bool):
-    """A draw of q(x_next | x_t, x), a Gaussian (Ho et al. 2020, eq. 6 and 7 for any two times)."""
+def backward(x_t, x, at: Step, large: bool = False):
+    """(mean, variance) of q(x_next | x_t, x), a Gaussian: Ho et al. 2020, eq. 6 and 7, for any two times.
+
+    Args:
+      large: the variance is that which the forward step adds, right for images of independent normal pixels.
+    """
     kept = at.a / jnp.maximum(at.next_a, SMALLEST)
-    added = jnp.maximum(jnp.square(at.s) - jnp.square(kept * at.next_s), 0.0)  # the variance that the forward step adds
-    whole = jnp.square(at.s)
+    added, whole = jnp.maximum(jnp.square(at.s) - jnp.square(kept * at.next_s), 0.0), jnp.square(at.s)
     mean = (kept * jnp.square(at.next_s) * x_t + at.next_a * added * x) / whole
-    variance = jnp.where(at.last, 0.0, added) if large else added * jnp.square(at.next_s) / whole
-    return mean + jnp.sqrt(variance) * jax.random.normal(key, x_t.shape)
+    return mean, jnp.where(at.last, 0.0, added) if large else added * jnp.square(at.next_s) / whole
 
 
 def guided(apply, variables, process: Process, label, classes: int, guidance: float) -> Callable:
