@@ -7,7 +7,7 @@ from bigjax.data.sources import ArraySource
 from bigjax.models import vae
 from bigjax.tasks import bind
 from bigjax.train import schedules
-from experiments import gan_mnist, vae_mnist
+from experiments import dcgan_mnist, vae_mnist
 
 GREY = np.broadcast_to(np.array([0, 64, 128, 255], np.uint8)[:, None, None, None], (4, 50, 50, 1))
 
@@ -23,7 +23,7 @@ def test_pixels_are_drawn_with_their_grey_level():
     assert not np.array_equal(device, again) and np.array_equal(host, vae_mnist.drawn(GREY, seed=0) / 255)
 
 
-@pytest.mark.parametrize('script', [vae_mnist, gan_mnist])
+@pytest.mark.parametrize('script', [vae_mnist, dcgan_mnist])
 def test_images_without_a_test_split_are_judged_on_what_is_held_out(tmp_path, script):
     np.savez(tmp_path / 'a.npz', image=np.zeros((40, 28, 28), np.uint8), label=np.arange(40) % 4)
     config = script.get_config()
