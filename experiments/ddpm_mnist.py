@@ -12,11 +12,15 @@ are those of a moving average of the weights.
     python -m experiments.ddpm_mnist eval --workdir=/tmp/ddpm --config.sampler.method=ddim --config.sampler.steps=50
     python -m experiments.ddpm_mnist --workdir=/tmp/full --variant=ddpm                     on an accelerator
 
-The judge of samples is a classifier of our own (`bigjax.metrics.generated`), on as many of them as there are test digits taken:
-    legible        the share of samples that it is sure of; `legible_real` is that of real digits
-    of_class       the share of samples in which it finds the class that was to be drawn
-    frechet        the distance of its features; precision and recall as Kynkäänniemi et al. (2019) have them
+`test/loss` is the squared error of the predictions. Samples are judged by a classifier of our own
+(`bigjax.metrics.generated`), as many as there are test digits taken: `legible` (`legible_real` is that of real digits),
+`class_entropy`, `rarest_class`, `frechet`, `precision`, `recall`, and of a model that sees the class `intended`, the share of
+samples in which the judge finds it.
 """
+import dataclasses
+
+import numpy as np
+
 from bigjax import cli, models
 from bigjax.data import augment
 from bigjax.data.datasets import open_data
@@ -25,36 +29,36 @@ from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
 from bigjax.metrics import generated
 from bigjax.models import diffusion as networks
 from bigjax.predict import interfaces
-from bigjax.tasks import diffusion
 from bigjax.tasks import diffusion_samplers as samplers
+from bigjax.tasks.diffusion import Process, diffusion
+from bigjax.tasks.diffusion_samplers import Sampler
 
 ROWS = {  # row: (model, whether it sees the class, process, sampler, batch, epochs, optimizer, decay of the average)
     'small': (models.spec('diffusion.UNet', width=48, multipliers=(1, 2), blocks=1, attention=(7,), heads=2, groups=8, patch=2),
-              True, dict(name='cosine', predicts='velocity'), dict(method='dpm', steps=25, guidance=1.5, clip=1.0), 64, 6,
+              True, Process('cosine', 'velocity'), Sampler('dpm', steps=25, guidance=1.5), 64, 6,
               dict(name='adam', lr=1e-3, clip_norm=1.0, schedule=dict(name='cosine', warmup='2%')), 0.995),
     'ddpm': (models.spec('diffusion.UNet', width=64, multipliers=(1, 2, 2), blocks=2, attention=(14,), groups=32, dropout=0.1),
-             False, dict(name='linear', predicts='noise'), dict(method='ddpm', steps=1000, guidance=1.0, clip=1.0), 128, 200,
+             False, Process('linear', 'noise'), Sampler('ddpm', steps=1000), 128, 200,
              dict(name='adam', lr=2e-4, clip_norm=1.0, schedule=dict(name='constant', warmup=5000)), 0.9999),
 }
-HELP = {'conditional': 'whether the network sees the class', 'judged': 'test images that samples are compared with, and as many '
-        'samples', 'judge': 'the classifier that judges samples; empty: none', 'process.name': 'how noise is added: linear, '
-        'cosine or flow', 'process.predicts': 'noise, velocity or image', 'sampler.method': 'ddpm, ddpm_large, ddim, heun or '
-        'dpm', 'sampler.steps': 'steps from noise to an image', 'sampler.guidance': 'how far samples go beyond what they are '
-        'without their class; 1: none', 'sampler.clip': 'images of each step are held to this; 0: to nothing'}
+HELP = {
+    'conditional': 'whether the network sees the class', 'judge': 'the classifier that judges samples: mnist or fashion_mnist',
+    'judged': 'test images that samples are compared with, and as many samples', **samplers.HELP}
 TABLE = ('small',)
 PARAMETERS = {}
 TINY = {'model.width': '8', 'model.multipliers': '(1, 2)', 'model.blocks': '1', 'model.groups': '4', 'sampler.steps': '2',
-        'judged': '8', 'judge': ''}
+        'judged': '8'}
 
 
 def get_config(variant=''):
     """`variant` is a row; small by default."""
     config = base_config()
-    (config.model, config.conditional, config.process, config.sampler, config.batch_size, epochs, config.optimizer,
+    (config.model, config.conditional, process, sampler, config.batch_size, epochs, config.optimizer,
      config.ema) = choose('variant', variant or 'small', ROWS)
+    config.process, config.sampler = dataclasses.asdict(process), dataclasses.asdict(sampler)
     config.data = 'mnist'
     config.steps = f'{epochs} epochs'
-    config.judge, config.judged = 'mnist', 2000
+    config.judge, config.judged = '', 2000
     return config
 
 
@@ -62,33 +66,36 @@ def get_experiment(config, like='mnist'):
     """A network that parts images from noise, and the judge of what it draws."""
     splits = open_data(config.data, like=like, data_dir=config.data_dir)
     classes = len(splits.info['classes']) if config.conditional else 0
-    process, sampler = diffusion.Process(**config.process), samplers.Sampler(**config.sampler)
+    process, sampler = Process(**config.process), Sampler(**config.sampler)
     draw = samplers.drawer(process, sampler, splits.train.spec['image'].shape, classes)
-    split = splits.judged
+    split, judge = splits.judged, config.judge or (config.data if config.data in generated.NAMES else like)
     few = derived(splits, lambda parts: {
         'train': parts['train'], split: {name: array[:config.judged] for name, array in parts[split].items()}}).evals[split]
-    evaluators = {split: Evaluator(split, every='5%'), 'samples': Evaluator(
-        'judged', predict=samplers.predictor(process, sampler, classes), sums=False, every='100%', keep=('image', 'label'),
-        compute=lambda found, examples: judge(found, examples, config.judge, splits.info['classes'], config.conditional))}
     model = models.make(config.model, num_classes=classes, dtype=config.dtype)
     return Experiment(
         model=model,
-        task=diffusion.diffusion(process, classes),
+        task=diffusion(process, classes),
         data=Data(splits.train, {**splits.evals, 'judged': few}, preprocess=augment.normalize(0.5, 0.5), info=splits.info),
         optimizer=config.optimizer,
-        evaluators=evaluators if config.judge else {split: evaluators[split]},
+        evaluators={split: Evaluator(split), 'samples': Evaluator(
+            'judged', predict=samplers.predictor(process, sampler, classes),
+            compute=judged(judge, splits.info['classes'], classes), keep=('image', 'label'), sums=False, every='100%',
+            better={'intended': 'higher', 'class_entropy': 'higher'})},
         samples=samplers.report_images(draw),
         interface=interfaces.generator(draw),
         partition_rules=networks.partition_rules(model),
     )
 
 
-def judge(found, examples, name: str, classes, conditional: bool) -> dict:
-    """The metrics of samples [N, H, W, C] in 0..1 beside those of as many real images; see the top."""
-    metrics = generated.compared(found, examples['image'] / 255, name, classes)
-    if conditional:
-        metrics['of_class'] = float((generated.see(found, name).logits.argmax(-1) == examples['label']).mean())
-    return metrics
+def judged(name: str, names, classes: int):
+    """The evaluator's `compute`: samples [N, H, W, C] in 0..1 beside as many real images of uint8."""
+    def compute(found, examples):
+        metrics = generated.compared(found, examples['image'].astype(np.float32) / 255, name, names)
+        if classes:
+            metrics['intended'] = float(np.mean(generated.see(found, name).logits.argmax(1) == examples['label']))
+        return metrics
+
+    return compute
 
 
 if __name__ == '__main__':

@@ -13,10 +13,12 @@ diffusion    a DiT (Peebles & Xie 2023) that is shown the class, on the cosine s
              velocities (Salimans & Ho 2022); samples by 20 steps of DPM-Solver++ (Lu et al. 2022) with guidance
 
 The judge of the samples is the nearest training digit, which names 98 % of the test digits rightly:
-    of_class       the share of samples whose nearest training digit has the class that was to be drawn; of_class_real is
+    intended       the share of samples whose nearest training digit has the class that was to be drawn; intended_real is
                    that of the test digits themselves
     two_sample     the accuracy with which the nearest neighbour tells samples from test digits (Xu et al. 2018): 0.5 is best
 """
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,12 +40,10 @@ ROWS = {  # row: (model, epochs, optimizer, other keys)
             dict(name='adam', lr=2e-3, schedule=COSINE), {}),
     'diffusion': (models.spec('diffusion.DiT', patch=2, width=128, num_layers=4, num_heads=4), 120,
                   dict(name='adam', lr=1e-3, clip_norm=1.0, schedule=COSINE),
-                  {'ema': 0.99, 'process': dict(name='cosine', predicts='velocity'),
-                   'sampler': dict(method='dpm', steps=20, guidance=1.5)}),
+                  {'ema': 0.99, 'process': dataclasses.asdict(diffusion.Process('cosine', 'velocity')),
+                   'sampler': dataclasses.asdict(samplers.Sampler('dpm', steps=20, guidance=1.5))}),
 }
-HELP = {'process.name': 'how noise is added: linear, cosine or flow', 'process.predicts': 'noise, velocity or image',
-        'sampler.method': 'ddpm, ddpm_large, ddim, heun or dpm', 'sampler.steps': 'steps from noise to an image',
-        'sampler.guidance': 'how far samples go beyond what they are without their class; 1: none'}
+HELP = samplers.HELP
 TABLE = tuple(ROWS)
 PARAMETERS = {}
 TINY = {'model.channels': '(4, 4)', 'model.hidden': '(16,)', 'model.width': '16', 'model.num_layers': '1'}
@@ -121,8 +121,8 @@ def judge(found, examples, known) -> dict[str, float]:
     both, own = np.concatenate([real, fake]), np.repeat([0, 1], [len(real), len(fake)])
     distance = squares(both, both)
     np.fill_diagonal(distance, np.inf)
-    return {'of_class': float(np.mean(named(fake) == examples['label'])),
-            'of_class_real': float(np.mean(named(real) == examples['label'])),
+    return {'intended': float(np.mean(named(fake) == examples['label'])),
+            'intended_real': float(np.mean(named(real) == examples['label'])),
             'two_sample': float(np.mean(own[distance.argmin(1)] == own))}
 
 

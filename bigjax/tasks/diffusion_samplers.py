@@ -20,6 +20,13 @@ from bigjax.errors import UserError
 from bigjax.tasks.diffusion import SMALLEST, Process
 
 METHODS = ('ddpm', 'ddpm_large', 'ddim', 'heun', 'dpm')
+HELP = {  # of the two sections in a script's config
+    'process.name': 'how noise is added: linear, cosine or flow', 'process.predicts': 'noise, velocity or image',
+    'process.times': 'training times of a flow: uniform or logit_normal',
+    'process.min_snr': "the largest weight of an image's error; 0: predictions count alike at all times",
+    'sampler.method': 'ddpm, ddpm_large, ddim, heun or dpm', 'sampler.steps': 'steps from noise to an image',
+    'sampler.guidance': 'how far samples go beyond what they are without their class; 1: none',
+    'sampler.clip': 'images of each step are held to this; 0: to nothing'}
 
 
 @dataclasses.dataclass(frozen=True)
