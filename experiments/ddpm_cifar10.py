@@ -32,7 +32,7 @@ ROWS = {  # row: (model, whether it sees the class, batch, steps, rate, warm-up)
     'dit_b2': (models.spec('diffusion.DiT', 'dit_b2'), True, 256, 400_000, 1e-4, 0),
 }
 HELP = {'conditional': 'whether the network sees the class', **samplers.HELP}
-PARAMETERS = {'unet': 35_746_307, 'dit_s2': 0, 'dit_b2': 0}
+PARAMETERS = {'unet': 35_746_307, 'dit_s2': 32_475_660, 'dit_b2': 129_537_036}
 TINY = {'model.width': '16', 'model.multipliers': '(1, 2)', 'model.blocks': '1', 'model.groups': '4', 'model.num_layers': '1',
         'model.num_heads': '2', 'sampler.steps': '2'}
 

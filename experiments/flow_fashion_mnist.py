@@ -29,7 +29,7 @@ ROWS = {  # row: (model, batch, epochs, optimizer, decay of the average)
 }
 HELP = ddpm_mnist.HELP
 TABLE = ('small',)
-PARAMETERS = {}
+PARAMETERS = {'small': 4_167_568, 'full': 32_469_508}
 TINY = {'model.width': '16', 'model.num_layers': '1', 'model.num_heads': '2', 'model.patch': '7', 'sampler.steps': '2',
         'judged': '8'}
 
