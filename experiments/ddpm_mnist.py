@@ -1,9 +1,9 @@
-"""Denoising diffusion of MNIST: a U-Net that draws the digit that it is told to.
+"""Denoising diffusion of MNIST: a U-Net that draws the digit of a given class.
 
 Ho, Jain & Abbeel, "Denoising Diffusion Probabilistic Models" (NeurIPS 2020): noise is added in 1,000 steps of β from 1e-4 to
 0.02, a U-Net with attention predicts it, and samples follow the process back (row `ddpm`, without classes, which wants an
 accelerator; the paper has CIFAR-10 and no number for MNIST). Row `small`, for two CPU cores, sees patches of two by two
-pixels as one place, predicts velocities (Salimans & Ho 2022) on the cosine schedule (Nichol & Dhariwal 2021), is shown the
+pixels as one place, predicts velocities (Salimans & Ho 2022) on the cosine schedule (Nichol & Dhariwal 2021), sees the
 class, and samples by 25 steps of DPM-Solver++ (Lu et al. 2022) with classifier-free guidance (Ho & Salimans 2022). Samples
 are those of a moving average of the weights.
 
@@ -69,16 +69,16 @@ def get_experiment(config, like='mnist'):
     process, sampler = Process(**config.process), Sampler(**config.sampler)
     draw = samplers.drawer(process, sampler, splits.train.spec['image'].shape, classes)
     split, judge = splits.judged, config.judge or (config.data if config.data in generated.NAMES else like)
-    few = derived(splits, lambda parts: {
-        'train': parts['train'], split: {name: array[:config.judged] for name, array in parts[split].items()}}).evals[split]
+    splits = derived(splits, lambda parts: {
+        'train': parts['train'], split: {key: array[:config.judged] for key, array in parts[split].items()}})
     model = models.make(config.model, num_classes=classes, dtype=config.dtype)
     return Experiment(
         model=model,
         task=diffusion(process, classes),
-        data=Data(splits.train, {**splits.evals, 'judged': few}, preprocess=augment.normalize(0.5, 0.5), info=splits.info),
+        data=Data(splits.train, splits.evals, preprocess=augment.normalize(0.5, 0.5), info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split), 'samples': Evaluator(
-            'judged', predict=samplers.predictor(process, sampler, classes),
+            split, predict=samplers.predictor(process, sampler, classes),
             compute=judged(judge, splits.info['classes'], classes), keep=('image', 'label'), sums=False, every='100%',
             better={'intended': 'higher', 'class_entropy': 'higher'})},
         samples=samplers.report_images(draw),

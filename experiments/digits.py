@@ -9,7 +9,7 @@ Every row takes up to a minute on two CPU cores, compilation included: the small
 
 classifier   two convolutions; `test/accuracy`
 vae          an encoder and a decoder of one hidden layer (Kingma & Welling 2014); `test/loss` is the negative bound in nats
-diffusion    a DiT (Peebles & Xie 2023) that is shown the class, on the cosine schedule (Nichol & Dhariwal 2021), predicting
+diffusion    a DiT (Peebles & Xie 2023) that sees the class, on the cosine schedule (Nichol & Dhariwal 2021), predicting
              velocities (Salimans & Ho 2022); samples by 20 steps of DPM-Solver++ (Lu et al. 2022) with guidance
 
 The judge of the samples is the nearest training digit, which names 98 % of the test digits rightly:
@@ -19,8 +19,6 @@ The judge of the samples is the nearest training digit, which names 98 % of the 
 """
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bigjax import cli, models
@@ -29,8 +27,9 @@ from bigjax.data.datasets import open_data
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose
 from bigjax.models import diffusion as networks
 from bigjax.predict import interfaces
-from bigjax.tasks import classification, diffusion, generative
+from bigjax.tasks import classification, diffusion, variational
 from bigjax.tasks import diffusion_samplers as samplers
+from experiments import vae_mnist
 
 COSINE = dict(name='cosine', warmup='2%')
 ROWS = {  # row: (model, epochs, optimizer, other keys)
@@ -81,17 +80,12 @@ def classifier(config, splits, shape, classes):
 def autoencoder(config, splits, shape, classes):
     """The bound, with grey levels as the probabilities of ink."""
     model = models.make(config.model, shape=shape, dtype=config.dtype)
-
-    def draw(apply, variables, rng, count):
-        z = jax.random.normal(rng, (count, model.latent))
-        return jax.nn.sigmoid(apply(variables, z, method='decode')[0].astype(jnp.float32))
-
     return Experiment(
-        model=model, task=generative.vae(),
+        model=model, task=variational.vae(),
         data=Data(splits.train, splits.evals, preprocess=augment.to_float(), info=splits.info),
         optimizer=config.optimizer, evaluators={split: Evaluator(split) for split in splits.evals},
-        samples=lambda apply, variables, rng: {'samples': np.asarray(draw(apply, variables, rng, 100))},
-        interface=interfaces.generator(draw))
+        samples=vae_mnist.report_images(splits.evals[splits.judged], model.latent),
+        interface=interfaces.generator(vae_mnist.prior(model.latent)))
 
 
 def denoiser(config, splits, shape, classes):
@@ -113,7 +107,7 @@ def denoiser(config, splits, shape, classes):
 
 
 def judge(found, examples, known) -> dict[str, float]:
-    """How samples [N, H, W, C] in 0..1 of the classes of test digits stand among these; see the top."""
+    """How samples [N, H, W, C] in 0..1 of the classes of test digits compare with these; see the top."""
     rows = lambda image: np.asarray(image, np.float32).reshape(len(image), -1)
     fake, real, train = rows(found), rows(examples['image']) / 255, rows(known.arrays['image']) / 255
     squares = lambda a, b: np.sum(a * a, 1)[:, None] + np.sum(b * b, 1) - 2 * a @ b.T

@@ -1,4 +1,4 @@
-"""Flow matching of clothes: a Transformer that draws the article that it is told to.
+"""Flow matching of clothes: a Transformer that draws the article of a given class.
 
 Lipman, Chen, Ben-Hamu, Nickel & Le, "Flow Matching for Generative Modeling" (ICLR 2023), with their straight paths, which are
 those of Liu, Gong & Liu, "Flow Straight and Fast" (ICLR 2023): an image x and noise e are mixed as (1 - t) x + t e, the network

@@ -137,7 +137,7 @@ class UNet(nn.Module):
       groups: of each group normalisation, which divide every width.
       dropout: inside the residual blocks.
       patch: side of the square of pixels that is one place of the first level; 1 for each pixel.
-      num_classes: K, 0 without classes; class K stands for none.
+      num_classes: K, 0 without classes; class K is no class.
       dtype: of the computation; parameters stay float32.
 
     Raises:
@@ -229,7 +229,7 @@ class DiT(nn.Module):
     Attributes:
       patch: P, which divides H and W.
       width, num_layers, num_heads: of the blocks; the hidden layer is 4 D.
-      num_classes: K, 0 without classes; class K stands for none.
+      num_classes: K, 0 without classes; class K is no class.
       dropout: of what the attention and the hidden layers compute inside.
       dtype: of the computation; parameters stay float32.
 

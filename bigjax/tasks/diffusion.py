@@ -112,7 +112,7 @@ class Process:
         return (-s, a) if self.angular else (-jnp.ones_like(a), jnp.ones_like(s))
 
     def target(self, x, noise, a, s):
-        """What the network should return."""
+        """The output that the network is trained towards."""
         if self.predicts == 'velocity':
             da, ds = self.rates(a, s)
             return da * x + ds * noise
@@ -153,7 +153,7 @@ def diffusion(process: Process, classes: int = 0, drop: float = 0.1, image: str 
     Predictions: the images [B, H, W, C] that the network finds in data with half the time of noise.
 
     Args:
-      classes: K, 0 where the network sees no class; class K stands for none.
+      classes: K, 0 where the network sees no class; class K is no class.
       drop: the share of examples whose class is hidden in training, for guidance (Ho & Salimans 2022).
     """
     def call(apply, variables, batch, hidden, x_t, time, **how):

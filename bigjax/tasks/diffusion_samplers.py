@@ -149,7 +149,7 @@ def guided(apply, variables, process: Process, label, classes: int, guidance: fl
 
     Args:
       label: [B] classes, None where the model has none.
-      classes: K, the number that stands for no class.
+      classes: K, the number of no class.
     """
     def output(x_t, time, *labels):
         times = jnp.broadcast_to(process.model_time(time), (x_t.shape[0],))
