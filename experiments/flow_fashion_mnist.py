@@ -5,7 +5,7 @@ those of Liu, Gong & Liu, "Flow Straight and Fast" (ICLR 2023): an image x and n
 learns the velocity e - x, and samples follow it from noise to an image. The network is DiT (Peebles & Xie, ICCV 2023), training
 times are logit-normal (Esser et al. 2024), the class is hidden in a tenth of the examples, for classifier-free guidance (Ho &
 Salimans 2022), and samples are those of a moving average of the weights. None of the papers has Fashion-MNIST, so nothing is
-expected. Row `small` is for two CPU cores: patches of 4, and 25 steps of Heun's method; `full` wants an accelerator.
+expected. Row `small` is for two CPU cores: patches of 4, and 16 steps of Heun's method; `full` wants an accelerator.
 
     python -m experiments.flow_fashion_mnist --workdir=/tmp/flow                                   the table: `small`
     python -m experiments.flow_fashion_mnist sample --workdir=/tmp/flow --count=100
@@ -40,7 +40,7 @@ def get_config(variant=''):
     config.model, config.batch_size, epochs, config.optimizer, config.ema = choose('variant', variant or 'small', ROWS)
     config.conditional = True
     config.process = dataclasses.asdict(Process('flow', 'velocity', times='logit_normal'))
-    config.sampler = dataclasses.asdict(Sampler('heun', steps=25, guidance=2.0, clip=0.0))
+    config.sampler = dataclasses.asdict(Sampler('heun', steps=16, guidance=2.0, clip=0.0))
     config.data = 'fashion_mnist'
     config.steps = f'{epochs} epochs'
     config.judge, config.judged = '', 2000

@@ -30,22 +30,15 @@ def test_dit_has_the_parameters_of_the_released_code(variant, count):
 
 
 class Torch:
-    """The layers of both, written with torch's functions from parameters of ours."""
+    """The layers of a DiT, written with torch's functions from parameters of ours."""
 
     def __init__(self, params):
         torch = pytest.importorskip('torch', reason='torch is the reference')
         self.f, self.torch = torch.nn.functional, torch
         self.params = jax.tree.map(lambda p: torch.tensor(np.array(p)), params)
 
-    def conv(self, p, x, stride=1):
-        pad = (1, 1, 1, 1) if stride == 1 else (0, 1, 0, 1)  # TensorFlow's 'SAME' of an even side
-        return self.f.conv2d(self.f.pad(x, pad), p['kernel'].permute(3, 2, 0, 1), p['bias'], stride=stride)
-
     def dense(self, p, x):
         return self.f.linear(x, p['kernel'].T, p['bias'])
-
-    def norm(self, p, x, groups=4):
-        return self.f.group_norm(x, groups, p['scale'], p['bias'], eps=1e-6)
 
     def attend(self, p, x, heads=2):
         q, k, v = (self.dense(p[n], x).unflatten(-1, (heads, -1)).transpose(1, 2) for n in ('query', 'key', 'value'))
@@ -60,35 +53,17 @@ class Torch:
         return y + p['label_embed']['embedding'][self.torch.tensor(LABEL).long()]
 
 
-def test_unet_equals_torch():
-    params = init(SMALL, X, TIME, LABEL)['params']
-    t = Torch(params)
-    p, c = t.params, t.f.silu(t.condition(t.params, 8))
-
-    def block(name, x, attends=False):
-        q = p[name]
-        h = t.conv(q['conv_0'], t.f.silu(t.norm(q['norm_0'], x))) + t.dense(q['condition'], c)[:, :, None, None]
-        h = t.conv(q['conv_1'], t.f.silu(t.norm(q['norm_1'], h)))
-        if 'shortcut' in q:
-            x = t.dense(q['shortcut'], x.movedim(1, -1)).movedim(-1, 1)
-        return attention(f'{name}_attn', x + h) if attends else x + h
-
-    def attention(name, x):
-        h = t.norm(p[name]['norm'], x).flatten(2).transpose(1, 2)
-        return x + t.attend(p[name]['attn'], h).transpose(1, 2).reshape(x.shape)
-
-    x0 = t.conv(p['conv_in'], t.torch.tensor(X).movedim(-1, 1))
-    x1 = block('down_0_0', x0)
-    x2 = t.conv(p['down_0_pool'], x1, stride=2)
-    x3 = block('down_1_0', x2, True)
-    y = block('middle_1', attention('middle_attn', block('middle_0', x3)))
-    for i, kept in enumerate((x3, x2)):
-        y = block(f'up_1_{i}', t.torch.cat([y, kept], 1), True)
-    y = t.conv(p['up_1_grow'], t.f.interpolate(y, scale_factor=2, mode='nearest'))
-    for i, kept in enumerate((x1, x0)):
-        y = block(f'up_0_{i}', t.torch.cat([y, kept], 1))
-    expected = t.conv(p['conv_out'], t.f.silu(t.norm(p['norm_out'], y))).movedim(1, -1).numpy()
-    found = applied(SMALL, {'params': params}, X, TIME, LABEL, train=False)
+@pytest.mark.parametrize('patch', [1, 2])
+def test_unet_equals_torch(patch):
+    torch = pytest.importorskip('torch', reason='torch is the reference')
+    from bigjax.bench import torch_unet
+    model = SMALL.clone(patch=patch, attention=(4, 2))
+    params = init(model, X, TIME, LABEL)['params']
+    peer = torch_unet.UNet(model, 8, 3).load(params)
+    assert sum(p.numel() for p in peer.parameters()) == size(params)
+    with torch.no_grad():
+        expected = peer(torch.tensor(X).movedim(-1, 1), torch.tensor(TIME), torch.tensor(LABEL)).movedim(1, -1).numpy()
+    found = applied(model, {'params': params}, X, TIME, LABEL, train=False)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
