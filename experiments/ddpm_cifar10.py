@@ -55,7 +55,8 @@ def get_experiment(config):
     splits = open_data(config.data, like='cifar10', data_dir=config.data_dir)
     classes = len(splits.info['classes']) if config.conditional else 0
     process, sampler = diffusion.Process(**config.process), samplers.Sampler(**config.sampler)
-    draw = samplers.drawer(process, sampler, splits.train.spec['image'].shape, classes)
+    shape = splits.train.spec['image'].shape
+    draw = samplers.drawer(process, sampler, shape, classes)
     model = models.make(config.model, num_classes=classes, dtype=config.dtype)
     return Experiment(
         model=model,
@@ -64,7 +65,7 @@ def get_experiment(config):
                   info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split) for split in splits.evals},
-        samples=samplers.report_images(draw, count=64),
+        samples=samplers.report_images(draw, shape, classes, side=8),
         interface=interfaces.generator(draw),
         partition_rules=networks.partition_rules(model),
     )

@@ -66,8 +66,8 @@ def get_experiment(config, like='mnist'):
     """A network that parts images from noise, and the judge of what it draws."""
     splits = open_data(config.data, like=like, data_dir=config.data_dir)
     classes = len(splits.info['classes']) if config.conditional else 0
-    process, sampler = Process(**config.process), Sampler(**config.sampler)
-    draw = samplers.drawer(process, sampler, splits.train.spec['image'].shape, classes)
+    process, sampler, shape = Process(**config.process), Sampler(**config.sampler), splits.train.spec['image'].shape
+    draw = samplers.drawer(process, sampler, shape, classes)
     split, judge = splits.judged, config.judge or (config.data if config.data in generated.NAMES else like)
     splits = derived(splits, lambda parts: {
         'train': parts['train'], split: {key: array[:config.judged] for key, array in parts[split].items()}})
@@ -81,7 +81,7 @@ def get_experiment(config, like='mnist'):
             split, predict=samplers.predictor(process, sampler, classes),
             compute=judged(judge, splits.info['classes'], classes), keep=('image', 'label'), sums=False, every='100%',
             better={'intended': 'higher', 'class_entropy': 'higher'})},
-        samples=samplers.report_images(draw),
+        samples=samplers.report_images(draw, shape, classes),
         interface=interfaces.generator(draw),
         partition_rules=networks.partition_rules(model),
     )

@@ -102,7 +102,7 @@ def denoiser(config, splits, shape, classes):
             'samples': Evaluator(splits.judged, predict=samplers.predictor(process, sampler, len(classes)), sums=False,
                                  compute=lambda found, examples: judge(found, examples, known), keep=('image', 'label'),
                                  every='100%')},
-        samples=samplers.report_images(draw), interface=interfaces.generator(draw),
+        samples=samplers.report_images(draw, shape, len(classes)), interface=interfaces.generator(draw),
         partition_rules=networks.partition_rules(model))
 
 

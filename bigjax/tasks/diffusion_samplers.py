@@ -185,31 +185,40 @@ def predictor(process: Process, sampler: Sampler, classes: int = 0, image: str =
 
 
 def drawer(process: Process, sampler: Sampler, shape, classes: int = 0) -> Callable:
-    """`draw(apply, variables, rng, count, shown=0)`: images [count, *shape] in 0..1, of the classes in turn.
+    """`draw(apply, variables, rng, count, shown=0, noise=None, label=None)`: images [count, *shape] in 0..1.
 
-    Compiled once for a model and a count. With `shown` it returns (images, path [N, shown, *shape]).
+    Noise is drawn where none is given, and classes are taken in turn. With `shown` the result is (images, path [N, shown,
+    *shape]), what each step finds of the first ones. Compiled once for a model, a count and a number of shown ones.
     """
-    @functools.partial(jax.jit, static_argnums=(0, 3, 4))
-    def compiled(apply, variables, rng, count, shown):
-        for_noise, for_steps = jax.random.split(rng)
-        label = jnp.arange(count) % classes if classes else None
+    @functools.partial(jax.jit, static_argnums=(0, 5))
+    def compiled(apply, variables, noise, label, rng, shown):
         network = guided(apply, variables, process, label, classes, sampler.guidance)
-        images, path = run(network, process, sampler, jax.random.normal(for_noise, (count, *shape)), for_steps, shown)
+        images, path = run(network, process, sampler, noise, rng, shown)
         return unit(images), unit(path)
 
-    def draw(apply, variables, rng, count, shown=0):
-        images, path = compiled(apply, variables, rng, count, shown)
+    def draw(apply, variables, rng, count, shown=0, noise=None, label=None):
+        for_noise, for_steps = jax.random.split(rng)
+        noise = jax.random.normal(for_noise, (count, *shape)) if noise is None else noise
+        label = jnp.arange(count) % classes if classes and label is None else label
+        images, path = compiled(apply, variables, noise, label, for_steps, shown)
         return (images, path) if shown else images
 
     return draw
 
 
-def report_images(draw: Callable, count: int = 100, rows: int = 10, columns: int = 10) -> Callable:
-    """The report's images: samples, and rows of what the sampler finds for one image from the first to the last step."""
+def report_images(draw: Callable, shape, classes: int = 0, side: int = 10) -> Callable:
+    """The report's images, each a square of `side` rows: samples; what the sampler finds for one image from the first to the
+    last step; and images of noise between two draws, a row for each class, or for each pair of draws without classes."""
     def samples(apply, variables, rng):
-        images, path = draw(apply, variables, rng, count, rows)
-        at = np.linspace(0, len(path) - 1, columns).round().astype(int)
-        strip = np.asarray(path)[at].swapaxes(0, 1)
-        return {'samples': np.asarray(images), 'denoising': strip.reshape(-1, *strip.shape[2:])}
+        images, path = draw(apply, variables, rng, side * side, side)
+        at = np.linspace(0, len(path) - 1, side).round().astype(int)
+        strips = np.asarray(path)[at].swapaxes(0, 1)
+        ends = jax.random.normal(jax.random.fold_in(rng, 1), (2, 1 if classes else side, *shape))
+        t = jnp.linspace(0, 1, side)
+        weight = jnp.sqrt(jnp.stack([1 - t, t]))  # mixtures keep the variance of noise
+        noise = jnp.broadcast_to(jnp.einsum('it,ir...->rt...', weight, ends), (side, side, *shape)).reshape(-1, *shape)
+        label = jnp.repeat(jnp.arange(side) % classes, side) if classes else None
+        between, _ = draw(apply, variables, rng, side * side, side, noise, label)
+        return {'samples': np.asarray(images), 'denoising': strips.reshape(-1, *shape), 'between_samples': np.asarray(between)}
 
     return samples

@@ -165,8 +165,9 @@ def test_guidance_and_one_compilation():
     np.testing.assert_array_equal(first, again)
     assert first.min() >= 0 and first.max() <= 1
     np.testing.assert_allclose(path[-1], first[:2], atol=1e-6)
-    shown = samplers.report_images(draw, 5, 2, 3)(apply, {}, jax.random.key(0))
-    assert shown['samples'].shape == (5, 2, 2, 1) and shown['denoising'].shape == (6, 2, 2, 1)
+    shown = samplers.report_images(draw, (2, 2, 1), 3, side=4)(apply, {}, jax.random.key(0))
+    assert {name: images.shape for name, images in shown.items()} == dict.fromkeys(
+        ('samples', 'denoising', 'between_samples'), (16, 2, 2, 1))
 
 
 @pytest.mark.parametrize(('make', 'code', 'names'), [
