@@ -22,6 +22,7 @@ from bigjax.tasks.diffusion import SMALLEST, Process
 METHODS = ('ddpm', 'ddpm_large', 'ddim', 'heun', 'dpm')
 HELP = {  # of the two sections in a script's config
     'process.name': 'how noise is added: linear, cosine or flow', 'process.predicts': 'noise, velocity or image',
+    'process.steps': 'steps of the process itself, not of a flow',
     'process.times': 'training times of a flow: uniform or logit_normal',
     'process.min_snr': "the largest weight of an image's error; 0: predictions count alike at all times",
     'sampler.method': 'ddpm, ddpm_large, ddim, heun or dpm', 'sampler.steps': 'steps from noise to an image',
