@@ -15,7 +15,7 @@ are those of a moving average of the weights.
 `test/loss` is the squared error of the predictions. Samples are judged by a classifier of our own
 (`bigjax.metrics.generated`), as many as there are test digits taken: `legible` (`legible_real` is that of real digits),
 `class_entropy`, `rarest_class`, `frechet`, `precision`, `recall`, and of a model that sees the class `intended`, the share of
-samples in which the judge finds it.
+samples in which the judge finds it. Images of one's own are not judged, but for `--config.judge`.
 """
 import dataclasses
 
@@ -42,7 +42,8 @@ ROWS = {  # row: (model, whether it sees the class, process, sampler, batch, epo
              dict(name='adam', lr=2e-4, clip_norm=1.0, schedule=dict(name='constant', warmup=5000)), 0.9999),
 }
 HELP = {
-    'conditional': 'whether the network sees the class', 'judge': 'the classifier that judges samples: mnist or fashion_mnist',
+    'conditional': 'whether the network sees the class',
+    'judge': 'the classifier that judges samples: mnist or fashion_mnist; that of the data where empty',
     'judged': 'test images that samples are compared with, and as many samples', **samplers.HELP}
 TABLE = ('small',)
 PARAMETERS = {'small': 1_578_196, 'ddpm': 6_469_889}
@@ -68,7 +69,11 @@ def get_experiment(config, like='mnist'):
     classes = len(splits.info['classes']) if config.conditional else 0
     process, sampler, shape = Process(**config.process), Sampler(**config.sampler), splits.train.spec['image'].shape
     draw = samplers.drawer(process, sampler, shape, classes)
-    split, judge = splits.judged, config.judge or (config.data if config.data in generated.NAMES else like)
+    split, judge = splits.judged, config.judge or {name: name for name in generated.NAMES}.get(
+        like if config.data == 'fake' else config.data)
+    if judge:
+        generated.weights(judge)  # that there is no such judge is found before the training
+        generated.check_shape(shape)
     splits = derived(splits, lambda parts: {
         'train': parts['train'], split: {key: array[:config.judged] for key, array in parts[split].items()}})
     model = models.make(config.model, num_classes=classes, dtype=config.dtype)
@@ -77,10 +82,10 @@ def get_experiment(config, like='mnist'):
         task=diffusion(process, classes),
         data=Data(splits.train, splits.evals, preprocess=augment.normalize(0.5, 0.5), info=splits.info),
         optimizer=config.optimizer,
-        evaluators={split: Evaluator(split), 'samples': Evaluator(
+        evaluators={split: Evaluator(split)} | ({} if not judge else {'samples': Evaluator(
             split, predict=samplers.predictor(process, sampler, classes),
             compute=judged(judge, splits.info['classes'], classes), keep=('image', 'label'), sums=False, every='100%',
-            better={'intended': 'higher', 'class_entropy': 'higher'})},
+            better={'intended': 'higher', 'class_entropy': 'higher'})}),
         samples=samplers.report_images(draw, shape, classes),
         interface=interfaces.generator(draw),
         partition_rules=networks.partition_rules(model),

@@ -41,14 +41,20 @@ def test_without_scikit_learn_the_package_is_named(monkeypatch):
         digits.get_experiment(digits.get_config())
 
 
-@pytest.mark.parametrize(('script', 'judge'), [(ddpm_mnist, 'mnist'), (flow_fashion_mnist, 'fashion_mnist')])
-def test_images_without_a_test_split_are_judged_on_what_is_held_out(tmp_path, script, judge):
+@pytest.mark.parametrize('script', [ddpm_mnist, flow_fashion_mnist])
+def test_images_of_ones_own_are_judged_where_asked_for_on_what_is_held_out(tmp_path, script):
     np.savez(tmp_path / 'a.npz', image=np.zeros((40, 28, 28), np.uint8), label=np.arange(40) % 4)
     config = script.get_config()
     config.data, config.judged = f'npz:{tmp_path}/a.npz', 3
     experiment = script.get_experiment(config)
     assert {name: len(source) for name, source in experiment.data.evals.items()} == {'val': 3}
-    assert {e.split for e in experiment.evaluators.values()} == {'val'} and experiment.model.num_classes == 4
+    assert set(experiment.evaluators) == {'val'} and experiment.model.num_classes == 4
+    config.judge = 'mnist'
+    assert {e.split for e in script.get_experiment(config).evaluators.values()} == {'val'}
+    assert set(script.get_experiment(config).evaluators) == {'val', 'samples'}
+    config.judge = 'letters'
+    with refused('metrics/judge', 'letters', 'fashion_mnist'):
+        script.get_experiment(config)
 
 
 def test_the_class_of_each_sample_is_compared(monkeypatch):
