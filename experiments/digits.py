@@ -40,7 +40,7 @@ ROWS = {  # row: (model, epochs, optimizer, other keys)
     'diffusion': (models.spec('diffusion.DiT', patch=2, width=128, num_layers=4, num_heads=4), 60,
                   dict(name='adam', lr=1e-3, clip_norm=1.0, schedule=COSINE),
                   {'ema': 0.99, 'process': dataclasses.asdict(diffusion.Process('cosine', 'velocity')),
-                   'sampler': dataclasses.asdict(samplers.Sampler('dpm', steps=20, guidance=1.5))}),
+                   'sampler': dataclasses.asdict(samplers.Sampler('dpm', steps=20, guidance=1.2))}),
 }
 HELP = samplers.HELP
 TABLE = tuple(ROWS)

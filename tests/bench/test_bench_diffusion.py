@@ -15,9 +15,10 @@ def test_the_peer_draws_the_same_images(monkeypatch):
     from bigjax.bench import torch_unet
     from bigjax.tasks import bind
     from bigjax.tasks import diffusion_samplers as samplers
-    noise = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    drawn = np.random.default_rng(0)
+    noise = drawn.normal(size=(3, 8, 8, 1)).astype(np.float32)
     shapes = jax.eval_shape(lambda: TINY.init(jax.random.key(0), noise, np.zeros(3), train=False))
-    variables = jax.tree.map(lambda p: 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), shapes)
+    variables = jax.tree.map(lambda p: drawn.uniform(-0.2, 0.2, p.shape).astype(np.float32), shapes)
     predict = samplers.guided(bind(TINY), variables, diffusion.PROCESS, np.arange(3), 3, 1.0)
     how = samplers.Sampler('ddim', 4)
     ours = jax.jit(lambda x: samplers.run(predict, diffusion.PROCESS, how, x, jax.random.key(0))[0])(noise)

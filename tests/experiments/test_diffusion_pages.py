@@ -27,9 +27,9 @@ def test_good_samples_are_of_their_class_and_cannot_be_told_from_data(blobs):
 
 @pytest.mark.parametrize(('fault', 'seen_by'), [
     (lambda good: np.roll(good, 1, axis=0), lambda found: found['intended'] < 0.1),
-    (lambda good: good + 0.05 * np.random.default_rng(1).normal(size=good.shape), lambda found: found['two_sample'] > 0.6),
+    (lambda good: 0.7 * good, lambda found: found['two_sample'] > 0.9),
     (lambda good: np.full_like(good, 0.5), lambda found: found['intended'] < 0.2 and found['two_sample'] > 0.95)],
-    ids=['other classes', 'noise', 'grey'])
+    ids=['other classes', 'faded', 'grey'])
 def test_faults_are_seen(blobs, fault, seen_by):
     known, examples, good = blobs
     assert seen_by(digits.judge(fault(good), examples, known))
@@ -53,7 +53,7 @@ def test_images_of_ones_own_are_judged_where_asked_for_on_what_is_held_out(tmp_p
     assert {e.split for e in script.get_experiment(config).evaluators.values()} == {'val'}
     assert set(script.get_experiment(config).evaluators) == {'val', 'samples'}
     config.judge = 'letters'
-    with refused('metrics/judge', 'letters', 'fashion_mnist'):
+    with refused('metrics/judge', 'letters', 'mnist'):
         script.get_experiment(config)
 
 

@@ -8,7 +8,7 @@ from model_helpers import abstract, applied, contrasted, init, parameters, size
 from bigjax.models.diffusion import VARIANTS, DiT, UNet
 from tests.refused import refused
 
-SMALL = UNet(width=8, multipliers=(1, 2), blocks=1, attention=(4,), heads=2, groups=4, num_classes=3)
+SMALL = UNet(width=8, multipliers=(1, 2), blocks=1, attention=(2,), heads=2, groups=4, num_classes=3)
 TRANSFORMER = DiT(patch=2, width=8, num_layers=2, num_heads=2, num_classes=3)
 X = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 TIME, LABEL = np.array([3.0, 700.0], np.float32), np.array([1, 3], np.int32)
@@ -53,11 +53,10 @@ class Torch:
         return y + p['label_embed']['embedding'][self.torch.tensor(LABEL).long()]
 
 
-@pytest.mark.parametrize('patch', [1, 2])
-def test_unet_equals_torch(patch):
+def test_unet_equals_torch():
     torch = pytest.importorskip('torch', reason='torch is the reference')
     from bigjax.bench import torch_unet
-    model = SMALL.clone(patch=patch, attention=(4, 2))
+    model = SMALL.clone(patch=2)
     params = init(model, X, TIME, LABEL)['params']
     peer = torch_unet.UNet(model, 8, 3).load(params)
     assert sum(p.numel() for p in peer.parameters()) == size(params)
@@ -91,10 +90,11 @@ def test_dit_equals_torch():
 
 
 def test_the_first_output_is_zero_and_no_class_is_the_last():
-    output, _ = jax.jit(lambda: TRANSFORMER.init_with_output(jax.random.key(0), X, TIME, LABEL, train=False))()
+    model = TRANSFORMER.clone(num_layers=1)
+    output, _ = jax.jit(lambda: model.init_with_output(jax.random.key(0), X, TIME, LABEL, train=False))()
     assert not np.any(output)
-    drawn = init(TRANSFORMER, X, TIME, LABEL)
-    none, last = (applied(TRANSFORMER, drawn, X, TIME, label, train=False) for label in (None, np.array([3, 3])))
+    drawn = init(model, X, TIME, LABEL)
+    none, last = (applied(model, drawn, X, TIME, label, train=False) for label in (None, np.array([3, 3])))
     np.testing.assert_allclose(none, last, rtol=1e-6)
 
 
