@@ -26,7 +26,7 @@ from bigjax.metrics import confusion, generated
 from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
-ROWS = {'mnist': (5, False), 'fashion_mnist': (6, True)}  # data set: (epochs, whether images are flipped)
+ROWS = {'mnist': (5, False), 'fashion_mnist': (20, True)}  # data set: (epochs, whether images are flipped)
 HELP = {'flip': 'whether training images are flipped', 'outliers': 'the share of a batch that belongs to no class',
         'noise': 'the largest standard deviation of the noise that a training image gets'}
 TABLE = tuple(ROWS)

@@ -126,7 +126,7 @@ def test_images_are_judged_in_parts_alike(monkeypatch):
 def test_refusals():
     with refused('metrics/judge-shape', '(32, 32, 3)', '(28, 28, 1)'):
         generated.see(np.zeros((2, 32, 32, 3)))
-    with refused('metrics/judge', 'fashion', 'mnist'):
+    with refused('metrics/judge', 'fashion', 'fashion_mnist'):
         generated.see(np.zeros((2, 28, 28, 1)), 'fashion')
 
 
