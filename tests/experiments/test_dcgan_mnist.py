@@ -29,6 +29,7 @@ def test_each_network_has_its_own_optimizer(still, moving):
     assert not tiny.equal(before[moving], after[moving])
 
 
+@pytest.mark.slow
 def test_the_critic_moves_in_every_step_and_the_generator_in_every_fifth():
     before, after = parameters_over(4, 'wgan_gp', steps_per_call='4')
     assert tiny.equal(before['generator'], after['generator'])
