@@ -2,7 +2,7 @@
 
 Two sources are read as training reads data that is not kept on the device: rows of arrays in memory, gathered a batch at a
 time, and JPEG photographs that are decoded as far as a crop reaches, whose threads run in parallel as far as there are cores.
-Their rate per second of one core's time stands beside the target: other processes change it less than a rate per second.
+Their rate per second of one core's time is compared with the target: other processes change it less than a rate per second.
 """
 import functools
 import os

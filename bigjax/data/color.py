@@ -93,7 +93,7 @@ JITTERS = (brightness, contrast, saturation, hue)
 
 
 def draw_jitter(rng: jax.Array, strength: tuple[float, float, float, float]) -> tuple[jax.Array, jax.Array]:
-    """What `color_jitter` draws for one image: the order of the four functions, and the amount of each, [4]."""
+    """The random numbers of `color_jitter` for one image: the order of the four functions, and the amount of each, [4]."""
     r_order, r_amount = jax.random.split(rng)
     amount = jax.random.uniform(r_amount, (4,), minval=-1) * jnp.asarray(strength)
     return jax.random.permutation(r_order, 4), amount + jnp.array([1.0, 1.0, 1.0, 0.0])
@@ -134,7 +134,7 @@ def random_blur(p: float = 0.5, low: float = 0.1, high: float = LARGEST_BLUR, me
 
 
 def draw_three(rng: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What `three_augment` draws for one image: which of the three, the deviation of a blur, the key of the jitter."""
+    """The random numbers of `three_augment` for one image: which of the three, the deviation of a blur, the key of the jitter."""
     r_which, r_sigma, r_jitter = jax.random.split(rng, 3)
     return jax.random.randint(r_which, (), 0, 3), jax.random.uniform(r_sigma, minval=0.1, maxval=LARGEST_BLUR), r_jitter
 

@@ -21,7 +21,7 @@ IDENTITY = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 
 
 class Statistics(NamedTuple):
-    """What operations look up of an image.
+    """The facts of an image that operations depend on.
 
     Attributes:
       counts: int32 [256, C], pixels per level.
@@ -38,7 +38,7 @@ class Statistics(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What one operation does to an image.
+    """The effect of one operation on an image.
 
     Attributes:
       table: [256, C], the new level of each level.

@@ -47,7 +47,7 @@ class TrainBatches:
     Where the source can gather many examples at once, and nothing has to run on each of them, a batch is one call of its
     `take`. The random state of `transform` is a function of (seed, position in the global order), so it does not depend on the
     number of processes or threads. `spec` holds what `collate` returns to one shape. With `skip` the next record that can be
-    read stands for a damaged one, so a batch is still a function of (seed, t) and of the files.
+    read replaces a damaged one, so a batch is still a function of (seed, t) and of the files.
 
     Raises:
       UserError: the batch cannot be divided evenly among the processes, or a record was found damaged when the source was

@@ -104,7 +104,7 @@ def sub_policies(name: str) -> list[tuple[tuple[str, float, int], tuple[str, flo
 
 
 class Draw(NamedTuple):
-    """What a policy draws for an operation of one image: scalars, and `at` [2], uniform; [L, …] for L operations in order.
+    """The random numbers of an operation of one image: scalars, and `at` [2], uniform; [L, …] for L operations in order.
 
     `row` is a row of the space, `magnitude` in 0 … 1, `negative` whether the sign of a signed row is -1.
     """
@@ -182,7 +182,7 @@ def space(name: str) -> tuple[Row, ...]:
 
 
 def draw_randaugment(rng: jax.Array, layers: int, magnitude: float, rows: Sequence[Row]) -> Draw:
-    """What `randaugment` draws for one image, [layers]."""
+    """The random numbers of `randaugment` for one image, [layers]."""
     return jax.vmap(lambda r: _uniform(r, rows, jnp.float32(magnitude / 10)))(jax.random.split(rng, layers))
 
 
@@ -201,7 +201,7 @@ def randaugment(layers: int = 2, magnitude: float = 9, operations: str = 'rand',
 
 
 def draw_trivial(rng: jax.Array) -> Draw:
-    """What `trivial_augment` draws for one image, [1]."""
+    """The random numbers of `trivial_augment` for one image, [1]."""
     r_bin, r = jax.random.split(rng)
     magnitude = jax.random.randint(r_bin, (), 0, WIDE_BINS) / (WIDE_BINS - 1)
     return jax.tree.map(lambda x: x[None], _uniform(r, SPACES['wide'], magnitude))
@@ -213,7 +213,7 @@ def trivial_augment(fill: float = BLACK, linear: bool = False, mean=0.0, std=1.0
 
 
 def draw_autoaugment(rng: jax.Array, policy: str) -> Draw:
-    """What `autoaugment` draws for one image, [2]: a sub-policy, both operations of which happen with their probability."""
+    """The random numbers of `autoaugment` for one image, [2]: a sub-policy, both operations of which happen with their probability."""
     rows = [r.operation for r in SPACES['auto']]
     pairs = sub_policies(policy)
     table = lambda fn: jnp.asarray(np.array([[fn(one) for one in pair] for pair in pairs]))
@@ -233,7 +233,7 @@ def autoaugment(policy: str = 'imagenet', fill: float = BLACK, linear: bool = Fa
 
 
 class MixDraw(NamedTuple):
-    """What `augmix` draws for one image: operations [width, depth], how many of each chain happen [width], the weights of the
+    """The random numbers of `augmix` for one image: operations [width, depth], how many of each chain happen [width], the weights of the
     chains [width] and of their mixture."""
 
     chains: Draw
@@ -243,7 +243,7 @@ class MixDraw(NamedTuple):
 
 
 def draw_augmix(rng: jax.Array, severity: float, width: int, depth: int, alpha: float) -> MixDraw:
-    """What `augmix` draws for one image."""
+    """The random numbers of `augmix` for one image."""
     r_op, r_magnitude, r_depth, r_weight, r_mix = jax.random.split(rng, 5)
     magnitude = jax.random.uniform(r_magnitude, (width, depth), minval=0.1, maxval=severity) / 10
     one = lambda r, m: _uniform(r, SPACES['augmix'], m)

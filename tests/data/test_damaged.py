@@ -31,7 +31,7 @@ def test_a_damaged_image_is_named_and_skipped_when_told_to(folder, encoded, monk
     transform = (lambda e, rng, train: images.cropped(e, rng, train, size=16)) if encoded else None
     with refused('data/image', BAD, 'record 2'):
         batches(source, transform=transform)
-    first, second, third, _ = batches(source, transform=transform, skip=True)
+    first, _, third, _ = batches(source, transform=transform, skip=True)
     assert first['label'].tolist() == [0, 0, 0, 0, 1, 1]
     if not encoded:
         np.testing.assert_array_equal(first['image'][2], first['image'][3])  # record 3 stands for record 2

@@ -23,7 +23,8 @@ def test_rows_begin_with_the_image_and_go_on_with_its_variations():
 
 
 def test_a_transform_of_the_host_is_drawn_anew():
-    data = Data(SOURCE, {}, transform=lambda e, rng, train: images.cropped(e, rng, train, size=8), preprocess=augment.to_float())
+    crop = lambda e, rng, train: images.cropped(e, rng, train, size=8)
+    data = Data(SOURCE, {}, transform=crop, preprocess=augment.to_float())
     rows = augmented.sheet(data, 0)[augmented.NAME].reshape(augmented.ROWS, augmented.COLUMNS, -1)
     assert all(len(np.unique(row, axis=0)) >= 7 for row in rows)
 
