@@ -134,7 +134,7 @@ def random_blur(p: float = 0.5, low: float = 0.1, high: float = LARGEST_BLUR, me
 
 
 def draw_three(rng: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The random numbers of `three_augment` for one image: which of the three, the deviation of a blur, the key of the jitter."""
+    """The random numbers of `three_augment` for one image: which of the three, a blur's deviation, the key of the jitter."""
     r_which, r_sigma, r_jitter = jax.random.split(rng, 3)
     return jax.random.randint(r_which, (), 0, 3), jax.random.uniform(r_sigma, minval=0.1, maxval=LARGEST_BLUR), r_jitter
 

@@ -5,7 +5,7 @@ operation.
 
 Under vmap a choice between functions of whole images would compute every one of them for every image. So an operation only
 describes a `Change`: a table of new levels, two factors and a matrix, all small; `changed` carries out the chosen one in one
-pass. The results are Pillow's: `OPERATIONS` names each operation's counterpart, and where Pillow cuts numbers off, so is it
+pass. The results are Pillow's, whose counterparts stand beside the operations, and where Pillow cuts numbers off, so is it
 here.
 """
 from collections.abc import Callable
@@ -80,20 +80,6 @@ def blend(a: jax.Array, b: jax.Array, factor: jax.Array) -> jax.Array:
     return jnp.floor(jnp.clip(a + factor * (b - a), 0, 255))
 
 
-def _unchanged(s: Statistics, **but) -> Change:
-    levels = jnp.broadcast_to(jnp.arange(256, dtype=jnp.float32)[:, None], s.counts.shape)
-    change = Change(levels, jnp.float32(1), jnp.float32(1), jnp.asarray(IDENTITY), jnp.zeros(3))
-    return change._replace(**{name: jnp.asarray(value, jnp.float32) for name, value in but.items()})
-
-
-def _table(fn: Callable) -> Callable:
-    """The operation that gives the levels x [256, 1] the levels `fn(x, v, s)`, [256, 1 or C]."""
-    def operation(s: Statistics, v: jax.Array, at: jax.Array) -> Change:
-        new = fn(jnp.arange(256, dtype=jnp.float32)[:, None], v, s)
-        return _unchanged(s, table=jnp.broadcast_to(jnp.clip(new, 0, 255), s.counts.shape))
-    return operation
-
-
 def _autocontrast(x, v, s: Statistics):
     span = jnp.maximum(s.high - s.low, 1)
     return jnp.where(s.high > s.low, jnp.maximum(x.astype(jnp.int32) - s.low, 0) * 255 // span, x.astype(jnp.int32))
@@ -110,12 +96,6 @@ def _posterize(x, v, s):
     return jnp.where(v > 0, jnp.floor(x / step) * step, 0.0)
 
 
-def _matrix(fn: Callable) -> Callable:
-    """The operation that moves pixels by the matrix `fn(v, (H, W))`."""
-    return lambda s, v, at: _unchanged(s, matrix=jnp.stack([jnp.stack([jnp.asarray(cell, jnp.float32) for cell in row])
-                                                            for row in fn(v, s.size)]))
-
-
 def rotation(degrees: jax.Array, size: tuple[int, int]) -> tuple:
     """The matrix of a rotation about the centre, counterclockwise."""
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
@@ -123,34 +103,43 @@ def rotation(degrees: jax.Array, size: tuple[int, int]) -> tuple:
     return (cos, -sin, x - cos * x + sin * y), (sin, cos, y - sin * x - cos * y)
 
 
-OPERATIONS: dict[str, Callable[[Statistics, jax.Array, jax.Array], Change]] = {
-    'identity': lambda s, v, at: _unchanged(s),
-    'autocontrast': _table(_autocontrast),                                      # ImageOps.autocontrast
-    'equalize': _table(_equalize),                                              # ImageOps.equalize
-    'invert': _table(lambda x, v, s: 255 - x),                                  # ImageOps.invert
-    'posterize': _table(_posterize),                                            # ImageOps.posterize, v bits
-    'solarize': _table(lambda x, v, s: jnp.where(x < v, x, 255 - x)),           # ImageOps.solarize
-    'solarize_add': _table(lambda x, v, s: jnp.where(x < 128, x + v, x)),       # Cubuk et al. 2020, their code
-    'brightness': _table(lambda x, v, s: jnp.floor(x * v)),                     # ImageEnhance.Brightness
-    'contrast': _table(lambda x, v, s: blend(s.grey, x, v)),                    # ImageEnhance.Contrast
-    'color': lambda s, v, at: _unchanged(s, color=v),                           # ImageEnhance.Color
-    'sharpness': lambda s, v, at: _unchanged(s, sharpness=v),                   # ImageEnhance.Sharpness
-    'rotate': _matrix(rotation),                                                # Image.rotate
-    'shear_x': _matrix(lambda v, size: ((1, v, 0), (0, 1, 0))),                 # Image.transform(AFFINE), about the corner
-    'shear_y': _matrix(lambda v, size: ((1, 0, 0), (v, 1, 0))),
-    'translate_x': _matrix(lambda v, size: ((1, 0, jnp.trunc(v * size[1])), (0, 1, 0))),  # v: the share of the side
-    'translate_y': _matrix(lambda v, size: ((1, 0, 0), (0, 1, jnp.trunc(v * size[0])))),
-    'move_x': _matrix(lambda v, size: ((1, 0, jnp.trunc(v)), (0, 1, 0))),       # v: pixels
-    'move_y': _matrix(lambda v, size: ((1, 0, 0), (0, 1, jnp.trunc(v)))),
-    'cutout': lambda s, v, at: _unchanged(s, hole=jnp.stack([*jnp.floor(at * jnp.array(s.size)), jnp.floor(v)])),
+TABLES: dict[str, Callable] = {  # name: `new(x [256, 1], v, statistics)`, the new level of each level x, [256, 1 or C]
+    'identity': lambda x, v, s: x,
+    'autocontrast': _autocontrast,                                      # ImageOps.autocontrast
+    'equalize': _equalize,                                              # ImageOps.equalize
+    'invert': lambda x, v, s: 255 - x,                                  # ImageOps.invert
+    'posterize': _posterize,                                            # ImageOps.posterize, v bits
+    'solarize': lambda x, v, s: jnp.where(x < v, x, 255 - x),           # ImageOps.solarize
+    'solarize_add': lambda x, v, s: jnp.where(x < 128, x + v, x),       # Cubuk et al. 2020, their code
+    'brightness': lambda x, v, s: jnp.floor(x * v),                     # ImageEnhance.Brightness
+    'contrast': lambda x, v, s: blend(s.grey, x, v),                    # ImageEnhance.Contrast
 }
-"""{name: `operation(statistics, v, at)`}; `at` is uniform [2] in 0 … 1, where cutout's centre lies (DeVries & Taylor 2017)."""
-NAMES = tuple(OPERATIONS)
+MATRICES: dict[str, Callable] = {  # name: `rows(v, (H, W))` of `Change.matrix`
+    'identity': lambda v, size: IDENTITY,
+    'rotate': rotation,                                                 # Image.rotate
+    'shear_x': lambda v, size: ((1, v, 0), (0, 1, 0)),                  # Image.transform(AFFINE), about the corner
+    'shear_y': lambda v, size: ((1, 0, 0), (v, 1, 0)),
+    'translate_x': lambda v, size: ((1, 0, jnp.trunc(v * size[1])), (0, 1, 0)),  # v: the share of the side
+    'translate_y': lambda v, size: ((1, 0, 0), (0, 1, jnp.trunc(v * size[0]))),
+    'move_x': lambda v, size: ((1, 0, jnp.trunc(v)), (0, 1, 0)),        # v: pixels
+    'move_y': lambda v, size: ((1, 0, 0), (0, 1, jnp.trunc(v))),
+}
+FACTORS = ('color', 'sharpness', 'cutout')  # ImageEnhance.Color, ImageEnhance.Sharpness; DeVries & Taylor 2017
+NAMES = (*TABLES, *(name for name in MATRICES if name != 'identity'), *FACTORS)
 
 
 def change(s: Statistics, operation: jax.Array, v: jax.Array, at: jax.Array) -> Change:
-    """The change of the operation NAMES[operation] at strength v."""
-    return jax.lax.switch(operation, list(OPERATIONS.values()), s, v, at)
+    """The change of the operation NAMES[operation] at strength v; `at`, uniform [2] in 0 … 1, is where cutout's centre lies."""
+    among = lambda names: jnp.asarray([list(names).index(name) if name in names else 0 for name in NAMES])[operation]
+    levels = jnp.arange(256, dtype=jnp.float32)[:, None]
+    tables = [lambda fn=fn: jnp.broadcast_to(jnp.clip(fn(levels, v, s), 0, 255).astype(jnp.float32), s.counts.shape)
+              for fn in TABLES.values()]
+    matrices = [lambda fn=fn: jnp.stack([jnp.stack([jnp.asarray(cell, jnp.float32) for cell in row]) for row in fn(v, s.size)])
+                for fn in MATRICES.values()]
+    factor = lambda name: jnp.where(operation == NAMES.index(name), v, 1.0)
+    half = jnp.where(operation == NAMES.index('cutout'), jnp.floor(v), 0.0)
+    return Change(jax.lax.switch(among(TABLES), tables), factor('color'), factor('sharpness'),
+                  jax.lax.switch(among(MATRICES), matrices), jnp.stack([*jnp.floor(at * jnp.array(s.size)), half]))
 
 
 def changed(image_HxWxC: jax.Array, c: Change, fill: float, linear: bool = False) -> jax.Array:
@@ -172,6 +161,7 @@ def smoothed(image_HxWxC: jax.Array) -> jax.Array:
     height, width, _ = image_HxWxC.shape
     if height < 3 or width < 3:
         return image_HxWxC
+    image_HxWxC = jnp.asarray(image_HxWxC)
     inner = sum(SMOOTH[i, j] * image_HxWxC[i:height - 2 + i, j:width - 2 + j] for i in range(3) for j in range(3))
     return image_HxWxC.at[1:-1, 1:-1].set(jnp.floor(inner + 0.5))
 

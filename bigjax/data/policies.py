@@ -213,7 +213,7 @@ def trivial_augment(fill: float = BLACK, linear: bool = False, mean=0.0, std=1.0
 
 
 def draw_autoaugment(rng: jax.Array, policy: str) -> Draw:
-    """The random numbers of `autoaugment` for one image, [2]: a sub-policy, both operations of which happen with their probability."""
+    """The random numbers of `autoaugment` for one image, [2]: a sub-policy, whose operations happen with their probability."""
     rows = [r.operation for r in SPACES['auto']]
     pairs = sub_policies(policy)
     table = lambda fn: jnp.asarray(np.array([[fn(one) for one in pair] for pair in pairs]))
@@ -233,8 +233,14 @@ def autoaugment(policy: str = 'imagenet', fill: float = BLACK, linear: bool = Fa
 
 
 class MixDraw(NamedTuple):
-    """The random numbers of `augmix` for one image: operations [width, depth], how many of each chain happen [width], the weights of the
-    chains [width] and of their mixture."""
+    """The random numbers of `augmix` for one image.
+
+    Attributes:
+      chains: the operations, [width, depth].
+      depths: [width], how many operations of each chain happen.
+      weights: [width], of the chains.
+      mixture: the weight of their sum beside the image.
+    """
 
     chains: Draw
     depths: jax.Array

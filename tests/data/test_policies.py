@@ -68,13 +68,12 @@ def test_an_operation_is_pillow_s(name, v):
         assert off.max() <= 1  # a product that is a whole number may fall on either side
 
 
-@pytest.mark.parametrize('image', [np.full((8, 8, 3), 77, np.uint8), np.stack([np.eye(8, dtype=np.uint8) * 200] * 3, -1)],
-                         ids=['flat', 'two levels'])
+@pytest.mark.parametrize('levels', [(77, 77), (0, 200)], ids=['flat', 'two levels'])
 @pytest.mark.parametrize('name', ['autocontrast', 'equalize', 'contrast'])
-def test_images_of_one_or_two_levels(name, image):
-    levels = image.astype(np.float32)
-    out = ops.changed(levels, ops.change(ops.statistics(levels), ops.NAMES.index(name), 1.5, jnp.zeros(2)), 0.0)
-    np.testing.assert_allclose(out, np.asarray(pillow(name, Image.fromarray(image), 1.5)), atol=1)
+def test_images_of_one_or_two_levels(name, levels):
+    image = np.full((H, W, 3), levels[0], np.uint8)
+    image[3:9, 5:20] = levels[1]
+    np.testing.assert_allclose(run(name, 1.5, image), np.asarray(pillow(name, Image.fromarray(image), 1.5)), atol=1)
 
 
 def test_statistics_count_every_pixel():
@@ -137,12 +136,18 @@ POLICIES = {
 }
 
 
+def both(policy, draw, images):
+    """(images that the policy made, in levels; what it drew), of one compilation."""
+    def fn(batch, key):
+        return policy(batch, key)['image'], jax.vmap(draw)(jax.random.split(key, len(images)))
+    out, draws = jax.jit(fn)({'image': images / np.float32(255)}, jax.random.key(5))
+    return np.asarray(out) * 255, jax.tree.map(np.asarray, draws)
+
+
 @pytest.mark.parametrize('name', POLICIES)
 def test_a_policy_is_pillow_on_the_same_random_numbers(name):
     policy, draw, fill = POLICIES[name]
-    key = jax.random.key(5)
-    out = np.asarray(jax.jit(policy)({'image': IMAGES / np.float32(255), 'label': np.arange(B)}, key)['image']) * 255
-    draws = jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(jax.random.split(key, B)))
+    out, draws = both(policy, draw, IMAGES)
     used, far = set(), []
     for b in range(B):
         mine = rows_of(jax.tree.map(lambda x, b=b: x[b], draws))
@@ -155,12 +160,10 @@ def test_a_policy_is_pillow_on_the_same_random_numbers(name):
 
 
 def test_augmix_is_its_formula_on_the_same_random_numbers():
-    key = jax.random.key(2)
-    out = np.asarray(jax.jit(policies.augmix())({'image': IMAGES[:6] / np.float32(255)}, key)['image']) * 255
+    out, drawn = both(policies.augmix(), lambda r: policies.draw_augmix(r, 3, 3, 3, 1.0), IMAGES[:6])
     rows = policies.SPACES['augmix']
-    drawn = jax.jit(jax.vmap(lambda r: policies.draw_augmix(r, 3, 3, 3, 1.0)))(jax.random.split(key, 6))
     for b in range(6):
-        d = jax.tree.map(lambda x, b=b: np.asarray(x[b]), drawn)
+        d = jax.tree.map(lambda x, b=b: x[b], drawn)
         assert abs(float(d.weights.sum()) - 1) < 1e-6 and set(np.asarray(d.depths)) <= {1, 2, 3}
         mixed = sum(float(w) * by_hand(IMAGES[b], rows_of(chain)[:int(n)], rows, 0.0)
                     for w, chain, n in zip(d.weights, rows_of(d.chains), d.depths, strict=True))
@@ -169,12 +172,11 @@ def test_augmix_is_its_formula_on_the_same_random_numbers():
         assert np.median(off) < 0.6 and (off > 3).mean() < 0.03
 
 
-def test_policies_of_normalized_images_are_those_of_their_levels():
-    mean, std, key = np.float32([0.4, 0.5, 0.3]), np.float32([0.2, 0.3, 0.25]), jax.random.key(1)
-    plain = jax.jit(policies.trivial_augment())({'image': IMAGES[:8] / np.float32(255)}, key)['image']
-    normal = (IMAGES[:8] / np.float32(255) - mean) / std
-    shifted = jax.jit(policies.trivial_augment(mean=mean, std=std))({'image': normal}, key)['image']
-    np.testing.assert_allclose(shifted * std + mean, plain, atol=1e-5)
+def test_a_policy_sees_the_levels_of_normalized_images():
+    mean, std = np.float32([0.4, 0.5, 0.3]), np.float32([0.2, 0.3, 0.25])
+    policy = policies.on_levels(lambda levels, rng: 255 - levels, mean, std, 'image')
+    out = policy({'image': (IMAGES[:4] / np.float32(255) - mean) / std}, jax.random.key(1))['image']
+    np.testing.assert_allclose((out * std + mean) * 255, 255 - IMAGES[:4].astype(float), atol=1e-4)
 
 
 def test_the_sub_policies_are_twenty_five_pairs_of_known_operations():
