@@ -121,7 +121,7 @@ def part(image, top: int, left: int, height: int, width: int) -> np.ndarray:
 def central_crop(image, size: int, shorter: int) -> np.ndarray:
     """[size, size, C]: the middle of the image after its shorter side was made `shorter` pixels."""
     height, width = image.shape[:2]
-    side = min(height, width) * size // shorter
+    side = max(1, min(height, width) * size // shorter)
     top, left = (height - side) // 2, (width - side) // 2
     return resize(part(image, top, left, side, side), size)
 

@@ -29,7 +29,7 @@ def test_a_damaged_image_is_named_and_skipped_when_told_to(folder, encoded, monk
     monkeypatch.setattr(own, 'IMAGES_IN_MEMORY_BYTES', 0)  # read record by record
     source = open_data(f'folder:{folder}', image_size=24, encoded=encoded, val_fraction=0).train
     transform = (lambda e, rng, train: images.cropped(e, rng, train, size=16)) if encoded else None
-    with refused('data/image', BAD, 'record 2'):
+    with refused('data/image', BAD, 'record 2', '--config.damaged=skip'):
         batches(source, transform=transform)
     first, _, third, _ = batches(source, transform=transform, skip=True)
     assert first['label'].tolist() == [0, 0, 0, 0, 1, 1]
@@ -43,7 +43,7 @@ def test_a_damaged_image_is_named_and_skipped_when_told_to(folder, encoded, monk
 def test_a_folder_that_would_be_kept_in_memory(folder):
     source = open_data(f'folder:{folder}', image_size=24).train  # a part is held out
     assert sources.array_shapes(source) is None
-    with refused('data/image', BAD):
+    with refused('data/image', BAD, '--config.damaged=skip'):
         pipeline.TrainBatches(source, 0, 6, True, 0, 4)
     assert len(batches(source, skip=True)) == 4
     (folder / BAD).write_bytes(encode(smooth()))
