@@ -122,7 +122,7 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
                 accelerators.require_accelerator(platform)
             job = Job(module, short, overrides, list(argv), options.variant, options.workdir, leads=joined.process == 0,
                       guard=guard, joined=joined, platform=platform, grace=options.grace,
-                      stored=verb.needs_workdir and not _pretrained(module, verb, options.workdir))
+                      stored=verb.needs_workdir and not _pretrained(module, verb, options.workdir, own.get('init_from')))
             return verb.run(job, **own)
     except UserError as error:
         return _print_error(f'{short}: {error}', USER)
@@ -138,9 +138,13 @@ def run(module, name: str, argv: Sequence[str], began: float | None = None) -> i
         raise
 
 
-def _pretrained(module, verb, workdir: str) -> bool:
-    """Whether a verb that reads a run takes the weights that the script begins with in its place."""
-    return verb.takes_pretrained and not workdir.strip() and getattr(module, 'PRETRAINED', False)
+def _pretrained(module, verb, workdir: str, init_from: str | None) -> bool:
+    """Whether a verb that reads a run takes other weights in its place: those of --init_from, or those that the script begins
+    with."""
+    if verb.takes_pretrained and init_from and workdir.strip():
+        raise UserError(f'{verb.name}: got --workdir and --init_from, expected one of the two; fix: leave one of them out',
+                        code='cli/two-weights')
+    return verb.takes_pretrained and not workdir.strip() and bool(init_from or getattr(module, 'PRETRAINED', False))
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""The verb `eval`: judges the newest checkpoint of each run in --workdir by every evaluator."""
-from bigjax.errors import DONE, NO
-from bigjax.train.job import CHECK, Job, Verb, say_overrides
+"""The verb `eval`: judges the newest checkpoint of each run in --workdir, or the weights of --init_from, by every evaluator."""
+from bigjax.errors import DONE, NO, UserError
+from bigjax.train.job import CHECK, INIT_FROM, Job, Verb, say_overrides
 
 
-def evaluate(job: Job, *, check: bool) -> int:
+def evaluate(job: Job, *, check: bool, init_from: str) -> int:
     """Prints every metric, and measured beside expected; returns the exit code."""
     from bigjax.checkpoint import manager
     from bigjax.data import sources
@@ -12,16 +12,23 @@ def evaluate(job: Job, *, check: bool) -> int:
     from bigjax.runs.workdir import data_difference
     from bigjax.train import evaluations, host_consistency
     rows, missed = {}, False
-    if job.leads:
+    if job.leads and job.stored:
         say_overrides(job)
+    if not job.stored and len(job.rows) > 1:
+        raise UserError(f'eval: got no --workdir and {len(job.rows)} rows, expected one; fix: --variant=ROW, one of '
+                        f"{', '.join(job.rows)}", code='eval/several-rows')
     for row in job.rows:
-        path = manager.newest(job.workdir(row))
+        path = manager.newest(job.workdir(row)) if job.stored else ''
         built = job.build(row)
         program = built.program()
         host_consistency.check(program.datas)
-        if changed := data_difference(read_run(job.workdir(row)), sources.identity(program.experiment.data)):
-            print(f'warning: the data is not what the run was trained with: {changed}')
-        metrics, _ = evaluations.evaluate(program, program.restore_weights(path))
+        if job.stored:
+            if changed := data_difference(read_run(job.workdir(row)), sources.identity(program.experiment.data)):
+                print(f'warning: the data is not what the run was trained with: {changed}')
+            carry = program.restore_weights(path)
+        else:
+            carry = program.load_weights(program.init(), init_from) if init_from else program.init()
+        metrics, _ = evaluations.evaluate(program, carry)
         final = {name: summarise(members) for name, members in metrics.items()}
         judged = judge(final, program.experiment.expected)
         rows[row] = (final, judged, {key: list(map(repr, pair)) for key, pair in built.differs.items()})
@@ -34,4 +41,5 @@ def evaluate(job: Job, *, check: bool) -> int:
     return NO if check and missed else DONE
 
 
-VERB = Verb('eval', evaluate, 'judges the newest checkpoint of the run in --workdir', needs_workdir=True, flags=(CHECK,))
+VERB = Verb('eval', evaluate, 'judges the newest checkpoint of the run in --workdir', needs_workdir=True, takes_pretrained=True,
+            flags=(CHECK, INIT_FROM))

@@ -9,10 +9,11 @@ HIGHER = frozenset((
     'accuracy', 'balanced_accuracy', 'auc', 'roc_auc', 'pr_auc', 'average_precision', 'precision', 'recall', 'sensitivity',
     'specificity', 'f1', 'macro_f1', 'micro_f1', 'mcc', 'kappa', 'map', 'mrr', 'ndcg', 'hit_rate', 'hits', 'iou', 'miou',
     'dice', 'r2', 'correlation', 'spearman', 'pearson', 'psnr', 'ssim', 'inception_score', 'bleu', 'chrf', 'rouge1', 'rouge2',
-    'rougel', 'meteor', 'exact_match', 'likelihood', 'log_likelihood', 'elbo', 'reward', 'return', 'agreement', 'sparsity'))
+    'rougel', 'meteor', 'exact_match', 'likelihood', 'log_likelihood', 'elbo', 'reward', 'return', 'agreement', 'sparsity',
+    'legible', 'modes'))
 LOWER = frozenset((
     'loss', 'error', 'error_rate', 'perplexity', 'bits', 'bits_per_byte', 'bpd', 'nll', 'cross_entropy', 'wer', 'cer', 'ter',
-    'per', 'rmse', 'mse', 'mae', 'mape', 'smape', 'mase', 'rmsle', 'crps', 'brier', 'ece', 'fid', 'kid', 'lpips',
+    'per', 'rmse', 'mse', 'mae', 'mape', 'smape', 'mase', 'rmsle', 'crps', 'brier', 'ece', 'fid', 'frechet', 'kid', 'lpips',
     'reconstruction', 'chamfer', 'hamming', 'edit_distance', 'log_loss'))
 
 

@@ -23,6 +23,8 @@ VARIANTS = {
                'activation': 'tanh'},
     # The wide LeNet of framework tutorials, 3,274,634 parameters on 28x28 images of one channel.
     'lenet_wide': {'channels': (32, 64), 'kernels': (5, 5), 'pool': 'max', 'dense': (1024,)},
+    # The judge of generated 28x28 images (bigjax/metrics/generated.py), 60,874 parameters.
+    'judge': {'channels': (16, 32, 64), 'kernels': (3, 3, 3), 'pool': 'max', 'dense': (64,), 'dropout': 0.2},
     # The small network of CIFAR-10 tutorials, 545,098 parameters on 32x32 images of three channels.
     'cifar': {'channels': (32, 64), 'kernels': (3, 3), 'pool': 'max', 'dense': (128,)},
 }

@@ -4,12 +4,12 @@ import sys
 from collections.abc import Sequence
 
 from bigjax.errors import DONE, UserError
-from bigjax.train.job import Flag, Job, Verb, say_overrides
+from bigjax.train.job import INIT_FROM, Flag, Job, Verb, say_overrides
 
 MEMBER = Flag('member', 0, 'which member of a population', 'int', 0)
 
 
-def predict(job: Job, *, inputs: Sequence[str], json: bool, member: int) -> int:
+def predict(job: Job, *, inputs: Sequence[str], json: bool, member: int, init_from: str) -> int:
     """Prints an answer per input; every input is read before the first answer is given."""
     import jax
     import numpy as np
@@ -21,7 +21,7 @@ def predict(job: Job, *, inputs: Sequence[str], json: bool, member: int) -> int:
         raise UserError('predict: no input; fix: name files, folders or rows after the verb', code='predict/nothing')
     if job.stored:
         say_overrides(job, lambda text: print(text, file=sys.stderr))
-    trained = weights.load(job, member)
+    trained = weights.load(job, member, init_from)
     experiment, interface = trained.experiment, trained.experiment.interface
     if interface is None:
         raise UserError(f'predict: {job.name} states no interface, so its model takes no inputs from outside; fix: give its '
@@ -86,4 +86,4 @@ def line(name: str, answer, notes: Sequence[str] = ()) -> str:
 
 VERB = Verb('predict', predict, 'applies the model of the run in --workdir to files, folders and rows', inputs='INPUT…',
             needs_workdir=True, takes_pretrained=True, joins_processes=False, flags=(
-                Flag('json', False, 'one JSON object per line', 'switch'), MEMBER))
+                Flag('json', False, 'one JSON object per line', 'switch'), MEMBER, INIT_FROM))

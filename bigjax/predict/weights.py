@@ -1,4 +1,5 @@
 """The trained model of a run, to be applied to other inputs: what `predict` and `sample` share."""
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +24,8 @@ class Trained(NamedTuple):
     members: int
 
 
-def load(job: Job, member: int) -> Trained:
-    """The newest checkpoint of the run in --workdir.
+def load(job: Job, member: int, init_from: str = '') -> Trained:
+    """The newest checkpoint of the run in --workdir, or the weights of `init_from`.
 
     The data of the run is not opened: what was decided from it is in run.json. Only where the record does not have it, or the
     command line names data, it is read.
@@ -34,7 +35,7 @@ def load(job: Job, member: int) -> Trained:
     """
     from bigjax.checkpoint import manager
     if not job.stored:
-        return _pretrained(job)
+        return _pretrained(job, init_from)
     if len(job.rows) > 1:
         raise UserError(f"--workdir={job.root}: got {len(job.rows)} runs, expected one; fix: --variant=ROW, one of "
                         f"{', '.join(job.rows)}", code='predict/several-runs')
@@ -59,8 +60,8 @@ def load(job: Job, member: int) -> Trained:
     return Trained(program.experiment, program.apply, variables, program.members or 1)
 
 
-def _pretrained(job: Job) -> Trained:
-    """The experiment of the script, with the weights that it begins with.
+def _pretrained(job: Job, init_from: str) -> Trained:
+    """The experiment of the script, with the weights of `init_from`, or with those that it begins with.
 
     Raises:
       UserError: --variant is missing where the script has several rows, or the experiment begins with none.
@@ -73,10 +74,14 @@ def _pretrained(job: Job) -> Trained:
     if len(job.rows) > 1:
         raise UserError(f'predict: got no --workdir and {len(job.rows)} rows, expected one; fix: --variant=ROW, one of '
                         f"{', '.join(job.rows)}", code='predict/several-runs')
+    if init_from:
+        program = _program(job, job.rows[0], job.config(job.rows[0]))
+        carry = program.load_weights(program.init(), init_from, lambda text: print(text, file=sys.stderr))
+        return Trained(program.experiment, program.apply, program.member_variables(carry, 0), 1)
     experiment = job.build(job.rows[0]).experiment
     if experiment.init is None:
-        raise UserError(f'predict: got no --workdir, and {job.name} begins without trained weights; fix: --workdir of a run',
-                        code='cli/no-workdir')
+        raise UserError(f'predict: got no --workdir, and {job.name} begins without trained weights; fix: --workdir of a run, '
+                        'or --init_from', code='cli/no-workdir')
     shapes, _ = initial_shapes(experiment)
     variables = experiment.init({'params': jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes)})
     return Trained(experiment, bind(experiment.model), jax.tree.map(jnp.asarray, variables), 1)

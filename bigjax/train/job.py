@@ -30,6 +30,8 @@ class Flag:
 
 
 CHECK = Flag('check', False, 'exit 4 where a result misses what the paper reports', 'switch')
+INIT_FROM = Flag('init_from', '', 'weights to start from, or, without --workdir, to judge and to apply: the workdir or '
+                 'checkpoint of a run, or hf:, timm:, torch:, npz: or keras: of another library')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Verb:
       flags: the flags that it has beside those of every verb.
       needs_devices: it computes, so a CPU beside an accelerator is refused.
       needs_workdir: it reads a run: the config.json of --workdir is its config.
-      takes_pretrained: without --workdir it takes the weights that an experiment begins with, of a script with PRETRAINED.
+      takes_pretrained: without --workdir it takes the weights that --init_from names, or those that an experiment begins with,
+        of a script with PRETRAINED.
       joins_processes: it is one program on all processes of the job.
       watched: it has phases, with timeouts, and all processes leave it together.
       inputs: the name of the words after the verb, '' where it takes none.

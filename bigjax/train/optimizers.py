@@ -25,7 +25,8 @@ norm scales) or wd_mults=((regex, factor), …) restrict them. Dimensions and no
 or experts are stacked in one array (bigjax.train.layers).
 
 frozen=(regex, …) never change and have no optimizer state. groups=((regex, spec), …) gives each group of parameters an
-optimizer of its own, with its own clipping, schedule and state; keys beside `groups` are the groups' defaults.
+optimizer of its own, with its own clipping, schedule and state; keys beside `groups` are the groups' defaults. A group with
+'every': n is updated in every n-th step only, of which its schedule and state count one (the critic's steps of a GAN).
 
 A regex must match the whole path of a parameter ('encoder/block_0/.*'). The first rule that matches wins, a rule without
 parameters is an error, and with groups every parameter needs a rule.
@@ -121,15 +122,21 @@ def make(spec: Any, params: Any, *, total_steps: int, steps_per_epoch: float | N
         parts, rates = {}, []
         for i, (regex, group) in enumerate(groups):
             place = f'optimizer.groups[{i}]'
-            group = as_spec(group, place)
+            group = dict(as_spec(group, place))
             members = [path for path in free if chosen[path] == i]
             for key in ('groups', 'frozen'):
                 if key in group:
                     raise UserError(f'{place}.{key}: a group has no {key} of its own; fix: write it beside `groups`',
                                     code='optimizer/conflict')
             own = factors(group, place, members)
-            parts[f'{i}: {regex}'], rate = _single(ChainMap(group, spec), place, {**rules, **own}, some(members), run)
-            rates.append(rate)
+            every = group.pop('every', 1)
+            if not isinstance(every, int) or every < 1:
+                raise UserError(f'{place}.every: got {every!r}, expected a whole number of at least 1; fix: the number of '
+                                'steps from one update of the group to the next', code='optimizer/number')
+            tx, rate = _single(ChainMap(group, spec), place, {**rules, **own}, some(members), _rarer(run, every))
+            parts[f'{i}: {regex}'] = tx if every == 1 else optax.conditionally_mask(
+                tx, lambda step, every=every: step % every == every - 1)
+            rates.append(rate if every == 1 else lambda step, rate=rate, every=every: rate(step // every))
         labels = {path: assigned.get(path) or f'{chosen[path]}: {groups[chosen[path]][0]}' for path in paths}
         lr = rates[0]
     if len(parts) == 1 and not assigned:
@@ -137,6 +144,13 @@ def make(spec: Any, params: Any, *, total_steps: int, steps_per_epoch: float | N
     tx = optax.partition({**parts, 'frozen': optax.set_to_zero()},
                          functools.partial(map_leaves, lambda path, _: labels[path]))
     return optax.with_extra_args_support(tx), lr
+
+
+def _rarer(run: Mapping, every: int) -> dict[str, Any]:
+    """The run as a group that is updated in every n-th step counts it."""
+    scale = lambda value, factor: None if value is None else value * factor
+    return {'total_steps': max(1, run['total_steps'] // every), 'steps_per_epoch': scale(run['steps_per_epoch'], 1 / every),
+            'batch_size': scale(run['batch_size'], every)}
 
 
 def wrap(tx: optax.GradientTransformation, transforms: Sequence[Callable]) -> optax.GradientTransformationExtraArgs:

@@ -6,7 +6,7 @@ import sys
 from bigjax.errors import DONE, NO, NonFinite, UserError
 from bigjax.io.stopwatch import Stopwatch
 from bigjax.io.text import clock
-from bigjax.train.job import CHECK, Flag, Job, Verb
+from bigjax.train.job import CHECK, INIT_FROM, Flag, Job, Verb
 
 
 def train(job: Job, *, init_from: str, replay: str, profile: str, strict: bool, deterministic: bool, check: bool,
@@ -132,8 +132,7 @@ def _facts(program, differs) -> dict:
 
 VERB = Verb(
     'train', train, 'trains every row of the table, or resumes it (the default)', watched=True, flags=(
-        Flag('init_from', '', 'weights to start from: the workdir or checkpoint of another run, or hf:, torch:, npz: or '
-             'keras: of another library'),
+        INIT_FROM,
         Flag('replay', '', 'the nonfinite/ folder of a run that exited 3: repeat the step and name what broke'),
         Flag('profile', '', 'A:B: trace the steps after A until B, and print the operations that took the time'),
         Flag('strict', False, 'warnings that a careful run should not have are errors: a step compiled twice, a parameter that '

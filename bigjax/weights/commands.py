@@ -1,11 +1,11 @@
 """Weights from the outside.
 
     python -m bigjax.weights ls PLACE              every array: our path, shape, dtype, their key
-    python -m bigjax.weights convert PLACE PLACE   writes the second, hf:FOLDER or npz:FILE
+    python -m bigjax.weights convert PLACE PLACE   writes the second, hf:FOLDER, timm:FOLDER or npz:FILE
     python -m bigjax.weights diff PLACE PLACE      the arrays in which two differ, bit for bit, after both are read into our
                                                    models; exit 4 where they do
 
-PLACE is hf:FOLDER (or an id of the hub), npz:FILE, torch:FILE, keras:FILE.weights.h5 or pip:PACKAGE.
+PLACE is hf:FOLDER or timm:FOLDER (or an id of the hub), npz:FILE, torch:FILE, keras:FILE.weights.h5 or pip:PACKAGE.
 """
 import numpy as np
 

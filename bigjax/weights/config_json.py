@@ -5,11 +5,13 @@ from typing import Any
 
 from bigjax import models
 from bigjax.errors import UserError
+from bigjax.io.nested import tuples
 from bigjax.io.text import first_line, hint, printable
 from bigjax.weights.family import REQUIRED, Architecture, Family, families
 
 ROPE_SCALING = ('rope_factor', 'rope_low', 'rope_high', 'rope_window')  # read where `rope_scaling` names one
 MAX_LAYERS, MAX_SIZE = 10_000, 2**31  # a config.json beyond them is damaged, and would be built for hours
+TIMM = 'timm'  # `Family.model_type` of the models of that library: each architecture is a set of sizes
 FULL, SLIDING = 'full_attention', 'sliding_attention'
 RUNTIME = ('parent', 'name', 'dtype', 'scan', 'remat', 'microbatches', 'chunk', 'context', 'dropout', 'hidden_dropout',
            'attention_dropout', 'capacity', 'kernel_init', 'bias_init')  # fields that change no result of a trained model
@@ -21,7 +23,7 @@ def find(config: Mapping, where) -> tuple[Family, Architecture]:
     Raises:
       UserError: none of the families has it; 'weights/architecture'.
     """
-    named = config.get('architectures')
+    named = [config['architecture']] if 'architecture' in config else config.get('architectures')
     named = [str(name) for name in named] if isinstance(named, list) else []
     own = [family for family in families().values() if family.model_type]  # the others have no config.json
     known = {name: (family, architecture) for family in own for name, architecture in family.architectures.items()}
@@ -42,6 +44,8 @@ def fields(family: Family, architecture: Architecture, config: Mapping, where) -
     Raises:
       UserError: a key is missing, or has a value that our model does not compute; 'weights/config'.
     """
+    if family.model_type == TIMM:
+        config = _with_arguments(family, config, where)
     for key, values in family.fixed.items():
         if config.get(key, values[0]) not in (*values, None):
             raise refused(where, key, config[key], values)
@@ -51,7 +55,9 @@ def fields(family: Family, architecture: Architecture, config: Mapping, where) -
         raise refused(where, 'layer_types', layers, (FULL,))
     found = {}
     for field in family.fields:
-        value = config.get(field.theirs, field.default)
+        if field.theirs not in config and field.ours in architecture.fields:
+            continue
+        value = tuples(config.get(field.theirs, field.default))
         if value is REQUIRED:
             raise UserError(f"{where}: got no '{field.theirs}', which its models have; fix: copy the whole config.json",
                             code='weights/config')
@@ -61,7 +67,8 @@ def fields(family: Family, architecture: Architecture, config: Mapping, where) -
             value = field.values[value]
         found[field.ours] = value
     try:
-        made = {name: value(config) if callable(value) else value for name, value in architecture.fields.items()}
+        made = {name: value(config) if callable(value) else value for name, value in architecture.fields.items()
+                if name not in found}
         found |= {**family.read_config(config), **made}
     except (TypeError, KeyError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(f'{where}: got keys from which no model can be built ({type(error).__name__}: {first_line(error)}); '
@@ -75,6 +82,16 @@ def fields(family: Family, architecture: Architecture, config: Mapping, where) -
     return found
 
 
+def _with_arguments(family: Family, config: Mapping, where) -> dict:
+    """A config.json of timm with the arguments that its model was built with beside the other keys."""
+    arguments = config.get('model_args') or {}
+    known = {field.theirs for field in family.fields} | family.fixed.keys()
+    for key in arguments if isinstance(arguments, dict) else ('model_args',):
+        if key not in known:
+            raise refused(where, 'model_args', key, sorted(known))
+    return {**config, **arguments}
+
+
 def refused(where, key, value, values) -> UserError:
     """The error of a value that our model does not compute."""
     return UserError(f'{where}: got {printable(key)}={printable(repr(value))}, expected one of '
@@ -83,28 +100,37 @@ def refused(where, key, value, values) -> UserError:
 
 def written(family: Family, architecture: str, model) -> dict:
     """The config.json of one of our models."""
-    config = {'architectures': [architecture], 'model_type': family.model_type}
-    config |= {key: values[0] for key, values in family.fixed.items()}
+    timm = family.model_type == TIMM
+    config = {'architecture': architecture} if timm else {'architectures': [architecture], 'model_type': family.model_type}
+    config |= {} if timm else {key: values[0] for key, values in family.fixed.items()}
+    implied = family.architectures[architecture].fields if timm else {}
+    arguments = {}
     resolved = _resolved({name: getattr(model, name) for name in model.__dataclass_fields__})  # 0 is a size of none there
     for field in family.fields:
         value = resolved.get(field.ours, getattr(model, field.ours))
         back = {ours: theirs for theirs, ours in reversed(field.values.items())}
-        config[field.theirs] = back.get(value, value)
-    return config | family.write_config(model)
+        if timm and field.ours != 'num_classes':
+            if value != implied.get(field.ours, field.default):
+                arguments[field.theirs] = back.get(value, value)
+        else:
+            config[field.theirs] = back.get(value, value)
+    return config | ({'model_args': arguments} if arguments else {}) | family.write_config(model)
 
 
-def matching(model, wanted: str = '') -> tuple[Family, str, dict]:
+def matching(model, wanted: str = '', kind: str = 'hf') -> tuple[Family, str, dict]:
     """(family, class, config.json) that describe one of our models: those from which the same model is read again.
 
     Args:
       wanted: the class, where several have the form of the model; '' for the first.
+      kind: of the place, 'hf' or 'timm'.
 
     Raises:
       UserError: none does; 'weights/no-family', with the fields in which the nearest differs.
     """
     nearest = None
     for family in families().values():
-        if models.find(family.model) is not type(model) or not family.model_type:
+        if (models.find(family.model) is not type(model) or not family.model_type
+                or (family.model_type == TIMM) != (kind == TIMM)):
             continue
         for name, architecture in family.architectures.items():
             if not architecture.matches(model) or (wanted and wanted != name):
@@ -117,8 +143,7 @@ def matching(model, wanted: str = '') -> tuple[Family, str, dict]:
             if not differs:
                 return family, name, config
             nearest = min(filter(None, (nearest, differs)), key=len)
-    kind = type(model).__name__
-    raise UserError(f'{kind}: got a model that no family of weights has'
+    raise UserError(f'{type(model).__name__}: got a model that no family of weights has'
                     + (f' (the nearest differs in {_told(nearest)})' if nearest else '')
                     + '; fix: write npz:FILE, which holds any model', code='weights/no-family')
 

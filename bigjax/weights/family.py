@@ -1,6 +1,7 @@
 """A family of models in another library's names, as data: `families/NAME.py` holds one `FAMILY` or several in `FAMILIES`.
 
-The same rows and fields are used in both directions. `{i}` in a path and in a key is the number of a layer.
+The same rows and fields are used in both directions. `{i}` and `{j}` in a path and in a key are numbers: that of
+a layer, or those of a stage and a block.
 """
 import dataclasses
 import functools
@@ -78,7 +79,8 @@ class Family:
 
     Attributes:
       model: the name of our class, 'gpt.GPT' (`bigjax.models.find`).
-      model_type: of config.json; '' for a format without one.
+      model_type: of config.json; '' for a format without one; 'timm' for the models of that library, whose architectures are
+        sets of sizes: `Architecture.fields` holds those, and `fields` the arguments that may differ from them.
       architectures: {name in config.json: `Architecture`}; the first that matches is written.
       fields: config.json <-> the model's fields.
       fixed: {key of config.json: the values that our model computes}, the first of which is written; an absent key has the

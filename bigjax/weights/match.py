@@ -1,4 +1,5 @@
 """The rows of a family laid over a file and a model: which array becomes which, with every name on both sides accounted for."""
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from bigjax.weights.family import Family, Row
 from bigjax.weights.tensors import Tensors, listed, settled
 from bigjax.weights.transforms import TRANSFORMS
 
-LAYER = '{i}'
+NUMBER = re.compile(r'{([ij])}')
 
 
 class Pair(NamedTuple):
@@ -44,7 +45,7 @@ class Plan(NamedTuple):
 
 
 def pairs(family: Family, paths: Iterable[str], heads: Iterable[Row] | None = None) -> list[Pair]:
-    """The rows that a model with parameters of these paths has, once per layer.
+    """The rows that a model with parameters of these paths has, once for each of their numbers.
 
     Args:
       heads: the rows of heads, of which the first with a path counts; None for those of every architecture.
@@ -57,18 +58,29 @@ def pairs(family: Family, paths: Iterable[str], heads: Iterable[Row] | None = No
     heads = family.heads if heads is None else heads
     for row, head in [*((row, False) for row in family.rows), *((row, True) for row in heads)]:
         ours = (row.ours,) if isinstance(row.ours, str) else row.ours
-        pattern = re.compile(r'(\d+)'.join(map(re.escape, ours[0].split(LAYER))))
+        pattern = _pattern(ours[0])
         for path in paths:
             if match := pattern.fullmatch(path):
-                number = match[1] if match.groups() else ''
-                pair = Pair(tuple(p.replace(LAYER, number) for p in ours), row.theirs.replace(LAYER, number), row, head)
-                if taken.isdisjoint(pair.ours) and (not row.beside or row.beside.replace(LAYER, number) in known):
+                numbered = lambda text, match=match: NUMBER.sub(lambda name: match[name[1]], text)
+                pair = Pair(tuple(map(numbered, ours)), numbered(row.theirs), row, head)
+                if taken.isdisjoint(pair.ours) and (not row.beside or numbered(row.beside) in known):
                     found.append(pair)
                     taken.update(pair.ours)
     if left := [path for path in paths if path not in taken] + sorted(taken - set(paths)):
         raise UserError(f'weights: got a model with {listed(left)}, for which the family of {family.model} has no name; fix: '
                         'choose the fields of a model that it has', code='weights/no-family')
     return found
+
+
+@functools.cache
+def _pattern(path: str) -> re.Pattern:
+    """The paths of a row, with a group for each of its numbers; one that is repeated is the same number."""
+    parts, seen = NUMBER.split(path), set()  # text, letter, text, …
+    for at in range(1, len(parts), 2):
+        letter = parts[at]
+        parts[at] = rf'(?P={letter})' if letter in seen else rf'(?P<{letter}>\d+)'
+        seen.add(letter)
+    return re.compile(''.join(part if at % 2 else re.escape(part) for at, part in enumerate(parts)))
 
 
 def plan(family: Family, tensors: Tensors, shapes: Mapping[str, tuple], where: Any) -> Plan:

@@ -1,4 +1,5 @@
-"""Where weights are: `hf:FOLDER`, `torch:FILE`, `npz:FILE`, `keras:FILE`, `pip:PACKAGE`, and the files behind each."""
+"""Where weights are: `hf:FOLDER`, `timm:FOLDER`, `torch:FILE`, `npz:FILE`, `keras:FILE`,
+`pip:PACKAGE`, and the files behind each."""
 import importlib.util
 import os
 import pathlib
@@ -18,7 +19,8 @@ from bigjax.weights.safetensors_format import read_folder
 from bigjax.weights.tensors import Tensors, damaged, sharded
 from bigjax.weights.torch_format import read as read_torch
 
-FORMS = {'hf': 'FOLDER', 'torch': 'FILE', 'npz': 'FILE', 'keras': 'FILE.weights.h5', 'pip': 'PACKAGE'}
+FORMS = {'hf': 'FOLDER', 'timm': 'FOLDER', 'torch': 'FILE', 'npz': 'FILE', 'keras': 'FILE.weights.h5', 'pip': 'PACKAGE'}
+FOLDERS = ('hf', 'timm')  # config.json beside the arrays, or an id of the hub
 CONFIG = 'config.json'
 TORCH_NAMES, TORCH_INDEX = ('pytorch_model.bin', 'model.pth'), 'pytorch_model.bin.index.json'
 WANTED = ('*.json', '*.safetensors', '*.txt', '*.model')  # files of a hub's repository: no pickles
@@ -69,8 +71,8 @@ def opened(text: str) -> Opened:
         damaged ('weights/damaged').
     """
     kind, name = parts(text)
-    if kind == 'hf':
-        return _folder(folder(name))
+    if kind in FOLDERS:
+        return _folder(folder(name, kind))
     if kind == 'pip':
         return _package(name)
     path = local_copy.copied(storage.place(name))
@@ -121,8 +123,8 @@ def _config(path: pathlib.Path) -> Mapping | None:
     return found
 
 
-def folder(name: str) -> pathlib.Path:
-    """The folder that `hf:` names: one of the file system or of a store, or of the hub's cache, or fetched from the hub.
+def folder(name: str, kind: str = 'hf') -> pathlib.Path:
+    """The folder that `hf:` or `timm:` names: one of the file system, of a store or of the hub's cache, or fetched.
 
     Raises:
       UserError: there is none, and no way to the hub; 'weights/not-found'.
@@ -132,7 +134,7 @@ def folder(name: str) -> pathlib.Path:
         return local_copy.copied(path)
     parts = name.split('/')
     if len(parts) > 2 or not all(part.replace('-', '').replace('_', '').replace('.', '').isalnum() for part in parts):
-        raise UserError(f'hf:{printable(name)}: got no such folder; check the path', code='weights/not-found')
+        raise UserError(f'{kind}:{printable(name)}: got no such folder; check the path', code='weights/not-found')
     if found := cached(name):
         return found
     why = 'the package huggingface_hub is not installed'
@@ -142,8 +144,8 @@ def folder(name: str) -> pathlib.Path:
             return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(WANTED)))
         except Exception as error:  # of its HTTP client, of the hub, of the disk
             why = first_line(error)
-    raise UserError(f"hf:{printable(name)}: got a hub's id, which is neither a folder here nor in the hub's cache, and it "
-                    f'cannot be fetched ({why}); fix: hf:FOLDER with a folder that holds {CONFIG} and {SAFETENSORS}',
+    raise UserError(f"{kind}:{printable(name)}: got a hub's id, which is neither a folder here nor in the hub's cache, and it "
+                    f'cannot be fetched ({why}); fix: {kind}:FOLDER with a folder that holds {CONFIG} and {SAFETENSORS}',
                     code='weights/not-found')
 
 

@@ -30,7 +30,7 @@ def load(place: str, *, model=None, say: Callable[[str], None] = print, seed: in
     """(model, variables, tokenizer or None) of a place.
 
     Args:
-      place: 'hf:FOLDER_OR_ID', 'torch:FILE', 'npz:FILE', 'keras:FILE.weights.h5' or 'pip:PACKAGE'.
+      place: 'hf:FOLDER_OR_ID', 'timm:FOLDER_OR_ID', 'torch:FILE', 'npz:FILE', 'keras:FILE.weights.h5' or 'pip:PACKAGE'.
       model: the module, where the file does not describe one.
       say: receives a line where arrays were initialised anew or left out.
       seed: of what is initialised anew.

@@ -3,6 +3,7 @@
 A transform takes one array of theirs to one or several of ours. `shape` gives the shape that theirs must have for given
 shapes of ours, so that a file is checked before it is read.
 """
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -33,12 +34,29 @@ def _blocks(array: np.ndarray, order: Sequence[int]) -> np.ndarray:
     return np.concatenate([parts[i] for i in order], -1)
 
 
+def _patch_shape(rows: int, features: int) -> Shape:
+    """[F, C, P, P] for a matrix [P P C, F] of square patches of three channels, or of one."""
+    for channels in (3, 1):
+        side = math.isqrt(rows // channels)
+        if side * side * channels == rows:
+            return features, channels, side, side
+    return features, rows, 1, 1
+
+
 RESET_FIRST = (1, 0, 2)  # a GRU's gates: update, reset, new <-> reset, update, new; its own inverse
 
 TRANSFORMS = {
     'same': Transform(lambda s: s[0], lambda x, s: [x], lambda y: y[0]),
     # a matrix [out, in], as torch has them
     'transpose': Transform(lambda s: s[0][::-1], lambda x, s: [x.T], lambda y: y[0].T),
+    # a kernel [F, C, height, width] or [F, C, time], as torch has them, also where each channel is convolved alone
+    'conv': Transform(lambda s: (s[0][-1], s[0][-2], *s[0][:-2]), lambda x, s: [np.moveaxis(x, (0, 1), (-1, -2))],
+                      lambda y: np.moveaxis(y[0], (-1, -2), (0, 1))),
+    # a kernel [F, C, 1, 1] that is a matrix [C, F] here
+    'pointwise': Transform(lambda s: (*s[0][::-1], 1, 1), lambda x, s: [x[:, :, 0, 0].T], lambda y: y[0].T[:, :, None, None]),
+    # a kernel [F, C, P, P] of patches side by side, which is a matrix [P P C, F] here
+    'patch': Transform(lambda s: _patch_shape(*s[0]), lambda x, s: [x.transpose(2, 3, 1, 0).reshape(s[0])],
+                       lambda y: y[0].reshape(*(_patch_shape(*y[0].shape)[i] for i in (2, 3, 1, 0))).transpose(3, 2, 0, 1)),
     # several matrices [in, out] or vectors side by side in the last axis
     'split': Transform(_joined, lambda x, s: _split(x, s, -1), lambda y: np.concatenate(y, -1)),
     # the same, transposed: [out, in] one below the other

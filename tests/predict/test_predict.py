@@ -15,7 +15,7 @@ from bigjax.data.schema import Schema
 from bigjax.data.sources import ArraySource, Splits
 from bigjax.decode.stream import continue_text
 from bigjax.predict import inputs, interfaces
-from experiments import gan_mnist, mnist, mnist1d, scan, sentiment, tiny_shakespeare, uci, vae_mnist
+from experiments import dcgan_mnist, mnist, mnist1d, scan, sentiment, tiny_shakespeare, uci, vae_mnist
 from tests.decode.table import following
 from tests.refused import refused
 
@@ -267,7 +267,7 @@ def test_a_mesh_that_this_machine_does_not_have_is_no_hindrance(capsys, tmp_path
 
 
 @pytest.mark.parametrize(('script', 'name', 'argv'), [
-    (gan_mnist, 'gan_mnist', ('--config.model.width=4', '--config.model.latent=5', '--config.judged=20')),
+    (dcgan_mnist, 'dcgan_mnist', ('--config.model.width=4', '--config.model.latent=5', '--config.judged=20')),
     (vae_mnist, 'vae_mnist', ('--variant=nz2', '--config.model.hidden=(16,)', '--config.importance_samples=3'))])
 @pytest.mark.slow
 def test_generative_models_draw_a_grid(capsys, tmp_path_factory, script, name, argv):
@@ -279,7 +279,7 @@ def test_generative_models_draw_a_grid(capsys, tmp_path_factory, script, name, a
     assert grid.shape == (3 * 29 - 1, 3 * 29 - 1, 3)
     run(capsys, script, name, 'sample', f'--workdir={workdir}', '--count=9', '--seed=1')
     other = cv2.imread(str(workdir / 'samples.png'))
-    assert name == 'gan_mnist' or (other != grid).any()  # a generator of four steps gives one grey, whatever its input
+    assert name == 'dcgan_mnist' or (other != grid).any()  # a generator of four steps gives one grey, whatever its input
     for words in (('predict', 'x.png'), ('sample', '--prompt=a'), ('sample', '--count=0')):
         code, out, err = run(capsys, script, name, *words, f'--workdir={workdir}')
         assert code == 2 and not out and err.count('\n') == 1

