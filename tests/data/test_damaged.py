@@ -40,6 +40,15 @@ def test_a_damaged_image_is_named_and_skipped_when_told_to(folder, encoded, monk
     assert len(lines) == 1 and BAD in lines[0] and 'record 2' in lines[0]
 
 
+def test_images_of_a_parquet_file_stay_encoded(folder):
+    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    files = sorted(folder.rglob('*.jpg'))[3:]
+    rows = [{'image': {'bytes': file.read_bytes(), 'path': None}, 'label': i % 3} for i, file in enumerate(files)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / 'a.parquet')
+    image = open_data(f'parquet:{folder}/a.parquet', encoded=True, val_fraction=0).train[4]['image']
+    np.testing.assert_array_equal(image.crop(1, 2, 9, 8), images.decode(files[4].read_bytes(), 'here')[1:10, 2:10])
+
+
 def test_a_folder_that_would_be_kept_in_memory(folder):
     source = open_data(f'folder:{folder}', image_size=24).train  # a part is held out
     assert sources.array_shapes(source) is None

@@ -83,16 +83,18 @@ def _sound_source(columns: dict[str, Any], sounds: list[str], raw: RawTable) -> 
                        names)
 
 
-def finish(example: dict[str, Any], folder: pathlib.Path, where: str, image_size: int | None) -> dict[str, Any]:
-    """An example of a schema with its images decoded: bytes, {'bytes', 'path'} as Hugging Face writes them, or PIL images."""
+def finish(example: dict[str, Any], folder: pathlib.Path, where: str, image_size: int | None,
+           stays: bool = False) -> dict[str, Any]:
+    """An example of a schema with its images decoded, or encoded where they stay so: bytes, {'bytes', 'path'} as Hugging Face writes them, or PIL images."""
     for name, value in example.items():
         if isinstance(value, dict) and 'bytes' in value:
             path, value = value.get('path'), value['bytes']
             if value is None and isinstance(path, str):
-                example[name] = images.read_image(safe_read.beside(folder, path, where), where, image_size)
+                example[name] = encoded.read(safe_read.beside(folder, path, where), where, image_size, stays)
                 continue
         if isinstance(value, bytes):
-            example[name] = images.decode(value, f'{where}, column {printable(name)}', image_size)
+            place = f'{where}, column {printable(name)}'
+            example[name] = encoded.Encoded(value, place) if stays else images.decode(value, place, image_size)
         elif hasattr(value, 'getbands'):
             example[name] = images.resize(images.upright(value), image_size)
         elif isinstance(value, dict) or value is None:
