@@ -85,7 +85,10 @@ def _sound_source(columns: dict[str, Any], sounds: list[str], raw: RawTable) -> 
 
 def finish(example: dict[str, Any], folder: pathlib.Path, where: str, image_size: int | None,
            stays: bool = False) -> dict[str, Any]:
-    """An example of a schema with its images decoded, or encoded where they stay so: bytes, {'bytes', 'path'} as Hugging Face writes them, or PIL images."""
+    """An example of a schema with its images decoded, or encoded where they stay so.
+
+    An image is bytes, {'bytes', 'path'} as Hugging Face writes it, or a PIL image.
+    """
     for name, value in example.items():
         if isinstance(value, dict) and 'bytes' in value:
             path, value = value.get('path'), value['bytes']
