@@ -43,10 +43,12 @@ def test_color_jitter_on_the_same_random_numbers():
     strength = 0.4, 0.4, 0.4, 0.1
     key = jax.random.key(3)
     mean, std = np.float32([0.4, 0.5, 0.3]), np.float32(0.25)
-    out = jax.jit(color.color_jitter(*strength, mean=mean, std=std))({'image': (IMAGES - mean) / std}, key)['image']
-    out = out * std + mean
-    draws = jax.jit(jax.vmap(lambda r: color.draw_jitter(jax.random.split(r)[1], strength)))(jax.random.split(key, B))
-    orders, amounts = (np.asarray(x) for x in draws)
+
+    def fn(batch, key):
+        draws = jax.vmap(lambda r: color.draw_jitter(jax.random.split(r)[1], strength))(jax.random.split(key, B))
+        return color.color_jitter(*strength, mean=mean, std=std)(batch, key)['image'] * std + mean, *draws
+
+    out, orders, amounts = (np.asarray(x) for x in jax.jit(fn)({'image': (IMAGES - mean) / std}, key))
     assert len({tuple(order) for order in orders}) > 4 and (np.abs(amounts - [1, 1, 1, 0]) <= np.array(strength) + 1e-6).all()
     for b in range(B):
         np.testing.assert_allclose(out[b], jittered(IMAGES[b].astype(np.float64), orders[b], amounts[b]), atol=2e-5)
@@ -59,18 +61,18 @@ def test_blur_is_scipy_s_gaussian():
 
 
 def test_three_augment_is_one_of_three_and_a_jitter():
-    key = jax.random.key(0)
-    out = np.asarray(jax.jit(color.three_augment(0.3))({'image': IMAGES}, key)['image'])
-    seen = set()
-    for b, r in enumerate(jax.random.split(key, B)):
-        which, sigma, r_jitter = color.draw_three(r)
-        x = IMAGES[b].astype(np.float64)
-        s = float(sigma)
+    def fn(batch, key):
+        which, sigma, r_jitter = jax.vmap(color.draw_three)(jax.random.split(key, B))
+        jitter = jax.vmap(lambda r: color.draw_jitter(r, (0.3, 0.3, 0.3, 0)))(r_jitter)
+        return color.three_augment(0.3)(batch, key)['image'], which, sigma, *jitter
+
+    out, kinds, sigmas, orders, amounts = (np.asarray(x) for x in jax.jit(fn)({'image': IMAGES}, jax.random.key(0)))
+    for b in range(B):
+        x, s = IMAGES[b].astype(np.float64), float(sigmas[b])
         made = [np.repeat((x @ LUMA)[..., None], 3, -1), np.where(x < 128 / 255, x, 1 - x),
-                ndimage.gaussian_filter(x, (s, s, 0), mode='nearest', radius=(8, 8, 0))][int(which)]
-        seen.add(int(which))
-        np.testing.assert_allclose(out[b], jittered(made, *color.draw_jitter(r_jitter, (0.3, 0.3, 0.3, 0))), atol=5e-5)
-    assert seen == {0, 1, 2}
+                ndimage.gaussian_filter(x, (s, s, 0), mode='nearest', radius=(8, 8, 0))][kinds[b]]
+        np.testing.assert_allclose(out[b], jittered(made, orders[b], amounts[b]), atol=5e-5)
+    assert set(kinds) == {0, 1, 2}
 
 
 def test_how_often_images_are_touched():
