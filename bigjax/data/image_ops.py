@@ -92,8 +92,8 @@ def _equalize(x, v, s: Statistics):
 
 
 def _posterize(x, v, s):
-    step = 2.0 ** (8 - v)
-    return jnp.where(v > 0, jnp.floor(x / step) * step, 0.0)
+    whole, bits = x.astype(jnp.int32), v.astype(jnp.int32)
+    return jnp.where(bits > 0, whole >> (8 - bits) << (8 - bits), 0)
 
 
 def rotation(degrees: jax.Array, size: tuple[int, int]) -> tuple:
