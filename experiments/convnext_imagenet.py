@@ -12,21 +12,20 @@ depth of 0.1 to 0.5, layer scales that begin at 1e-6, and a moving average of th
 import functools
 
 from bigjax import cli, models
-from bigjax.data import augment
+from bigjax.data import augment, images, policies
 from bigjax.data.datasets import open_data
 from bigjax.data.imagenet_classes import words
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.predict import interfaces
 from bigjax.tasks import classification
-from experiments.vit_imagenet import look
 
 ROWS = {'tiny': (0.821, 0.1), 'small': (0.831, 0.4), 'base': (0.838, 0.5), 'large': (0.843, 0.5)}  # accuracy, stochastic depth
 HELP = {'image_size': 'pixels of a side', 'mixup': 'alpha of mixup; 0: none', 'cutmix': 'alpha of cutmix; 0: none',
         'erasing': 'the share of images of which a part is erased', 'label_smoothing': 'the share of all classes in a target',
-        'randaugment.layers': 'operations per image', 'randaugment.magnitude': 'their strength, 0 to 10'}
+        'randaugment.layers': 'operations per image; 0: none', 'randaugment.magnitude': 'their strength, 0 to 10'}
 PARAMETERS = {'tiny': 28_589_128, 'small': 50_223_688, 'base': 88_591_464, 'large': 197_767_336}
 TINY = {'image_size': '32', 'model.blocks': '(1, 1)', 'model.widths': '(8, 16)', 'mixup': '0.0', 'cutmix': '0.0',
-        'model.drop_path': '0.0', 'dtype': 'float32', 'data_threads': '1'}
+        'model.drop_path': '0.0', 'randaugment.layers': '0', 'dtype': 'float32', 'data_threads': '1'}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the training images, by channel
 
 
@@ -59,15 +58,16 @@ def get_config(variant=''):
 
 def get_experiment(config):
     """A classifier of photographs."""
-    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir)
+    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir, encoded=True)
     classes = splits.info['classes']
     mixes = [mix(config[mix.__name__], len(classes)) for mix in (augment.mixup, augment.cutmix) if config[mix.__name__]]
-    vary = [augment.random_flip(), augment.random_erasing(config.erasing, sh=1 / 3, low=-2.0, high=2.0),  # black to white
+    varied = [policies.randaugment(**config.randaugment, mean=MEAN, std=STD)] if config.randaugment.layers else []
+    vary = [augment.random_flip(), *varied, augment.random_erasing(config.erasing, sh=1 / 3, low=-2.0, high=2.0),
             *([augment.either(*mixes)] if len(mixes) == 2 else mixes)]
     return Experiment(
         model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),
         task=classification.softmax(label_smoothing=config.label_smoothing),
-        data=Data(splits.train, splits.evals, transform=functools.partial(look, size=config.image_size, **config.randaugment),
+        data=Data(splits.train, splits.evals, transform=functools.partial(images.cropped, size=config.image_size),
                   preprocess=augment.normalize(MEAN, STD), augment=augment.chain(*vary), info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split) for split in splits.evals},

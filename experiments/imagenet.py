@@ -101,7 +101,7 @@ def get_config(variant=''):
 
 def get_experiment(config):
     """A classifier of photographs."""
-    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir)
+    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir, encoded=True)
     classes = splits.info['classes']
     names = words(classes)
     return Experiment(

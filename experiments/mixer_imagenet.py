@@ -12,21 +12,21 @@ linearly to zero, decoupled weight decay of 0.1, clipped to a norm of 1, Incepti
 import functools
 
 from bigjax import cli, models
-from bigjax.data import augment
+from bigjax.data import augment, images, policies
 from bigjax.data.datasets import open_data
 from bigjax.data.imagenet_classes import words
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.models import mixer
 from bigjax.predict import interfaces
 from bigjax.tasks import classification
-from experiments.vit_imagenet import look
 
 ROWS = {'b16': 0.7644, 's16': None, 's32': None, 'b32': None, 'l16': None}  # size: published accuracy
-HELP = {'image_size': 'pixels of a side', 'mixup': 'alpha of mixup; 0: none', 'randaugment.layers': 'operations per image',
-        'randaugment.magnitude': 'their strength; 10 is the full range'}
+HELP = {'image_size': 'pixels of a side', 'mixup': 'alpha of mixup; 0: none',
+        'randaugment.layers': 'operations per image; 0: none', 'randaugment.magnitude': 'their strength; 10 is the full range'}
 PARAMETERS = {'b16': 59_880_472, 's16': 18_528_264, 's32': 19_104_624, 'b32': 60_293_428, 'l16': 208_196_168}
 TINY = {'image_size': '32', 'model.image_size': '32', 'model.width': '16', 'model.num_layers': '2', 'model.token_width': '8',
-        'model.channel_width': '32', 'model.patch': '8', 'mixup': '0.0', 'dtype': 'float32', 'data_threads': '1'}
+        'model.channel_width': '32', 'model.patch': '8', 'mixup': '0.0', 'randaugment.layers': '0', 'dtype': 'float32',
+        'data_threads': '1'}
 
 
 def get_config(variant=''):
@@ -55,13 +55,17 @@ def get_config(variant=''):
 
 def get_experiment(config):
     """A classifier of photographs."""
-    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir)
+    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir, encoded=True)
     classes = splits.info['classes']
-    vary = [augment.random_flip()] + ([augment.mixup(config.mixup, len(classes))] if config.mixup else [])
+    vary = [augment.random_flip()]
+    if config.randaugment.layers:
+        vary.append(policies.randaugment(**config.randaugment, operations='tf', fill=policies.GREY, mean=0.5, std=0.5))
+    if config.mixup:
+        vary.append(augment.mixup(config.mixup, len(classes)))
     return Experiment(
         model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),
         task=classification.softmax(),
-        data=Data(splits.train, splits.evals, transform=functools.partial(look, size=config.image_size, **config.randaugment),
+        data=Data(splits.train, splits.evals, transform=functools.partial(images.cropped, size=config.image_size),
                   preprocess=augment.normalize(0.5, 0.5), augment=augment.chain(*vary), info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split) for split in splits.evals},
