@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Expected: a convolution of each channel alone (feature_group_count = channels) takes no longer than the same sum written as
 #   shifted slices times a weight of each channel, which reads the image once per tap.
-# What happens: on a CPU XLA's takes 18 to 46 times as long for 3x3 to 7x7 kernels of mobile networks and ConvNeXt, and with
+# What happens: on a CPU XLA's takes 15 to 40 times as long for 3x3 to 7x7 kernels of mobile networks and ConvNeXt, and with
 #   its gradients 1.5 to 7 times.
 # Versions: jax 0.10.2, two cores.
 # Why it matters: MobileNet, EfficientNet and ConvNeXt spend most of their time on a CPU in these layers; written as a sum of
