@@ -13,7 +13,7 @@ ROWS = COLUMNS = 8
 
 
 def sheet(data: Data, seed: int) -> dict[str, np.ndarray]:
-    """{NAME: strips [ROWS, H, COLUMNS * (W + 1) - 1, C] in 0..1}; {} where training images are not varied, or there are none.
+    """{NAME: strips [ROWS, H, COLUMNS * (W + 1) - 1, C] in 0..1}; {} where no training images are varied.
 
     Images of a strip have a white line between them; the first one is as in evaluation. Where `preprocess` normalizes, the scale
     is taken back for the eye.
