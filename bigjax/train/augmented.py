@@ -15,8 +15,8 @@ ROWS = COLUMNS = 8
 def sheet(data: Data, seed: int) -> dict[str, np.ndarray]:
     """{NAME: strips [ROWS, H, COLUMNS * (W + 1) - 1, C] in 0..1}; {} where no training images are varied.
 
-    Images of a strip have a white line between them; the first one is as in evaluation. Where `preprocess` normalizes, the scale
-    is taken back for the eye.
+    Images of a strip have a white line between them; the first one is as in evaluation. Where `preprocess` normalizes, the
+    scale is taken back for the eye.
     """
     if data.transform is None and data.augment is None:
         return {}
