@@ -127,6 +127,30 @@ def central_crop(image, size: int, shorter: int) -> np.ndarray:
     return resize(part(image, top, left, side, side), size)
 
 
+def resized_middle(image, size: int, shorter: int, method: str) -> np.ndarray:
+    """[size, size, C]: the middle of the image after its shorter side was made `shorter` pixels, as PyTorch's programs do it.
+
+    Args:
+      image: an array [H, W, C], or a `bigjax.data.encoded.Encoded`.
+      method: a name of Pillow's filters, 'BILINEAR' or 'BICUBIC'; the whole image is filtered, with antialiasing.
+
+    Raises:
+      UserError: no such filter, or a middle that is larger than the image; 'data/resize'.
+    """
+    from PIL import Image
+    filters = Image.Resampling.__members__
+    if method not in filters or size > shorter:
+        raise UserError(f'resize: got {printable(repr(method))} to {shorter} pixels and {size} of the middle, expected one of '
+                        f'{", ".join(filters)} and at most {shorter}; fix: config.method, config.image_size',
+                        code='data/resize')
+    height, width = image.shape[:2]
+    factor = shorter / min(height, width)
+    sides = (shorter, int(factor * height)) if width <= height else (int(factor * width), shorter)
+    pixels = Image.fromarray(np.asarray(image)).resize(sides, filters[method])
+    left, top = (round((side - size) / 2) for side in sides)
+    return np.asarray(pixels.crop((left, top, left + size, top + size)))
+
+
 def cropped(example, rng: np.random.Generator, train: bool, *, size: int, area=(0.05, 1.0)) -> dict:
     """The usual transform of ImageNet: 'image' is a random part of a training image, the middle 7/8 of another."""
     image = example['image']

@@ -105,6 +105,7 @@ def test_missing_packages_say_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     refuses('not-found', ["pip install 'mnist1d"], load, 'mnist1d')
     refuses('not-found', ["pip install 'bigjax[sklearn]'"], load, 'breast_cancer')
+    refuses('not-found', ["pip install 'bigjax[sklearn]'"], load, 'digits')
 
 
 def test_data_dir_must_exist_and_options_be_known(tmp_path):
@@ -198,6 +199,17 @@ def test_breast_cancer_split_is_stated_and_stratified():
     rows = np.concatenate([splits.train.arrays['x'], splits.evals['test'].arrays['x']])
     np.testing.assert_array_equal(np.unique(rows, axis=0), np.unique(whole.data.astype(np.float32), axis=0))
     assert splits.info['classes'] == ['malignant', 'benign'] and 'seed 0' in splits.info['split']
+
+
+def test_digits_keep_their_grey_levels():
+    sklearn = pytest.importorskip('sklearn.datasets', reason='scikit-learn is not installed')
+    splits = load('digits')
+    found = np.concatenate([splits.train.arrays['image'], splits.evals['test'].arrays['image']])
+    assert len(splits.train) + len(splits.evals['test']) == 1797 and found.shape[1:] == (8, 8, 1) and found.dtype == np.uint8
+    rows = np.sort([f'{level}' for level in np.round(found.reshape(1797, -1) * (16 / 255)).astype(int).tolist()])
+    whole = sklearn.load_digits()
+    np.testing.assert_array_equal(rows, np.sort([f'{level}' for level in whole.data.astype(int).tolist()]))
+    assert splits.info['classes'] == [str(digit) for digit in range(10)]
 
 
 def test_mnist1d_is_the_published_set_and_leaves_global_randomness_alone():
