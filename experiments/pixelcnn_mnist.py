@@ -2,11 +2,12 @@
 
 van den Oord et al., "Pixel Recurrent Neural Networks" (ICML 2016), table 4: 81.30 nats for a PixelCNN on binarised MNIST. The
 network here is the gated one of "Conditional Image Generation with PixelCNN Decoders" (NIPS 2016), which sees all pixels above.
-The papers give no recipe for MNIST: `small` has seven layers of 32 features and Adam at 1e-3 with a cosine. Theirs is one fixed
+The papers give no recipe for MNIST: `small` has seven layers of 24 features and Adam at 1e-3 with a cosine. Theirs is one fixed
 draw of the training images too; here, as in `experiments.iwae_mnist`, a pixel is 1 with a probability of its grey level, drawn
 anew whenever a training image is seen and once for the test images.
 
-`test/loss` is -log p(x) of the test images in nats, exactly; `test/bpd` the same in bits per pixel. The report shows samples,
+`test/loss` is -log p(x) of the test images in nats, exactly; `test/bpd` the same in bits per pixel. `samples/` has the figures
+of `bigjax.metrics.generated`: `legible` of draws, `legible_real` of test images in black and white. The report shows samples,
 and test images whose lower half the model has drawn three times.
 
     python -m experiments.pixelcnn_mnist --workdir=/tmp/pixelcnn
@@ -22,18 +23,21 @@ import numpy as np
 from bigjax import cli, models
 from bigjax.data import binarize
 from bigjax.data.datasets import open_data
+from bigjax.data.sources import derived
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
+from bigjax.metrics import drawn
 from bigjax.models import pixelcnn
 from bigjax.predict import interfaces
 from bigjax.tasks import density
 
 ROWS = {  # row: (model, minibatch, epochs)
-    'small': (models.spec('pixelcnn', 'mnist'), 64, 5),
+    'small': (models.spec('pixelcnn', 'mnist'), 64, 4),
     'wide': (models.spec('pixelcnn', 'mnist', width=64, head=128), 64, 50),
 }
+HELP = {'judged': 'test images beside as many samples that the classifier of digits judges'}
 TABLE = ('small',)
-PARAMETERS = {'small': 140_002, 'wide': 552_386}
-TINY = {'model.layers': '2', 'model.width': '4', 'model.head': '4', 'model.first_kernel': '3'}
+PARAMETERS = {'small': 79_466, 'wide': 552_386}
+TINY = {'judged': '20', 'model.layers': '2', 'model.width': '4', 'model.head': '4', 'model.first_kernel': '3'}
 COMPLETED = 16  # test images
 
 
@@ -45,6 +49,7 @@ def get_config(variant=''):
     config.published = {'test/loss': dict(value=81.30, tolerance=1.0, better='lower',
                                           source='van den Oord et al. 2016, table 4, PixelCNN')}
     config.data = 'mnist'
+    config.judged = 500
     config.steps = f'{epochs} epochs'
     config.log_every = '20%'
     config.eval_every = '20%'
@@ -54,22 +59,24 @@ def get_config(variant=''):
 def get_experiment(config):
     """Both stacks, and the likelihood."""
     given = open_data(config.data, like='mnist', data_dir=config.data_dir)
-    splits, split = binarize.splits(given), given.judged
+    splits, split, judge = binarize.splits(given), given.judged, drawn.judge_of(config.data)
     shape = splits.train.spec['image'].shape
+    splits = derived(splits, lambda parts: {**parts, 'samples': {'image': parts[split]['image'][:config.judged]}})
     model = models.make(config.model, channels=shape[-1], dtype=config.dtype)
     return Experiment(
         model=model,
         task=density.autoregressive(),
         data=Data(splits.train, splits.evals, preprocess=binarize.to_unit, augment=binarize.draw, info=splits.info),
         optimizer=config.optimizer,
-        evaluators={split: Evaluator(split)},
+        evaluators={split: Evaluator(split), **({'samples': Evaluator(
+            'samples', every='100%', **drawn.judged(draw(shape, model.levels), judge))} if judge else {})},
         expected=published(config),
         samples=report_images(splits.evals[split], model.levels),
-        interface=interfaces.generator(drawn(shape, model.levels)),
+        interface=interfaces.generator(draw(shape, model.levels)),
     )
 
 
-def drawn(shape, levels: int):
+def draw(shape, levels: int):
     """Images of which every pixel is drawn."""
     sample = jax.jit(partial(pixelcnn.sample, levels=levels), static_argnums=0)
 
@@ -88,7 +95,7 @@ def report_images(test, levels: int):
         upper = np.repeat(image, 3, axis=0)
         upper[:, half:] = 0
         lower = np.asarray(complete(variables, rng, upper)).reshape(len(image), 3, *image.shape[1:])
-        return {'samples': np.asarray(drawn(image.shape[1:], levels)(apply, variables, rng, 64)),
+        return {'samples': np.asarray(draw(image.shape[1:], levels)(apply, variables, rng, 64)),
                 'completions': np.concatenate([image[:, None], lower], axis=1).reshape(-1, *image.shape[1:])}
 
     return images

@@ -18,7 +18,7 @@ import numpy as np
 from bigjax.errors import UserError
 from bigjax.nn.conv import Conv, conv
 
-VARIANTS = {'mnist': {'levels': 2, 'layers': 7, 'width': 32, 'head': 64}}
+VARIANTS = {'mnist': {'levels': 2, 'layers': 7, 'width': 24, 'head': 48}}
 
 
 def channel_mask(inputs: int, features: int, channels: int, halves: int, strict: bool) -> np.ndarray:

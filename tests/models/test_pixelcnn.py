@@ -28,7 +28,7 @@ def alive(model, x):
 
 
 def test_parameter_counts():
-    P, head, seven = 32, 64, 7 // 2 + 1
+    P, head, seven = 24, 48, 7 // 2 + 1
     first = (seven * 7 * 1 * 2 * P) + (seven * 2 * P)
     later = 6 * ((2 * 3 * P * 2 * P) + (2 * P * 2 * P))
     every = 7 * ((2 * P * 2 * P) + P * P + 3 * 2 * P + P)
