@@ -116,6 +116,8 @@ class Interface:
       language: a `bigjax.decode.stream.Language`: how the tokens of a language model, which `sample` continues, are read and
         written; None where the model does not generate text.
       draw: `draw(apply, variables, rng, count) -> images [count, H, W, C] in 0..1`, or None where it does not draw.
+      needs_data: it takes something from the records of the data, such as a size or a vocabulary; otherwise trained weights are
+        applied also where the data is not.
     """
 
     parse: Callable[[Any], Mapping[str, Any]]
@@ -123,6 +125,7 @@ class Interface:
     accepts: tuple[str, ...] = ()
     language: Any = None
     draw: Callable | None = None
+    needs_data: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +214,8 @@ KEYS = {
     'data_dir': Key('', "the folder that holds one folder per data set; '' is the variable BIGJAX_DATA"),
     'data_threads': Key(2, 'reading threads, where the data is not kept on the device'),
     'data_workers': Key(0, 'reading processes, instead of threads'),
+    'damaged': Key('stop', 'what a record whose image or sound is damaged does in training: stop the run, or be skipped',
+                   ('stop', 'skip')),
     'resident': Key('auto', 'whether the data is kept on the device (auto: up to 2 GB)', ('auto', 'yes', 'no')),
     'dtype': Key('float32', 'of the computation; parameters, statistics and losses stay float32',
                  ('float32', 'bfloat16', 'float16')),

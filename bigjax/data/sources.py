@@ -22,6 +22,9 @@ SAMPLES = 32  # examples that `sample` reads of a source that is not hashed whol
 WHOLE_BYTES = 256 << 20  # arrays up to this size are hashed whole, in well under a second
 FILES = 100_000  # files whose names and sizes `sample` takes in
 SHOWN = 5  # classes that a message names
+FIRST = 16  # records of which one is readable, or none is taken to be
+SKIP = '--config.damaged=skip'
+DAMAGED = ('data/image', 'data/audio', 'data/audio-cut', 'data/audio-empty')  # codes of a file that is cut short, or none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +132,38 @@ class Map:
 
     def __repr__(self) -> str:
         return f'Map({self.source!r}, {getattr(self.fn, "__name__", self.fn)!s})'
+
+
+def first(source: Any) -> Any:
+    """The first example that can be read, whose shapes stand for all.
+
+    Raises:
+      UserError: the first `FIRST` are damaged; names record 0.
+    """
+    error = None
+    for index in range(min(len(source), FIRST)):
+        try:
+            return source[index]
+        except UserError as found:
+            if found.code not in DAMAGED:
+                raise
+            error = error or found
+    if error is not None:
+        raise error
+    return source[0]
+
+
+def check_opened(source: Any) -> None:
+    """Raises the UserError of a damaged record that was met when the source was opened, if there was one."""
+    while source is not None:
+        if getattr(source, 'damaged', None) is not None:
+            raise skippable(source.damaged)
+        source = None if isinstance(source, LazySource) else getattr(source, 'source', None)
+
+
+def skippable(error: UserError) -> UserError:
+    """The error of a damaged record in training, with the flag that skips it among its fixes."""
+    return error if SKIP in str(error) else UserError(f'{error}, or skip what is damaged: {SKIP}', code=error.code)
 
 
 def labels(source: Any) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """Ready-made interfaces: what an experiment page needs to be used on a photograph, a row of a table or a prompt.
 
     interface=interfaces.classification(splits)        images, series and tables, by what the examples of the data hold
+    interface=interfaces.photographs(answer)           images of any size
     interface=interfaces.regression(splits)            tables
     interface=interfaces.texts(splits, tokenizer)      classes of texts
     interface=interfaces.pairs(coding), questions(…)   a text to its translation or summary; the answer to a question
@@ -20,7 +21,7 @@ import numpy as np
 
 from bigjax.data import audio
 from bigjax.data import images as files
-from bigjax.data.sources import Splits, array_shapes, shapes
+from bigjax.data.sources import Splits, array_shapes, first, shapes
 from bigjax.data.texts import parser
 from bigjax.decode.stream import Language
 from bigjax.errors import UserError
@@ -68,6 +69,15 @@ def classes(outputs, names: Sequence[str]) -> dict[str, Any]:
     return {**top[0], 'top': top}
 
 
+def photographs(answer: Callable) -> Interface:
+    """Image files as they are, of any size, for an experiment whose `Data.transform` brings them to that of the model."""
+    def parse(raw) -> Mapping[str, Any]:
+        path = pathlib.Path(str(raw))
+        return {'image': files.decode(path.read_bytes(), str(path))}
+
+    return Interface(parse, answer, tuple(files.EXTENSIONS), needs_data=False)
+
+
 def images(splits: Splits, answer: Callable) -> Interface:
     """Image files. They become what a training image is: grey where those are grey, resized where those are of one size."""
     shape, ground = _shape(splits), functools.cache(lambda: _ground(splits))  # images are read when there is one to compare
@@ -99,7 +109,7 @@ def _shape(splits: Splits) -> tuple[int, ...] | None:
 
 def _example(splits: Splits) -> Mapping[str, Any]:
     """Shapes of one training example, or the first one where the source does not have them."""
-    return shapes(splits.train) or splits.train[0]
+    return shapes(splits.train) or first(splits.train)
 
 
 def _ground(splits: Splits) -> str:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.checkpoint import initial_weights, manager
+from bigjax.data import sources
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
 from bigjax.nn import rng
@@ -57,6 +58,8 @@ class Program:
         optimizer = MemberOptimizer(e, s, self.population, params)
         self.tx, self.learning_rate = optimizer.tx, optimizer.learning_rate
         check()
+        for source in (each for data in self.datas for each in (data.train, *data.evals.values()) if s.damaged == 'stop'):
+            sources.check_opened(source)
         if len(experiments) > 1:
             check_data_alone(experiments, s.population_over)
         self.mesh = meshes.make(s.mesh, devices)
@@ -93,7 +96,7 @@ class Program:
         s = self.settings
         return Feed(self.datas, self.seeds, members=self.members, batch_size=s.batch_size, mesh=self.mesh,
                     cache=self.cache, resident=s.resident, threads=s.data_threads, workers=s.data_workers,
-                    start=start, steps=s.steps)
+                    start=start, steps=s.steps, skip=s.damaged == 'skip')
 
     def variables(self, carry, weights: str = 'auto', reported: bool = True) -> dict:
         """The variables that an evaluator applies the model with.

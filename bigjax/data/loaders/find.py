@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bigjax.data import text
+from bigjax.data.encoded import Encoded
 from bigjax.data.loaders import formal, formats, tfds_hf
 from bigjax.data.sources import ArraySource, Map, Splits, held_out
 from bigjax.errors import UserError
@@ -135,14 +136,17 @@ def token_files(named, name: str, variant: str, data_dir: str, *, length: int = 
     return folder and text.token_splits(folder, length=length, name=name, **named.info(variant))
 
 
+def _photo(example) -> dict[str, Any]:
+    return {'image': Encoded(bytes(example['image']), 'its image'), 'label': example['label']}
+
+
 def tfds_large_images(named, name: str, variant: str, data_dir: str) -> Splits | None:
-    """A TFDS image classification set that is too large for memory, decoded image by image; its validation is 'val'."""
+    """A TFDS image classification set that is too large for memory, whose images stay encoded; its validation is 'val'."""
     folder = tfds_hf.tfds_folder(name, data_dir)
     if folder is None:
         return None
-    train, val = (tfds_hf.tfds(name, split, folder) for split in ('train', 'validation'))
-    pick = lambda example: {'image': example['image'], 'label': example['label']}
-    return Splits(Map(train, pick), {'val': Map(val, pick)}, {
+    train, val = (tfds_hf.tfds(name, split, folder, encoded=True) for split in ('train', 'validation'))
+    return Splits(Map(train, _photo), {'val': Map(val, _photo)}, {
         'name': name, 'source': str(pathlib.Path(folder) / name), 'records': {'train': len(train), 'val': len(val)},
         **named.info(variant)})
 
@@ -175,16 +179,32 @@ def formal_languages(named, name: str, variant: str, data_dir: str, *, seed: int
     return Splits(sources.pop('train'), sources, info)
 
 
+def _held_out(named, name: str, variant: str, key: str, x: np.ndarray, label: np.ndarray, seed: int, test_fraction: float,
+              **info) -> Splits:
+    """A set of an installed scikit-learn, which has no official split: a share of each class is held out, drawn with `seed`."""
+    parts = [{key: x[rows], 'label': label[rows]} for rows in held_out(len(x), test_fraction, seed, label)]
+    return _splits(name, 'the scikit-learn package', *parts, **named.info(variant), **info,
+                   split=f'{test_fraction:g} of each class, seed {seed}')
+
+
 def breast_cancer(named, name: str, variant: str, data_dir: str, *, seed: int = 0,
                   test_fraction: float = 0.2) -> Splits | None:
-    """scikit-learn's copy; no official split: a fifth of each class is held out, drawn with `seed`."""
+    """scikit-learn's copy, of which a fifth is held out."""
     try:
         from sklearn.datasets import load_breast_cancer
     except ImportError:
         return None
     data = load_breast_cancer()
-    x, label = data.data.astype(np.float32), data.target.astype(np.int32)
-    parts = [{'x': x[rows], 'label': label[rows]} for rows in held_out(len(x), test_fraction, seed, label)]
-    return _splits(name, 'the scikit-learn package', *parts, **named.info(variant),
-                   features=[str(f) for f in data.feature_names],
-                   split=f'{test_fraction:g} of each class, seed {seed}')
+    return _held_out(named, name, variant, 'x', data.data.astype(np.float32), data.target.astype(np.int32), seed, test_fraction,
+                     features=[str(f) for f in data.feature_names])
+
+
+def digits(named, name: str, variant: str, data_dir: str, *, seed: int = 0, test_fraction: float = 0.2) -> Splits | None:
+    """scikit-learn's copy, of which a fifth is held out; grey levels 0..16 are spread over 0..255."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        return None
+    data = load_digits()
+    image = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
+    return _held_out(named, name, variant, 'image', image, data.target.astype(np.int32), seed, test_fraction)
