@@ -8,8 +8,8 @@
     conditional  Miyato & Koyama (ICLR 2018): the class for the generator, and a projection discriminator, as row `hinge`
     dcgan64      the paper's sizes, images of 64 x 64 and 128 of them a step; wants an accelerator
 
-The first four have 28 x 28 images and half the paper's width, for two CPU cores. The papers have no number for MNIST, so
-nothing is expected. The two networks are two groups of parameters of one model with an optimizer each; the step is the one of
+The first four have 28 x 28 images, half the paper's width and a quarter of an hour on two CPU cores. The papers have no number
+for MNIST, so nothing is expected. The two networks are two groups of parameters of one model with an optimizer each; the step is the one of
 every model, and samples are drawn with a moving average of the generator.
 
     python -m experiments.dcgan_mnist --workdir=/tmp/gan                            the four rows
@@ -37,10 +37,10 @@ from bigjax.tasks import adversarial
 ADAM = dict(name='adam', lr=2e-4, b1=0.5, groups=(('generator/.*', {}), ('discriminator/.*', {})))
 CRITIC = dict(name='adam', lr=1e-4, b1=0.5, b2=0.9, groups=(('generator/.*', {'every': 5}), ('discriminator/.*', {})))
 ROWS = {  # row: (model, game, gradient penalty, optimizer, minibatch, epochs)
-    'dcgan': (models.spec('gan', latent=64, width=32), 'non_saturating', 0.0, ADAM, 64, 15),
-    'hinge': (models.spec('gan', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 15),
-    'wgan_gp': (models.spec('gan', latent=64, width=32, norm='none'), 'wasserstein', 10.0, CRITIC, 64, 15),
-    'conditional': (models.spec('gan', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 15),
+    'dcgan': (models.spec('gan', latent=64, width=32), 'non_saturating', 0.0, ADAM, 64, 25),
+    'hinge': (models.spec('gan', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 25),
+    'wgan_gp': (models.spec('gan', latent=64, width=32, norm='none'), 'wasserstein', 10.0, CRITIC, 64, 25),
+    'conditional': (models.spec('gan', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 25),
     'dcgan64': (models.spec('gan', size=64), 'non_saturating', 0.0, ADAM, 128, 25),
 }
 HELP = {'conditional': 'whether both networks are given the classes',
