@@ -8,8 +8,8 @@
     conditional  Miyato & Koyama (ICLR 2018): the class for the generator, and a projection discriminator, as row `hinge`
     dcgan64      the paper's sizes, images of 64 x 64 and 128 of them a step; wants an accelerator
 
-The first four have 28 x 28 images, half the paper's width and a quarter of an hour on two CPU cores. The papers have no number
-for MNIST, so nothing is expected. The two networks are two groups of parameters of one model with an optimizer each; the step is the one of
+The first four have 28 x 28 images and half the paper's width, for two CPU cores. The papers have no number for MNIST, so
+nothing is expected. The two networks are two groups of parameters of one model with an optimizer each; the step is the one of
 every model, and samples are drawn with a moving average of the generator.
 
     python -m experiments.dcgan_mnist --workdir=/tmp/gan                            the four rows
