@@ -102,9 +102,10 @@ def random_resized_crop(image, rng: np.random.Generator, size: int, area=(0.05, 
       image: an array [H, W, C], or a `bigjax.data.encoded.Encoded`.
     """
     height, width = image.shape[:2]
+    log_ratio = [math.log(end) for end in ratio]
     for _ in range(10):
-        wanted, aspect = rng.uniform(*area) * height * width, np.exp(rng.uniform(*np.log(ratio)))
-        w, h = round(np.sqrt(wanted * aspect)), round(np.sqrt(wanted / aspect))
+        wanted, aspect = rng.uniform(*area) * height * width, math.exp(rng.uniform(*log_ratio))
+        w, h = round(math.sqrt(wanted * aspect)), round(math.sqrt(wanted / aspect))
         if 0 < w <= width and 0 < h <= height:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
             return resize(part(image, top, left, h, w), size, quick=True)
