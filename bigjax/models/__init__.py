@@ -16,7 +16,7 @@ from bigjax.io.nested import is_section
 from bigjax.io.text import hint, printable
 
 NOT_ZERO = ('num_layers', 'layers', 'width', 'num_heads', 'embed', 'latent', 'patch', 'features', 'hidden', 'channels',
-            'widths')
+            'widths', 'groups', 'group_width')
 OF_THE_DATA = ('num_classes', 'vocab_size', 'block_size', 'source_vocab', 'target_vocab')  # sizes that the data decides
 
 
