@@ -37,15 +37,16 @@ from bigjax.tasks import adversarial
 ADAM = dict(name='adam', lr=2e-4, b1=0.5, groups=(('generator/.*', {}), ('discriminator/.*', {})))
 CRITIC = dict(name='adam', lr=1e-4, b1=0.5, b2=0.9, groups=(('generator/.*', {'every': 5}), ('discriminator/.*', {})))
 ROWS = {  # row: (model, game, gradient penalty, optimizer, minibatch, epochs)
-    'dcgan': (models.spec('gan', 'mnist', latent=64, width=32), 'non_saturating', 0.0, ADAM, 64, 15),
-    'hinge': (models.spec('gan', 'mnist', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 15),
-    'wgan_gp': (models.spec('gan', 'mnist', latent=64, width=32, norm='none'), 'wasserstein', 10.0, CRITIC, 64, 15),
-    'conditional': (models.spec('gan', 'mnist', latent=64, width=32, norm='spectral', classes=10), 'hinge', 0.0, ADAM, 64, 15),
-    'dcgan64': (models.spec('gan', 'dcgan', channels=1), 'non_saturating', 0.0, ADAM, 128, 25),
+    'dcgan': (models.spec('gan', latent=64, width=32), 'non_saturating', 0.0, ADAM, 64, 15),
+    'hinge': (models.spec('gan', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 15),
+    'wgan_gp': (models.spec('gan', latent=64, width=32, norm='none'), 'wasserstein', 10.0, CRITIC, 64, 15),
+    'conditional': (models.spec('gan', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 15),
+    'dcgan64': (models.spec('gan', size=64), 'non_saturating', 0.0, ADAM, 128, 25),
 }
-HELP = {'game': 'the losses of the two networks: non_saturating, hinge or wasserstein',
+HELP = {'conditional': 'whether both networks are given the classes',
+        'game': 'the losses of the two networks: non_saturating, hinge or wasserstein',
         'penalty': 'the factor of the gradient penalty',
-        'judge': 'the classifier that judges samples: mnist or fashion_mnist',
+        'judge': "the classifier that judges samples: mnist or fashion_mnist; '' is that of the data, none for your own",
         'judged': 'test images that samples are compared with, and as many samples'}
 TABLE = ('dcgan', 'hinge', 'wgan_gp', 'conditional')
 PARAMETERS = {'dcgan': 270_720, 'hinge': 270_689, 'wgan_gp': 270_689, 'conditional': 333_409, 'dcgan64': 6_338_176}
@@ -57,6 +58,7 @@ def get_config(variant=''):
     config = base_config()
     (config.model, config.game, config.penalty, config.optimizer, config.batch_size,
      epochs) = choose('variant', variant or 'dcgan', ROWS)
+    config.conditional = variant == 'conditional'
     config.data = 'mnist'
     config.judge = ''
     config.steps = f'{epochs} epochs'
@@ -68,9 +70,13 @@ def get_config(variant=''):
 def get_experiment(config):
     """Both networks in one model, and the judge."""
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
-    model = models.make(config.model, dtype=config.dtype)
-    judge = config.judge or (config.data if config.data in generated.NAMES else 'mnist')
-    classes = splits.info['classes']
+    shape, classes = splits.train.spec['image'].shape, splits.info['classes']
+    model = models.make(config.model, channels=shape[-1], classes=len(classes) if config.conditional else 0,
+                        dtype=config.dtype)
+    judge = config.judge or {'fake': 'mnist', **dict(zip(generated.NAMES, generated.NAMES, strict=True))}.get(config.data)
+    if judge:
+        generated.weights(judge)  # that there is no such judge is found before the training
+        generated.check_shape(shape)
     split = splits.judged
     splits = derived(splits, lambda parts: {
         'train': parts['train'], split: {name: array[:config.judged] for name, array in parts[split].items()}})
@@ -80,7 +86,8 @@ def get_experiment(config):
         data=Data(splits.train, splits.evals, preprocess=to_tanh(model.size), info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=judged(judge, classes, bool(model.classes)), keep=('image', 'label'),
-                                     sums=False, better={'intended': 'higher', 'class_entropy': 'higher'})},
+                                     sums=False, better={'intended': 'higher', 'class_entropy': 'higher'})
+                    if judge else Evaluator(split)},
         samples=samples(model.latent, model.classes),
         interface=interfaces.generator(draw(model.latent, model.classes)),
     )

@@ -3,8 +3,9 @@
 A small convolutional network learns the ten classes of MNIST or Fashion-MNIST, and that some images belong to none: a tenth
 of every batch is made of pairs of images and of noise, whose target is the same probability for every class (Hendrycks, Mazeika
 & Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR 2019). Without them a classifier is as sure of scribbles as
-of digits. Nothing is published for this network, so nothing is expected; `test/sure` is the share of the real test images that
-get a probability of 0.9 or more, which is what a perfect generator would reach.
+of digits. The other images are moved by up to two pixels and get a little noise, which makes no digit illegible. Nothing is
+published for this network, so nothing is expected; `test/sure` is the share of the real test images that get a probability of
+0.9 or more, which is what a perfect generator would reach.
 
     python -m experiments.sample_judge --workdir=/tmp/judge                      both rows
     python -c "from experiments.sample_judge import keep; keep('/tmp/judge')"    writes bigjax/metrics/judges/*.npz and *.json
@@ -26,7 +27,8 @@ from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 ROWS = {'mnist': (5, False), 'fashion_mnist': (10, True)}  # data set: (epochs, whether images are flipped)
-HELP = {'flip': 'whether training images are flipped', 'outliers': 'the share of a batch that belongs to no class'}
+HELP = {'flip': 'whether training images are flipped', 'outliers': 'the share of a batch that belongs to no class',
+        'noise': 'the largest standard deviation of the noise that a training image gets'}
 TABLE = tuple(ROWS)
 PARAMETERS = dict.fromkeys(ROWS, 60_874)
 TINY = {'model.channels': '(4, 4, 4)'}
@@ -41,6 +43,7 @@ def get_config(variant=''):
     config.model = models.spec('cnn', 'judge')
     config.data = variant
     config.outliers = 0.1
+    config.noise = 0.15
     config.batch_size = 128
     config.steps = f'{epochs} epochs'
     config.optimizer = dict(name='adam', lr=1e-3, schedule='cosine')
@@ -56,12 +59,24 @@ def get_experiment(config):
         model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),
         task=classification.softmax(),
         data=Data(splits.train, splits.evals, preprocess=augment.to_float(), info=splits.info,
-                  augment=augment.chain(augment.random_crop(2), *flips, outliers(config.outliers, len(classes)))),
+                  augment=augment.chain(augment.random_crop(2), *flips, noise(config.noise),
+                                        outliers(config.outliers, len(classes)))),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split, compute=partial(judged, classes=classes), better={'sure': 'higher'})
                     for split in splits.evals},
         interface=interfaces.classification(splits),
     )
+
+
+def noise(most: float):
+    """Adds noise to each image in 0..1, of a standard deviation from U(0, most), and clips it."""
+    def apply(batch, rng):
+        image = batch['image']
+        r_size, r_noise = jax.random.split(rng)
+        size = jax.random.uniform(r_size, (image.shape[0], 1, 1, 1), maxval=most)
+        return {**batch, 'image': jnp.clip(image + size * jax.random.normal(r_noise, image.shape), 0, 1)}
+
+    return apply
 
 
 def outliers(share: float, classes: int):

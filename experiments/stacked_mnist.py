@@ -56,6 +56,7 @@ def get_config(variant=''):
 def get_experiment(config):
     """Both networks in one model, and the count of modes."""
     splits = open_data(config.data, like='mnist', data_dir=config.data_dir)
+    generated.check_shape(splits.train.spec['image'].shape)
     model = models.make(config.model, dtype=config.dtype)
     split = splits.judged
     splits = derived(splits, lambda parts: {'train': stacked(parts['train'], config.images, 0),

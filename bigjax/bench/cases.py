@@ -3,6 +3,7 @@
     python -m bigjax.bench [--case=mlp,resnet,gpt] [--against=torch|flax|plain] [--pairs=9] [--platform=cpu] [--out=FILE.json]
     python -m bigjax.bench --case=decode_gpt2,decode_gpt2_batch,decode_gpt2_lookup --against=torch     see bigjax.bench.decoding
     python -m bigjax.bench --case=bert_base --against=torch                                         see bigjax.bench.fine_tuning
+    python -m bigjax.bench --case=dcgan --against=torch                                             see bigjax.bench.adversarial
     python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
 
 A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn, PyTorch's in the same
@@ -28,7 +29,7 @@ import numpy as np
 
 import bigjax
 from bigjax import config as configs
-from bigjax.bench import decoding, fine_tuning, load, pipeline
+from bigjax.bench import adversarial, decoding, fine_tuning, load, pipeline
 from bigjax.bench.peer_process import PeerProcess
 from bigjax.bench.timing import compare
 from bigjax.bench.timing import paired as paired
@@ -141,6 +142,13 @@ def fine_tuned(name: str, case: fine_tuning.Case, pairs: int, beside_peer: bool)
         return measure(name, p, pairs, peer, peer.version if peer else None, case.target if peer else None)
 
 
+def adversarial_row(name: str, case: adversarial.Case, pairs: int, peer) -> dict:
+    """The row of a case of `bigjax.bench.adversarial`; `peer` is the module of PyTorch, or None."""
+    p = adversarial.program(case)
+    theirs = peer.adversarial_stepper(p.datas[0].train.arrays['image'], case.model.latent) if peer else None
+    return measure(name, p, pairs, theirs, peer.version() if peer else None, case.target if peer else None)
+
+
 def _verdict(row: dict) -> str:
     """Whether a row's ratio is within its target."""
     if not row['judged']:
@@ -240,8 +248,9 @@ def run(argv: Sequence[str]) -> None:
     """
     options = _options(argv)
     names = list(CASES) if options.case == 'all' else options.case.split(',')
+    known = [*CASES, *decoding.CASES, decoding.FLAT, *fine_tuning.CASES, *adversarial.CASES, pipeline.CASE]
     for name in names:
-        if name not in (known := [*CASES, *decoding.CASES, decoding.FLAT, *fine_tuning.CASES, pipeline.CASE]):
+        if name not in known:
             raise UserError(f'--case: got {name}, expected one of {", ".join(known)}; fix: choose among them',
                             code='bench/unknown-case')
     if options.pairs < 1:
@@ -259,6 +268,10 @@ def run(argv: Sequence[str]) -> None:
             continue
         if name in fine_tuning.CASES:
             rows.append(fine_tuned(name, fine_tuning.CASES[name], options.pairs, options.against == 'torch'))
+            continue
+        if name in adversarial.CASES:
+            rows.append(adversarial_row(name, adversarial.CASES[name], options.pairs,
+                                        peer if options.against == 'torch' else None))
             continue
         if name in decoding.CASES:
             rows.append(decoding.measure(name, options.pairs, options.against == 'torch'))

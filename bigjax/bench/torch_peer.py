@@ -77,6 +77,44 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.token.weight).flatten(0, 1)
 
 
+def dcgan(latent=100, width=64, channels=3):
+    """(generator, discriminator) of 64 x 64 images."""
+    up = lambda a, b, stride, pad: nn.ConvTranspose2d(a, b, 4, stride, pad, bias=False)
+    down = lambda a, b: nn.Conv2d(a, b, 4, 2, 1, bias=False)
+    generator, discriminator = [up(latent, 8 * width, 1, 0)], [down(channels, width), nn.LeakyReLU(0.2)]
+    for wide in (8 * width, 4 * width, 2 * width):
+        generator += [nn.BatchNorm2d(wide), nn.ReLU(), up(wide, wide // 2, 2, 1)]
+    generator += [nn.BatchNorm2d(width), nn.ReLU(), up(width, channels, 2, 1), nn.Tanh()]
+    for wide in (width, 2 * width, 4 * width):
+        discriminator += [down(wide, 2 * wide), nn.BatchNorm2d(2 * wide), nn.LeakyReLU(0.2)]
+    discriminator += [nn.Conv2d(8 * width, 1, 4, bias=False), nn.Flatten(0)]
+    return nn.Sequential(*generator), nn.Sequential(*discriminator)
+
+
+def adversarial_stepper(images: np.ndarray, latent=100):
+    """`run(n)`: n steps of DCGAN (Adam of 2e-4, b1 = 0.5), each one update of both networks; the losses are read at the end."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    nets = [net.to(device) for net in dcgan(latent)]
+    generator, discriminator = [torch.compile(net) for net in nets] if device == 'cuda' else nets
+    g_adam, d_adam = (torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999)) for net in nets)
+    real = torch.tensor(images.transpose(0, 3, 1, 2).copy(), device=device)
+
+    def run(n: int) -> float:
+        for _ in range(n):
+            fake = generator(torch.randn(len(real), latent, 1, 1, device=device))
+            d_adam.zero_grad()
+            d_loss = F.softplus(-discriminator(real)).mean() + F.softplus(discriminator(fake.detach())).mean()
+            d_loss.backward()
+            d_adam.step()
+            g_adam.zero_grad()
+            g_loss = F.softplus(-discriminator(fake)).mean()
+            g_loss.backward()
+            g_adam.step()
+        return d_loss.item() + g_loss.item()
+
+    return run
+
+
 def _mlp():
     sizes = (784, 1024, 1024, 1024)
     layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]

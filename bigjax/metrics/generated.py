@@ -82,6 +82,13 @@ def facts(name: str) -> dict[str, Any]:
     return json.loads((JUDGES / f'{name}.json').read_text())
 
 
+def check_shape(shape) -> None:
+    """Raises UserError 'metrics/judge-shape' where a judge cannot see images [H, W, C] of this shape."""
+    if tuple(shape) != SHAPE:
+        raise UserError(f'judge: got images of shape {tuple(shape)}, expected {SHAPE}; fix: resize them, and judge the '
+                        'channels one by one', code='metrics/judge-shape')
+
+
 @jax.jit
 def _forward(params, images):
     logits, inside = _model().apply({'params': params}, images, train=False, mutable=['intermediates'],
@@ -96,9 +103,7 @@ def see(images, name: str = 'mnist') -> Seen:
       UserError: images of another shape ('metrics/judge-shape'), no such judge ('metrics/judge').
     """
     images = np.asarray(images, np.float32)
-    if images.shape[1:] != SHAPE:
-        raise UserError(f'judge: got images of shape {images.shape[1:]}, expected {SHAPE}; fix: resize them, and judge the '
-                        'channels one by one', code='metrics/judge-shape')
+    check_shape(images.shape[1:])
     params, parts = weights(name), []
     for start in range(0, len(images), TOGETHER):
         part = images[start:start + TOGETHER]

@@ -7,6 +7,7 @@ import pytest
 from bigjax.metrics import generated
 from experiments import dcgan_mnist, stacked_mnist
 from tests import tiny
+from tests.refused import refused
 from tests.test_experiments import program
 
 
@@ -90,3 +91,21 @@ def test_modes_are_counted(monkeypatch):
     found = stacked_mnist.modes(images([7, 7, 999, 120]), {})
     expected = np.log(1000) + 0.5 * np.log(0.5) + 2 * 0.25 * np.log(0.25)
     assert found == {'modes': 3, 'kl': pytest.approx(expected), 'legible': 1.0}
+
+
+@pytest.mark.parametrize(('page', 'row', 'shape'), [(dcgan_mnist, 'dcgan', (24, 24, 3)), (stacked_mnist, 'pac2', (24, 24, 3))])
+def test_images_of_ones_own(tmp_path, page, row, shape):
+    """Images of another size and in colour have no judge: they are trained on, or refused before the training."""
+    np.savez(tmp_path / 'a.npz', image=np.zeros((40, *shape), np.uint8), label=np.arange(40) % 4)
+    config = page.get_config(row)
+    config.data = f'npz:{tmp_path}/a.npz'
+    if page is stacked_mnist:
+        with refused('metrics/judge-shape', '(24, 24, 3)'):
+            page.get_experiment(config)
+        return
+    experiment = page.get_experiment(config)
+    assert experiment.model.channels == 3 and not experiment.evaluators['val'].compute
+    assert experiment.data.preprocess({'image': np.zeros((2, *shape), np.uint8)})['image'].shape == (2, 28, 28, 3)
+    config.judge = 'mnist'
+    with refused('metrics/judge-shape', '(24, 24, 3)'):
+        page.get_experiment(config)

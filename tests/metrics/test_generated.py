@@ -110,7 +110,8 @@ def test_real_images_are_good_samples_and_faults_are_seen():
     one = generated.compared(np.broadcast_to(good[:1], good.shape) + 0.0, real)
     assert one['recall'] < 0.1 and one['class_entropy'] == 0 and one['rarest_class'] == 0
     blurred = generated.compared(0.5 * good + 0.5 * np.roll(good, 1, axis=0), real)
-    assert blurred['legible'] < 0.3 and blurred['frechet'] > 10 * found['frechet'] and blurred['precision'] < 0.5
+    assert blurred['legible'] < 0.3 and blurred['frechet'] > 10 * found['frechet']
+    assert blurred['precision'] < found['precision'] - 0.2
     assert found['classes_of_samples'].count('\n') == 9
 
 

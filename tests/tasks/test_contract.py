@@ -17,7 +17,6 @@ from bigjax.tasks import (
     check_data,
     classification,
     ctc,
-    generative,
     language,
     loss_metrics,
     masked_language,
@@ -27,6 +26,7 @@ from bigjax.tasks import (
     spans,
     token_classification,
     transcription,
+    variational,
 )
 from tests import tiny
 from tests.refused import refused
@@ -79,7 +79,7 @@ ONE, THREE = np.zeros((1, 4)), (np.zeros((1, 4)),) * 3
         sequence.teacher_forcing(), ctc.ctc(), masked_language.masked_token(3, 4), spans.span(), token_classification.softmax(),
         transcription.transcription(transcription.vocabulary(51_864)))),
     (classification.softmax('x'), {'logits': ONE}, 'dict'), (classification.softmax('x'), (ONE,), 'tuple of 1'),
-    (generative.vae(), ONE, 'tuple of 3'), (generative.vae(), THREE[:2], 'tuple of 3')])
+    (variational.vae(), ONE, 'tuple of 3'), (variational.vae(), THREE[:2], 'tuple of 3')])
 def test_a_model_that_returns_another_structure_is_refused(task, output, named):
     data = Data(ArraySource({'x': X, 'label': LABEL}), {})
     with refused('task/output', named):
@@ -87,7 +87,7 @@ def test_a_model_that_returns_another_structure_is_refused(task, output, named):
 
 
 def test_the_structure_of_an_output_is_that_of_its_task():
-    check_data(generative.vae(), THREE, Data(ArraySource({'image': X}), {}))
+    check_data(variational.vae(), THREE, Data(ArraySource({'image': X}), {}))
     check_data(regression.squared_error(), ONE, Data(ArraySource({'x': X}), {}))
 
 
