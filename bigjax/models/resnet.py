@@ -76,7 +76,7 @@ VARIANTS = {
     'wide_resnet50_2': imagenet((3, 4, 6, 3), group_width=128),
     'bit_r50x1': bit((3, 4, 6, 3), 1), 'bit_r101x1': bit((3, 4, 23, 3), 1), 'bit_r50x3': bit((3, 4, 6, 3), 3),
     'bit_r152x2': bit((3, 8, 36, 3), 2),
-    'wrn16_4': wide(16, 4), 'wrn28_10': wide(28, 10), 'wrn40_4': wide(40, 4),
+    'wrn10_2': wide(10, 2), 'wrn16_4': wide(16, 4), 'wrn28_10': wide(28, 10), 'wrn40_4': wide(40, 4),
     'resnext29_8x64d': {'blocks': (3, 3, 3), 'widths': (64, 128, 256), 'block': 'bottleneck', 'shortcut': 'conv', 'groups': 8},
     **{f'resnet{depth}': cifar(depth) for depth in (20, 32, 44, 56, 110)},
     **{f'random_erasing{depth}': random_erasing(depth) for depth in (20, 32, 44, 56, 110)},
@@ -84,7 +84,7 @@ VARIANTS = {
 
 
 class Form(NamedTuple):
-    """What all blocks of a network have in common: fields of `ResNet`, and the initial scale of the last norm of a block."""
+    """The options that all blocks of a network share, which are fields of `ResNet`."""
 
     block: str
     shortcut: str
@@ -115,7 +115,7 @@ class Form(NamedTuple):
 
 
 class Residual(nn.Module):
-    """relu(shortcut(x) + f(x)), or shortcut(x) + f(x) with `preact`: [B, H, W, C] -> [B, H/stride, W/stride, EXPANSION * width].
+    """relu(shortcut(x) + f(x)), [B, H, W, C] -> [B, H/stride, W/stride, EXPANSION * width]; no relu with `preact`.
 
     f is 'conv_0', 'norm_0', … : two 3x3 convolutions, the first with the stride, or ('bottleneck') 1x1, 3x3 with the
     stride, 1x1; with `preact` each norm and relu stands before its convolution. Where the shape changes, the shortcut is
@@ -235,12 +235,12 @@ class ResNet(nn.Module):
                             'fix: give one per stage', code='model/lengths')
         for name, choices in (('block', EXPANSION), ('shortcut', SHORTCUTS), ('stem', STEMS), ('norm', NORMS)):
             if getattr(self, name) not in choices:
-                raise UserError(f'ResNet: got {name} {getattr(self, name)!r}, expected one of {", ".join(choices)}; fix: choose '
-                                'one of them', code='model/unknown-option')
+                raise UserError(f'ResNet: got {name} {getattr(self, name)!r}, expected one of {", ".join(choices)}; fix: '
+                                'choose one of them', code='model/unknown-option')
         if self.block == 'basic' and (self.groups != 1 or self.group_width != 64 or self.stride_first):
             raise UserError(f"ResNet: got block='basic' with groups={self.groups}, group_width={self.group_width}, "
-                            f"stride_first={self.stride_first}, expected block='bottleneck', which has a 1x1 layer; fix: choose "
-                            'it', code='model/unfit-options')
+                            f"stride_first={self.stride_first}, expected block='bottleneck', which has a 1x1 layer; fix: "
+                            'choose it', code='model/unfit-options')
         if self.dropout and not self.preact:
             raise UserError(f'ResNet: got dropout={self.dropout} with preact=False, expected preact=True: other blocks have no '
                             'dropout; fix: choose one of the two', code='model/unfit-options')

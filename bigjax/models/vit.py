@@ -12,6 +12,7 @@ from bigjax.errors import UserError
 from bigjax.nn.attention_layer import Attention
 from bigjax.nn.cost_hints import CostHints
 from bigjax.nn.dense import Dense
+from bigjax.nn.patches import patches
 from bigjax.nn.posemb import sincos2d
 from bigjax.nn.transformer import FeedForward, partition_rules, stack
 from bigjax.nn.transformer_spec import BlockInputs, Spec, make_norm
@@ -38,7 +39,7 @@ POSITIONS = ('sincos2d', 'learned')
 
 
 class AttentionPool(nn.Module):
-    """Tokens [B, T, D] -> [B, D]: a learned 'probe' attends to them, 'attn', and a residual 'mlp' follows (Zhai et al. 2022)."""
+    """Tokens [B, T, D] -> [B, D]: a learned 'probe' attends to them, and a residual 'mlp' follows (Zhai et al. 2022)."""
 
     spec: Spec
 
@@ -98,13 +99,11 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, image_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
-        self._check(image_BxHxWxC.shape)
-        B, H, W, C = image_BxHxWxC.shape
-        h, w, P = H // self.patch, W // self.patch, self.patch
-        x = image_BxHxWxC.reshape(B, h, P, w, P, C).swapaxes(2, 3).reshape(B, h * w, P * P * C).astype(self.dtype)
+        self._check()
+        x = patches(image_BxHxWxC, self.patch, 'ViT').astype(self.dtype)
         x = Dense(self.width, kernel_init=nn.initializers.lecun_normal(), dtype=self.dtype, name='patch_embed')(x)
         x = logical.constrain(x, 'batch', 'seq', 'mlp')  # else each device of 'tensor' would embed all patches whole
-        x = self._placed(x, h, w)
+        x = self._placed(x, image_BxHxWxC.shape[1] // self.patch, image_BxHxWxC.shape[2] // self.patch)
         x = logical.constrain(x, 'batch', 'seq', 'embed')
         spec = Spec(self.num_heads, hidden='gelu', causal=False, epsilon=1e-6, dropout=self.dropout,
                     layer_scale=self.layer_scale, stochastic_depth=self.stochastic_depth,
@@ -116,8 +115,8 @@ class ViT(nn.Module):
         if self.pool == 'token':
             x = x[:, 0]
         else:
-            patches = x[:, self.registers:]
-            x = patches.mean(axis=1) if self.pool == 'mean' else AttentionPool(spec, name='pool')(patches, train=train)
+            x = x[:, self.registers:]
+            x = x.mean(axis=1) if self.pool == 'mean' else AttentionPool(spec, name='pool')(x, train=train)
         if self.pre_logits:
             x = jnp.tanh(Dense(self.width, dtype=self.dtype, name='pre_logits')(x))
         if not self.num_classes:
@@ -156,10 +155,7 @@ class ViT(nn.Module):
         repeated = [jnp.broadcast_to(token.astype(self.dtype), (x.shape[0], *token.shape[1:])) for token in before]
         return jnp.concatenate([*repeated, x], axis=1)
 
-    def _check(self, shape):
-        if shape[1] % self.patch or shape[2] % self.patch:
-            raise UserError(f'ViT: got an image of {shape[1]} x {shape[2]}, expected multiples of the patch size {self.patch}; '
-                            'fix: choose another config.image_size', code='model/not-divisible')
+    def _check(self):
         if self.pool not in POOLS or self.positions not in POSITIONS:
             raise UserError(f'ViT: got pool={self.pool!r}, positions={self.positions!r}, expected pool among '
                             f'{", ".join(POOLS)} and positions among {", ".join(POSITIONS)}; fix: choose among them',

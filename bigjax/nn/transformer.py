@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from bigjax.errors import UserError
 from bigjax.nn.attention_layer import Attention
 from bigjax.nn.dense import Dense
+from bigjax.nn.drop_path import drop_path, drop_rates
 from bigjax.nn.gpipe import pipeline
 from bigjax.nn.kv_cache import KVCache, Layer
 from bigjax.nn.moe import MoE
@@ -68,10 +69,7 @@ class Block(nn.Module):
             if s.layer_scale:
                 scale = self.param(f'{name}_scale', nn.initializers.constant(s.layer_scale), (x.shape[-1],), jnp.float32)
                 y = y * scale.astype(y.dtype)
-            if s.stochastic_depth and train:
-                kept = jax.random.bernoulli(self.make_rng('dropout'), 1 - skipped, (x.shape[0], *[1] * (x.ndim - 1)))
-                y = jnp.where(kept, y / jnp.asarray(1 - skipped, y.dtype), 0)
-            y = x + y
+            y = x + (drop_path(y, skipped, train) if s.stochastic_depth else y)
             return logical.constrain(norm(y) if s.post_norm else y, 'batch', 'seq', 'embed')
 
         def attend(h):
@@ -114,7 +112,7 @@ def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, inputs: 
     if pipelined and not scan:
         raise UserError("config.mesh: got 'stage' with unrolled layers, expected stacked ones; fix: --config.model.scan=True",
                         code='mesh/impossible')
-    skipped = [spec.stochastic_depth * i / max(num_layers - 1, 1) for i in range(num_layers)]
+    skipped = drop_rates(spec.stochastic_depth, num_layers)
     if not scan:
         for i in range(num_layers):
             x, _ = block(spec, name=f'block_{i}')(x, train, inputs, skipped=skipped[i])

@@ -5,7 +5,7 @@ from bigjax.models.vit import VARIANTS
 from bigjax.weights.family import Architecture, Family, Field, Row
 from bigjax.weights.rows import dense, norm
 
-TOKEN = {'pool': 'token', 'positions': 'learned', 'pre_logits': False}
+TOKEN = {'pool': 'token', 'positions': 'learned', 'pre_logits': False, 'token_positions': True}
 MAP = {**TOKEN, 'pool': 'attention'}
 SIZES = {'tiny': 'ti16', 'small': 's16', 'base': 'b16', 'large': 'l16'}
 DINO = {'patch': 14, 'image_size': 518, 'layer_scale': 1e-5}
@@ -58,8 +58,9 @@ TIMM = Family(
           *attention('block_{i}/attn', '', 'blocks.{i}.attn.qkv', 'blocks.{i}.attn.proj'),
           Row('block_{i}/attn_scale', 'blocks.{i}.ls1.gamma'), *norm('block_{i}/mlp_norm', 'blocks.{i}.norm2'),
           *dense('block_{i}/mlp/up', 'blocks.{i}.mlp.fc1'), *dense('block_{i}/mlp/down', 'blocks.{i}.mlp.fc2'),
-          Row('block_{i}/mlp_scale', 'blocks.{i}.ls2.gamma'), *norm('final_norm', 'norm'), Row('pool/probe', 'attn_pool.latent'),
-          *attention('pool/attn', 'attn_pool.q', 'attn_pool.kv', 'attn_pool.proj'), *norm('pool/mlp_norm', 'attn_pool.norm'),
+          Row('block_{i}/mlp_scale', 'blocks.{i}.ls2.gamma'), *norm('final_norm', 'norm'),
+          Row('pool/probe', 'attn_pool.latent'), *attention('pool/attn', 'attn_pool.q', 'attn_pool.kv', 'attn_pool.proj'),
+          *norm('pool/mlp_norm', 'attn_pool.norm'),
           *dense('pool/mlp/up', 'attn_pool.mlp.fc1'), *dense('pool/mlp/down', 'attn_pool.mlp.fc2')),
     inputs=image)
 
