@@ -115,7 +115,7 @@ def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, inputs: 
     skipped = drop_rates(spec.stochastic_depth, num_layers)
     if not scan:
         for i in range(num_layers):
-            x, _ = block(spec, name=f'block_{i}')(x, train, inputs, skipped=skipped[i])
+            x, _ = block(spec, name=f'block_{i}')(x, train, inputs, None, None, None, skipped[i])
         return x
     if pipelined and not module.is_initializing():
         if ((spec.dropout or spec.stochastic_depth) and train) or spec.experts or not inputs.empty:
@@ -124,7 +124,7 @@ def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, inputs: 
         one = block(spec, parent=None)
         return pipeline(lambda params, x: one.apply({'params': params}, x, train)[0],
                         module.variables['params']['blocks'], x, microbatches)
-    body = nn.scan(lambda block, x, inputs, skipped: (block(x, train, inputs, skipped=skipped)[0], None),
+    body = nn.scan(lambda block, x, inputs, skipped: (block(x, train, inputs, None, None, None, skipped)[0], None),
                    variable_axes={'params': 0, 'losses': 0}, split_rngs={'params': True, 'dropout': True}, length=num_layers,
                    in_axes=(nn.broadcast, 0))
     return body(block(spec, name='blocks'), x, inputs, jnp.asarray(skipped, jnp.float32))[0]
