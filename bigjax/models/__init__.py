@@ -55,7 +55,7 @@ def _check_numbers(key: str, value, default) -> None:
     built without an error, and is another one."""
     numbers = [v for v in (value if isinstance(value, tuple | list) else (value,)) if isinstance(v, int | float)
                and not isinstance(v, bool)]
-    if key == 'dropout' or key.endswith('_dropout'):
+    if key in ('dropout', 'drop_path') or key.endswith('_dropout'):
         wrong, expected = [v for v in numbers if not 0 <= v < 1], 'a share in [0, 1)'
     elif isinstance(default, int) and default < 0:
         return

@@ -68,7 +68,7 @@ class ViT(nn.Module):
       image_size: the side of the images that weights of another library are laid out for.
       pre_logits: a tanh layer before the head.
       layer_scale: the start of a learned factor of each residual; 0 for none (Touvron et al. 2021).
-      stochastic_depth: the probability that the last block is left out in training, rising from 0 in the first.
+      drop_path: the probability that the last block is left out in training, rising from 0 in the first.
       dropout: of the blocks.
       scan, remat, microbatches: see `bigjax.nn.transformer.stack`.
       dtype: of the computation; parameters stay float32.
@@ -95,7 +95,7 @@ class ViT(nn.Module):
     resample_positions: bool = False
     image_size: int = 224
     layer_scale: float = 0.0
-    stochastic_depth: float = 0.0
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, image_BxHxWxC: jax.Array, *, train: bool) -> jax.Array:
@@ -106,7 +106,7 @@ class ViT(nn.Module):
         x = self._placed(x, image_BxHxWxC.shape[1] // self.patch, image_BxHxWxC.shape[2] // self.patch)
         x = logical.constrain(x, 'batch', 'seq', 'embed')
         spec = Spec(self.num_heads, hidden='gelu', causal=False, epsilon=1e-6, dropout=self.dropout,
-                    layer_scale=self.layer_scale, stochastic_depth=self.stochastic_depth,
+                    layer_scale=self.layer_scale, drop_path=self.drop_path,
                     init=nn.initializers.xavier_uniform(), out_init=nn.initializers.xavier_uniform(),
                     bias_init=nn.initializers.zeros_init(), dtype=self.dtype)
         x = stack(self, spec, self.num_layers, x, train=train, scan=self.scan, remat=self.remat,

@@ -69,7 +69,7 @@ class Block(nn.Module):
             if s.layer_scale:
                 scale = self.param(f'{name}_scale', nn.initializers.constant(s.layer_scale), (x.shape[-1],), jnp.float32)
                 y = y * scale.astype(y.dtype)
-            y = x + (drop_path(y, skipped, train) if s.stochastic_depth else y)
+            y = x + (drop_path(y, skipped, train) if s.drop_path else y)
             return logical.constrain(norm(y) if s.post_norm else y, 'batch', 'seq', 'embed')
 
         def attend(h):
@@ -112,13 +112,13 @@ def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, inputs: 
     if pipelined and not scan:
         raise UserError("config.mesh: got 'stage' with unrolled layers, expected stacked ones; fix: --config.model.scan=True",
                         code='mesh/impossible')
-    skipped = drop_rates(spec.stochastic_depth, num_layers)
+    skipped = drop_rates(spec.drop_path, num_layers)
     if not scan:
         for i in range(num_layers):
             x, _ = block(spec, name=f'block_{i}')(x, train, inputs, None, None, None, skipped[i])
         return x
     if pipelined and not module.is_initializing():
-        if ((spec.dropout or spec.stochastic_depth) and train) or spec.experts or not inputs.empty:
+        if ((spec.dropout or spec.drop_path) and train) or spec.experts or not inputs.empty:
             raise UserError("config.mesh: got 'stage' with dropout, experts, a mask, a window or positions, expected none of "
                             'them; fix: set dropout and experts to 0, or use other axes', code='mesh/impossible')
         one = block(spec, parent=None)

@@ -15,7 +15,7 @@ TIMM = 'timm'  # `Family.model_type` of the models of that library: each archite
 FULL, SLIDING = 'full_attention', 'sliding_attention'
 RUNTIME = ('parent', 'name', 'dtype', 'scan', 'remat', 'microbatches', 'chunk', 'context', 'dropout', 'hidden_dropout',
            'attention_dropout', 'capacity', 'kernel_init', 'bias_init', 'head_init', 'zero_last', 'layer_scale',
-           'stochastic_depth', 'resample_positions')  # fields that change no result of a trained model
+           'drop_path', 'resample_positions')  # fields that change no result of a trained model
 
 
 def find(config: Mapping, where) -> tuple[Family, Architecture]:

@@ -63,7 +63,7 @@ def test_stochastic_depth_leaves_out_residuals_of_examples(scan):
     x = np.asarray(jax.random.normal(jax.random.key(0), (1, 8, 8, 3)))
     variables = init(plain, x)
     variables = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), variables)
-    model, images = plain.clone(stochastic_depth=0.5), np.repeat(x, 64, axis=0)
+    model, images = plain.clone(drop_path=0.5), np.repeat(x, 64, axis=0)
     out = np.asarray(model.apply(variables, images, train=True, rngs={'dropout': jax.random.key(1)}))
     found = {tuple(np.round(row, 4)) for row in out}
     assert len(found) == 4  # each of two residuals is there or not
