@@ -225,6 +225,8 @@ def _define(verbs: Mapping[str, Verb]) -> flags.FlagValues:
             flags.DEFINE_float(flag.name, flag.default, flag.help, flag.lower, flag_values=values)
         elif flag.kind == 'int':
             flags.DEFINE_integer(flag.name, flag.default, flag.help, flag.lower, 2**31, flag_values=values)
+        elif flag.kind == 'texts':
+            flags.DEFINE_multi_string(flag.name, flag.default, flag.help, flag_values=values)
         else:
             flags.DEFINE_string(flag.name, flag.default, flag.help, flag_values=values)
     return values

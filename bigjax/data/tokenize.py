@@ -1,7 +1,7 @@
 """Text files as tokens for a language model, and tokenizers trained from text.
 
-  python -m bigjax.data.tokenize --in FILES… --to=FOLDER --tokenizer=gpt2:FOLDER
-  python -m bigjax.data.tokenize train --kind=bpe --size=8000 --in FILES… --to=FOLDER
+  python -m bigjax.data.tokenize --in FILES… --out=FOLDER --tokenizer=gpt2:FOLDER
+  python -m bigjax.data.tokenize train --kind=bpe --size=8000 --in FILES… --out=FOLDER
 
 The first one writes train.bin, val.bin, manifest.json and tokenizer/, which `--config.data=tokens:FOLDER` reads. It runs in
 parallel processes, and the same command resumes where it was interrupted. The tokens of each split are one file: uint16 (.bin,
@@ -64,20 +64,14 @@ def write(places: Sequence[str], to: str, tokenizer: tokenizers.Tokenizer, *, va
             raise UserError(f'--val_fraction: got {val_fraction}, expected a number between 0 and 1; fix: such as 0.1',
                             code='data/held-out')
         units['train'], units['val'] = corpus.divided(units['train'], val_fraction, cuttable)
-    plan = {'tokenizer': tokenizer.facts, 'key': key, 'files': _inputs(units),
-            'parts': {split: [list(unit) for unit in found] for split, found in units.items()}}
-    plan['hash'] = hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:12]
-    if (finished := _begin(folder, plan)) is not None:
+    names = {split: _names(found, tokenizer, key) for split, found in units.items()}
+    digest = _digest(names)
+    if (finished := _begin(folder, digest)) is not None:
         return finished
+    facts = _encode_all(units, names, folder / PARTS, tokenizer, key, jobs, quiet)
     tokenizer.save(folder / tokenizers.FOLDER)
-    try:
-        facts = _encode_all(units, folder / PARTS, tokenizer, key, jobs, quiet)
-    except UserError:  # a corrected text is another one, of which these are no parts
-        for place in (folder / PARTS, folder / tokenizers.FOLDER):
-            shutil.rmtree(place)
-        raise
-    splits = {split: _joined(folder, split, len(found), facts[split], tokenizer.vocab_size) for split, found in units.items()}
-    manifest = {'tokenizer': tokenizer.facts, 'splits': splits, 'input': plan['hash']}
+    splits = {split: _joined(folder, split, found, facts[split], tokenizer.vocab_size) for split, found in names.items()}
+    manifest = {'tokenizer': tokenizer.facts, 'splits': splits, 'input': digest}
     atomic.write_json(folder / MANIFEST, manifest)
     shutil.rmtree(folder / PARTS)
     return manifest
@@ -96,38 +90,41 @@ def _parts(flag: str, places: Sequence[str], cuttable: bool, size: int) -> list[
     return found
 
 
-def _inputs(units: Mapping[str, Sequence[corpus.Part]]) -> list:
-    """[path, size, time of change] of every file: another one makes the finished parts worthless."""
-    paths = dict.fromkeys(unit.path for found in units.values() for unit in found)
-    return [[path, os.path.getsize(path), os.path.getmtime(path)] for path in paths]
+def _digest(facts) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _begin(folder: pathlib.Path, plan: Mapping[str, Any]) -> dict | None:
-    """Makes the folder of parts, or continues with it; the manifest where all is done already."""
-    def read(path):
-        try:
-            return json.loads(path.read_text(encoding='utf-8'))
-        except (OSError, ValueError):
-            return None
+def _names(units: Sequence[corpus.Part], tokenizer: tokenizers.Tokenizer, key: str) -> list[str]:
+    """The name of the file of each part's tokens.
 
-    if (manifest := read(folder / MANIFEST)) is not None:
-        if manifest.get('input') == plan['hash']:
-            return manifest
-        raise UserError(f'--to={folder}: got a folder with other tokens, expected a new one; fix: another --to',
+    It stands for all that decides the tokens (the tokenizer, the file with its size and time of change, the bytes), so that
+    after a kill, or a file that had to be corrected, what is found under a name is what would be computed.
+    """
+    stamps = {path: (os.path.getsize(path), os.path.getmtime(path)) for path in {unit.path for unit in units}}
+    return [_digest([tokenizer.facts, key, stamps[unit.path], unit]) for unit in units]
+
+
+def _begin(folder: pathlib.Path, digest: str) -> dict | None:
+    """Makes the folder of parts; the manifest where all is done already.
+
+    Raises:
+      UserError: other tokens are there.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        return None
+    if manifest.get('input') != digest:
+        raise UserError(f'--out={folder}: got a folder with other tokens, expected a new one; fix: another --out',
                         code='tokenize/other-tokens')
-    before = read(folder / PARTS / 'plan.json')
-    if before is not None and before.get('hash') != plan['hash']:
-        raise UserError(f'--to={folder}: got the parts of another text or tokenizer, expected those of this command; fix: '
-                        f'remove {folder / PARTS}, or another --to', code='tokenize/other-tokens')
-    (folder / PARTS).mkdir(parents=True, exist_ok=True)
-    atomic.write_json(folder / PARTS / 'plan.json', plan)
-    return None
+    return manifest
 
 
-def _encode_all(units: Mapping[str, Sequence[corpus.Part]], parts: pathlib.Path, tokenizer: tokenizers.Tokenizer, key: str,
-                jobs: int, quiet: bool) -> dict[str, dict[str, int]]:
+def _encode_all(units: Mapping[str, Sequence[corpus.Part]], names: Mapping[str, Sequence[str]], parts: pathlib.Path,
+                tokenizer: tokenizers.Tokenizer, key: str, jobs: int, quiet: bool) -> dict[str, dict[str, int]]:
     """{split: {'tokens', 'documents', 'bytes'}}; every part becomes a file, which the next command finds after a kill."""
-    work = [(split, number, unit) for split, found in units.items() for number, unit in enumerate(found)]
+    work = [(split, *each) for split, found in units.items() for each in zip(names[split], found, strict=True)]
     facts = {split: dict.fromkeys(('tokens', 'documents', 'bytes'), 0) for split in units}
     with _Bar(sum(unit.end - unit.start for *_, unit in work), quiet) as bar:
         for split, count in _each(work, parts, tokenizer, key, jobs):
@@ -163,11 +160,11 @@ def _start(parts: str, files: Mapping[str, bytes], key: str) -> None:
     _worker.update(parts=pathlib.Path(parts), tokenizer=tokenizers.from_files(files, 'the tokenizer'), key=key)
 
 
-def _one(job: tuple[str, int, corpus.Part]) -> tuple[str, dict[str, int]]:
+def _one(job: tuple[str, str, corpus.Part]) -> tuple[str, dict[str, int]]:
     """Encodes a part, or takes the file that an earlier command has left."""
-    (split, number, unit), tokenizer = job, _worker['tokenizer']
+    (split, name, unit), tokenizer = job, _worker['tokenizer']
     unit = corpus.Part(*unit)
-    path = _worker['parts'] / f'{split}-{number:06d}.npy'
+    path = _worker['parts'] / f'{name}.npy'
     done = path.with_suffix('.json')  # written after the tokens
     if done.exists():
         return split, json.loads(done.read_text(encoding='utf-8'))
@@ -190,7 +187,8 @@ def _dtype(vocabulary: int):
     return np.uint16 if vocabulary <= NARROW_TOKENS else np.uint32
 
 
-def _joined(folder: pathlib.Path, split: str, count: int, facts: Mapping[str, int], vocabulary: int) -> dict[str, Any]:
+def _joined(folder: pathlib.Path, split: str, names: Sequence[str], facts: Mapping[str, int],
+            vocabulary: int) -> dict[str, Any]:
     """Joins the parts of a split to one file, and describes it."""
     narrow = _dtype(vocabulary) is np.uint16
     path = folder / f'{split}.{"bin" if narrow else "npy"}'
@@ -198,8 +196,8 @@ def _joined(folder: pathlib.Path, split: str, count: int, facts: Mapping[str, in
     with open(temporary, 'wb') as file:
         if not narrow:
             np.lib.format.write_array_header_1_0(file, {'descr': '<u4', 'fortran_order': False, 'shape': (facts['tokens'],)})
-        for number in range(count):
-            data = np.load(folder / PARTS / f'{split}-{number:06d}.npy', allow_pickle=False).tobytes()
+        for name in names:
+            data = np.load(folder / PARTS / f'{name}.npy', allow_pickle=False).tobytes()
             digest.update(data)
             file.write(data)
         file.flush()
@@ -332,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f'python -m bigjax.data.tokenize{" train" if training else ""}',
                                      description=__doc__.splitlines()[0])
     parser.add_argument('--in', dest='places', nargs='+', required=True, help='.txt and .jsonl files (also .gz), and folders')
-    parser.add_argument('--to', required=True, help='the folder to write')
+    parser.add_argument('--out', '--to', dest='to', required=True, help='the folder to write')
     parser.add_argument('--key', default='text', help='of the text in a record of .jsonl')
     if training:
         parser.add_argument('--kind', required=True, help=', '.join(KINDS))

@@ -46,7 +46,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument('--seed', type=int, default=0, help='the seed of the draws')
     parser.add_argument('--draft', default='', help='hf:FOLDER of a smaller model that proposes tokens: the same sample')
     for flag in TEXT_FLAGS:
-        parser.add_argument(f'--{flag.name}', type=TYPES[flag.kind], default=flag.default, help=flag.help.replace('%', '%%'))
+        how = {'action': 'append'} if flag.kind == 'texts' else {'type': TYPES[flag.kind]}
+        parser.add_argument(f'--{flag.name}', default=flag.default or None if flag.kind == 'texts' else flag.default,
+                            help=flag.help.replace('%', '%%'), **how)
     given = vars(parser.parse_args(argv))
     place, seed, draft = (given.pop(name) for name in ('place', 'seed', 'draft'))
     cpu.keep_memory()

@@ -1,5 +1,6 @@
 """The verb `sample`: continues a prompt with the model of the run in --workdir, as it is drawn, or draws images."""
 import sys
+from collections.abc import Sequence
 
 from bigjax.errors import DONE, UserError
 from bigjax.predict.verb import MEMBER
@@ -18,14 +19,15 @@ TEXT_FLAGS = (
     Flag('num_beams', 1, 'search with so many beams instead of drawing', 'int', 1),
     Flag('length_penalty', 1.0, "the power of the length that divides a beam's score", 'float'),
     Flag('repetition_penalty', 1.0, 'make tokens that were there before less likely by this factor', 'float', 0.0),
-    Flag('stop', '', 'end before this text'),
+    Flag('stop', (), 'end before this text; may be given several times', 'texts'),
     Flag('lookup', 0, 'propose so many tokens for each pass from the text itself: the same sample', 'int', 0))
 
 
-def options(*, tokens: int, temperature: float | None, num_beams: int, stop: str, prompt: str = '', **rest) -> dict:
+def options(*, tokens: int, temperature: float | None, num_beams: int, stop: Sequence[str] | None, prompt: str = '',
+            **rest) -> dict:
     """The values of `TEXT_FLAGS` but the prompt as options of `bigjax.decode.stream.show`."""
     temperature = (TEMPERATURE if num_beams == 1 else 0.0) if temperature is None else temperature
-    return dict(rest, max_new_tokens=tokens, temperature=temperature, num_beams=num_beams, stop=(stop,) if stop else (),
+    return dict(rest, max_new_tokens=tokens, temperature=temperature, num_beams=num_beams, stop=tuple(filter(None, stop or ())),
                 slide=num_beams == 1)
 
 

@@ -25,7 +25,7 @@ class Flag:
     name: str
     default: Any
     help: str
-    kind: str = 'text'  # text, switch, float, int
+    kind: str = 'text'  # text, texts (given once or more), switch, float, int
     lower: float | None = None
 
 

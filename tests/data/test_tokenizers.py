@@ -144,8 +144,6 @@ def test_written_resumed_and_read(jobs, tmp_path, monkeypatch):
         monkeypatch.setattr(tokenize, '_one', real)
         times = {p.name: p.stat().st_mtime_ns for p in (to / tokenize.PARTS).glob('*.npy')}
         assert len(times) == 4
-        with refused('tokenize/other-tokens'):
-            tokenize.write([place], str(to), tokenizers.Characters.train(texts), **options)
     manifest = tokenize.write([place], str(to), it, **options)
     whole = [i for text in texts for i in [*it.encode(text), it.eos]]
     parts = [np.fromfile(to / f'{split}.bin', np.uint16).tolist() for split in ('train', 'val')]
@@ -191,6 +189,23 @@ def test_interrupted_in_several_processes_and_begun_again(tmp_path):
         assert (tmp_path / 'out' / file).read_bytes() == (tmp_path / 'straight' / file).read_bytes()
 
 
+def test_parts_of_whole_files_outlive_one_that_is_corrected(tmp_path, monkeypatch):
+    for name in 'abc':
+        (tmp_path / f'{name}.txt').write_text(f'text of {name}')
+    (tmp_path / 'd.txt').write_bytes(b'ab\xff')
+    place, out, it, seen = [str(tmp_path)], str(tmp_path / 'out'), tokenizers.Bytes(), []
+    with refused('data/not-utf8', 'd.txt'):
+        tokenize.write(place, out, it, val_fraction=0.5, quiet=True)
+    (tmp_path / 'd.txt').write_text('abc')
+    (tmp_path / 'a.txt').write_text('anew of a')
+    real = corpus.texts
+    monkeypatch.setattr(corpus, 'texts', lambda unit, key: seen.append(unit.path[-5]) or real(unit, key))
+    tokenize.write(place, out, it, val_fraction=0.5, quiet=True)
+    assert ''.join(sorted(seen)) == 'ad'
+    tokens = np.concatenate([np.fromfile(tmp_path / 'out' / f'{split}.bin', np.uint16) for split in ('train', 'val')])
+    assert tokens.tolist() == [i for text in ('anew of a', 'text of b', 'text of c', 'abc') for i in [*text.encode(), it.eos]]
+
+
 def test_many_tokens_are_wide(tmp_path):
     words = tokenizers.Words([f'w{i}' for i in range(70_000)])
     (tmp_path / 'a.txt').write_text(''.join(f'w{i} ' for i in range(69_000, 70_000)))
@@ -208,7 +223,7 @@ def test_texts_are_refused(name, data, code, names, tmp_path):
     with refused(code, *names):
         place = [str(tmp_path / name)]
         tokenize.write(place, str(tmp_path / 'o'), tokenizers.Bytes(), val=place, part_bytes=100, quiet=True)
-    (tmp_path / name).write_text('{"text": "a"}\n')  # a text that was mended is encoded by the same command
+    (tmp_path / name).write_text('{"text": "a"}\n')  # a text that was corrected is encoded by the same command
     made = tokenize.write(place, str(tmp_path / 'o'), tokenizers.Bytes(), val=place, quiet=True)
     assert made['splits']['val']['documents'] == 1
 
