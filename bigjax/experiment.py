@@ -211,6 +211,8 @@ KEYS = {
     'data_dir': Key('', "the folder that holds one folder per data set; '' is the variable BIGJAX_DATA"),
     'data_threads': Key(2, 'reading threads, where the data is not kept on the device'),
     'data_workers': Key(0, 'reading processes, instead of threads'),
+    'damaged': Key('stop', 'what a record whose image or sound is damaged does in training: stop the run, or be skipped',
+                   ('stop', 'skip')),
     'resident': Key('auto', 'whether the data is kept on the device (auto: up to 2 GB)', ('auto', 'yes', 'no')),
     'dtype': Key('float32', 'of the computation; parameters, statistics and losses stay float32',
                  ('float32', 'bfloat16', 'float16')),

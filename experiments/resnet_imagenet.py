@@ -56,7 +56,7 @@ def get_config(variant=''):
 
 def get_experiment(config):
     """A classifier of photographs."""
-    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir)
+    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir, encoded=True)
     classes = splits.info['classes']
     crop = functools.partial(images.cropped, size=config.image_size, area=(0.08, 1.0))
     return Experiment(

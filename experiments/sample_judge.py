@@ -26,7 +26,7 @@ from bigjax.metrics import confusion, generated
 from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
-ROWS = {'mnist': (5, False), 'fashion_mnist': (10, True)}  # data set: (epochs, whether images are flipped)
+ROWS = {'mnist': (5, False), 'fashion_mnist': (20, True)}  # data set: (epochs, whether images are flipped)
 HELP = {'flip': 'whether training images are flipped', 'outliers': 'the share of a batch that belongs to no class',
         'noise': 'the largest standard deviation of the noise that a training image gets'}
 TABLE = tuple(ROWS)
@@ -112,10 +112,11 @@ def judged(outputs, examples, classes) -> dict:
     return {**confusion.error_rate(outputs, examples, classes), 'sure': generated.legibility(outputs)}
 
 
-def keep(workdir: str) -> None:
-    """Writes what the finished runs in a workdir have learned to `bigjax/metrics/judges`, in half precision."""
+def keep(workdir: str, *names: str) -> None:
+    """Writes what the finished runs in a workdir have learned to `bigjax/metrics/judges`, in half precision: those of `names`,
+    or both."""
     from bigjax.checkpoint import manager
-    for name in ROWS:
+    for name in names or ROWS:
         run = json.loads((pathlib.Path(workdir) / name / 'run.json').read_text())
         arrays = manager.arrays(manager.newest(pathlib.Path(workdir) / name))
         weights = {path: np.asarray(arrays[f'state/params/{path}'], np.float16) for path in generated.paths()}

@@ -12,20 +12,19 @@ of the patches, a tanh layer before the head. The other sizes are those of Stein
 import functools
 
 from bigjax import cli, models
-from bigjax.data import augment, images
+from bigjax.data import augment, images, policies
 from bigjax.data.datasets import open_data
-from bigjax.data.randaugment import randaugment
 from bigjax.experiment import Data, Evaluator, Experiment, base_config, choose, published
 from bigjax.models import vit
 from bigjax.predict import interfaces
 from bigjax.tasks import classification
 
 ROWS = {'ti16': None, 's16': 0.765, 'b16': None, 'l16': None}  # size: published accuracy
-HELP = {'image_size': 'pixels of a side', 'mixup': 'alpha of mixup; 0: none', 'randaugment.layers': 'operations per image',
-        'randaugment.magnitude': 'their strength, 0 to 10'}
+HELP = {'image_size': 'pixels of a side', 'mixup': 'alpha of mixup; 0: none',
+        'randaugment.layers': 'operations per image; 0: none', 'randaugment.magnitude': 'their strength, 0 to 10'}
 PARAMETERS = {'ti16': 5_716_456, 's16': 22_122_472, 'b16': 87_006_184, 'l16': 305_173_480}
 TINY = {'image_size': '32', 'model.width': '16', 'model.num_layers': '2', 'model.num_heads': '4', 'mixup': '0.0',
-        'dtype': 'float32', 'data_threads': '1'}
+        'randaugment.layers': '0', 'dtype': 'float32', 'data_threads': '1'}
 
 
 def get_config(variant=''):
@@ -55,13 +54,17 @@ def get_config(variant=''):
 
 def get_experiment(config):
     """A classifier of photographs."""
-    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir)
+    splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir, encoded=True)
     classes = splits.info['classes']
-    vary = [augment.random_flip()] + ([augment.mixup(config.mixup, len(classes))] if config.mixup else [])
+    vary = [augment.random_flip()]
+    if config.randaugment.layers:
+        vary.append(policies.randaugment(**config.randaugment, operations='tf', fill=policies.GREY, mean=0.5, std=0.5))
+    if config.mixup:
+        vary.append(augment.mixup(config.mixup, len(classes)))
     return Experiment(
         model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),
         task=classification.softmax(),
-        data=Data(splits.train, splits.evals, transform=functools.partial(look, size=config.image_size, **config.randaugment),
+        data=Data(splits.train, splits.evals, transform=functools.partial(images.cropped, size=config.image_size),
                   preprocess=augment.normalize(0.5, 0.5), augment=augment.chain(*vary), info=splits.info),
         optimizer=config.optimizer,
         evaluators={split: Evaluator(split) for split in splits.evals},
@@ -69,12 +72,6 @@ def get_experiment(config):
         interface=interfaces.classification(splits),
         partition_rules=vit.PARTITION_RULES,
     )
-
-
-def look(example, rng, train, *, size, layers, magnitude):
-    """A random part of a training image, varied; the middle of another: [size, size, C]."""
-    example = images.cropped(example, rng, train, size=size)
-    return {**example, 'image': randaugment(example['image'], rng, layers, magnitude)} if train else example
 
 
 if __name__ == '__main__':

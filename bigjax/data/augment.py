@@ -19,6 +19,7 @@ from jax.scipy.ndimage import map_coordinates
 Batch = Mapping[str, Any]
 Augment = Callable[[Batch, jax.Array], dict[str, Any]]
 TRIES = 100  # rectangles that random erasing draws at most; all are rejected once in 1e10 images or less
+PART_TRIES = 10  # parts that a random resized crop draws before it takes the whole
 
 
 def to_float(key: str = 'image') -> Callable[[Batch], dict[str, Any]]:
@@ -58,7 +59,12 @@ def _each(fn: Callable[[jax.Array, jax.Array], jax.Array], key: str) -> Augment:
 
 def random_flip(p: float = 0.5, key: str = 'image') -> Augment:
     """A horizontal flip, with probability p."""
-    return _each(lambda image, rng: jnp.where(jax.random.bernoulli(rng, p), image[:, ::-1], image), key)
+    return _each(lambda image, rng: jnp.where(flips(rng, p), image[:, ::-1], image), key)
+
+
+def flips(rng: jax.Array, p: float) -> jax.Array:
+    """Whether `random_flip` flips an image."""
+    return jax.random.bernoulli(rng, p)
 
 
 def random_crop(padding: int, fill: float | Sequence[float] = 0.0, key: str = 'image') -> Augment:
@@ -66,15 +72,39 @@ def random_crop(padding: int, fill: float | Sequence[float] = 0.0, key: str = 'i
 
     After `normalize`, black is fill = -mean / std, one number or one per channel.
     """
-    fill = np.asarray(fill, np.float32)
+    return _each(lambda image, rng: window(image, *corner(rng, padding), padding, fill), key)
 
-    def fn(image, rng):
-        height, width, channels = image.shape
-        border = jnp.broadcast_to(fill, (height + 2 * padding, width + 2 * padding, channels)).astype(image.dtype)
-        padded = jax.lax.dynamic_update_slice(border, image, (padding, padding, 0))
-        y, x = jax.random.randint(rng, (2,), 0, 2 * padding + 1)
-        return jax.lax.dynamic_slice(padded, (y, x, 0), image.shape)
-    return _each(fn, key)
+
+def corner(rng: jax.Array, padding: int) -> jax.Array:
+    """The upper left pixel (y, x) of `random_crop`'s window in the padded image."""
+    return jax.random.randint(rng, (2,), 0, 2 * padding + 1)
+
+
+def window(image_HxWxC: jax.Array, y: jax.Array, x: jax.Array, padding: int, fill: float | Sequence[float]) -> jax.Array:
+    """The window [H, W, C] at (y, x) of the image padded with `padding` pixels of `fill`."""
+    height, width, channels = image_HxWxC.shape
+    fill = np.asarray(fill, np.float32)
+    border = jnp.broadcast_to(fill, (height + 2 * padding, width + 2 * padding, channels)).astype(image_HxWxC.dtype)
+    padded = jax.lax.dynamic_update_slice(border, image_HxWxC, (padding, padding, 0))
+    return jax.lax.dynamic_slice(padded, (y, x, 0), image_HxWxC.shape)
+
+
+def part(rng: jax.Array, size: tuple[int, int], area=(0.08, 1.0), ratio=(3 / 4, 4 / 3)) -> tuple[jax.Array, ...]:
+    """(y, x, h, w) in whole pixels of a random part of an image of `size` (H, W), Szegedy et al. 2015, section 6.
+
+    Its area is U(area) of the image's, its width is exp U(log ratio) times its height; the whole where `PART_TRIES` draws do
+    not fit.
+    """
+    height, width = size
+    r_area, r_ratio, r_corner = jax.random.split(rng, 3)
+    wanted = jax.random.uniform(r_area, (PART_TRIES,), minval=area[0], maxval=area[1]) * (height * width)
+    aspect = jnp.exp(jax.random.uniform(r_ratio, (PART_TRIES,), minval=np.log(ratio[0]), maxval=np.log(ratio[1])))
+    w, h = jnp.round(jnp.sqrt(wanted * aspect)), jnp.round(jnp.sqrt(wanted / aspect))
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = jnp.argmax(fits)
+    h, w = jnp.where(fits.any(), h[first], height), jnp.where(fits.any(), w[first], width)
+    y, x = jnp.floor(jax.random.uniform(r_corner, (2,)) * jnp.stack([height - h + 1, width - w + 1]))
+    return y, x, h, w
 
 
 def random_erasing(p: float = 0.5, sl: float = 0.02, sh: float = 0.4, r1: float = 0.3,
@@ -139,7 +169,20 @@ def rotate(degrees: float, fill: float = 0.0, key: str = 'image') -> Augment:
 def scale(low: float, high: float, fill: float = 0.0, key: str = 'image') -> Augment:
     """A scaling about the centre by the factor U(low, high), one for both axes; above 1 magnifies."""
     def fn(image, rng):
-        return warp(image, jnp.eye(2) / jax.random.uniform(rng, minval=low, maxval=high), jnp.zeros(2), fill)
+        return warp(image, jnp.eye(2) / factor(rng, low, high), jnp.zeros(2), fill)
+    return _each(fn, key)
+
+
+def factor(rng: jax.Array, low: float, high: float) -> jax.Array:
+    """The factor of `scale`."""
+    return jax.random.uniform(rng, minval=low, maxval=high)
+
+
+def shear(most: float, fill: float = 0.0, key: str = 'image') -> Augment:
+    """A shear about the centre: each row moves by s times its distance from the middle row, s of U(-most, most)."""
+    def fn(image, rng):
+        s = jax.random.uniform(rng, minval=-most, maxval=most)
+        return warp(image, jnp.array([[1.0, 0.0], [0.0, 1.0]]).at[1, 0].set(-s), jnp.zeros(2), fill)
     return _each(fn, key)
 
 

@@ -70,13 +70,13 @@ def shapes(data: Any, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a batch of `rows` examples of `bigjax.experiment.Data`, before `preprocess`; no device is touched.
 
     A source with a `spec` is not read: `transform` and `collate` run on an example of zeros, whose open dimensions (None)
-    are 1. Of any other source example 0 is read.
+    are 1. Of any other source the first example is read.
     """
     source = data.train
     spec = sources.shapes(source)
     if spec is not None and data.transform is None and data.collate is None:
         return {name: jax.ShapeDtypeStruct((rows, *s.shape), s.dtype) for name, s in spec.items()}
-    example = source[0] if spec is None else {
+    example = sources.first(source) if spec is None else {
         name: np.zeros([n or 1 for n in s.shape], s.dtype) for name, s in spec.items()}
     if data.transform is not None:
         example = data.transform(example, np.random.default_rng(0), True)

@@ -37,7 +37,7 @@ __all__ = ['Splits', 'hold_out', 'load', 'open_data', 'standardize']
 
 def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int | None = None,
               sample_rate: int | None = None, val_fraction: float | None = None, seed: int = 0, fake_records: int = 256,
-              **options) -> Splits:
+              encoded: bool = False, **options) -> Splits:
     """The data that `config.data` names.
 
     Args:
@@ -50,6 +50,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
       val_fraction: how much of train to hold out as 'val'. None: 0.1 where there is no evaluation split, else nothing.
       seed: decides the held-out part, the split of a named set without an official one, and made-up data.
       fake_records: records in every made-up split.
+      encoded: images of files stay encoded and of their own size, for a transform that crops them (`images.cropped`).
       **options: of a named set (see `load`), which tables of texts like it take, too; text and tokens take `length`.
 
     Returns:
@@ -101,7 +102,7 @@ def open_data(spec: str, *, like: str = '', data_dir: str = '', image_size: int 
         if remote_folder is not None:
             _bring_images(own.parts.values(), remote_folder)
         schema, notes = own.schema, own.notes
-        splits = _hold_out(_own(spec, own, image_size, sample_rate), val_fraction, seed)
+        splits = _hold_out(_own(spec, own, image_size, sample_rate, encoded), val_fraction, seed)
     if like and (colon or spec != like):
         splits = found.fit_to(splits, like, schema)
     return Splits(splits.train, splits.evals, {**splits.info, 'found': found.lines(splits, schema, notes),
@@ -228,7 +229,7 @@ def _resized(splits: Splits, image_size: int | None) -> Splits:
     return Splits(apply(splits.train), evals, {**splits.info, 'image_size': image_size})
 
 
-def _own(spec: str, own: OwnData, image_size: int | None, sample_rate: int | None) -> Splits:
+def _own(spec: str, own: OwnData, image_size: int | None, sample_rate: int | None, encoded: bool) -> Splits:
     """The splits of a place: images of one size, sounds of one rate and length, small ones in memory, labels checked against
     the classes."""
     parts, size, sounds = dict(own.parts), None, {}
@@ -236,6 +237,9 @@ def _own(spec: str, own: OwnData, image_size: int | None, sample_rate: int | Non
         sounds, said = audio.same_form(parts, sample_rate)
         own.notes.setdefault('train', []).extend(said)
         parts = {split: in_memory(source) for split, source in parts.items()}
+    elif encoded and all(hasattr(source, 'encoded') for source in parts.values()):
+        for source in parts.values():
+            source.encoded = True
     else:
         parts, size = same_size(parts, image_size)
     info: dict[str, Any] = {'name': spec, 'source': str(own.found), **({'image_size': size} if size else {}), **sounds}

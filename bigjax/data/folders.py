@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data import audio, images
+from bigjax.data import audio, encoded, images
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 
@@ -83,6 +83,7 @@ class FolderSource:
       sounds: list sounds in the place of images, for `bigjax.data.audio.AudioSource`.
 
     Attributes:
+      encoded: images stay encoded (`bigjax.data.encoded`), for a transform that crops them.
       classes: names. files: paths. labels: int32 [N]. left_out: {what: number of files}.
 
     Raises:
@@ -91,7 +92,7 @@ class FolderSource:
 
     def __init__(self, path: str | os.PathLike, image_size: int | None = None, classes: Sequence[str] | None = None,
                  sounds: bool = False):
-        self.path, self.image_size = pathlib.Path(path), image_size
+        self.path, self.image_size, self.encoded = pathlib.Path(path), image_size, False
         if not self.path.is_dir():
             raise UserError(f'folder:{path}: there is no such folder; fix: check the path', code='data/no-folder')
         inside = [p for p in sorted(self.path.iterdir()) if not hidden(p.name)]
@@ -131,7 +132,7 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         record = f'record {index} of folder:{self.path}'
-        return {'image': images.read_image(self.files[index], record, self.image_size), 'label': self.labels[index]}
+        return {'image': encoded.read(self.files[index], record, self.image_size, self.encoded), 'label': self.labels[index]}
 
     def __repr__(self) -> str:
         return f'FolderSource({str(self.path)!r}, {len(self)} images, {len(self.classes)} classes)'

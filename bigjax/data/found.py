@@ -98,7 +98,7 @@ def shapes(source: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
     spec = sources.shapes(source)
     if spec is not None:
         return {name: (tuple(s.shape), 'text' if s.dtype == object else s.dtype) for name, s in spec.items()}
-    example = source[0] if len(source) else {}
+    example = sources.first(source) if len(source) else {}
     return {name: ((), 'text') if isinstance(value, str | bytes) else (np.shape(value), np.asarray(value).dtype)
             for name, value in example.items()}
 

@@ -95,24 +95,35 @@ def ground(drawings: np.ndarray) -> str:
     return 'dark' if np.mean(borders < DARK) > 0.9 else 'light' if np.mean(borders > LIGHT) > 0.9 else ''
 
 
-def random_resized_crop(image: np.ndarray, rng: np.random.Generator, size: int, area=(0.05, 1.0), ratio=(3 / 4, 4 / 3)):
-    """[size, size, C]: a random part of the image (Szegedy et al. 2015, section 6), the whole where ten draws do not fit."""
+def random_resized_crop(image, rng: np.random.Generator, size: int, area=(0.05, 1.0), ratio=(3 / 4, 4 / 3)):
+    """[size, size, C]: a random part of the image (Szegedy et al. 2015, section 6), the whole where ten draws do not fit.
+
+    Args:
+      image: an array [H, W, C], or a `bigjax.data.encoded.Encoded`.
+    """
     height, width = image.shape[:2]
     for _ in range(10):
         wanted, aspect = rng.uniform(*area) * height * width, np.exp(rng.uniform(*np.log(ratio)))
         w, h = round(np.sqrt(wanted * aspect)), round(np.sqrt(wanted / aspect))
         if 0 < w <= width and 0 < h <= height:
-            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-            return resize(image[top:top + h, left:left + w], size)
-    return resize(image, size)
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            return resize(part(image, top, left, h, w), size, quick=True)
+    return resize(np.asarray(image), size, quick=True)
 
 
-def central_crop(image: np.ndarray, size: int, shorter: int) -> np.ndarray:
+def part(image, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """[height, width, C] of an image, which may still be encoded."""
+    if hasattr(image, 'crop'):
+        return image.crop(top, left, height, width)
+    return image[top:top + height, left:left + width]
+
+
+def central_crop(image, size: int, shorter: int) -> np.ndarray:
     """[size, size, C]: the middle of the image after its shorter side was made `shorter` pixels."""
     height, width = image.shape[:2]
-    side = min(height, width) * size // shorter
+    side = max(1, min(height, width) * size // shorter)
     top, left = (height - side) // 2, (width - side) // 2
-    return resize(image[top:top + side, left:left + side], size)
+    return resize(part(image, top, left, side, side), size)
 
 
 def cropped(example, rng: np.random.Generator, train: bool, *, size: int, area=(0.05, 1.0)) -> dict:

@@ -22,7 +22,7 @@ def found(image, data: bytes) -> bool:
     if data.find(bytes(SECTOR_BYTES)) < 0:
         return False
     if image.format == 'JPEG':
-        return _jpeg(data)
+        return in_jpeg(data)
     if image.format == 'WEBP':
         return _webp(data, image.width * image.height)
     return image.format == 'TIFF' and _tiff(image.tag_v2, data, image.width * image.height)
@@ -46,7 +46,7 @@ def _tiff(tags, data: bytes, pixels: int) -> bool:
     parts = [data[at:at + size] for at, size in zip(tags.get(places, ()), tags.get(sizes, ()), strict=False)]
     if tags.get(COMPRESSION) == TIFF_JPEG:
         tables = bytes(tags.get(JPEG_TABLES, b'')) or b'\xff\xd8\xff\xd9'
-        return any(_jpeg(tables[:-2] + part[2:]) for part in parts)
+        return any(in_jpeg(tables[:-2] + part[2:]) for part in parts)
     if tags.get(COMPRESSION) not in DEFLATE:
         return False
     for part in parts:  # up to eight bytes per pixel, and tiles that are mostly outside
@@ -60,12 +60,14 @@ def _tiff(tags, data: bytes, pixels: int) -> bool:
     return False
 
 
-def _jpeg(data: bytes) -> bool:
+def in_jpeg(data: bytes) -> bool:
     """Whether a sector of zeros is among the pixels of a baseline JPEG; decoders take it for pixels, without an error.
 
     Zero bits are the shortest code of each Huffman table (ITU T.81, annex C). They are an image only where each of these
     codes means "no change": then the image is flat there, and its tables were optimised for it.
     """
+    if data.find(bytes(SECTOR_BYTES)) < 0:
+        return False
     at, shortest = 2, []
     while at + 4 <= len(data) and data[at] == 0xFF:
         kind, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2:at + 4], 'big')

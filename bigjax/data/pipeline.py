@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data import batches, order
+from bigjax.data import batches, order, sources
 from bigjax.errors import UserError
 from bigjax.io import storage
 
 PREFETCHED_BATCHES = 4  # at least; one for each thread where there are more
 LIKELY_CAUSES = {'SIGKILL': ', most likely because the machine ran out of memory',  # by the signal that ended a worker
                  'SIGBUS': ', most likely because the shared memory (/dev/shm) is full'}
+FLAG = '--config.damaged=skip'
+MOST_SKIPPED = 100  # damaged records in a row; more are no accident
 
 
 @dataclasses.dataclass
@@ -43,11 +46,13 @@ class TrainBatches:
     """This process's part of batches first, first + 1, … of training, by number: element k is batch first + k.
 
     Where the source can gather many examples at once, and nothing has to run on each of them, a batch is one call of its
-    `take`. The random state of `transform` is a function of (seed, position in the global order), so it does not depend on
-    the number of processes or threads. `spec` holds what `collate` returns to one shape.
+    `take`. The random state of `transform` is a function of (seed, position in the global order), so it does not depend on the
+    number of processes or threads. `spec` holds what `collate` returns to one shape. With `skip` the next record that can be
+    read replaces a damaged one, so a batch is still a function of (seed, t) and of the files.
 
     Raises:
-      UserError: the batch cannot be divided evenly among the processes.
+      UserError: the batch cannot be divided evenly among the processes, or a record was found damaged when the source was
+        opened.
     """
 
     source: Any
@@ -62,8 +67,12 @@ class TrainBatches:
     collate: Callable | None = None
     spec: Mapping[str, Any] | None = None
     stages: Stages = dataclasses.field(default_factory=Stages)
+    skip: bool = False
+    skipped: set = dataclasses.field(default_factory=set)
 
     def __post_init__(self):
+        if not self.skip and (error := sources.damage(self.source)) is not None:
+            raise _skippable(error)
         if self.batch_size % self.processes:
             raise UserError(f'config.batch_size: got {self.batch_size}, expected a multiple of {self.processes} processes; '
                             f'fix: --config.batch_size={-(-self.batch_size // self.processes) * self.processes}',
@@ -120,18 +129,20 @@ def _read(elements: TrainBatches | EvalBatches, indices: np.ndarray, seeds: Sequ
         return batch
     examples = []
     for i, index in enumerate(indices.tolist()):
-        started = time.perf_counter()
-        try:
-            example = source[index]
-            read = time.perf_counter()
-            if transform is not None:
-                example = transform(example, np.random.default_rng(seeds[i]), train)
-        except Exception as error:
-            _place(error, f'record {index} of {source!r}')
-            raise
-        stages.read += read - started
-        stages.transform += time.perf_counter() - read
-        examples.append(example)
+        for distance in range(MOST_SKIPPED):
+            number = (index + distance) % len(source)
+            try:
+                examples.append(_example(elements, number, seeds[i] if transform is not None else None, train))
+                break
+            except Exception as error:
+                _place(error, f'record {number} of {source!r}')
+                if getattr(error, 'code', '') not in sources.DAMAGED or not train:
+                    raise
+                if not elements.skip:
+                    raise _skippable(error) from None
+                _note_skipped(elements.skipped, number, error)
+                if distance == MOST_SKIPPED - 1:
+                    raise
     started = time.perf_counter()
     try:
         batch = batches.collated(examples, collate, elements.spec)
@@ -140,6 +151,30 @@ def _read(elements: TrainBatches | EvalBatches, indices: np.ndarray, seeds: Sequ
         raise
     stages.transform += time.perf_counter() - started
     return batch
+
+
+def _example(elements: TrainBatches | EvalBatches, index: int, seed, train: bool):
+    """Example `index`, read and transformed."""
+    started = time.perf_counter()
+    example = elements.source[index]
+    read = time.perf_counter()
+    if elements.transform is not None:
+        example = elements.transform(example, np.random.default_rng(seed), train)
+    elements.stages.read += read - started
+    elements.stages.transform += time.perf_counter() - read
+    return example
+
+
+def _skippable(error: UserError) -> UserError:
+    """The error of a damaged record in training, with the flag that skips it among its fixes."""
+    return error if FLAG in str(error) else UserError(f'{error}, or skip what is damaged: {FLAG}', code=error.code)
+
+
+def _note_skipped(skipped: set, number: int, error: Exception) -> None:
+    """Prints a line for each damaged record, once."""
+    if number not in skipped:
+        skipped.add(number)
+        print(f'warning: skipped ({FLAG}): {error}', file=sys.stderr, flush=True)
 
 
 def _place(error: Exception, place: str) -> None:

@@ -30,7 +30,7 @@ def described(splits: Splits) -> dict[str, Any]:
     for split, source in {'train': splits.train, **splits.evals}.items():
         spec, arrays = sources.shapes(source), sources.array_shapes(source)
         if spec is None:
-            example = source[0] if len(source) else {}
+            example = sources.first(source) if len(source) else {}
             if any(isinstance(value, str | bytes) for value in example.values()):
                 return {}
             spec = {name: np.asarray(value) for name, value in example.items()}

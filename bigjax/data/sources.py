@@ -22,6 +22,8 @@ SAMPLES = 32  # examples that `sample` reads of a source that is not hashed whol
 WHOLE_BYTES = 256 << 20  # arrays up to this size are hashed whole, in well under a second
 FILES = 100_000  # files whose names and sizes `sample` takes in
 SHOWN = 5  # classes that a message names
+FIRST = 16  # records of which one is readable, or none is taken to be
+DAMAGED = ('data/image', 'data/audio', 'data/audio-cut', 'data/audio-empty')  # codes of a file that is cut short, or none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +131,34 @@ class Map:
 
     def __repr__(self) -> str:
         return f'Map({self.source!r}, {getattr(self.fn, "__name__", self.fn)!s})'
+
+
+def first(source: Any) -> Any:
+    """The first example that can be read, whose shapes stand for all.
+
+    Raises:
+      UserError: the first `FIRST` are damaged; names record 0.
+    """
+    error = None
+    for index in range(min(len(source), FIRST)):
+        try:
+            return source[index]
+        except UserError as found:
+            if found.code not in DAMAGED:
+                raise
+            error = error or found
+    if error is not None:
+        raise error
+    return source[0]
+
+
+def damage(source: Any) -> UserError | None:
+    """The error of a damaged record that was met when the source was opened, else None."""
+    while source is not None:
+        if getattr(source, 'damaged', None) is not None:
+            return source.damaged
+        source = None if isinstance(source, LazySource) else getattr(source, 'source', None)
+    return None
 
 
 def labels(source: Any) -> np.ndarray | None:

@@ -31,7 +31,7 @@ from bigjax.io.text import hint, printable
 from bigjax.models.cnn import CNN, VARIANTS
 
 JUDGES = pathlib.Path(__file__).with_name('judges')
-NAMES = ('mnist',)
+NAMES = ('mnist', 'fashion_mnist')
 SHAPE = (28, 28, 1)  # of an image that a judge sees
 SURE = 0.9  # the probability from which on an image is legible
 TOGETHER = 500  # images a judge sees at once

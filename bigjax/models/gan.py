@@ -38,7 +38,8 @@ def _scale_init(rng, shape, dtype=jnp.float32):
 
 
 def _norm(train: bool, dtype, name: str) -> nn.Module:
-    return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, scale_init=_scale_init, dtype=dtype,
+    # a slow average: samples are drawn with averaged weights, which the statistics of the last few batches do not fit
+    return BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-5, scale_init=_scale_init, dtype=dtype,
                      name=name)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from bigjax.data import audio
 from bigjax.data import images as files
-from bigjax.data.sources import Splits, array_shapes, shapes
+from bigjax.data.sources import Splits, array_shapes, first, shapes
 from bigjax.data.texts import parser
 from bigjax.decode.stream import Language
 from bigjax.errors import UserError
@@ -99,7 +99,7 @@ def _shape(splits: Splits) -> tuple[int, ...] | None:
 
 def _example(splits: Splits) -> Mapping[str, Any]:
     """Shapes of one training example, or the first one where the source does not have them."""
-    return shapes(splits.train) or splits.train[0]
+    return shapes(splits.train) or first(splits.train)
 
 
 def _ground(splits: Splits) -> str:

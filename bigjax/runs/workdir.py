@@ -15,7 +15,8 @@ from bigjax.sharding import mesh as meshes
 
 # Keys of how long and where a run trains and of what it writes, not of what it learns: they may differ on resuming.
 CADENCE = ('steps', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_keep', 'patience')
-MACHINE = ('data_dir', 'data_threads', 'data_workers', 'resident', 'mesh', 'steps_per_call', 'eval_batch_size', 'sinks')
+MACHINE = ('data_dir', 'data_threads', 'data_workers', 'damaged', 'resident', 'mesh', 'steps_per_call', 'eval_batch_size',
+           'sinks')
 SHARED_WORKDIR_TIMEOUT_S = 30.0  # until all hosts see the files that process 0 has written
 
 

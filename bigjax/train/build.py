@@ -17,9 +17,9 @@ from bigjax.io import nested
 from bigjax.io.text import first_line, hint, printable
 
 # Keys that change where a run computes, what it writes and how many seeds it has, and not what the paper describes.
-ANY_SETUP = ('seed', 'population', 'eval_batch_size', 'accumulate', 'data_dir', 'data_threads', 'data_workers', 'resident',
-             'reduce_dtype', 'mesh', 'steps_per_call', 'log_every', 'eval_every', 'checkpoint_every', 'checkpoint_keep',
-             'sinks')
+ANY_SETUP = ('seed', 'population', 'eval_batch_size', 'accumulate', 'data_dir', 'data_threads', 'data_workers', 'damaged',
+             'resident', 'reduce_dtype', 'mesh', 'steps_per_call', 'log_every', 'eval_every', 'checkpoint_every',
+             'checkpoint_keep', 'sinks')
 ANY_SECTION = ('sample', configs.PUBLISHED)  # sections of which the same is true
 NEVER_BUILT = (TypeError, ValueError, ZeroDivisionError, OverflowError, IndexError)  # of a model whose sizes cannot be
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from bigjax.nn import rng
 from bigjax.sharding import mesh as meshes
-from bigjax.train import best
+from bigjax.train import augmented, best
 from bigjax.train.evaluate import mapping
 from bigjax.train.program import Program
 
@@ -57,6 +57,8 @@ class Evaluations:
         with self._phases.within('evaluation'):
             metrics, artifacts = self._last or self._evaluate(carry, None, reported=True)
             artifacts[0].update(self._samples(carry))
+            if jax.process_index() == 0:
+                artifacts[0].update(augmented.sheet(self._program.datas[0], self._program.settings.seed))
         if self._program.best:
             self._note_best(carry['best'], step)
         return metrics, artifacts

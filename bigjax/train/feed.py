@@ -99,6 +99,7 @@ class Feed:
       seeds: one per member.
       members: None for a plain run, else the size of the population.
       start, steps: the first step and the end.
+      skip: a damaged record is skipped, see `bigjax.data.pipeline.TrainBatches`.
 
     Attributes:
       arrays: the arrays that stay on the device, {} where batches come from the pipeline.
@@ -108,10 +109,11 @@ class Feed:
     """
 
     def __init__(self, datas: Sequence[Data], seeds: Sequence[int], *, members: int | None, batch_size: int, mesh,
-                 cache: Resident, resident: str, threads: int, workers: int, start: int, steps: int):
+                 cache: Resident, resident: str, threads: int, workers: int, start: int, steps: int,
+                 skip: bool = False):
         self._data, self._mesh, self._members = datas[0], mesh, members
         self._sources = [d.train for d in datas]
-        self._seeds, self._batch_size, self._steps = list(seeds), batch_size, steps
+        self._seeds, self._batch_size, self._steps, self._skip = list(seeds), batch_size, steps, skip
         self.shared = len(datas) == 1
         self.resident = fits_on_device(self._sources[0], self._data, resident)
         self._waited_s, self._start, self._rows = 0.0, start, (None, ())
@@ -129,7 +131,8 @@ class Feed:
     def _batches(self, source, seed, start, steps, part=0, parts=1):
         data = self._data
         return pipeline.TrainBatches(source, seed, self._batch_size, data.shuffle, start, steps, part, parts, data.transform,
-                                     data.collate, data.spec if data.collate else None, self.stages or pipeline.Stages())
+                                     data.collate, data.spec if data.collate else None, self.stages or pipeline.Stages(),
+                                     self._skip)
 
     def _pull(self, waiting=contextlib.nullcontext):
         """The next batch, already on its way to the device."""

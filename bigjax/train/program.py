@@ -93,7 +93,7 @@ class Program:
         s = self.settings
         return Feed(self.datas, self.seeds, members=self.members, batch_size=s.batch_size, mesh=self.mesh,
                     cache=self.cache, resident=s.resident, threads=s.data_threads, workers=s.data_workers,
-                    start=start, steps=s.steps)
+                    start=start, steps=s.steps, skip=s.damaged == 'skip')
 
     def variables(self, carry, weights: str = 'auto', reported: bool = True) -> dict:
         """The variables that an evaluator applies the model with.

@@ -27,6 +27,7 @@ class Settings:
     members: tuple[Mapping[str, float], ...]  # of a population that is written out: {key: value} of each
     data_threads: int
     data_workers: int
+    damaged: str
     resident: str
     mesh: str
     reduce_dtype: str
@@ -115,6 +116,7 @@ def read(config: Mapping, examples: int) -> Settings:
         eval_batch_size=_at_least(config, 'eval_batch_size', 0), accumulate=accumulate,
         population=population, population_over=config['population_over'], members=members,
         data_threads=_at_least(config, 'data_threads', 1), data_workers=_at_least(config, 'data_workers', 0),
+        damaged=_one_of(config, 'damaged', ('stop', 'skip')),
         resident=_one_of(config, 'resident', ('auto', 'yes', 'no')), mesh=config['mesh'],
         reduce_dtype=_one_of(config, 'reduce_dtype', ('', *DTYPES)),
         steps_per_call=_at_least(config, 'steps_per_call', 0), log_every=log_every,

@@ -19,10 +19,10 @@ def batch():
 
 
 EVERY = [augment.random_flip(), augment.random_crop(2), augment.random_erasing(1.0), augment.rotate(20),
-         augment.scale(0.8, 1.2), augment.translate(2), augment.mixup(0.4, 4), augment.cutmix(1.0, 4)]
+         augment.scale(0.8, 1.2), augment.translate(2), augment.shear(0.3), augment.mixup(0.4, 4), augment.cutmix(1.0, 4)]
 
 
-@pytest.mark.parametrize('fn', EVERY, ids=['flip', 'crop', 'erase', 'rotate', 'scale', 'translate', 'mixup', 'cutmix'])
+@pytest.mark.parametrize('fn', EVERY, ids=['flip', 'crop', 'erase', 'rotate', 'scale', 'translate', 'shear', 'mixup', 'cutmix'])
 def test_contract(fn, batch):
     """Pure, jit-safe, shapes and dtypes kept, other keys untouched; another rng gives another batch."""
     key = jax.random.key(3)
@@ -198,3 +198,13 @@ def test_chain_gives_each_its_own_numbers(batch):
     out = augment.chain(draw('a'), draw('b'))(batch, jax.random.key(0))
     assert out['a'] != out['b']
     assert augment.chain()(batch, jax.random.key(0)) is batch
+
+
+def test_shear_leaves_the_middle_row_and_moves_the_ends_apart():
+    stripe = np.zeros((40, 41, 41, 1), np.float32)
+    stripe[:, :, 20] = 1
+    out = np.asarray(jax.jit(augment.shear(0.5))({'image': stripe}, jax.random.key(0))['image'])[..., 0]
+    middles = (out * np.arange(41)).sum(2) / out.sum(2)
+    slope = (middles[:, 40] - middles[:, 0]) / 40
+    np.testing.assert_allclose(middles, 20 + slope[:, None] * (np.arange(41) - 20), atol=1e-3)
+    assert -0.5 <= slope.min() < -0.3 and 0.3 < slope.max() <= 0.5

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from made_up import write_folder, write_idx
 
-from bigjax.data import builders, folders
+from bigjax.data import builders, encoded, folders
 from bigjax.data.datasets import open_data
-from bigjax.data.loaders import tfds_hf
+from bigjax.data.loaders import find, registry, tfds_hf
 from tests.refused import refused
 
 tfds = pytest.importorskip('tensorflow_datasets', reason='tensorflow-datasets is not installed')
@@ -87,3 +87,15 @@ def test_other_formats_are_refused(tmp_path):
     info.write_text(info.read_text().replace('array_record', 'tfrecord'))
     with refused('data/tfrecord'):
         tfds_hf.tfds('pets', 'train')
+
+
+def test_the_images_of_a_large_set_stay_encoded(tmp_path):
+    write_folder(tmp_path / 'pics' / 'train', each=2)
+    write_folder(tmp_path / 'pics' / 'val', each=1)
+    builders.build_folder('photos', tmp_path / 'pics', tmp_path / 'tfds')
+    want = folders.FolderSource(tmp_path / 'pics' / 'train')
+    splits = find.tfds_large_images(registry.lookup('imagenet2012')[0], 'photos', '', str(tmp_path / 'tfds'))
+    examples = [splits.train[i] for i in range(6)]
+    assert all(isinstance(e['image'], encoded.Encoded) for e in examples) and splits.info['records'] == {'train': 6, 'val': 3}
+    assert multiset([e['image'].crop(2, 3, 10, 12) for e in examples], [e['label'] for e in examples]) == multiset(
+        [want[i]['image'][2:12, 3:15] for i in range(6)], want.labels)

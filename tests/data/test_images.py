@@ -183,3 +183,25 @@ def test_whole_images_with_an_inner_end_mark_or_more_bytes_are_read():
 def test_png_of_grey_and_colour_come_back():
     for image in (smooth(), smooth()[..., :1]):
         np.testing.assert_array_equal(images.decode(images.encode_png(image), 'here'), np.broadcast_to(image, (24, 30, 3)))
+
+
+@pytest.mark.parametrize('mode', ['CMYK', 'P', '1', 'L', 'LA', 'YCbCr'])
+def test_images_of_every_mode_look_as_they_do_to_a_person(mode):
+    """CMYK and YCbCr JPEGs, and PNGs of a palette, of bits and of grey."""
+    seen = Image.fromarray(smooth())
+    stored = seen.convert(mode)
+    data = pillow(stored, 'JPEG' if mode in ('CMYK', 'YCbCr') else 'PNG')
+    want = np.asarray(stored.convert('L').convert('RGB') if mode == 'LA' else stored.convert('RGB')).astype(int)
+    out = images.decode(data, 'here')
+    assert out.shape == (24, 30, 3) and np.abs(out - want).mean() <= (6 if mode in ('CMYK', 'YCbCr') else 0)
+    if mode == 'CMYK':
+        assert np.abs(out - smooth().astype(int)).mean() <= 6  # not inverted
+
+
+@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize('shape', [(5, 7, 3), (1, 1, 3), (2, 300, 1)])
+def test_images_smaller_than_the_crop_are_magnified(shape, train):
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    for seed in range(5):
+        out = images.cropped({'image': image}, np.random.default_rng(seed), train, size=16)['image']
+        assert out.shape == (16, 16, shape[-1]) and out.min() >= image.min() and out.max() <= image.max()

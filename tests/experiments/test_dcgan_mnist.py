@@ -8,7 +8,8 @@ from bigjax.metrics import generated
 from experiments import dcgan_mnist, stacked_mnist
 from tests import tiny
 from tests.refused import refused
-from tests.test_experiments import program
+from tests.test_experiments import losses, program
+from tests.test_experiments import straight as straight
 
 
 def parameters_over(steps, row, **changes):
@@ -28,10 +29,20 @@ def test_each_network_has_its_own_optimizer(still, moving):
     assert not tiny.equal(before[moving], after[moving])
 
 
+@pytest.mark.slow
 def test_the_critic_moves_in_every_step_and_the_generator_in_every_fifth():
     before, after = parameters_over(4, 'wgan_gp', steps_per_call='4')
     assert tiny.equal(before['generator'], after['generator'])
     assert not tiny.equal(before['discriminator'], after['discriminator'])
+
+
+@pytest.mark.parametrize(('name', 'row'), [
+    ('dcgan_mnist', 'hinge'), ('dcgan_mnist', 'wgan_gp'), ('dcgan_mnist', 'conditional'), ('stacked_mnist', 'pac2')])
+@pytest.mark.slow
+def test_four_devices_are_one(name, row, straight):
+    """The rows that share the class of their model with a tested one: singular vectors, slopes, classes and packs."""
+    four = losses(name, row, straight, mesh='data:4')
+    np.testing.assert_allclose(four, straight(name, row).losses[:3], rtol=5e-4, atol=1e-5)
 
 
 class Drawn:

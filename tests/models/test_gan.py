@@ -41,7 +41,7 @@ def test_discriminator_equals_torch(train):
     down = [torch.nn.Conv2d(2, 4, 4, 2, 1, bias=False), torch.nn.Conv2d(4, 8, 4, 2, 1, bias=False)]
     for i, layer in enumerate(down):
         conv_to_torch(p[f'down_{i}'], layer)
-    norm, head = torch.nn.BatchNorm2d(8).train(train), torch.nn.Conv2d(8, 1, 4, bias=False)
+    norm, head = torch.nn.BatchNorm2d(8, momentum=0.01).train(train), torch.nn.Conv2d(8, 1, 4, bias=False)
     norm_to_torch(p['down_1_norm'], norm, stats['down_1_norm'])
     conv_to_torch(p['head'], head)
     leaky = torch.nn.LeakyReLU(0.2)
@@ -64,7 +64,7 @@ def test_generator_equals_torch(train):
     ups = [torch.nn.ConvTranspose2d(8, 4, 4, 2, 1, bias=False), torch.nn.ConvTranspose2d(4, 2, 4, 2, 1, bias=False)]
     for name, up in zip(('up_0', 'image'), ups, strict=True):  # linen's kernel is that of the forward convolution
         up.weight.data = torch.tensor(np.asarray(p[name]['kernel'])[::-1, ::-1].transpose(2, 3, 0, 1).copy())
-    norms = [torch.nn.BatchNorm2d(8).train(train), torch.nn.BatchNorm2d(4).train(train)]
+    norms = [torch.nn.BatchNorm2d(8, momentum=0.01).train(train), torch.nn.BatchNorm2d(4, momentum=0.01).train(train)]
     for name, norm in zip(('project_norm', 'up_0_norm'), norms, strict=True):
         norm_to_torch(p[name], norm, stats[name])
     h = torch.relu(norms[0](project(torch.tensor(LATENTS)[:, :, None, None])))

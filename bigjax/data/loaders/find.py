@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bigjax.data import text
+from bigjax.data.encoded import Encoded
 from bigjax.data.loaders import formal, formats, tfds_hf
 from bigjax.data.sources import ArraySource, Map, Splits, held_out
 from bigjax.errors import UserError
@@ -135,14 +136,17 @@ def token_files(named, name: str, variant: str, data_dir: str, *, length: int = 
     return folder and text.token_splits(folder, length=length, name=name, **named.info(variant))
 
 
+def _photo(example) -> dict[str, Any]:
+    return {'image': Encoded(bytes(example['image']), 'its image'), 'label': example['label']}
+
+
 def tfds_large_images(named, name: str, variant: str, data_dir: str) -> Splits | None:
-    """A TFDS image classification set that is too large for memory, decoded image by image; its validation is 'val'."""
+    """A TFDS image classification set that is too large for memory, whose images stay encoded; its validation is 'val'."""
     folder = tfds_hf.tfds_folder(name, data_dir)
     if folder is None:
         return None
-    train, val = (tfds_hf.tfds(name, split, folder) for split in ('train', 'validation'))
-    pick = lambda example: {'image': example['image'], 'label': example['label']}
-    return Splits(Map(train, pick), {'val': Map(val, pick)}, {
+    train, val = (tfds_hf.tfds(name, split, folder, encoded=True) for split in ('train', 'validation'))
+    return Splits(Map(train, _photo), {'val': Map(val, _photo)}, {
         'name': name, 'source': str(pathlib.Path(folder) / name), 'records': {'train': len(train), 'val': len(val)},
         **named.info(variant)})
 

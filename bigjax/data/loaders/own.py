@@ -16,7 +16,7 @@ from bigjax.data.loaders import parquet, tables, tfds_hf
 from bigjax.data.loaders.cells import Cells, RawTable, column_names, from_list
 from bigjax.data.loaders.records import table_source
 from bigjax.data.schema import Schema
-from bigjax.data.sources import ArraySource, Map
+from bigjax.data.sources import DAMAGED, ArraySource, Map, first
 from bigjax.errors import UserError
 from bigjax.io.text import printable
 
@@ -139,7 +139,7 @@ def _tfds(place: str, data_dir: str, image_size: int | None, kept: Callable) -> 
     parts = {split: tfds_hf.tfds(place, name, data_dir) for split, name in names.items()}
     features = builder.info.features
     feature = features['label'] if 'label' in features.keys() else None  # noqa: SIM118, it is no dict
-    if 'image' in parts['train'][0]:
+    if 'image' in first(parts['train']):
         size = image_size or first_size(parts['train'])
         parts = {split: Map(source, functools.partial(_numbers_only, size=size)) for split, source in parts.items()}
     return OwnData(parts, str(builder.data_dir), list(getattr(feature, 'names', None) or []) or None)
@@ -199,19 +199,29 @@ OWN: dict[str, Any] = {
 
 def first_size(source: Any) -> int:
     """The shorter side of the first image."""
-    return min(source[0]['image'].shape[:2])
+    return min(first(source)['image'].shape[:2])
 
 
 def in_memory(source: Any) -> Any:
-    """The examples as arrays where they are numbers and small together; a damaged image is then found at the start."""
+    """The examples as arrays where they are numbers and small together.
+
+    A damaged image is then found at the start: the source stays as it is, and its attribute `damaged` is the error, which
+    training raises before its first step unless it skips what is damaged.
+    """
     if isinstance(source, ArraySource) or not len(source):
         return source
-    first = source[0]
-    numbers = all(isinstance(value, (np.ndarray, np.number)) for value in first.values())
-    if not numbers or sum(value.nbytes for value in first.values()) * len(source) > IMAGES_IN_MEMORY_BYTES:
+    example = first(source)
+    numbers = all(isinstance(value, (np.ndarray, np.number)) for value in example.values())
+    if not numbers or sum(value.nbytes for value in example.values()) * len(source) > IMAGES_IN_MEMORY_BYTES:
         return source
-    examples = [source[i] for i in range(len(source))]
-    return ArraySource({name: np.stack([example[name] for example in examples]) for name in first})
+    try:
+        examples = [source[i] for i in range(len(source))]
+    except UserError as error:
+        if error.code not in DAMAGED:
+            raise
+        source.damaged = error
+        return source
+    return ArraySource({name: np.stack([each[name] for each in examples]) for name in example})
 
 
 def same_size(parts: dict[str, Any], image_size: int | None) -> tuple[dict[str, Any], int | None]:
@@ -219,7 +229,7 @@ def same_size(parts: dict[str, Any], image_size: int | None) -> tuple[dict[str, 
     train = parts['train']
     if isinstance(train, ArraySource) or not len(train):
         return parts, None
-    if getattr(train[0].get('image'), 'ndim', 0) != 3:
+    if getattr(first(train).get('image'), 'ndim', 0) != 3:
         return parts, None
     size = image_size or first_size(train)
     for source in parts.values():

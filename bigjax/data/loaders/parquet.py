@@ -32,17 +32,18 @@ class ParquetSource:
       path: the file.
       schema: how the columns are read.
       image_size: both sides of every image.
+      encoded: images stay encoded (`bigjax.data.encoded`), for a transform that crops them; an attribute, too.
     """
 
-    def __init__(self, path: str | os.PathLike, schema: Schema, image_size: int | None = None):
-        self.path, self.schema, self.image_size = pathlib.Path(path), schema, image_size
+    def __init__(self, path: str | os.PathLike, schema: Schema, image_size: int | None = None, encoded: bool = False):
+        self.path, self.schema, self.image_size, self.encoded = pathlib.Path(path), schema, image_size, encoded
         self._names, _ = column_names(_open(self.path).schema_arrow.names, str(path))
         self._sizes: dict[int, int] = {}  # bytes of the row groups that were read
         self._ends = np.cumsum(check_groups(self.path))
         self._group = functools.lru_cache(KEPT_GROUPS)(self._read)
 
     def __getstate__(self):
-        return {'path': self.path, 'schema': self.schema, 'image_size': self.image_size}
+        return {'path': self.path, 'schema': self.schema, 'image_size': self.image_size, 'encoded': self.encoded}
 
     def __setstate__(self, state):
         self.__init__(**state)
@@ -73,7 +74,8 @@ class ParquetSource:
             raise _damaged(self.path, f'record {index}', error) from error
         row = {self._names[name]: value for name, value in row.items() if name in self._names}
         where = f'{self.path} (record {index})'
-        return finish(self.schema.example(row, where, labelled=True), self.path.parent, where, self.image_size)
+        return finish(self.schema.example(row, where, labelled=True), self.path.parent, where, self.image_size,
+                      self.encoded)
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bigjax.data import images
+from bigjax.data import encoded, images
 from bigjax.data.audio import AudioSource
 from bigjax.data.loaders.cells import RawTable
 from bigjax.data.schema import Schema
@@ -24,12 +24,13 @@ class TableSource:
 
     Attributes:
       columns: as given. labels: the 'label' column, or None.
+      encoded: images stay encoded (`bigjax.data.encoded`), for a transform that crops them.
     """
 
     def __init__(self, columns: Mapping[str, Any], image_columns: frozenset[str], folder: pathlib.Path, where: str,
                  image_size: int | None = None):
         self.columns, self.image_columns, self.folder = dict(columns), image_columns, folder
-        self.where, self.image_size = where, image_size
+        self.where, self.image_size, self.encoded = where, image_size, False
         label = self.columns.get('label')
         self.labels = label if isinstance(label, np.ndarray) and label.ndim == 1 else None
         self._len = len(next(iter(columns.values())))
@@ -42,7 +43,8 @@ class TableSource:
         example = {name: values[index] for name, values in self.columns.items()}
         record = f'record {index} of {self.where}'
         for name in self.image_columns:
-            example[name] = images.read_image(safe_read.beside(self.folder, example[name], record), record, self.image_size)
+            path = safe_read.beside(self.folder, example[name], record)
+            example[name] = encoded.read(path, record, self.image_size, self.encoded)
         return example
 
     def __repr__(self) -> str:
@@ -81,16 +83,21 @@ def _sound_source(columns: dict[str, Any], sounds: list[str], raw: RawTable) -> 
                        names)
 
 
-def finish(example: dict[str, Any], folder: pathlib.Path, where: str, image_size: int | None) -> dict[str, Any]:
-    """An example of a schema with its images decoded: bytes, {'bytes', 'path'} as Hugging Face writes them, or PIL images."""
+def finish(example: dict[str, Any], folder: pathlib.Path, where: str, image_size: int | None,
+           stays: bool = False) -> dict[str, Any]:
+    """An example of a schema with its images decoded, or encoded where they stay so.
+
+    An image is bytes, {'bytes', 'path'} as Hugging Face writes it, or a PIL image.
+    """
     for name, value in example.items():
         if isinstance(value, dict) and 'bytes' in value:
             path, value = value.get('path'), value['bytes']
             if value is None and isinstance(path, str):
-                example[name] = images.read_image(safe_read.beside(folder, path, where), where, image_size)
+                example[name] = encoded.read(safe_read.beside(folder, path, where), where, image_size, stays)
                 continue
         if isinstance(value, bytes):
-            example[name] = images.decode(value, f'{where}, column {printable(name)}', image_size)
+            place = f'{where}, column {printable(name)}'
+            example[name] = encoded.Encoded(value, place) if stays else images.decode(value, place, image_size)
         elif hasattr(value, 'getbands'):
             example[name] = images.resize(images.upright(value), image_size)
         elif isinstance(value, dict) or value is None:

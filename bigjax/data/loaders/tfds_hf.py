@@ -95,15 +95,19 @@ def read_all(source: Map, keys: tuple[str, ...], chunk: int = 1000) -> dict[str,
     return {key: np.stack([example[key] for part in parts for example in part]) for key in keys}
 
 
-def tfds(name: str, split: str, data_dir: str | os.PathLike = '') -> Map:
+def tfds(name: str, split: str, data_dir: str | os.PathLike = '', encoded: bool = False) -> Map:
     """One split of a data set that TFDS has prepared as array_record, read without TensorFlow.
+
+    Args:
+      encoded: the feature 'image' is the bytes of its file.
 
     Raises:
       UserError: not prepared; prepared as tfrecord, which only TensorFlow reads; no such split.
     """
     builder = tfds_builder(name, data_dir)
     try:
-        source = builder.as_data_source(split=split)
+        decoders = {'image': tfds_module().decode.SkipDecoding()} if encoded else None
+        source = builder.as_data_source(split=split, decoders=decoders)
     except NotImplementedError as error:
         raise UserError(f'tfds:{name} in {builder.data_dir}: got a format that only TensorFlow reads, expected array_record; '
                         f'fix: prepare it in another folder: {prepare_command(name)}', code='data/tfrecord') from error
