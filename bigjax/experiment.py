@@ -116,6 +116,8 @@ class Interface:
       language: a `bigjax.decode.stream.Language`: how the tokens of a language model, which `sample` continues, are read and
         written; None where the model does not generate text.
       draw: `draw(apply, variables, rng, count) -> images [count, H, W, C] in 0..1`, or None where it does not draw.
+      needs_data: it takes something from the records of the data, such as a size or a vocabulary; otherwise trained weights are
+        applied also where the data is not.
     """
 
     parse: Callable[[Any], Mapping[str, Any]]
@@ -123,6 +125,7 @@ class Interface:
     accepts: tuple[str, ...] = ()
     language: Any = None
     draw: Callable | None = None
+    needs_data: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

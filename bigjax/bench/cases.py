@@ -5,6 +5,7 @@
     python -m bigjax.bench --case=bert_base --against=torch                                         see bigjax.bench.fine_tuning
     python -m bigjax.bench --case=resnet50,vit_s16 --against=torch                                  images of 224 pixels
     python -m bigjax.bench --case=dcgan --against=torch                                             see bigjax.bench.adversarial
+    python -m bigjax.bench --case=ddpm,ddim --against=torch                                           see bigjax.bench.diffusion
     python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
 
 A case is the whole training step: forward, backward, update. Ours and the peer's are timed in turn, PyTorch's in the same
@@ -30,7 +31,7 @@ import numpy as np
 
 import bigjax
 from bigjax import config as configs
-from bigjax.bench import adversarial, decoding, fine_tuning, load, pipeline
+from bigjax.bench import adversarial, decoding, diffusion, fine_tuning, load, pipeline
 from bigjax.bench.peer_process import PeerProcess
 from bigjax.bench.timing import compare
 from bigjax.bench.timing import paired as paired
@@ -155,6 +156,30 @@ def adversarial_row(name: str, case: adversarial.Case, pairs: int, peer) -> dict
     return measure(name, p, pairs, theirs, peer.version() if peer else None, case.target if peer else None)
 
 
+def diffusion_row(name: str, pairs: int, version: str | None) -> dict:
+    """The row of a case of `bigjax.bench.diffusion`; `version` is PyTorch's, None without a peer."""
+    if version:
+        from bigjax.bench import torch_unet
+    target = diffusion.TARGETS[name] if version else None
+    if name == diffusion.TRAINING:
+        p = diffusion.program()
+        peer = torch_unet.training_stepper(diffusion.NETWORK, p.datas[0].train.arrays['image'],
+                                           diffusion.PROCESS.table) if version else None
+        return measure(name, p, pairs, peer, version, target)
+    drawing, started = diffusion.drawing(), time.perf_counter()
+    drawing.run(1)
+    first, faults = time.perf_counter() - started, load.minor_faults()
+    drawing.run(1)
+    faults = load.minor_faults() - faults
+    peer = torch_unet.sampler(diffusion.SMALL, diffusion.SHAPE, diffusion.DIGITS, diffusion.grid()) if version else None
+    figures = compare(drawing.run, peer, pairs, target)
+    return {'case': name, **figures, 'minor_faults_per_step': faults, 'first_s': first, 'parameters': drawing.parameters,
+            'examples_per_s': diffusion.DIGITS / figures['ours_ms'] * 1e3, 'flops_per_step': drawing.flops,
+            'achieved_flops': drawing.flops / figures['ours_ms'] * 1e3, 'batch_size': diffusion.DIGITS,
+            'device': jax.devices()[0].device_kind,
+            'versions': {'bigjax': bigjax.__version__, 'jax': jax.__version__, 'peer': version}}
+
+
 def _verdict(row: dict) -> str:
     """Whether a row's ratio is within its target."""
     if not row['judged']:
@@ -254,7 +279,8 @@ def run(argv: Sequence[str]) -> None:
     """
     options = _options(argv)
     names = list(CASES) if options.case == 'all' else options.case.split(',')
-    known = [*CASES, *LARGE, *decoding.CASES, decoding.FLAT, *fine_tuning.CASES, *adversarial.CASES, pipeline.CASE]
+    known = [*CASES, *LARGE, *decoding.CASES, decoding.FLAT, *fine_tuning.CASES, *adversarial.CASES, *diffusion.TARGETS,
+             pipeline.CASE]
     for name in names:
         if name not in known:
             raise UserError(f'--case: got {name}, expected one of {", ".join(known)}; fix: choose among them',
@@ -278,6 +304,9 @@ def run(argv: Sequence[str]) -> None:
         if name in adversarial.CASES:
             rows.append(adversarial_row(name, adversarial.CASES[name], options.pairs,
                                         peer if options.against == 'torch' else None))
+            continue
+        if name in diffusion.TARGETS:
+            rows.append(diffusion_row(name, options.pairs, peer.version() if options.against == 'torch' else None))
             continue
         if name in decoding.CASES:
             rows.append(decoding.measure(name, options.pairs, options.against == 'torch'))

@@ -50,6 +50,14 @@ def chain(*augments: Augment) -> Augment:
     return apply
 
 
+def either(first: Augment, second: Augment) -> Augment:
+    """One of two, drawn once per batch with equal probability."""
+    def apply(batch, rng):
+        r_which, r_own = jax.random.split(rng)
+        return jax.lax.cond(jax.random.bernoulli(r_which), first, second, batch, r_own)
+    return apply
+
+
 def _each(fn: Callable[[jax.Array, jax.Array], jax.Array], key: str) -> Augment:
     """`fn(image_HxWxC, rng)` over the images of a batch."""
     def apply(batch, rng):

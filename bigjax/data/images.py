@@ -102,9 +102,10 @@ def random_resized_crop(image, rng: np.random.Generator, size: int, area=(0.05, 
       image: an array [H, W, C], or a `bigjax.data.encoded.Encoded`.
     """
     height, width = image.shape[:2]
+    log_ratio = [math.log(end) for end in ratio]
     for _ in range(10):
-        wanted, aspect = rng.uniform(*area) * height * width, np.exp(rng.uniform(*np.log(ratio)))
-        w, h = round(np.sqrt(wanted * aspect)), round(np.sqrt(wanted / aspect))
+        wanted, aspect = rng.uniform(*area) * height * width, math.exp(rng.uniform(*log_ratio))
+        w, h = round(math.sqrt(wanted * aspect)), round(math.sqrt(wanted / aspect))
         if 0 < w <= width and 0 < h <= height:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
             return resize(part(image, top, left, h, w), size, quick=True)
@@ -124,6 +125,30 @@ def central_crop(image, size: int, shorter: int) -> np.ndarray:
     side = max(1, min(height, width) * size // shorter)
     top, left = (height - side) // 2, (width - side) // 2
     return resize(part(image, top, left, side, side), size)
+
+
+def resized_middle(image, size: int, shorter: int, method: str) -> np.ndarray:
+    """[size, size, C]: the middle of the image after its shorter side was made `shorter` pixels, as PyTorch's programs do it.
+
+    Args:
+      image: an array [H, W, C], or a `bigjax.data.encoded.Encoded`.
+      method: a name of Pillow's filters, 'BILINEAR' or 'BICUBIC'; the whole image is filtered, with antialiasing.
+
+    Raises:
+      UserError: no such filter, or a middle that is larger than the image; 'data/resize'.
+    """
+    from PIL import Image
+    filters = Image.Resampling.__members__
+    if method not in filters or size > shorter:
+        raise UserError(f'resize: got {printable(repr(method))} to {shorter} pixels and {size} of the middle, expected one of '
+                        f'{", ".join(filters)} and at most {shorter}; fix: config.method, config.image_size',
+                        code='data/resize')
+    height, width = image.shape[:2]
+    factor = shorter / min(height, width)
+    sides = (shorter, int(factor * height)) if width <= height else (int(factor * width), shorter)
+    pixels = Image.fromarray(np.asarray(image)).resize(sides, filters[method])
+    left, top = (round((side - size) / 2) for side in sides)
+    return np.asarray(pixels.crop((left, top, left + size, top + size)))
 
 
 def cropped(example, rng: np.random.Generator, train: bool, *, size: int, area=(0.05, 1.0)) -> dict:

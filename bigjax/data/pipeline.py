@@ -25,7 +25,6 @@ from bigjax.io import storage
 PREFETCHED_BATCHES = 4  # at least; one for each thread where there are more
 LIKELY_CAUSES = {'SIGKILL': ', most likely because the machine ran out of memory',  # by the signal that ended a worker
                  'SIGBUS': ', most likely because the shared memory (/dev/shm) is full'}
-FLAG = '--config.damaged=skip'
 MOST_SKIPPED = 100  # damaged records in a row; more are no accident
 
 
@@ -51,8 +50,7 @@ class TrainBatches:
     read replaces a damaged one, so a batch is still a function of (seed, t) and of the files.
 
     Raises:
-      UserError: the batch cannot be divided evenly among the processes, or a record was found damaged when the source was
-        opened.
+      UserError: the batch cannot be divided evenly among the processes.
     """
 
     source: Any
@@ -71,8 +69,6 @@ class TrainBatches:
     skipped: set = dataclasses.field(default_factory=set)
 
     def __post_init__(self):
-        if not self.skip and (error := sources.damage(self.source)) is not None:
-            raise _skippable(error)
         if self.batch_size % self.processes:
             raise UserError(f'config.batch_size: got {self.batch_size}, expected a multiple of {self.processes} processes; '
                             f'fix: --config.batch_size={-(-self.batch_size // self.processes) * self.processes}',
@@ -139,7 +135,7 @@ def _read(elements: TrainBatches | EvalBatches, indices: np.ndarray, seeds: Sequ
                 if getattr(error, 'code', '') not in sources.DAMAGED or not train:
                     raise
                 if not elements.skip:
-                    raise _skippable(error) from None
+                    raise sources.skippable(error) from None
                 _note_skipped(elements.skipped, number, error)
                 if distance == MOST_SKIPPED - 1:
                     raise
@@ -165,16 +161,11 @@ def _example(elements: TrainBatches | EvalBatches, index: int, seed, train: bool
     return example
 
 
-def _skippable(error: UserError) -> UserError:
-    """The error of a damaged record in training, with the flag that skips it among its fixes."""
-    return error if FLAG in str(error) else UserError(f'{error}, or skip what is damaged: {FLAG}', code=error.code)
-
-
 def _note_skipped(skipped: set, number: int, error: Exception) -> None:
     """Prints a line for each damaged record, once."""
     if number not in skipped:
         skipped.add(number)
-        print(f'warning: skipped ({FLAG}): {error}', file=sys.stderr, flush=True)
+        print(f'warning: skipped ({sources.SKIP}): {error}', file=sys.stderr, flush=True)
 
 
 def _place(error: Exception, place: str) -> None:

@@ -23,6 +23,7 @@ WHOLE_BYTES = 256 << 20  # arrays up to this size are hashed whole, in well unde
 FILES = 100_000  # files whose names and sizes `sample` takes in
 SHOWN = 5  # classes that a message names
 FIRST = 16  # records of which one is readable, or none is taken to be
+SKIP = '--config.damaged=skip'
 DAMAGED = ('data/image', 'data/audio', 'data/audio-cut', 'data/audio-empty')  # codes of a file that is cut short, or none
 
 
@@ -152,13 +153,17 @@ def first(source: Any) -> Any:
     return source[0]
 
 
-def damage(source: Any) -> UserError | None:
-    """The error of a damaged record that was met when the source was opened, else None."""
+def check_opened(source: Any) -> None:
+    """Raises the UserError of a damaged record that was met when the source was opened, if there was one."""
     while source is not None:
         if getattr(source, 'damaged', None) is not None:
-            return source.damaged
+            raise skippable(source.damaged)
         source = None if isinstance(source, LazySource) else getattr(source, 'source', None)
-    return None
+
+
+def skippable(error: UserError) -> UserError:
+    """The error of a damaged record in training, with the flag that skips it among its fixes."""
+    return error if SKIP in str(error) else UserError(f'{error}, or skip what is damaged: {SKIP}', code=error.code)
 
 
 def labels(source: Any) -> np.ndarray | None:

@@ -10,7 +10,8 @@ from bigjax.errors import UserError
 ACTIVATIONS: dict[str, Callable] = {
     'relu': nn.relu, 'gelu': partial(nn.gelu, approximate=False), 'gelu_tanh': partial(nn.gelu, approximate=True),
     'silu': nn.silu, 'tanh': jnp.tanh, 'sigmoid': nn.sigmoid, 'elu': nn.elu, 'softplus': nn.softplus,
-    'leaky_relu': partial(nn.leaky_relu, negative_slope=0.2), 'identity': lambda x: x,
+    'leaky_relu': partial(nn.leaky_relu, negative_slope=0.2), 'relu6': nn.relu6, 'hard_swish': nn.hard_swish,
+    'hard_sigmoid': nn.hard_sigmoid, 'identity': lambda x: x,
 }
 
 

@@ -1,6 +1,7 @@
 """Ready-made interfaces: what an experiment page needs to be used on a photograph, a row of a table or a prompt.
 
     interface=interfaces.classification(splits)        images, series and tables, by what the examples of the data hold
+    interface=interfaces.photographs(answer)           images of any size
     interface=interfaces.regression(splits)            tables
     interface=interfaces.texts(splits, tokenizer)      classes of texts
     interface=interfaces.pairs(coding), questions(…)   a text to its translation or summary; the answer to a question
@@ -66,6 +67,15 @@ def classes(outputs, names: Sequence[str]) -> dict[str, Any]:
     p /= p.sum()
     top = [{'class': names[k], 'probability': float(p[k])} for k in np.argsort(-p)[:TOP]]
     return {**top[0], 'top': top}
+
+
+def photographs(answer: Callable) -> Interface:
+    """Image files as they are, of any size, for an experiment whose `Data.transform` brings them to that of the model."""
+    def parse(raw) -> Mapping[str, Any]:
+        path = pathlib.Path(str(raw))
+        return {'image': files.decode(path.read_bytes(), str(path))}
+
+    return Interface(parse, answer, tuple(files.EXTENSIONS), needs_data=False)
 
 
 def images(splits: Splits, answer: Callable) -> Interface:

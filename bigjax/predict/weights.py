@@ -75,7 +75,7 @@ def _pretrained(job: Job, init_from: str) -> Trained:
         raise UserError(f'predict: got no --workdir and {len(job.rows)} rows, expected one; fix: --variant=ROW, one of '
                         f"{', '.join(job.rows)}", code='predict/several-runs')
     if init_from:
-        program = _program(job, job.rows[0], job.config(job.rows[0]))
+        program = _program(job, job.rows[0], _openable(job, job.rows[0]))
         carry = program.load_weights(program.init(), init_from, lambda text: print(text, file=sys.stderr))
         return Trained(program.experiment, program.apply, program.member_variables(carry, 0), 1)
     experiment = job.build(job.rows[0]).experiment
@@ -85,6 +85,27 @@ def _pretrained(job: Job, init_from: str) -> Trained:
     shapes, _ = initial_shapes(experiment)
     variables = experiment.init({'params': jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes)})
     return Trained(experiment, bind(experiment.model), jax.tree.map(jnp.asarray, variables), 1)
+
+
+def _openable(job: Job, row: str):
+    """The config of a row, with made-up data where its data is not here and its interface takes nothing from that.
+
+    Raises:
+      UserError: its data is not here, and its interface needs it; as `Job.build`.
+    """
+    config = job.config(row)
+    try:
+        job.build(row, config)
+        return config
+    except UserError as error:
+        if error.code != 'data/not-found' or 'data' in job.overrides:
+            raise
+        made_up = configs.override(config, {'data': 'fake'})
+        interface = job.build(row, made_up).experiment.interface
+        if interface is None or interface.needs_data:
+            raise
+    print(f'{config["data"]} is not here; its classes are those that are stated of it', file=sys.stderr)
+    return made_up
 
 
 def _of_member(config, member: int):

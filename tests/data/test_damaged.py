@@ -53,7 +53,7 @@ def test_a_folder_that_would_be_kept_in_memory(folder):
     source = open_data(f'folder:{folder}', image_size=24).train  # a part is held out
     assert sources.array_shapes(source) is None
     with refused('data/image', BAD, '--config.damaged=skip'):
-        pipeline.TrainBatches(source, 0, 6, True, 0, 4)
+        sources.check_opened(source)
     assert len(batches(source, skip=True)) == 4
     (folder / BAD).write_bytes(encode(smooth()))
     assert sources.array_shapes(open_data(f'folder:{folder}', image_size=24).train) is not None

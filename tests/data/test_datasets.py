@@ -12,7 +12,7 @@ from made_up import encode, smooth, write_cifar10, write_folder, write_idx, writ
 from bigjax.data.datasets import hold_out, load, open_data, standardize
 from bigjax.data.fake import arrays
 from bigjax.data.loaders import named, registry
-from bigjax.data.sources import ArraySource
+from bigjax.data.sources import ArraySource, check_opened
 from tests.refused import refused
 
 REAL = os.environ.get('BIGJAX_DATA', '')
@@ -105,6 +105,7 @@ def test_missing_packages_say_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     refuses('not-found', ["pip install 'mnist1d"], load, 'mnist1d')
     refuses('not-found', ["pip install 'bigjax[sklearn]'"], load, 'breast_cancer')
+    refuses('not-found', ["pip install 'bigjax[sklearn]'"], load, 'digits')
 
 
 def test_data_dir_must_exist_and_options_be_known(tmp_path):
@@ -200,6 +201,17 @@ def test_breast_cancer_split_is_stated_and_stratified():
     assert splits.info['classes'] == ['malignant', 'benign'] and 'seed 0' in splits.info['split']
 
 
+def test_digits_keep_their_grey_levels():
+    sklearn = pytest.importorskip('sklearn.datasets', reason='scikit-learn is not installed')
+    splits = load('digits')
+    found = np.concatenate([splits.train.arrays['image'], splits.evals['test'].arrays['image']])
+    assert len(splits.train) + len(splits.evals['test']) == 1797 and found.shape[1:] == (8, 8, 1) and found.dtype == np.uint8
+    rows = np.sort([f'{level}' for level in np.round(found.reshape(1797, -1) * (16 / 255)).astype(int).tolist()])
+    whole = sklearn.load_digits()
+    np.testing.assert_array_equal(rows, np.sort([f'{level}' for level in whole.data.astype(int).tolist()]))
+    assert splits.info['classes'] == [str(digit) for digit in range(10)]
+
+
 def test_mnist1d_is_the_published_set_and_leaves_global_randomness_alone():
     pytest.importorskip('mnist1d', reason='mnist1d is not installed')
     np.random.seed(5)
@@ -251,7 +263,8 @@ def test_large_folders_are_read_as_they_are_needed(tmp_path, monkeypatch):
 def test_damaged_picture_shows_at_the_start(tmp_path):
     write_folder(tmp_path)
     (tmp_path / 'owl' / '3.jpg').write_bytes(b'\xff\xd8\xff')
-    refuses('image', ['owl/3.jpg', 'record 11'], open_data, f'folder:{tmp_path}')
+    splits = open_data(f'folder:{tmp_path}')  # a run may skip it, so opening alone does not refuse
+    refuses('image', ['owl/3.jpg', 'record 11'], check_opened, splits.train)
 
 
 @pytest.mark.parametrize('kind', ['csv', 'jsonl', 'parquet'])

@@ -44,6 +44,9 @@ def test_conv(shape, kernel, stride, padding, members):
 def test_each_channel_convolved_alone(members, stride, dilation):
     options = dict(strides=stride, kernel_dilation=dilation, padding=((2, 1),), feature_group_count=6)
     same(Conv(6, (4,), **options), nn.Conv(6, (4,), **options), jax.random.normal(jax.random.key(0), (3, 20, 6)), members)
+    options |= {'strides': (stride, 1), 'kernel_dilation': (1, dilation), 'padding': ((2, 1), (0, 3))}
+    image = jax.random.normal(jax.random.key(0), (2, 6, 9, 6))
+    same(Conv(6, (4, 3), **options), nn.Conv(6, (4, 3), **options), image, members)
 
 
 @pytest.mark.parametrize('members', [0, 3])

@@ -13,9 +13,16 @@ SOURCE = ArraySource({'image': np.random.default_rng(0).integers(0, 256, (N, H, 
 RAW = SOURCE.arrays['image'][:augmented.ROWS] / 255
 
 
+def views(data, width):
+    """[ROWS, COLUMNS, H, W, C] of a sheet."""
+    strips = augmented.sheet(data, 0)[augmented.NAME]
+    assert strips.shape[2] == augmented.COLUMNS * (width + 1) - 1 and (strips[:, :, width] == 1).all()
+    return np.stack([strips[:, :, k * (width + 1):k * (width + 1) + width] for k in range(augmented.COLUMNS)], 1)
+
+
 def test_rows_begin_with_the_image_and_go_on_with_its_variations():
     data = Data(SOURCE, {}, preprocess=augment.normalize([0.4, 0.5, 0.6], 0.2), augment=augment.random_flip())
-    sheet = augmented.sheet(data, 0)[augmented.NAME].reshape(augmented.ROWS, augmented.COLUMNS, H, W, 3)
+    sheet = views(data, W)
     np.testing.assert_allclose(sheet[:, 0], RAW, atol=1e-4)
     same, flipped = ([[np.allclose(view, want, atol=1e-4) for view in row[1:]] for row, want in zip(sheet, to, strict=True)]
                      for to in (RAW, RAW[:, :, ::-1]))
@@ -25,7 +32,7 @@ def test_rows_begin_with_the_image_and_go_on_with_its_variations():
 def test_a_transform_of_the_host_is_drawn_anew():
     crop = lambda e, rng, train: images.cropped(e, rng, train, size=8)
     data = Data(SOURCE, {}, transform=crop, preprocess=augment.to_float())
-    rows = augmented.sheet(data, 0)[augmented.NAME].reshape(augmented.ROWS, augmented.COLUMNS, -1)
+    rows = views(data, 8).reshape(augmented.ROWS, augmented.COLUMNS, -1)
     assert all(len(np.unique(row, axis=0)) >= 7 for row in rows)
 
 

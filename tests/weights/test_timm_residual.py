@@ -14,14 +14,14 @@ from tests.weights.test_load import equal
 from tests.weights.timm_models import logits, randomised, timm, written
 
 IMAGE = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
-BLOCKS, WIDTHS = {'blocks': (1, 2, 1, 1), 'stem_width': 64}, {'widths': (32, 32, 48, 32)}
+BLOCKS, WIDTHS = {'blocks': (1, 2, 1, 1), 'stem_width': 64}, {'widths': (32, 32, 64, 32)}
 VIT = {'img_size': 32, 'patch_size': 8, 'embed_dim': 24, 'depth': 2, 'num_heads': 2}
 SMALL_VIT = {'image_size': 32, 'patch': 8, 'width': 24, 'num_layers': 2, 'num_heads': 2}
 
 
 def resnet(block='Bottleneck', **options):
     from timm.models import resnet
-    return resnet.ResNet(getattr(resnet, block), (1, 2, 1, 1), num_classes=7, channels=(32, 32, 48, 32), **options)
+    return resnet.ResNet(getattr(resnet, block), (1, 2, 1, 1), num_classes=7, channels=(32, 32, 64, 32), **options)
 
 
 def group_norm():
@@ -37,7 +37,7 @@ def resnet_v2(bit: bool, **options):
     kind = {'stem_type': 'fixed', 'conv_layer': functools.partial(StdConv2d, eps=1e-8),
             'norm_layer': functools.partial(GroupNormAct, num_groups=32)} if bit else {
         'conv_layer': create_conv2d, 'norm_layer': BatchNormAct2d}
-    return resnetv2.ResNetV2((1, 2, 1, 1), (128, 128, 192, 128), 7, **kind, **options)
+    return resnetv2.ResNetV2((1, 2, 1, 1), (128, 128, 256, 128), 7, **kind, **options)
 
 
 def vit(**options):
@@ -103,6 +103,7 @@ def image_variables(model, size: int) -> dict:
 TOKEN = {'pool': 'token', 'positions': 'learned', 'pre_logits': False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, model', [
     ('resnet18', ResNet(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512), block='basic', shortcut='conv', stem='7x7',
                         num_classes=7)),

@@ -179,16 +179,32 @@ def formal_languages(named, name: str, variant: str, data_dir: str, *, seed: int
     return Splits(sources.pop('train'), sources, info)
 
 
+def _held_out(named, name: str, variant: str, key: str, x: np.ndarray, label: np.ndarray, seed: int, test_fraction: float,
+              **info) -> Splits:
+    """A set of an installed scikit-learn, which has no official split: a share of each class is held out, drawn with `seed`."""
+    parts = [{key: x[rows], 'label': label[rows]} for rows in held_out(len(x), test_fraction, seed, label)]
+    return _splits(name, 'the scikit-learn package', *parts, **named.info(variant), **info,
+                   split=f'{test_fraction:g} of each class, seed {seed}')
+
+
 def breast_cancer(named, name: str, variant: str, data_dir: str, *, seed: int = 0,
                   test_fraction: float = 0.2) -> Splits | None:
-    """scikit-learn's copy; no official split: a fifth of each class is held out, drawn with `seed`."""
+    """scikit-learn's copy, of which a fifth is held out."""
     try:
         from sklearn.datasets import load_breast_cancer
     except ImportError:
         return None
     data = load_breast_cancer()
-    x, label = data.data.astype(np.float32), data.target.astype(np.int32)
-    parts = [{'x': x[rows], 'label': label[rows]} for rows in held_out(len(x), test_fraction, seed, label)]
-    return _splits(name, 'the scikit-learn package', *parts, **named.info(variant),
-                   features=[str(f) for f in data.feature_names],
-                   split=f'{test_fraction:g} of each class, seed {seed}')
+    return _held_out(named, name, variant, 'x', data.data.astype(np.float32), data.target.astype(np.int32), seed, test_fraction,
+                     features=[str(f) for f in data.feature_names])
+
+
+def digits(named, name: str, variant: str, data_dir: str, *, seed: int = 0, test_fraction: float = 0.2) -> Splits | None:
+    """scikit-learn's copy, of which a fifth is held out; grey levels 0..16 are spread over 0..255."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        return None
+    data = load_digits()
+    image = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
+    return _held_out(named, name, variant, 'image', image, data.target.astype(np.int32), seed, test_fraction)

@@ -277,5 +277,11 @@ NAMED: dict[str, DatasetSpec] = {
         shapes=lambda variant: {'x': ((30,), 'float32', None), 'label': ((), 'int32', 2)},
         info=lambda variant: {'classes': ['malignant', 'benign']},
         finders=(finders.breast_cancer,), options=('seed', 'test_fraction')),
+    'digits': DatasetSpec(
+        about='Handwritten digits, 1,797 of 8 x 8 (Alpaydin and Kaynak 1998, the test part)',
+        licence='CC BY 4.0', size='0.1 MB, in the package',
+        get="pip install 'bigjax[sklearn]'",
+        shapes=_images(8, 8, 1), info=lambda variant: {'classes': DIGITS},
+        finders=(finders.digits,), options=('seed', 'test_fraction')),
     **{name: DatasetSpec(**fields) for name, fields in texts.TEXTS.items()},
 }

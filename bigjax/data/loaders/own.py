@@ -206,7 +206,7 @@ def in_memory(source: Any) -> Any:
     """The examples as arrays where they are numbers and small together.
 
     A damaged image is then found at the start: the source stays as it is, and its attribute `damaged` is the error, which
-    training raises before its first step unless it skips what is damaged.
+    a run raises before its first step (`sources.check_opened`) unless it skips what is damaged.
     """
     if isinstance(source, ArraySource) or not len(source):
         return source

@@ -4,7 +4,7 @@ A convolution, the gradient of its input and the gradient of its kernel are thre
 one's derivatives are the other two, so they are differentiable as often as one likes. Each chooses its form by shape:
 
 * patches of x times the kernel, for short series: one product, which stays one under vmap over members;
-* taps of x times a weight per channel, where each channel is convolved alone in time;
+* taps of x times a weight per channel, where each channel is convolved alone;
 * rows of x times the kernel spread over a row (Toeplitz), where there are few channels;
 * the library's convolution, its axes in the one order that is fast (see `bigjax.nn.cpu`).
 
@@ -43,7 +43,7 @@ class Geometry(NamedTuple):
 def conv(x, kernel, g: Geometry):
     """[B, *spatial, C] with [*kernel_size, C/groups, F] -> [B, *spatial', F]."""
     axes = len(g.strides)
-    if axes == 1 and g.groups == kernel.shape[-1] == x.shape[-1]:
+    if g.groups > 1 and g.groups == kernel.shape[-1] == x.shape[-1]:
         return _depthwise(x, kernel, g)
     if g.groups > 1:
         return _library(x, kernel, g)
@@ -77,8 +77,18 @@ def _by_patches(x, kernel, g: Geometry):
 
 
 def _depthwise(x, kernel, g: Geometry):
-    out, = g.out(x.shape[1:-1], kernel.shape[:1])
-    return sum(tap * weight for tap, weight in zip(_taps(x, 0, len(kernel), g, out), kernel[:, 0], strict=True))
+    """Each channel alone: the sum of its shifted values times a weight, which is one loop over x; 16 bits are summed in 32."""
+    size, dtype = kernel.shape[:-2], x.dtype
+    out, wide = g.out(x.shape[1:-1], size), jnp.promote_types(dtype, jnp.float32)
+    x = lax.pad(x, jnp.zeros((), dtype), [(0, 0, 0), *((low, high, 0) for low, high in g.padding), (0, 0, 0)]).astype(wide)
+    last = [(n - 1) * stride + 1 for n, stride in zip(out, g.strides, strict=True)]
+    total = jnp.zeros((), wide)
+    for place in np.ndindex(*size):
+        start = [i * dilation for i, dilation in zip(place, g.dilation, strict=True)]
+        stop = [a + n for a, n in zip(start, last, strict=True)]
+        tap = lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *g.strides, 1))
+        total = total + tap * kernel[(*place, 0)]
+    return total.astype(dtype)
 
 
 def _few_channels(x, kernel, g: Geometry) -> bool:
