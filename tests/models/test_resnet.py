@@ -19,8 +19,9 @@ def test_parameter_counts(variant, channels, count):
 @pytest.mark.parametrize('variant, count', [
     ('resnet18', 11_689_512), ('resnet34', 21_797_672), ('resnet50', 25_557_032), ('resnet101', 44_549_160),
     ('resnet152', 60_192_808), ('resnet50_v1', 25_557_032), ('resnext50_32x4d', 25_028_904), ('wide_resnet50_2', 68_883_240),
-    ('resnet50_gn', 25_557_032), ('resnet50_v2', 25_549_352), ('bit_r50x1', 25_549_352), ('bit_r101x1', 44_541_480),
-    ('bit_r50x3', 217_319_080), ('bit_r152x2', 236_335_208)])
+    ('resnet50_gn', 25_557_032), ('resnet50_v2', 25_549_352), ('bit_r50x1', 25_549_352),
+    ('bit_r50x3', 217_319_080), *(pytest.param(*row, marks=pytest.mark.slow) for row in (
+        ('bit_r101x1', 44_541_480), ('bit_r152x2', 236_335_208)))])
 def test_parameter_counts_of_imagenet(variant, count):
     """As torchvision and timm have them."""
     assert parameters(ResNet(**VARIANTS[variant], num_classes=1000), jnp.zeros((1, 64, 64, 3))) == count

@@ -56,7 +56,7 @@ def test_equals_torch():
     np.testing.assert_allclose(applied(model, {'params': params}, x, train=False), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize('scan', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_stochastic_depth_leaves_out_residuals_of_examples(scan):
     """Of two blocks the first is always there and the second at a rate of 1/2 per residual; what stays is divided by 1/2."""
     plain = ViT(num_classes=3, patch=4, width=8, num_layers=2, num_heads=2, pre_logits=False, scan=scan)
@@ -64,11 +64,9 @@ def test_stochastic_depth_leaves_out_residuals_of_examples(scan):
     variables = init(plain, x)
     variables = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), variables)
     model, images = plain.clone(drop_path=0.5), np.repeat(x, 64, axis=0)
-    out = np.asarray(model.apply(variables, images, train=True, rngs={'dropout': jax.random.key(1)}))
+    out = np.asarray(applied(model, variables, images, train=True, rngs={'dropout': jax.random.key(1)}))
     found = {tuple(np.round(row, 4)) for row in out}
     assert len(found) == 4  # each of two residuals is there or not
-    np.testing.assert_allclose(model.apply(variables, images[:1], train=False), plain.apply(variables, x, train=False),
-                               rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(('options', 'code'), [
