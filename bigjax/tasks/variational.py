@@ -1,5 +1,5 @@
-"""Bounds of a likelihood by latent variables: the evidence lower bound, its importance-weighted form, and the estimate of
-log p(x) by importance sampling.
+"""Autoencoders with latent variables: the evidence lower bound, its importance-weighted form, the estimate of log p(x) by
+importance sampling, and the terms of a codebook.
 
 Glossary: B examples · K importance samples · Z latent width.
 """
@@ -121,3 +121,35 @@ def importance(samples: int, image: str = 'image', together: int = 50) -> Callab
         return jax.nn.logsumexp(jnp.concatenate(sums), axis=0) - math.log(samples)
 
     return predict
+
+
+def vq(image: str = 'image', commitment: float = 0.25) -> Task:
+    """The three terms of a VQ-VAE (van den Oord et al. 2017, eq. 3), each a mean over the values of an example.
+
+        reconstruction  (x - x̂)², for the encoder and the decoder
+        codebook        (sg(z) - e)², which moves the nearest vectors e towards the latents z
+        commitment      (z - sg(e))², which keeps the latents near
+
+    Predictions: the image [B, H, W, C], in the scale of the data.
+
+    Args:
+      commitment: the factor of the third term, their β.
+    """
+    per_example = lambda a, b: jnp.square(a - b).reshape(a.shape[0], -1).mean(axis=1)
+
+    def loss(apply, variables, batch, rng, train):
+        x, weights = batch[image].astype(jnp.float32), mask(batch)
+        (found, z, nearest, _), state = apply(variables, x, train=train, rng=rng)
+        fixed = jax.lax.stop_gradient
+        return {'reconstruction': Term(per_example(found, x), weights),
+                'codebook': Term(per_example(fixed(z), nearest), weights),
+                'commitment': Term(per_example(z, fixed(nearest)), weights, commitment)}, Aux(state, {})
+
+    def predict(apply, variables, batch, rng):
+        return apply(variables, batch[image])[0][0]
+
+    def ranges(output):
+        of_parts(output, 4)
+        return {}
+
+    return Task(lambda batch: (batch[image],), loss, predict, unit='images', ranges=ranges)
