@@ -37,10 +37,10 @@ from bigjax.tasks import adversarial
 ADAM = dict(name='adam', lr=2e-4, b1=0.5, groups=(('generator/.*', {}), ('discriminator/.*', {})))
 CRITIC = dict(name='adam', lr=1e-4, b1=0.5, b2=0.9, groups=(('generator/.*', {'every': 5}), ('discriminator/.*', {})))
 ROWS = {  # row: (model, game, gradient penalty, optimizer, minibatch, epochs)
-    'dcgan': (models.spec('gan', latent=64, width=32), 'non_saturating', 0.0, ADAM, 64, 15),
-    'hinge': (models.spec('gan', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 15),
-    'wgan_gp': (models.spec('gan', latent=64, width=32, norm='none'), 'wasserstein', 10.0, CRITIC, 64, 15),
-    'conditional': (models.spec('gan', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 15),
+    'dcgan': (models.spec('gan', latent=64, width=32), 'non_saturating', 0.0, ADAM, 64, 25),
+    'hinge': (models.spec('gan', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 25),
+    'wgan_gp': (models.spec('gan', latent=64, width=32, norm='none'), 'wasserstein', 10.0, CRITIC, 64, 25),
+    'conditional': (models.spec('gan', latent=64, width=32, norm='spectral'), 'hinge', 0.0, ADAM, 64, 25),
     'dcgan64': (models.spec('gan', size=64), 'non_saturating', 0.0, ADAM, 128, 25),
 }
 HELP = {'conditional': 'whether both networks are given the classes',

@@ -60,8 +60,9 @@ ROWS = {
     'efficientnet_b0': Row('efficientnet', 'b0', TORCH),
     'tf_efficientnet_b0': Row('efficientnet', 'b0', TF),
     'resnet50': Row('resnet', 'resnet50', method='BILINEAR'),
+    'vit_s16': Row('vit', 's16', {'pool': 'token', 'positions': 'learned', 'pre_logits': False}, shorter=248, scale=HALF),
     'mixer_b16': Row('mixer', 'b16', scale=HALF),
-    'convnext_tiny': Row('convnext', 'tiny', shorter=236),
+    'convnext_tiny': Row('convnext', 'tiny'),
     'densenet121': Row('densenet', '121', method='BILINEAR'),
     'vgg16': Row('vgg', '16', method='BILINEAR'),
 }

@@ -34,6 +34,13 @@ def test_contract(fn, batch):
     assert not np.array_equal(jitted['image'], other['image'])
 
 
+def test_one_of_two_is_drawn_per_batch(batch):
+    half, double = (lambda batch, rng, k=k: {**batch, 'image': batch['image'] * k} for k in (0.5, 2.0))
+    fn = jax.jit(lambda keys: jax.vmap(lambda key: augment.either(half, double)(batch, key)['image'].mean())(keys))
+    found = np.asarray(fn(jax.random.split(jax.random.key(0), 400))) / batch['image'].mean()
+    assert np.isclose(found[:, None], [0.5, 2.0], rtol=1e-4).any(1).all() and 0.4 < (found > 1).mean() < 0.6
+
+
 def test_examples_draw_on_their_own(batch):
     """Equal pictures come out different."""
     same = {'image': np.repeat(batch['image'][:1], 64, axis=0)}

@@ -10,6 +10,7 @@ from PIL import Image
 from bigjax import cli, models, weights
 from bigjax.data import augment, images
 from bigjax.data.imagenet_classes import synsets, words
+from bigjax.train.job import Job
 from bigjax.weights.packages import KNOWN
 from experiments import imagenet
 from tests.refused import refused
@@ -61,6 +62,14 @@ def test_a_photograph_is_named_without_the_data(capsys, tmp_path, monkeypatch):
     logits = model.apply(variables, augment.normalize(*imagenet.IMAGENET)({'image': pixels})['image'], train=False)
     assert found['class'] == list(synsets().values())[int(np.argmax(logits))]
     assert found['probability'] == pytest.approx(float(jax.nn.softmax(logits).max()), rel=1e-4)
+
+
+@pytest.mark.parametrize('variant', imagenet.ROWS)
+def test_every_row_is_a_network_of_the_1000_classes(variant):
+    experiment = Job(imagenet, 'imagenet', {'data': 'fake'}, variant=variant).build(variant).experiment
+    assert experiment.model.num_classes == 1000 and not experiment.interface.needs_data
+    example = {'image': np.zeros((300, 400, 3), np.uint8), 'label': np.int32(0)}
+    assert experiment.data.transform(example, np.random.default_rng(0), False)['image'].shape == (224, 224, 3)
 
 
 @pytest.mark.parity

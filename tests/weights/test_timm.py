@@ -38,7 +38,7 @@ CASES = {  # architecture: the network, fields in which ours differs from the ar
     'convnext_tiny': (small('convnext', 'ConvNeXt', depths=(1, 1, 2, 1), dims=(8, 16, 24, 32)),
                       {'blocks': (1, 1, 2, 1), 'widths': (8, 16, 24, 32)}, (64, 70)),
     'densenet121': (small('densenet', 'DenseNet', growth_rate=8, block_config=(2, 1, 2, 1)),
-                    {'growth': 8, 'blocks': (2, 1, 2, 1)}, ODD),
+                    {'growth': 8, 'blocks': (2, 1, 2, 1), 'stem_width': 16}, ODD),
     'vgg11_bn': (small('vgg', 'VGG', cfg=[4, 'M', 6, 'M', 8, 8, 'M', 8, 8, 'M', 8, 8, 'M'], norm_layer='BatchNorm2d'),
                  {'widths': (4, 6, 8, 8, 8)}, FULL),
     **{name: (whole(name), {}, ODD) for name in ('mobilenetv2_100', 'tf_efficientnet_b0')},
