@@ -3,6 +3,7 @@
     python -m bigjax.bench [--case=mlp,resnet,gpt] [--against=torch|flax|plain] [--pairs=9] [--platform=cpu] [--out=FILE.json]
     python -m bigjax.bench --case=decode_gpt2,decode_gpt2_batch,decode_gpt2_lookup --against=torch     see bigjax.bench.decoding
     python -m bigjax.bench --case=bert_base --against=torch                                         see bigjax.bench.fine_tuning
+    python -m bigjax.bench --case=resnet50,vit_s16 --against=torch                                  images of 224 pixels
     python -m bigjax.bench --case=dcgan --against=torch                                             see bigjax.bench.adversarial
     python -m bigjax.bench --case=ddpm,ddim --against=torch                                           see bigjax.bench.diffusion
     python -m experiments.NAME bench [--variant=…] [--out=FILE.json]
@@ -39,7 +40,7 @@ from bigjax.distributed import accelerators
 from bigjax.errors import DONE, USER, UserError
 from bigjax.experiment import Data, Experiment, base_config
 from bigjax.io.text import gib, table
-from bigjax.models import cnn, gpt, mlp, resnet, rnn
+from bigjax.models import cnn, gpt, mlp, resnet, rnn, vit
 from bigjax.nn import cpu
 from bigjax.tasks import classification, language
 from bigjax.train import flops as work
@@ -71,6 +72,11 @@ CASES = {
     'gpt': Case(gpt.GPT(**{**gpt.VARIANTS['shakespeare'], 'dropout': 0.0}), 16, (256,), 65, 1.1),
     'gpt_long': Case(gpt.GPT(**{**gpt.VARIANTS['shakespeare'], 'dropout': 0.0, 'block_size': 1024}), 2, (1024,), 65, 1.1),
 }
+LARGE = {  # beside PyTorch, and where they are named
+    'resnet50': Case(resnet.ResNet(**resnet.VARIANTS['resnet50'], num_classes=1000), 16, (224, 224, 3), target=0.95),
+    'vit_s16': Case(vit.ViT(**vit.VARIANTS['s16'], pool='token', positions='learned', pre_logits=False), 16, (224, 224, 3),
+                    target=0.65),
+}
 FLAX_TARGET = 0.9  # the share of plain Flax's time that a step takes at most; and in the geometric mean of the cases:
 FLAX_MEAN_TARGET = 0.65
 FORMULATION_TARGET = 0.9  # a formulation that gains less than a tenth in every case is not worth its code
@@ -80,7 +86,7 @@ PLAIN = 'plain'
 
 def program(case: str) -> Program:
     """The case as an experiment on one made-up batch, through the shared train step."""
-    model, batch, shape, vocab, _ = CASES[case]
+    model, batch, shape, vocab, _ = {**CASES, **LARGE}[case]
     rng = np.random.default_rng(0)
     if vocab:
         tokens = rng.integers(0, vocab, (batch, shape[0] + 1)).astype(np.int32)
@@ -273,7 +279,8 @@ def run(argv: Sequence[str]) -> None:
     """
     options = _options(argv)
     names = list(CASES) if options.case == 'all' else options.case.split(',')
-    known = [*CASES, *decoding.CASES, decoding.FLAT, *fine_tuning.CASES, *adversarial.CASES, *diffusion.TARGETS, pipeline.CASE]
+    known = [*CASES, *LARGE, *decoding.CASES, decoding.FLAT, *fine_tuning.CASES, *adversarial.CASES, *diffusion.TARGETS,
+             pipeline.CASE]
     for name in names:
         if name not in known:
             raise UserError(f'--case: got {name}, expected one of {", ".join(known)}; fix: choose among them',
@@ -311,7 +318,7 @@ def run(argv: Sequence[str]) -> None:
         arrays = p.datas[0].train.arrays.values()
         theirs = (PeerProcess(peer.__name__, name, arrays) if options.against == 'flax' else
                   peer.stepper(name, *arrays) if peer else None)
-        target = CASES[name].target if options.against == 'torch' else FLAX_TARGET if peer else None
+        target = {**CASES, **LARGE}[name].target if options.against == 'torch' else FLAX_TARGET if peer else None
         rows.append(measure(name, p, options.pairs, theirs, peer.version() if peer else None, target))
         if isinstance(theirs, PeerProcess):
             theirs.close()

@@ -1,6 +1,6 @@
 """The same models in PyTorch, for `bigjax.bench` alone: eager on a CPU, `torch.compile` on a GPU.
 
-This is the one module of the package that imports torch; nothing but the bench imports it.
+This and torch_images.py are the modules of the package that import torch; nothing but the bench imports them.
 """
 import itertools
 
@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from bigjax.bench import torch_images
 
 
 class ResNet(nn.Module):
@@ -133,7 +135,8 @@ def _lenet():
 
 
 MODELS = {'mlp': _mlp, 'lenet5': _lenet5, 'lenet': _lenet, 'resnet': ResNet, 'lstm': LSTM, 'gru': GRU,
-          'gpt_small': lambda: GPT(4, 4, 128, 64), 'gpt': lambda: GPT(6, 6, 384, 256), 'gpt_long': lambda: GPT(6, 6, 384, 1024)}
+          'gpt_small': lambda: GPT(4, 4, 128, 64), 'gpt': lambda: GPT(6, 6, 384, 256), 'gpt_long': lambda: GPT(6, 6, 384, 1024),
+          'resnet50': torch_images.resnet50, 'vit_s16': torch_images.ViT}
 
 
 def parameters(case: str) -> int:

@@ -39,14 +39,11 @@ def frame(data: bytes) -> Frame | None:
     at, exif = 2, False
     while at + 10 <= len(data) and data[at] == 0xFF:
         kind = data[at + 1]
-        if kind == 0xFF:  # a fill byte
-            at += 1
-            continue
         if kind in BASELINE + PROGRESSIVE:
             height, width = int.from_bytes(data[at + 5:at + 7], 'big'), int.from_bytes(data[at + 7:at + 9], 'big')
             plain = data[at + 4] == 8 and data[at + 9] in (1, 3) and height and width
             return Frame(height, width, at + 5, kind, exif) if plain else None
-        if kind == 0xDA or (0xC3 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)):
+        if kind in (0xDA, 0xFF) or (0xC3 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)):
             return None
         exif |= kind == 0xE1
         at += 2 + int.from_bytes(data[at + 2:at + 4], 'big')

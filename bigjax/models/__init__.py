@@ -16,7 +16,7 @@ from bigjax.io.nested import is_section
 from bigjax.io.text import hint, printable
 
 NOT_ZERO = ('num_layers', 'layers', 'width', 'num_heads', 'embed', 'latent', 'patch', 'features', 'hidden', 'channels',
-            'widths')
+            'widths', 'groups', 'group_width')
 OF_THE_DATA = ('num_classes', 'vocab_size', 'block_size', 'source_vocab', 'target_vocab')  # sizes that the data decides
 
 
@@ -55,7 +55,7 @@ def _check_numbers(key: str, value, default) -> None:
     built without an error, and is another one."""
     numbers = [v for v in (value if isinstance(value, tuple | list) else (value,)) if isinstance(v, int | float)
                and not isinstance(v, bool)]
-    if key == 'dropout' or key.endswith('_dropout'):
+    if key in ('dropout', 'drop_path') or key.endswith('_dropout'):
         wrong, expected = [v for v in numbers if not 0 <= v < 1], 'a share in [0, 1)'
     elif isinstance(default, int) and default < 0:
         return

@@ -53,6 +53,8 @@ class Conv(nn.Module):
       kernel_size: one entry per spatial axis.
       strides, kernel_dilation: an int, or one per spatial axis.
       padding: 'SAME', 'VALID', 'CAUSAL' (1-D), an int, or one int or (low, high) pair per spatial axis.
+      standardize: each feature's kernel has mean zero and variance one over its inputs, this is added to the variance (Qiao et
+        al. 2019, weight standardisation); None leaves kernels as they are.
       dtype: of the computation; None takes the common type of input and parameters.
     """
 
@@ -67,6 +69,7 @@ class Conv(nn.Module):
     bias_init: Callable = nn.initializers.zeros_init()
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    standardize: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -82,6 +85,10 @@ class Conv(nn.Module):
         kernel = self.param('kernel', self.kernel_init, (*kernel_size, channels // groups, self.features),
                             self.param_dtype)
         bias = self.param('bias', self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        if self.standardize is not None:
+            inputs = tuple(range(axes + 1))
+            kernel = kernel - kernel.mean(inputs, keepdims=True)
+            kernel = kernel * lax.rsqrt(jnp.square(kernel).mean(inputs, keepdims=True) + self.standardize)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         batch_shape, size = x.shape[:-axes - 1], x.shape[-axes - 1:-1]
         padding = explicit_padding(self.padding, size, kernel_size, strides, dilation)

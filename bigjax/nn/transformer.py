@@ -4,11 +4,13 @@ Glossary: B batch · T tokens · W width · H heads · K key and value heads · 
 """
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from bigjax.errors import UserError
 from bigjax.nn.attention_layer import Attention
 from bigjax.nn.dense import Dense
+from bigjax.nn.drop_path import drop_path, drop_rates
 from bigjax.nn.gpipe import pipeline
 from bigjax.nn.kv_cache import KVCache, Layer
 from bigjax.nn.moe import MoE
@@ -49,10 +51,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, inputs: BlockInputs = NOTHING, cached: Layer | None = None, index=None,
-                 cross: Layer | None = None) -> tuple[jax.Array, Layer | None]:
+                 cross: Layer | None = None, skipped=0.0) -> tuple[jax.Array, Layer | None]:
         """Returns x after the block, and the cached keys and values with those of these tokens.
 
         Args:
+          skipped: the probability that an example leaves out a residual in training, read where the spec has stochastic depth.
           cached: keys and values of earlier tokens, `index` the slot of the first of these; None without a cache.
           cross: keys and values of the memory, where they are cached.
         """
@@ -62,7 +65,11 @@ class Block(nn.Module):
         def residual(x, name, layer):
             norm = make_norm(s, f'{name}_norm')
             y = layer(x if s.post_norm else norm(x))
-            y = x + drop(checkpoint_name(y, name))
+            y = drop(checkpoint_name(y, name))
+            if s.layer_scale:
+                scale = self.param(f'{name}_scale', nn.initializers.constant(s.layer_scale), (x.shape[-1],), jnp.float32)
+                y = y * scale.astype(y.dtype)
+            y = x + (drop_path(y, skipped, train) if s.drop_path else y)
             return logical.constrain(norm(y) if s.post_norm else y, 'batch', 'seq', 'embed')
 
         def attend(h):
@@ -105,20 +112,22 @@ def stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, inputs: 
     if pipelined and not scan:
         raise UserError("config.mesh: got 'stage' with unrolled layers, expected stacked ones; fix: --config.model.scan=True",
                         code='mesh/impossible')
+    skipped = drop_rates(spec.drop_path, num_layers)
     if not scan:
         for i in range(num_layers):
-            x, _ = block(spec, name=f'block_{i}')(x, train, inputs)
+            x, _ = block(spec, name=f'block_{i}')(x, train, inputs, None, None, None, skipped[i])
         return x
     if pipelined and not module.is_initializing():
-        if (spec.dropout and train) or spec.experts or not inputs.empty:
+        if ((spec.dropout or spec.drop_path) and train) or spec.experts or not inputs.empty:
             raise UserError("config.mesh: got 'stage' with dropout, experts, a mask, a window or positions, expected none of "
                             'them; fix: set dropout and experts to 0, or use other axes', code='mesh/impossible')
         one = block(spec, parent=None)
         return pipeline(lambda params, x: one.apply({'params': params}, x, train)[0],
                         module.variables['params']['blocks'], x, microbatches)
-    body = nn.scan(lambda block, x, inputs: (block(x, train, inputs)[0], None), variable_axes={'params': 0, 'losses': 0},
-                   split_rngs={'params': True, 'dropout': True}, length=num_layers, in_axes=nn.broadcast)
-    return body(block(spec, name='blocks'), x, inputs)[0]
+    body = nn.scan(lambda block, x, inputs, skipped: (block(x, train, inputs, None, None, None, skipped)[0], None),
+                   variable_axes={'params': 0, 'losses': 0}, split_rngs={'params': True, 'dropout': True}, length=num_layers,
+                   in_axes=(nn.broadcast, 0))
+    return body(block(spec, name='blocks'), x, inputs, jnp.asarray(skipped, jnp.float32))[0]
 
 
 def cached_stack(module: nn.Module, spec: Spec, num_layers: int, x: jax.Array, inputs: BlockInputs, cache: KVCache, index, *,
@@ -151,6 +160,6 @@ def partition_rules(prefix: str = '') -> tuple:
         (f'{attention}/(query|key)_norm/scale', (None,)), (f'{attention}/out/kernel', ('heads', 'embed')),
         ('mlp/(up|gate)/kernel', ('embed', 'mlp')), ('mlp/(up|gate)/bias', ('mlp',)), ('mlp/down/kernel', ('mlp', 'embed')),
         ('moe/router/kernel', ('embed', None)), ('moe/(up|gate)', ('experts', 'embed', 'mlp')),
-        ('moe/down', ('experts', 'mlp', 'embed')), ('.*/(scale|bias)', ('embed',)))
+        ('moe/down', ('experts', 'mlp', 'embed')), ('(attn|cross|mlp)_scale', ('embed',)), ('.*/(scale|bias)', ('embed',)))
     return (*((rf'{prefix}block_\d+/{path}', names) for path, names in rules),
             *((f'{prefix}blocks/{path}', ('layers', *names)) for path, names in rules))

@@ -38,6 +38,10 @@ class Spec(NamedTuple):
       rope: rotary positions (Su et al. 2021); None for none.
       scale: of scores; 0 for 1 / sqrt(D).
       dropout: on attention probabilities and on what the block writes to the residual; `hidden_dropout`: inside the MLP.
+      layer_scale: each residual is multiplied by a learned vector that starts at this, 'attn_scale' and 'mlp_scale' (Touvron et
+        al. 2021, CaiT); 0 for none.
+      drop_path: the probability that the last block leaves out a residual of an example; it rises linearly from 0 in the
+        first (Huang et al. 2016).
       experts: how many hidden layers to route tokens to, `top_k` each with `capacity` times an even share; 0 for one layer.
       context: how attention sees a sequence that the mesh splits, see `bigjax.nn.attention`.
       init, out_init: of kernels, and of those that write to the residual; `query_init`: of the query, None for `init`.
@@ -62,6 +66,8 @@ class Spec(NamedTuple):
     scale: float = 0.0
     dropout: float = 0.0
     hidden_dropout: float = 0.0
+    layer_scale: float = 0.0
+    drop_path: float = 0.0
     experts: int = 0
     top_k: int = 2
     capacity: float = 1.25

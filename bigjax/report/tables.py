@@ -128,9 +128,9 @@ def _case(row: Mapping) -> str:
 
 def bench(root) -> str:
     """Step times beside the peer's, a table for each machine."""
-    from bigjax.bench import decoding, fine_tuning  # models and JAX, which nothing else here needs
-    from bigjax.bench.cases import CASES, PLAIN
-    cases, tables = {**CASES, **decoding.CASES, **fine_tuning.CASES}, []
+    from bigjax.bench import adversarial, decoding, fine_tuning  # models and JAX, which nothing else here needs
+    from bigjax.bench.cases import CASES, LARGE, PLAIN
+    cases, tables = {**CASES, **LARGE, **adversarial.CASES, **decoding.CASES, **fine_tuning.CASES}, []
     for path in sorted((pathlib.Path(root) / 'experiments' / 'results' / 'bench').glob('*.json')):
         rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and _case(row) in cases]
         if not rows:

@@ -14,7 +14,8 @@ MAX_LAYERS, MAX_SIZE = 10_000, 2**31  # a config.json beyond them is damaged, an
 TIMM = 'timm'  # `Family.model_type` of the models of that library: each architecture is a set of sizes
 FULL, SLIDING = 'full_attention', 'sliding_attention'
 RUNTIME = ('parent', 'name', 'dtype', 'scan', 'remat', 'microbatches', 'chunk', 'context', 'dropout', 'hidden_dropout',
-           'attention_dropout', 'capacity', 'kernel_init', 'bias_init')  # fields that change no result of a trained model
+           'attention_dropout', 'capacity', 'kernel_init', 'bias_init', 'head_init', 'zero_last', 'layer_scale',
+           'drop_path', 'resample_positions')  # fields that change no result of a trained model
 
 
 def find(config: Mapping, where) -> tuple[Family, Architecture]:

@@ -31,6 +31,7 @@ class Row(NamedTuple):
       transform: a name of `bigjax.weights.transforms.TRANSFORMS`.
       optional: the array may be missing here or there: ours is then initialised anew, theirs is left out.
       cut: ours may have fewer rows, which are then the first ones.
+      grid: learned positions of a grid of patches, which a model with `resample_positions` takes from a grid of another size.
       beside: the row counts only where there is this path, too; of several rows with one path the first counts.
     """
 
@@ -40,6 +41,7 @@ class Row(NamedTuple):
     optional: bool = False
     cut: bool = False
     beside: str = ''
+    grid: bool = False
 
 
 class Field(NamedTuple):

@@ -1,9 +1,11 @@
 """The rows of a family laid over a file and a model: which array becomes which, with every name on both sides accounted for."""
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bigjax.errors import UserError
@@ -12,6 +14,7 @@ from bigjax.weights.tensors import Tensors, listed, settled
 from bigjax.weights.transforms import TRANSFORMS
 
 NUMBER = re.compile(r'{([ij])}')
+MAX_TOKENS = 16  # tokens with positions that are in no grid of patches: a class token and registers
 
 
 class Pair(NamedTuple):
@@ -36,12 +39,14 @@ class Plan(NamedTuple):
       fresh: {path of ours: why} of what is initialised anew.
       unused: keys of the file that have no place here.
       cut: paths of ours of which the file has more rows.
+      resized: {path of ours: (side of the grid in the file, side here)} of positions that are resampled.
     """
 
     pairs: list[Pair]
     fresh: dict[str, str]
     unused: list[str]
     cut: list[str]
+    resized: dict[str, tuple[int, int]]
 
 
 def pairs(family: Family, paths: Iterable[str], heads: Iterable[Row] | None = None) -> list[Pair]:
@@ -83,21 +88,22 @@ def _pattern(path: str) -> re.Pattern:
     return re.compile(''.join(part if at % 2 else re.escape(part) for at, part in enumerate(parts)))
 
 
-def plan(family: Family, tensors: Tensors, shapes: Mapping[str, tuple], where: Any) -> Plan:
+def plan(family: Family, tensors: Tensors, shapes: Mapping[str, tuple], where: Any, resample: bool = False) -> Plan:
     """The place of every array of a file and of every parameter of a model.
 
     Args:
-      shapes: {path of ours: shape}. where: the file, for messages.
+      shapes: {path of ours: shape}. where: the file, for messages. resample: positions of another grid are taken.
 
     Raises:
       UserError: arrays that the trunk lacks, or arrays of the file without a place ('weights/keys'); another shape
-        ('weights/shape'); a head that is not tied in the file and is here ('weights/untied').
+        ('weights/shape'), or positions of another grid ('weights/resolution'); a head that is not tied in the file and is
+        here ('weights/untied').
     """
     names = {short(family, key): key for key in tensors}
     if twice := sorted(set(tensors) - set(names.values())):
         raise UserError(f'{where}: got {listed(twice)} a second time with another prefix, expected each array once; fix: '
                         'remove one of them', code='weights/keys')
-    kept, fresh, absent, wrong = [], {}, [], []
+    kept, fresh, absent, wrong, resized = [], {}, [], [], {}
     heads = sorted(family.heads, key=lambda row: row.theirs not in names)  # the names that the file has
     for pair in pairs(family, shapes, heads):
         key = names.pop(pair.key, None)
@@ -110,8 +116,13 @@ def plan(family: Family, tensors: Tensors, shapes: Mapping[str, tuple], where: A
             continue
         there, ours = tensors[key].shape, [shapes[path] for path in pair.ours]
         wanted = pair.transform.shape(ours)
-        if there == wanted or (pair.row.cut and there[1:] == wanted[1:] and there[0] > wanted[0]):
+        if _same(there, wanted, ours) or (pair.row.cut and there[1:] == wanted[1:] and there[0] > wanted[0]):
             kept.append(pair._replace(key=key))
+        elif pair.row.grid and (sides := grids(there, wanted)):
+            if not resample:
+                raise _resolution(where, pair.key, *sides)
+            kept.append(pair._replace(key=key))
+            resized[pair.ours[0]] = sides[1:]
         elif pair.head:
             fresh |= dict.fromkeys(pair.ours, f'{list(there)} in the file, {list(wanted)} here')
         else:
@@ -127,7 +138,37 @@ def plan(family: Family, tensors: Tensors, shapes: Mapping[str, tuple], where: A
         raise UserError(f'{where}: got arrays of another size: {listed(wrong)}; fix: give the model the sizes of the file',
                         code='weights/shape')
     cut = [pair.ours[0] for pair in kept if pair.row.cut and tensors[pair.key].shape != shapes[pair.ours[0]]]
-    return Plan(kept, fresh, dropped, cut)
+    return Plan(kept, fresh, dropped, cut, resized)
+
+
+def _same(there: tuple, wanted: tuple | None, ours: list[tuple]) -> bool:
+    """Whether an array has the wanted shape; None: as many numbers as ours."""
+    return math.prod(there) == math.prod(ours[0]) if wanted is None else there == wanted
+
+
+def grids(there: tuple, here: tuple) -> tuple[int, int, int] | None:
+    """(tokens that are in no grid, side of the grid there, side here) of two shapes of positions [1, tokens, width]."""
+    if len(there) != 3 or len(here) != 3 or there[::2] != here[::2]:
+        return None
+    for tokens in range(min(there[1], here[1], MAX_TOKENS + 1)):
+        sides = [math.isqrt(shape[1] - tokens) for shape in (there, here)]
+        if all(side * side == shape[1] - tokens for side, shape in zip(sides, (there, here), strict=True)):
+            return tokens, *sides
+    return None
+
+
+def _resolution(where, key: str, tokens: int, there: int, here: int) -> UserError:
+    return UserError(f'{where}: got positions ({key}) of {there} x {there} patches, expected {here} x {here}; fix: '
+                     f'--config.model.resample_positions=True resamples them, or images with sides {there / here:g} times as '
+                     'long', code='weights/resolution')
+
+
+def resampled(positions: np.ndarray, here: tuple) -> np.ndarray:
+    """Positions [1, tokens, width] of a square grid on another one, bicubic and without aliasing; other tokens as they are."""
+    tokens, old, new = grids(positions.shape, here)
+    grid = positions[:, tokens:].reshape(1, old, old, -1).astype(np.float32)
+    grid = np.asarray(jax.image.resize(grid, (1, new, new, grid.shape[-1]), 'bicubic')).reshape(1, new * new, -1)
+    return np.concatenate([positions[:, :tokens], grid.astype(positions.dtype)], axis=1)
 
 
 def short(family: Family, key: str) -> str:
@@ -173,6 +214,8 @@ def read(found: Plan, tensors: Tensors, wanted: Mapping[str, Any], put: Callable
         array, shapes = tensors[pair.key].read(), [wanted[path].shape for path in pair.ours]
         if pair.row.cut:
             array = array[:pair.transform.shape(shapes)[0]]
+        if pair.ours[0] in found.resized:
+            array = resampled(array, shapes[0])
         for path, part in zip(pair.ours, pair.transform.ours(array, shapes), strict=True):
             values[path] = put(path, settled(part, wanted[path].dtype))
         del array, part  # otherwise the last array would live beside the next one

@@ -21,7 +21,7 @@ from bigjax.weights.match import Plan, pairs, plan, read, short
 from bigjax.weights.place import Opened, opened
 from bigjax.weights.tensors import damaged, listed
 
-SIZES = ('vocab_size', 'num_classes', 'block_size', 'pool', 'mlm')  # what shapes tell, what cuts them, and heads
+SIZES = ('vocab_size', 'num_classes', 'block_size', 'image_size', 'pool', 'mlm')  # what shapes tell, what cuts them, and heads
 PARAMS = 'params/'
 TOKENIZERS = (OWN_FILE, HF_FILE, SP_FILE, 'vocab.txt')
 
@@ -110,7 +110,7 @@ def planned(place: str, model, shapes: Mapping, members: int = 0) -> tuple[Opene
     files = opened(place)
     family, _ = _described(files, model, {}, place)
     wanted = {path: jax.ShapeDtypeStruct(x.shape[bool(members):], x.dtype) for path, x in leaves(shapes).items()}
-    return files, wanted, plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
+    return files, wanted, _planned(family, files, model, wanted, place)
 
 
 class LaidOver(NamedTuple):
@@ -140,8 +140,13 @@ def laid_over(files: Opened, model, changes: Mapping, place: str) -> LaidOver:
         raise UserError(f'{place}: got sizes of which no {type(model).__name__} can be built ({first_line(error)}); fix: give '
                         'it the sizes of its arrays', code='weights/config') from error
     wanted = leaves(abstract)
-    found = plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place)
+    found = _planned(family, files, model, wanted, place)
     return LaidOver(model, plain, inputs, abstract, found)
+
+
+def _planned(family: Family | None, files: Opened, model, wanted: Mapping, place: str) -> Plan:
+    return plan(family or _fitting(files, model, wanted), files.tensors, _shapes(wanted), place,
+                getattr(model, 'resample_positions', False))
 
 
 def _described(files: Opened, model, changes: Mapping, place: str) -> tuple[Family | None, Any]:
@@ -206,7 +211,7 @@ def _fitting(files: Opened, model, wanted: Mapping) -> Family:
 
 def own(paths: Iterable[str]) -> Family:
     """The family whose names are our own paths."""
-    rows = [Row(path, path) for path in paths]
+    rows = [Row(path, path, grid=path.split('/')[-1] == 'pos_embed') for path in paths]
     head = [row for row in rows if 'head' in row.ours.split('/')]
     trunk = tuple(row for row in rows if row not in head)
     return Family('', rows=trunk, architectures={'': Architecture(PARAMS, heads=tuple(head))})
@@ -242,6 +247,8 @@ def _summary(found: Plan, wanted: Mapping, place: str) -> str:
     """The line that reports what was not taken as it is, '' where all was."""
     parts = [f'initialised anew: {listed([f"{path} ({why})" for path, why in found.fresh.items()])}'] if found.fresh else []
     parts += [f'cut to the first rows: {listed(found.cut)}'] if found.cut else []
+    grids = [f'{path} ({there} x {there} to {here} x {here})' for path, (there, here) in found.resized.items()]
+    parts += [f'resampled: {listed(grids)}'] if grids else []
     parts += [f'not used: {listed(found.unused)}'] if found.unused else []
     return '; '.join([f'{place}: {len(wanted) - len(found.fresh)} of {len(wanted)} arrays are taken', *parts]) if parts else ''
 

@@ -13,9 +13,9 @@ Shape = tuple[int, ...]
 
 
 class Transform(NamedTuple):
-    """A pair of inverse functions, and the shape of their array for the shapes of ours."""
+    """A pair of inverse functions, and the shape of their array for the shapes of ours, None for any of as many numbers."""
 
-    shape: Callable[[Sequence[Shape]], Shape]
+    shape: Callable[[Sequence[Shape]], Shape | None]
     ours: Callable[[np.ndarray, Sequence[Shape]], list[np.ndarray]]
     theirs: Callable[[Sequence[np.ndarray]], np.ndarray]
 
@@ -57,6 +57,8 @@ TRANSFORMS = {
     # a kernel [F, C, P, P] of patches side by side, which is a matrix [P P C, F] here
     'patch': Transform(lambda s: _patch_shape(*s[0]), lambda x, s: [x.transpose(2, 3, 1, 0).reshape(s[0])],
                        lambda y: y[0].reshape(*(_patch_shape(*y[0].shape)[i] for i in (2, 3, 1, 0))).transpose(3, 2, 0, 1)),
+    # an array of more axes, whose numbers are ours in the same order: kernels of heads, or of the pixels of a patch
+    'folded': Transform(lambda s: None, lambda x, s: [x.reshape(s[0])], lambda y: y[0]),
     # several matrices [in, out] or vectors side by side in the last axis
     'split': Transform(_joined, lambda x, s: _split(x, s, -1), lambda y: np.concatenate(y, -1)),
     # the same, transposed: [out, in] one below the other

@@ -6,6 +6,8 @@ from made_up import encode, smooth, write_folder
 from bigjax.data import images, pipeline, sources
 from bigjax.data.datasets import open_data
 from bigjax.data.loaders import own
+from bigjax.errors import UserError
+from tests import tiny
 from tests.refused import refused
 
 BAD = 'cat/2.jpg'  # record 2 of the folder
@@ -85,3 +87,13 @@ def test_pixels_that_are_no_numbers_are_named(tmp_path):
     np.savez(tmp_path / 'a.npz', image=image, label=np.arange(4))
     with refused('data/not-finite', 'record 2', 'image'):
         open_data(f'npz:{tmp_path}/a.npz')
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_a_run_refuses_what_was_found_damaged_on_opening(split):
+    experiment = tiny.experiment()
+    source = {'train': experiment.data.train, **experiment.data.evals}[split]
+    source.damaged = UserError('a.jpg: got 3 bytes that are not an image', code='data/image')
+    with refused('data/image', 'a.jpg', '--config.damaged=skip'):
+        tiny.program([experiment])
+    assert tiny.program([experiment], damaged='skip').settings.damaged == 'skip'

@@ -11,15 +11,19 @@ from tests.refused import refused
 
 @pytest.mark.parametrize('variant, channels, count', [
     ('resnet20', 3, 269_722), ('resnet20', 1, 269_434), ('resnet56', 3, 853_018), ('resnet110', 3, 1_727_962),
-    ('random_erasing20', 1, 272_186)])
+    ('random_erasing20', 1, 272_186), ('wrn28_10', 3, 36_479_194), ('wrn16_4', 3, 2_748_890)])
 def test_parameter_counts(variant, channels, count):
     assert parameters(ResNet(**VARIANTS[variant]), jnp.zeros((1, 28, 28, channels))) == count
 
 
 @pytest.mark.parametrize('variant, count', [
-    ('resnet18', 11_689_512), ('resnet50', 25_557_032), ('resnet101', 44_549_160), ('resnet152', 60_192_808)])
+    ('resnet18', 11_689_512), ('resnet34', 21_797_672), ('resnet50', 25_557_032), ('resnet101', 44_549_160),
+    ('resnet152', 60_192_808), ('resnet50_v1', 25_557_032), ('resnext50_32x4d', 25_028_904), ('wide_resnet50_2', 68_883_240),
+    ('resnet50_gn', 25_557_032), ('resnet50_v2', 25_549_352), ('bit_r50x1', 25_549_352),
+    ('bit_r50x3', 217_319_080), *(pytest.param(*row, marks=pytest.mark.slow) for row in (
+        ('bit_r101x1', 44_541_480), ('bit_r152x2', 236_335_208)))])
 def test_parameter_counts_of_imagenet(variant, count):
-    """As torchvision has them."""
+    """As torchvision and timm have them."""
     assert parameters(ResNet(**VARIANTS[variant], num_classes=1000), jnp.zeros((1, 64, 64, 3))) == count
 
 
@@ -116,7 +120,8 @@ def test_low_precision_keeps_float32_statistics():
 
 @pytest.mark.parametrize('fields, code, names', [
     ({'blocks': (1,)}, 'model/lengths', ('1', '3')), ({'shortcut': 'A'}, 'model/unknown-option', ("'A'",)),
-    ({'block': 'deep'}, 'model/unknown-option', ("'deep'",))])
+    ({'block': 'deep'}, 'model/unknown-option', ("'deep'",)), ({'norm': 'layer'}, 'model/unknown-option', ("'layer'",)),
+    ({'groups': 2}, 'model/unfit-options', ('groups=2',)), ({'dropout': 0.1}, 'model/unfit-options', ('dropout=0.1',))])
 def test_wrong_fields_are_the_users_error(fields, code, names):
     with refused(code, *names):
         parameters(ResNet(**fields), jnp.zeros((1, 8, 8, 1)))

@@ -13,7 +13,9 @@ TIMM = {'pool': 'token', 'positions': 'learned', 'pre_logits': False}
 
 @pytest.mark.parametrize(('variant', 'options', 'count'), [
     ('s16', {}, 22_122_472),  # Beyer et al. 2022, their code
-    ('ti16', TIMM, 5_717_416), ('s16', TIMM, 22_050_664), ('b16', TIMM, 86_567_656), ('l16', TIMM, 304_326_632)])
+    ('ti16', TIMM, 5_717_416), ('s16', TIMM, 22_050_664), ('b16', TIMM, 86_567_656), ('l16', TIMM, 304_326_632),
+    ('s16', {**TIMM, 'token_positions': False, 'layer_scale': 1e-6}, 22_059_496),  # DeiT III, as timm has it
+    ('b16', {**TIMM, 'pool': 'attention', 'num_classes': 0}, 92_884_224)])  # the images of SigLIP, as timm has them
 def test_parameter_counts(variant, options, count):
     model = ViT(**VARIANTS[variant], **options)
     assert size(abstract(model, jnp.zeros((1, 224, 224, 3)))['params']) == count
@@ -52,6 +54,19 @@ def test_equals_torch():
         y = y + dense(block['mlp']['down'], h)
     expected = dense(params['head'], norm(params['final_norm'], y)[:, 0]).detach().numpy()
     np.testing.assert_allclose(applied(model, {'params': params}, x, train=False), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('scan', [pytest.param(False, marks=pytest.mark.slow), True])
+def test_stochastic_depth_leaves_out_residuals_of_examples(scan):
+    """Of two blocks the first is always there and the second at a rate of 1/2 per residual; what stays is divided by 1/2."""
+    plain = ViT(num_classes=3, patch=4, width=8, num_layers=2, num_heads=2, pre_logits=False, scan=scan)
+    x = np.asarray(jax.random.normal(jax.random.key(0), (1, 8, 8, 3)))
+    variables = init(plain, x)
+    variables = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), variables)
+    model, images = plain.clone(drop_path=0.5), np.repeat(x, 64, axis=0)
+    out = np.asarray(applied(model, variables, images, train=True, rngs={'dropout': jax.random.key(1)}))
+    found = {tuple(np.round(row, 4)) for row in out}
+    assert len(found) == 4  # each of two residuals is there or not
 
 
 @pytest.mark.parametrize(('options', 'code'), [
