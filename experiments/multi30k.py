@@ -5,7 +5,7 @@ Elliott, Frank, Sima'an & Specia, "Multi30K: Multilingual English-German Image D
 heads, dropout 0.3, labels smoothed by 0.1, 8,000 steps of about 8,192 tokens a side at a rate that rises to 0.005 in 2,000
 steps. Their score is of beams on byte pairs and tokenised text; here sacrebleu scores plain text, cased, of greedy decoding, so
 that it is not compared. `cpu` is the same network in a quarter of the steps with batches of a quarter, whose sentences are cut
-after 32 tokens in training: one in a hundred is longer.
+after 32 tokens in training: one in a hundred is longer. About 40 minutes on two CPU cores, and 10 BLEU, are expected of it.
 
     python -m experiments.multi30k --workdir=/tmp/multi30k --variant=full        on an accelerator
     python -m experiments.multi30k --workdir=/tmp/small --variant=cpu            on two CPU cores

@@ -118,7 +118,7 @@ class Residual(nn.Module):
     """relu(shortcut(x) + f(x)), [B, H, W, C] -> [B, H/stride, W/stride, EXPANSION * width]; no relu with `preact`.
 
     f is 'conv_0', 'norm_0', … : two 3x3 convolutions, the first with the stride, or ('bottleneck') 1x1, 3x3 with the
-    stride, 1x1; with `preact` each norm and relu stands before its convolution. Where the shape changes, the shortcut is
+    stride, 1x1; with `preact` each norm and relu comes before its convolution. Where the shape changes, the shortcut is
     'shortcut' and 'shortcut_norm' (with `preact` the first alone, of relu('norm_0')), or takes every stride-th pixel and pads
     the channels with zeros on both sides.
     """

@@ -9,8 +9,8 @@ from bigjax.models.pixelcnn import VARIANTS, PixelCNN, sample
 from bigjax.tasks import bind
 from tests.refused import refused
 
-SMALL = {1: PixelCNN(levels=3, channels=1, layers=3, width=4, first_kernel=5, head=6),
-         3: PixelCNN(levels=2, channels=3, layers=3, width=6, first_kernel=3, head=9)}
+SMALL = {1: PixelCNN(levels=3, channels=1, layers=2, width=4, first_kernel=5, head=6),
+         3: PixelCNN(levels=2, channels=3, layers=2, width=6, first_kernel=3, head=9)}
 SIDE = 5
 
 
@@ -63,7 +63,7 @@ def test_a_value_depends_on_all_that_come_before_it_and_on_no_other(channels):
 
 def test_paths_read_like_the_paper():
     names = {path.split('/')[0] for path in paths(init(SMALL[1], images(1))['params'])}
-    assert names == {f'{kind}_{i}' for kind in ('down', 'link', 'across', 'out') for i in range(3)} | {'hidden', 'logits'}
+    assert names == {f'{kind}_{i}' for kind in ('down', 'link', 'across', 'out') for i in range(2)} | {'hidden', 'logits'}
 
 
 @pytest.mark.parametrize('channels', SMALL)
@@ -78,22 +78,6 @@ def test_values_drawn_one_by_one_are_draws_from_the_conditionals_of_the_finished
     again = jax.vmap(jax.random.categorical, in_axes=(0, 1), out_axes=1)(keys, logits) / (model.levels - 1)
     np.testing.assert_allclose(found.reshape(8, -1)[:, 2 * SIDE * channels:], again[:, 2 * SIDE * channels:], atol=1e-6)
     assert len(np.unique(found)) == model.levels and not np.array_equal(found[0], found[1])
-
-
-def test_samples_have_the_frequencies_of_the_model():
-    """Two pixels: the second repeats the first with a probability that the weights set."""
-    model = PixelCNN(levels=2, layers=1, width=1, first_kernel=3, head=2)
-    variables = init(model, np.zeros((1, 1, 2, 1), np.float32), seed=3)
-    variables['params']['logits']['kernel'] *= 6
-    count = 20_000
-    drawn = np.asarray(jax.jit(lambda v, key: sample(bind(model), v, key, jnp.zeros((count, 1, 2, 1)), 2))(
-        variables, jax.random.key(1)))[:, 0, :, 0].astype(int)
-    for first in (0, 1):
-        image = np.array([first, 0], np.float32).reshape(1, 1, 2, 1)
-        p = np.asarray(jax.nn.softmax(model.apply(variables, image, train=False)))[0, 0, :, 0]
-        share = np.mean(drawn[:, 0] == first)
-        assert share == pytest.approx(float(p[0, first]), abs=0.02)
-        assert np.mean(drawn[drawn[:, 0] == first, 1]) == pytest.approx(float(p[1, 1]), abs=0.02)
 
 
 @pytest.mark.parametrize('wrong', [{'width': 4}, {'head': 4}, {'kernel': 4}])

@@ -37,7 +37,7 @@ def _scaled(wanted: bool):
 
 
 def attention(ours: str, query: str, key_value: str, out: str) -> tuple[Row, ...]:
-    """The layers of an attention whose query is apart ('' where it stands with key and value in one matrix)."""
+    """The layers of an attention whose query is apart ('' where one matrix has it beside key and value)."""
     parts = [f'{ours}/{part}' for part in ('key', 'value')]
     first = dense(f'{ours}/query', query) if query else ()
     parts = parts if query else [f'{ours}/query', *parts]
