@@ -276,7 +276,12 @@ def sample(source: Any) -> str:
         label = labels(source)
         _update(digest, {} if label is None else {'label': label})
         for i in sorted({length * k // SAMPLES for k in range(SAMPLES)} if length else ()):
-            _update(digest, source[i])
+            try:
+                _update(digest, source[i])
+            except UserError as error:  # a run may skip it
+                if error.code not in DAMAGED:
+                    raise
+                digest.update(b'damaged')
     for path in getattr(source, 'files', ())[:FILES]:
         path = pathlib.Path(path)
         digest.update(f'{path.parent.name}/{path.name} {path.stat().st_size} '.encode(errors='surrogateescape'))
