@@ -24,11 +24,6 @@ def resnet(block='Bottleneck', **options):
     return resnet.ResNet(getattr(resnet, block), (1, 2, 1, 1), num_classes=7, channels=(32, 32, 64, 32), **options)
 
 
-def group_norm():
-    from timm.layers import GroupNormAct
-    return resnet(norm_layer=GroupNormAct)
-
-
 def resnet_v2(bit: bool, **options):
     import functools
 
@@ -47,7 +42,8 @@ def vit(**options):
 
 CASES = {  # name: (timm's architecture, its model, our fields)
     'resnet18': ('resnet18', lambda: resnet('BasicBlock'), {**BLOCKS, **WIDTHS}),
-    'resnet50': ('resnet50', resnet, {**BLOCKS, **WIDTHS}), 'group norm': ('resnet50_gn', group_norm, {**BLOCKS, **WIDTHS}),
+    'resnet50': ('resnet50', resnet, {**BLOCKS, **WIDTHS}),
+    'group norm': ('resnet50_gn', lambda: resnet(norm_layer='groupnorm'), {**BLOCKS, **WIDTHS}),
     'resnext': ('resnext50_32x4d', lambda: resnet(cardinality=4, base_width=8),
                 {**BLOCKS, **WIDTHS, 'groups': 4, 'group_width': 8}),
     'v2': ('resnetv2_50', lambda: resnet_v2(False), {**BLOCKS, **WIDTHS}),
