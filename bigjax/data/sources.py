@@ -140,17 +140,32 @@ def first(source: Any) -> Any:
     Raises:
       UserError: the first `FIRST` are damaged; names record 0.
     """
-    error = None
-    for index in range(min(len(source), FIRST)):
+    found = readable(source, 1)
+    return found[0] if found else source[0]
+
+
+def readable(source: Any, count: int) -> list:
+    """The first `count` examples that can be read, of `count` + `FIRST` at most.
+
+    Raises:
+      UserError: all of them are damaged; names record 0.
+    """
+    found, error = [], None
+    for index in range(min(len(source), count + FIRST)):
+        if len(found) == count:
+            break
         try:
-            return source[index]
-        except UserError as found:
-            if found.code not in DAMAGED:
+            example = source[index]
+            for value in example.values() if isinstance(example, Mapping) else ():
+                np.asarray(value)  # an image that is still encoded is found damaged when it is decoded
+            found.append(example)
+        except UserError as wrong:
+            if wrong.code not in DAMAGED:
                 raise
-            error = error or found
-    if error is not None:
+            error = error or wrong
+    if error is not None and not found:
         raise error
-    return source[0]
+    return found
 
 
 def check_opened(source: Any) -> None:

@@ -1,11 +1,8 @@
 """A sheet of training images as the model sees them, for the report: each row is one image, then what it becomes in turn."""
-from typing import Any
-
 import jax
 import numpy as np
 
 from bigjax.data import batches, sources
-from bigjax.errors import UserError
 from bigjax.experiment import Data
 
 NAME, KEY = 'augmented examples', 'image'
@@ -23,7 +20,7 @@ def sheet(data: Data, seed: int) -> dict[str, np.ndarray]:
     spec = sources.shapes(data.train)
     if spec is not None and (KEY not in spec or len(spec[KEY].shape) != 3):
         return {}
-    examples = _readable(data.train)
+    examples = sources.readable(data.train, ROWS)
     if not examples or np.ndim(examples[0].get(KEY)) != 3:
         return {}
     preprocess = jax.jit(data.preprocess or dict)
@@ -41,18 +38,6 @@ def sheet(data: Data, seed: int) -> dict[str, np.ndarray]:
     views = [(np.asarray(column, np.float64) * scale + offset).clip(0, 1).astype(np.float32) for column in columns]
     line = np.ones_like(views[0][:, :, :1])
     return {NAME: np.concatenate([part for view in views for part in (view, line)][:-1], axis=2)}
-
-
-def _readable(source: Any) -> list:
-    """The first ROWS examples, without damaged ones."""
-    found = []
-    for index in range(min(len(source), 2 * ROWS)):
-        try:
-            found.append(source[index])
-        except UserError as error:
-            if error.code not in sources.DAMAGED:
-                raise
-    return found[:ROWS]
 
 
 def _batch(data: Data, examples: list, draw: int, train: bool) -> batches.Batch:

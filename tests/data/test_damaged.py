@@ -63,6 +63,7 @@ def test_a_folder_that_would_be_kept_in_memory(folder):
 
 def test_a_damaged_first_record_does_not_hide_the_shapes(folder):
     (folder / 'cat/0.jpg').write_bytes(b'')
+    assert len(sources.identity(open_data(f'folder:{folder}', encoded=True, val_fraction=0))) > 0
     splits = open_data(f'folder:{folder}', val_fraction=0)
     assert splits.info['image_size'] == 24 and len(batches(splits.train, skip=True)) == 4
 
