@@ -72,7 +72,7 @@ def weights(name: str) -> Mapping:
     if name not in NAMES:
         raise UserError(f"judge: got '{printable(name)}', expected one of {', '.join(NAMES)}{hint(name, NAMES, 0.4)}; fix: "
                         'choose one of them', code='metrics/judge')
-    with np.load(JUDGES / f'{name}.npz') as stored:
+    with np.load(JUDGES / f'{name}.npz', allow_pickle=False) as stored:
         return jax.tree_util.tree_map_with_path(
             lambda path, _: stored['/'.join(key.key for key in path)].astype(np.float32), _shapes())
 
