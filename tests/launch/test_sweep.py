@@ -280,8 +280,8 @@ def test_the_table_puts_the_best_first_over_its_seeds(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(('metric', 'best'), [
-    ('val/map', 'width=1'), ('val/rmse', 'width=0'), ('val/legible', ''), ('max val/legible', 'width=1'),
-    ('min val/legible', 'width=0')])
+    ('val/map', 'width=1'), ('val/rmse', 'width=0'), ('val/two_sample', ''), ('max val/two_sample', 'width=1'),
+    ('min val/two_sample', 'width=0')])
 def test_the_best_is_judged_by_the_metrics_direction(metric, best):
     name = metric.split()[-1]
     rows = [{'arm': {'width': width}, 'slice': None, 'run': {'status': 'done', 'final': {name: {'mean': width + 1.0}}}}

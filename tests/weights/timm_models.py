@@ -56,7 +56,7 @@ def timm():
         for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
             del sys.modules[name]
         sys.meta_path.insert(0, _Finder())
-    pytest.importorskip('timm', reason='timm is not installed: pip install bigjax[parity]')
+    pytest.importorskip('timm', reason='timm is not installed: pip install --no-deps timm')
     importlib.import_module('timm.models')
     return importlib.import_module('timm')
 
