@@ -18,7 +18,8 @@ LOGITS, LABELS = RNG.normal(size=(60, 7)).astype(np.float32), RNG.integers(0, 7,
     ('top-1', 'higher'),
     ('val/top5_error', 'lower'), ('val/error', 'lower'), ('val/error_rate', 'lower'), ('val/perplexity', 'lower'),
     ('val/bits', 'lower'), ('test/wer', 'lower'), ('val/rmse', 'lower'), ('val/mae', 'lower'), ('test/fid', 'lower'),
-    ('test/log_likelihood', 'higher'), ('train/d_loss', None), ('test/two_sample', None), ('test/legible', 'higher'), ('val/maps', None), ('val/', None)])
+    ('test/log_likelihood', 'higher'), ('train/d_loss', None), ('test/two_sample', None),
+    ('test/legible', 'higher'), ('val/maps', None), ('val/', None)])
 def test_a_metric_carries_its_direction(name, direction):
     assert metrics.better(name) == direction
 
