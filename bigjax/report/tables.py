@@ -132,7 +132,8 @@ def bench(root) -> str:
     from bigjax.bench.cases import CASES, LARGE, PLAIN
     cases, tables = {**CASES, **LARGE, **adversarial.CASES, **decoding.CASES, **fine_tuning.CASES}, []
     for path in sorted((pathlib.Path(root) / 'experiments' / 'results' / 'bench').glob('*.json')):
-        rows = [row for row in json.loads(path.read_text(encoding='utf-8')) if row['ratio'] and _case(row) in cases]
+        found = json.loads(path.read_text(encoding='utf-8'))
+        rows = [row for row in found if row['ratio'] and (row.get('target') or _case(row) in cases)]
         if not rows:
             continue
         version = str(rows[0]['versions']['peer'])
@@ -148,7 +149,7 @@ def bench(root) -> str:
                 'machine busy' if not row.get('judged', True) else '✓' if row['ratio'] <= target else '**missed**'))
         named = version.removeprefix(f'{peer.lower()} ')
         tables.append('\n'.join(lines) + f"\n\nMedians of pairs, jax {rows[0]['versions']['jax']}"
-                      + ('' if version == PLAIN else f', {peer} {named}') + f'.{_rates(rows)}\n')
+                      + ('' if version == PLAIN else f', {peer} {named}') + f'.{_rates(rows)}{_peaks(rows)}{_flat(found)}\n')
     return '\n'.join(tables)
 
 
@@ -157,6 +158,20 @@ def _rates(rows: Sequence[Mapping]) -> str:
     rates = [f"{row['case']} {row['examples_per_s']:.1f} (peer {row['examples_per_s'] * row['ratio']:.1f})"
              for row in rows if 'new_tokens' in row]
     return f" New tokens per second: {', '.join(rates)}." if rates else ''
+
+
+def _peaks(rows: Sequence[Mapping]) -> str:
+    """The peaks of memory, where the peer has a process of its own."""
+    peaks = [f"{row['case']} {row['ours_peak_bytes'] / 2**30:.2f} (peer {row['peer_peak_bytes'] / 2**30:.2f})"
+             for row in rows if row.get('ours_peak_bytes') and row.get('peer_peak_bytes')]
+    return f" Peak of memory, GiB: {', '.join(peaks)}." if peaks else ''
+
+
+def _flat(rows: Sequence[Mapping]) -> str:
+    """What the last tokens of a long generation cost beside the first."""
+    costs = [f"the last {row['tokens_of_a_part']} tokens of {row['tokens_of_a_part'] * len(row['ms_per_token'])} cost "
+             f"{row['last_over_first']:.2f} of the first" for row in rows if 'last_over_first' in row]
+    return f" {costs[0].capitalize()}." if costs else ''
 
 
 def _block(names, kept, root, page) -> str:
