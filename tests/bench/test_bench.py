@@ -73,7 +73,8 @@ def test_a_table_has_rates_peaks_and_what_late_tokens_cost(tmp_path):
     row = {'case': 'decode_gpt2', 'ratio': 0.5, 'ratio_min': 0.4, 'ratio_max': 0.6, 'ours_ms': 10.0, 'peer_ms': 20.0,
            'target': 0.87, 'parameters': 1000, 'batch_size': 1, 'new_tokens': 64, 'examples_per_s': 30.0,
            'ours_peak_bytes': 2**30, 'peer_peak_bytes': 3 * 2**29, 'versions': {'peer': 'transformers 5', 'jax': '0.10'}}
-    late = {'case': 'decode_gpt2_flat', 'ratio': None, 'ms_per_token': [2.0, 2.5], 'tokens_of_a_part': 64, 'last_over_first': 1.25}
+    late = {'case': 'decode_gpt2_flat', 'ratio': None, 'ms_per_token': [2.0, 2.5], 'tokens_of_a_part': 64,
+            'last_over_first': 1.25}
     (kept / 'cpu.json').write_text(json.dumps([row, late]))
     table = tables.bench(tmp_path)
     for text in ('0.50 (0.40 to 0.60)', '30.0 (peer 15.0)', '1.00 (peer 1.50)', '64 tokens of 128', '1.25'):
