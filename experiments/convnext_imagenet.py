@@ -61,8 +61,8 @@ def get_experiment(config):
     splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir, encoded=True)
     classes = splits.info['classes']
     mixes = [mix(config[mix.__name__], len(classes)) for mix in (augment.mixup, augment.cutmix) if config[mix.__name__]]
-    varied = [policies.randaugment(**config.randaugment, mean=MEAN, std=STD)] if config.randaugment.layers else []
-    vary = [augment.random_flip(), *varied, augment.random_erasing(config.erasing, sh=1 / 3, low=-2.0, high=2.0),
+    vary = [augment.random_flip(), policies.randaugment(**config.randaugment, mean=MEAN, std=STD),
+            augment.random_erasing(config.erasing, sh=1 / 3, low=-2.0, high=2.0),
             *([augment.either(*mixes)] if len(mixes) == 2 else mixes)]
     return Experiment(
         model=models.make(config.model, num_classes=len(classes), dtype=config.dtype),

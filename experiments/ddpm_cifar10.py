@@ -27,7 +27,7 @@ from bigjax.tasks import diffusion
 from bigjax.tasks import diffusion_samplers as samplers
 
 ROWS = {  # row: (model, whether it sees the class, batch, steps, rate, warm-up)
-    'unet': (models.spec('diffusion.UNet', 'ddpm_cifar10'), False, 128, 800_000, 2e-4, 5000),
+    'unet': (models.spec('diffusion.UNet', 'ddpm_cifar10', groups=32), False, 128, 800_000, 2e-4, 5000),
     'dit_s2': (models.spec('diffusion.DiT', 'dit_s2'), True, 256, 400_000, 1e-4, 0),
     'dit_b2': (models.spec('diffusion.DiT', 'dit_b2'), True, 256, 400_000, 1e-4, 0),
 }

@@ -57,9 +57,8 @@ def get_experiment(config):
     """A classifier of photographs."""
     splits = open_data(config.data, like='imagenet2012', data_dir=config.data_dir, encoded=True)
     classes = splits.info['classes']
-    vary = [augment.random_flip()]
-    if config.randaugment.layers:
-        vary.append(policies.randaugment(**config.randaugment, operations='tf', fill=policies.GREY, mean=0.5, std=0.5))
+    vary = [augment.random_flip(),
+            policies.randaugment(**config.randaugment, operations='tf', fill=policies.GREY, mean=0.5, std=0.5)]
     if config.mixup:
         vary.append(augment.mixup(config.mixup, len(classes)))
     return Experiment(

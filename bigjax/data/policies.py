@@ -191,12 +191,15 @@ def randaugment(layers: int = 2, magnitude: float = 9, operations: str = 'rand',
     """RandAugment, Cubuk et al. 2020: `layers` operations of one magnitude, each drawn from all, one after the other.
 
     Args:
+      layers: 0 leaves the images as they are.
       magnitude: 0 … 10, of the full range of `SPACES[operations]`; libraries differ by what "9" is.
       fill: the level of uncovered pixels.
       linear: interpolate moved pixels.
       mean, std: of `augment.normalize`, where it ran.
     """
     rows = space(operations)
+    if not layers:
+        return lambda batch, rng: dict(batch)
     return _sequence(lambda rng: draw_randaugment(rng, layers, magnitude, rows), rows, fill, linear, mean, std, key)
 
 

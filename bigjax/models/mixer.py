@@ -28,6 +28,7 @@ PARTITION_RULES = (
     (r'block_\d+/token_mlp/up/kernel', (None, 'mlp')), (r'block_\d+/token_mlp/down/kernel', ('mlp', None)),
     (r'block_\d+/channel_mlp/up/kernel', ('embed', 'mlp')), (r'block_\d+/channel_mlp/down/kernel', ('mlp', 'embed')),
     (r'block_\d+/(token|channel)_mlp/up/bias', ('mlp',)), (r'block_\d+/channel_mlp/down/bias', ('embed',)),
+    (r'block_\d+/token_mlp/down/bias', (None,)),
     (r'(block_\d+/(token|channel)|final)_norm/(scale|bias)', ('embed',)),
     ('head/kernel', ('embed', 'vocab?')), ('head/bias', ('vocab?',)))
 

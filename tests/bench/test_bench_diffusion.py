@@ -37,4 +37,5 @@ def test_the_training_step_of_the_peer_learns():
     torch.manual_seed(0)
     images = np.zeros((4, 8, 8, 3), np.float32)
     run = torch_unet.training_stepper(TINY.clone(num_classes=0), images, diffusion.PROCESS.table)
-    assert run(100) < 0.6 and np.isfinite(run(1))
+    run(100)
+    assert np.mean([run(1) for _ in range(50)]) < 0.85  # of 1 at the beginning; a single loss depends on its times

@@ -269,7 +269,8 @@ def test_a_mesh_that_this_machine_does_not_have_is_no_hindrance(capsys, tmp_path
 
 
 @pytest.mark.parametrize(('script', 'name', 'argv'), [
-    (dcgan_mnist, 'dcgan_mnist', ('--config.model.width=4', '--config.model.latent=5', '--config.judged=20')),
+    (dcgan_mnist, 'dcgan_mnist',
+     ('--variant=hinge', '--config.model.width=4', '--config.model.latent=5', '--config.judged=20')),
     (vae_mnist, 'vae_mnist', ('--variant=nz2', '--config.model.hidden=(16,)', '--config.importance_samples=3'))])
 @pytest.mark.slow
 def test_generative_models_draw_a_grid(capsys, tmp_path_factory, script, name, argv):
