@@ -58,13 +58,13 @@ def test_it_is_found_and_the_one_before_is_used(straight, tmp_path, tally, batte
 def test_run_json_records_it_and_the_run_ends_as_one_left_alone(straight, tmp_path, tally):  # noqa: F811
     code, out = runs.run('recurrent', tmp_path / 'run', trust='step:34:kill')
     assert code == -9, out[-3000:]
-    newest = runs.saved(tmp_path / 'run')
+    older, newest = [0, *manager.steps(tmp_path / 'run' / manager.FOLDER)][-2:]  # a save that is not done defers the next
     arrays = (tmp_path / 'run' / manager.FOLDER / str(newest)).rglob('*')
     with tally('a checkpoint with a flipped bit', 'found, named in a line, and the one before it used'):
         flip(max((p for p in arrays if p.is_file()), key=lambda p: p.stat().st_size), random.Random(0))
         code, out = runs.run('recurrent', tmp_path / 'run')
         assert code == 0 and f'the checkpoint of step {newest} is damaged' in out, out[-3000:]
-        assert f'resuming from step {newest - runs.EVERY}' in out
+        assert (f'resuming from step {older}' in out) == (older > 0), out[-3000:]
         found, = (d for d in json.loads((tmp_path / 'run' / 'run.json').read_text())['damaged'] if d['step'] == newest)
         assert 'checksum differs' in found['why']
         runs.assert_same(tmp_path / 'run', straight('recurrent'))
