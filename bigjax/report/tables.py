@@ -201,7 +201,8 @@ def table(rows: Mapping[str, Mapping]) -> str:
             mark = 'other setup' if differences(run) else '✓' if e['ok'] else f'**missed** (tolerance {e["tolerance"]:g})'
             lines.append(_line(label, _shown(e['metric']), paper(e), spread(e['measured'], e['spread']), mark, *facts))
         if not judged:
-            tested = sorted((run.get('final') or {}).items(), key=lambda item: (  # first those that say how good it is
+            found = {name: value for name, value in (run.get('final') or {}).items() if not name.endswith('/examples')}
+            tested = sorted(found.items(), key=lambda item: (  # first those that say how good it is
                 not item[0].startswith('test/'), not better(item[0]) or item[0].endswith('/loss')))
             for metric, value in tested[:2]:
                 lines.append(_line(label, _shown(metric), '–', spread(value['mean'], value['std']), '', *facts))
