@@ -133,7 +133,7 @@ def bench(root) -> str:
     cases, tables = {**CASES, **LARGE, **adversarial.CASES, **decoding.CASES, **fine_tuning.CASES}, []
     for path in sorted((pathlib.Path(root) / 'experiments' / 'results' / 'bench').glob('*.json')):
         found = json.loads(path.read_text(encoding='utf-8'))
-        rows = [row for row in found if row['ratio'] and (row.get('target') or _case(row) in cases)]
+        rows = [row for row in found if row.get('ratio') and (row.get('target') or _case(row) in cases)]
         if not rows:
             continue
         version = str(rows[0]['versions']['peer'])
