@@ -97,7 +97,7 @@ def _digest(facts) -> str:
 def _names(units: Sequence[corpus.Part], tokenizer: tokenizers.Tokenizer, key: str) -> list[str]:
     """The name of the file of each part's tokens.
 
-    It stands for all that decides the tokens (the tokenizer, the file with its size and time of change, the bytes), so that
+    It is a digest of all that decides the tokens (the tokenizer, the file with its size and time of change, the bytes), so that
     after a kill, or a file that had to be corrected, what is found under a name is what would be computed.
     """
     stamps = {path: (os.path.getsize(path), os.path.getmtime(path)) for path in {unit.path for unit in units}}

@@ -168,7 +168,7 @@ def _peaks(rows: Sequence[Mapping]) -> str:
 
 
 def _flat(rows: Sequence[Mapping]) -> str:
-    """What the last tokens of a long generation cost beside the first."""
+    """The cost of the last tokens of a long generation beside that of the first."""
     costs = [f"the last {row['tokens_of_a_part']} tokens of {row['tokens_of_a_part'] * len(row['ms_per_token'])} cost "
              f"{row['last_over_first']:.2f} of the first" for row in rows if 'last_over_first' in row]
     return f" {costs[0].capitalize()}." if costs else ''
